@@ -1,0 +1,27 @@
+"""Handwritten digits: a class-conditional DDPM on scikit-learn's 8x8 images.
+
+Ho et al. 2020, "Denoising Diffusion Probabilistic Models", made small.
+
+    python experiments/digits.py          train, sample with all 1000 steps, pictures
+"""
+
+from jaxdiff.cli import main
+from jaxdiff.data import Digits
+from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.metrics.agreement import label_agreement
+from jaxdiff.networks import UNetConfig
+from jaxdiff.optimizer import Optimizer
+
+CONFIG = Experiment(
+    data=Digits(),
+    network=UNetConfig(
+        channels=32, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, dropout=0.0
+    ),
+    optimizer=Optimizer(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
+    training=Training(num_steps=3000, batch_size=64, ema_decay=0.999),
+    upkeep=Upkeep(log_every=50, checkpoint_every=500),
+    sampling=Sampling(chunk=50),
+)
+
+if __name__ == "__main__":
+    main(CONFIG, __doc__, judge=label_agreement)

@@ -1,0 +1,56 @@
+"""jaxdiff: denoising diffusion models as pure functions in JAX.
+
+A diffusion model is three nouns: a schedule, a denoiser and a sampler.
+
+>>> import jax
+>>> import jaxdiff as jd
+>>> schedule = jd.Linear(num_steps=1000).build()
+>>> oracle = lambda x_t, level: jd.Eps().estimate(x_t * level.sigma, x_t, level)
+>>> images = jd.sample(
+...     oracle, jd.Ancestral(), schedule, jax.random.key(0), (4, 8, 8, 1)
+... )
+>>> images.shape
+(4, 8, 8, 1)
+"""
+
+from jaxdiff.data import Dataset as Dataset
+from jaxdiff.data import Digits as Digits
+from jaxdiff.data import Tfds as Tfds
+from jaxdiff.data import to_float as to_float
+from jaxdiff.data import to_uint8 as to_uint8
+from jaxdiff.denoiser import bind as bind
+from jaxdiff.errors import InputError as InputError
+from jaxdiff.experiment import Experiment as Experiment
+from jaxdiff.forward import Posterior as Posterior
+from jaxdiff.forward import log_snr as log_snr
+from jaxdiff.forward import q_posterior as q_posterior
+from jaxdiff.forward import q_sample as q_sample
+from jaxdiff.forward import q_step as q_step
+from jaxdiff.forward import snr as snr
+from jaxdiff.guidance import clip_x_0 as clip_x_0
+from jaxdiff.loss import loss_fn as loss_fn
+from jaxdiff.networks import UNet as UNet
+from jaxdiff.networks import UNetConfig as UNetConfig
+from jaxdiff.parallel import Pmap as Pmap
+from jaxdiff.prediction import Eps as Eps
+from jaxdiff.reverse import FixedLarge as FixedLarge
+from jaxdiff.reverse import FixedSmall as FixedSmall
+from jaxdiff.reverse import p_mean_variance as p_mean_variance
+from jaxdiff.reverse import p_sample_step as p_sample_step
+from jaxdiff.run import Run as Run
+from jaxdiff.run import load as load
+from jaxdiff.samplers import Ancestral as Ancestral
+from jaxdiff.samplers import Sampler as Sampler
+from jaxdiff.samplers import sample as sample
+from jaxdiff.schedule import Cosine as Cosine
+from jaxdiff.schedule import Linear as Linear
+from jaxdiff.schedule import Quadratic as Quadratic
+from jaxdiff.schedule import Schedule as Schedule
+from jaxdiff.schedule import Sigmoid as Sigmoid
+from jaxdiff.train import train as train
+from jaxdiff.train import train_step as train_step
+from jaxdiff.train_state import TrainState as TrainState
+from jaxdiff.typing import Batch as Batch
+from jaxdiff.typing import Denoiser as Denoiser
+from jaxdiff.typing import Estimate as Estimate
+from jaxdiff.typing import Level as Level

@@ -1,0 +1,165 @@
+"""The command line of an experiment.
+
+experiment.py [run] [flags]     train, then sample and draw pictures
+experiment.py train [flags]     train only
+experiment.py sample [flags]    draw images from a trained run
+"""
+
+import difflib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiff import report
+from jaxdiff.checkpoint import ensure_writable
+from jaxdiff.data import to_uint8
+from jaxdiff.errors import InputError
+from jaxdiff.experiment import Experiment
+from jaxdiff.flags import parse
+from jaxdiff.run import Run, load
+from jaxdiff.train import train
+
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+
+COMMANDS = ("run", "train", "sample")
+PER_CLASS = 20
+"""Samples a class that `run` draws and judges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Where a run lives."""
+
+    workdir: Path
+    """The run folder; a run that is there goes on from its newest checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """What to draw from a trained run."""
+
+    workdir: Path
+    """The run folder to sample from."""
+    labels: tuple[int, ...] | None = None
+    """The classes to draw, in turn; all of them by default."""
+    num: int = 100
+    """How many images."""
+    seed: int = 0
+    """Image i depends on the seed, on i and on its label alone."""
+    columns: int = 10
+    """The most images in a row of the picture."""
+    out: Path | None = None
+    """The folder for samples.png and samples.npz; the run folder by default."""
+
+
+def main(
+    config: Experiment,
+    description: str,
+    *,
+    judge: Judge | None = None,
+    args: Sequence[str] | None = None,
+) -> None:
+    """Runs an experiment's command line; a user's mistake exits with code 2.
+
+    Args:
+        config: the experiment; flags change its fields.
+        description: the experiment file's docstring, shown by --help.
+        judge: from (images, labels, training images, training labels) the share of
+            images that show their class, which `run` prints; see
+            `metrics.agreement.label_agreement`.
+        args: the command line; the program's own by default.
+    """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
+    if command.startswith("-"):
+        command, rest = "run", [command, *rest]
+    program = Path(sys.argv[0])
+    workdir = Path("runs") / program.stem
+    prog = f"{program} {command}"
+    try:
+        if command == "sample":
+            options = [SampleOptions(workdir=workdir)]
+            _sample(*parse(options, rest, prog=prog, description=description))
+        elif command in COMMANDS:
+            both = [TrainOptions(workdir=workdir), config]
+            where, experiment = parse(both, rest, prog=prog, description=description)
+            _train(experiment, where.workdir, command == "run", judge)
+        else:
+            close = difflib.get_close_matches(command, COMMANDS, n=1)
+            hint = f"perhaps you meant {close[0]!r}? " if close else ""
+            raise InputError(
+                f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the newest checkpoint")
+        sys.exit(130)
+
+
+def _train(
+    experiment: Experiment, workdir: Path, whole_job: bool, judge: Judge | None
+) -> None:
+    """Trains; for the whole job also samples, draws the pictures and judges."""
+    start = time.monotonic()
+    train(experiment, workdir)
+    print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
+    if not whole_job:
+        return
+    run = load(workdir)
+    dataset = experiment.data.load("train")
+    classes = run.info.num_classes
+    num = PER_CLASS * (classes or 5)
+    labels = None if classes is None else np.arange(num) % classes
+    images = _generate(run, labels, num, seed=0)
+    report.save_samples(run, images, labels, workdir / "samples.png", columns=10)
+    report.save_pictures(run, dataset, workdir)
+    print(f"pictures are in {workdir}: {', '.join(report.PICTURES)}")
+    if judge and labels is not None and dataset.labels is not None:
+        share = judge(to_uint8(images), labels, dataset.images, dataset.labels)
+        print(
+            f"label agreement: {share:.1%} of {num} samples are read as the class that "
+            "was asked for"
+        )
+
+
+def _sample(options: SampleOptions) -> None:
+    """Draws images from a trained run and writes them."""
+    run = load(options.workdir)
+    classes = run.info.num_classes
+    chosen = options.labels
+    if chosen is None and classes is not None:
+        chosen = tuple(range(classes))
+    if options.columns < 1:
+        raise InputError(f"columns must be at least 1; got {options.columns}")
+    labels = None
+    if chosen is not None:
+        if not chosen:
+            raise InputError("labels are empty: name at least one class, or leave them")
+        labels = np.resize(np.array(chosen, np.int32), max(options.num, 0))
+    out = options.out or options.workdir
+    ensure_writable(out)
+    images = _generate(run, labels, options.num, options.seed)
+    path = out / "samples.png"
+    report.save_samples(run, images, labels, path, options.columns)
+    arrays = {"images": to_uint8(images)} | (
+        {} if labels is None else {"labels": labels}
+    )
+    np.savez_compressed(out / "samples.npz", allow_pickle=False, **arrays)
+    print(f"{options.num} images are in {path} and {out / 'samples.npz'}")
+
+
+def _generate(run: Run, labels: np.ndarray | None, num: int, seed: int) -> np.ndarray:
+    """Draws images behind a progress bar."""
+    from tqdm import tqdm
+
+    with tqdm(total=num, unit="image", desc="sample", dynamic_ncols=True) as bar:
+        return run.generate(
+            labels, num, seed, on_chunk=lambda done: bar.update(done - bar.n)
+        )

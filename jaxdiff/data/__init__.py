@@ -1,0 +1,29 @@
+"""Data sets in memory and the batches of each training step."""
+
+from typing import TypeAlias
+
+from jaxdiff.data.dataset import (
+    Dataset,
+    batch,
+    from_arrays,
+    order,
+    to_float,
+    to_uint8,
+)
+from jaxdiff.data.digits import Digits
+from jaxdiff.data.tfds import Tfds
+
+Data: TypeAlias = Digits | Tfds
+"""The data sets that the command line offers."""
+
+__all__ = [
+    "Data",
+    "Dataset",
+    "Digits",
+    "Tfds",
+    "batch",
+    "from_arrays",
+    "order",
+    "to_float",
+    "to_uint8",
+]

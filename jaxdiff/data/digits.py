@@ -1,0 +1,55 @@
+"""Handwritten digits of 8x8 pixels, for trying things out in seconds."""
+
+import contextlib
+import io
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxdiff.data.dataset import Dataset
+from jaxdiff.data.prepare import first_line, prepared, quiet, require
+from jaxdiff.data.read import read
+from jaxdiff.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits:
+    """Scikit-learn's 1,797 grey digits of 8x8 pixels in 10 classes; no download.
+
+    The first use prepares them in $JAXDIFF_CACHE, else $XDG_CACHE_HOME/jaxdiff, else
+    ~/.cache/jaxdiff.
+    """
+
+    flip: bool = False
+    """Mirror training images left to right at random; a mirrored digit is no digit."""
+
+    def load(self, split: str = "train") -> Dataset:
+        """The "train" split (1,500 examples) or the "test" split (297)."""
+        if split not in ("train", "test"):
+            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        require("tensorflow_datasets")
+        from jaxdiff.data.digits_builder import JaxdiffDigits
+
+        folder = cache_folder()
+
+        def make_builder() -> Any:
+            return JaxdiffDigits(data_dir=folder)
+
+        try:
+            with quiet(), contextlib.redirect_stderr(io.StringIO()):
+                builder = prepared(make_builder)
+        except OSError as error:
+            raise InputError(
+                f"cannot use the cache folder {folder}: {first_line(error)}; "
+                "set JAXDIFF_CACHE to a folder you can write"
+            ) from error
+        return read(builder, split, image_key="image", label_key="label")
+
+
+def cache_folder() -> Path:
+    """Where prepared data is kept."""
+    if cache := os.environ.get("JAXDIFF_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "jaxdiff"

@@ -1,0 +1,73 @@
+"""Prepare data with TFDS, without TensorFlow and without its noise."""
+
+import contextlib
+import importlib
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jaxdiff.data.no_tensorflow import without_tensorflow
+from jaxdiff.errors import InputError
+
+_RETRIES = 4
+
+
+def require(module: str) -> Any:
+    """Import an optional package, or tell how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{module} cannot be imported ({error}); "
+            "run: pip install 'jaxdiff[experiments]'"
+        ) from error
+
+
+def prepared(make_builder: Callable[[], Any]) -> Any:
+    """A TFDS builder whose data is on disk: prepared now if it was not.
+
+    Args:
+        make_builder: makes the builder. It is called again after preparing, so that
+            what is returned describes the files and not the way they were made.
+    """
+    builder = make_builder()
+    if builder.data_path.exists():
+        return builder
+    tfds = require("tensorflow_datasets")
+    require("array_record")
+    downloader = require("tensorflow_datasets.core.download.downloader")
+    downloader.MAX_RETRIES = _RETRIES  # TFDS's own ten take minutes to fail offline
+    tfds.display_progress_bar(sys.stderr.isatty())
+    try:
+        with without_tensorflow(), contextlib.redirect_stdout(sys.stderr):
+            builder.download_and_prepare(
+                file_format="array_record",
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+            )
+    except Exception:
+        # TFDS renames a finished folder into place. That fails if another process was
+        # faster, but then the data is there.
+        if not builder.data_path.exists():
+            raise
+    return make_builder()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Show only errors of TFDS and of the connections it makes."""
+    loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

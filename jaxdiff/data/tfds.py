@@ -1,0 +1,99 @@
+"""Any image data set of TensorFlow Datasets, without TensorFlow."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxdiff.data.dataset import Dataset
+from jaxdiff.data.prepare import first_line, prepared, quiet, require
+from jaxdiff.data.read import read
+from jaxdiff.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tfds:
+    """A data set by its name in TensorFlow Datasets, held in memory as uint8.
+
+    Data that lies prepared in the data folder is read as it is, also if a builder of
+    your own made it. Other data is downloaded and prepared on first use.
+    """
+
+    name: str = "cifar10"
+    """Its name, and if wanted a config or a version: "name/config:1.0.0"."""
+
+    train_split: str = "train"
+    """The split to train on, as TFDS spells it: also "train[:90%]"."""
+
+    test_split: str = "test"
+    """The split to compare samples with."""
+
+    image_key: str = "image"
+    """The feature with the image."""
+
+    label_key: str | None = "label"
+    """The feature with the class, or None to train without classes."""
+
+    data_dir: str | None = None
+    """Where data is prepared: $TFDS_DATA_DIR or ~/tensorflow_datasets if None."""
+
+    flip: bool = True
+    """Mirror training images left to right at random."""
+
+    def load(self, split: str = "train") -> Dataset:
+        """What `train_split` ("train") or `test_split` ("test") names."""
+        splits = {"train": self.train_split, "test": self.test_split}
+        if split not in splits:
+            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        tfds = require("tensorflow_datasets")
+        folder = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+
+        def make_builder() -> Any:
+            return _builder(tfds, self.name, folder)
+
+        with quiet():
+            try:
+                builder = prepared(make_builder)
+            except InputError:
+                raise
+            except Exception as error:  # whatever the network or the builder raises
+                raise InputError(
+                    f"cannot prepare data set {self.name!r} in {folder}: "
+                    f"{first_line(error)}; check the network and the folder, or "
+                    f"prepare it elsewhere (tfds build {self.name} "
+                    "--file_format=array_record) and copy it to data_dir"
+                ) from error
+            return read(
+                builder,
+                splits[split],
+                image_key=self.image_key,
+                label_key=self.label_key,
+            )
+
+
+def _builder(tfds: Any, name: str, folder: Path) -> Any:
+    try:
+        return tfds.builder(name, data_dir=folder)
+    except tfds.core.DatasetNotFoundError as error:
+        raise InputError(_not_found(tfds, name, folder)) from error
+    except Exception as error:  # a wrong config, version or spelling
+        raise InputError(
+            f"TensorFlow Datasets cannot make {name!r}: {first_line(error)}; "
+            "give a name, name/config or name:version"
+        ) from error
+
+
+def _not_found(tfds: Any, name: str, folder: Path) -> str:
+    patterns = ("*/*/features.json", "*/*/*/features.json")  # with or without a config
+    here = {
+        path.relative_to(folder).parts[0]
+        for pattern in patterns
+        for path in folder.glob(pattern)
+    }
+    known = here.union(tfds.list_builders(with_community_datasets=False))
+    close = difflib.get_close_matches(name.split("/")[0].split(":")[0], sorted(known))
+    return (
+        f"TensorFlow Datasets knows no data set {name!r}; "
+        f"close to it: {', '.join(close) or 'none'}; "
+        f"prepared in {folder}: {', '.join(sorted(here)) or 'none'}"
+    )

@@ -1,0 +1,22 @@
+"""The one error a user's mistake raises."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave: one line with what, which value, what to do.
+
+    The command line prints the line and exits with code 2; any other exception is a
+    defect of the library and keeps its traceback.
+    """
+
+
+def concrete(array: Any) -> np.ndarray | None:
+    """The values to check, or None under `jit`, where they are not known yet.
+
+    The checks must be NumPy's: inside `jit` even `jnp.min` of a constant is traced.
+    """
+    return None if isinstance(array, jax.core.Tracer) else np.asarray(array)

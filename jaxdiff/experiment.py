@@ -1,0 +1,115 @@
+"""An experiment: the frozen composition of every option."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from jaxdiff.data import Data, Digits
+from jaxdiff.errors import InputError
+from jaxdiff.networks import NetworkOptions, UNetConfig
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.prediction import Eps, Prediction
+from jaxdiff.samplers import Ancestral, SamplerOptions
+from jaxdiff.schedule import Linear, ScheduleOptions
+
+
+class DataInfo(NamedTuple):
+    """What a trained model must know of its data."""
+
+    image_shape: tuple[int, int, int]
+    """Height, width, channels."""
+    num_classes: int | None
+    """None where the model is unconditional."""
+    class_names: tuple[str, ...] | None
+    """A name a class, or None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long and on how much."""
+
+    num_steps: int = 800_000
+    """Optimiser steps in all."""
+    batch_size: int = 128
+    """Images a step, over all devices; the devices must divide it."""
+    ema_decay: float = 0.9999
+    """Decay of the parameters' moving average, in [0, 1); warmed up."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        _at_least_1(self, "num_steps", "batch_size")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay must lie in [0, 1); got {self.ema_decay:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upkeep:
+    """How often a run reports and saves; does not change what it computes."""
+
+    log_every: int = 100
+    """Steps between two lines of metrics."""
+    checkpoint_every: int = 5000
+    """Steps between two checkpoints, a multiple of log_every."""
+    keep: int = 3
+    """How many checkpoints stay, the newest."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        _at_least_1(self, "log_every", "checkpoint_every", "keep")
+        if self.checkpoint_every % self.log_every:
+            raise InputError(
+                f"checkpoint_every must be a multiple of log_every ({self.log_every}); "
+                f"got {self.checkpoint_every}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How images are drawn from the trained model."""
+
+    sampler: SamplerOptions = field(default_factory=Ancestral)
+    """The rule for one step."""
+    clip: bool = True
+    """Clip every estimate of the image to [-1, 1]."""
+    chunk: int = 256
+    """Images drawn at a time, over all devices; the images do not depend on it."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        _at_least_1(self, "chunk")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that defines a run. Two runs of one experiment give the same bits."""
+
+    data: Data = field(default_factory=Digits)
+    """The data set."""
+    conditional: bool = True
+    """Train on the classes, where the data has any."""
+    schedule: ScheduleOptions = field(default_factory=Linear)
+    """The noise schedule."""
+    prediction: Prediction = field(default_factory=Eps)
+    """What the network predicts."""
+    network: NetworkOptions = field(default_factory=UNetConfig)
+    """The network."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """The optimiser."""
+    training: Training = field(default_factory=Training)
+    """How long and on how much."""
+    seed: int = 0
+    """All randomness of training comes from it; at least 0."""
+    upkeep: Upkeep = field(default_factory=Upkeep)
+    """How often a run reports and saves."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """How images are drawn."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must lie in 0..2^32 - 1; got {self.seed}")
+
+
+def _at_least_1(options: object, *names: str) -> None:
+    for name in names:
+        if getattr(options, name) < 1:
+            raise InputError(f"{name} must be at least 1; got {getattr(options, name)}")

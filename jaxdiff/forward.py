@@ -1,0 +1,152 @@
+"""The forward process: one step of the chain, its closed form, its posterior.
+
+Between two levels s and t, s the less noisy (Kingma et al. 2021, appendix A; for s =
+t - 1 these are Ho et al. 2020, equations 2, 4, 6 and 7):
+
+    (1)  q(x_t | x_s) = N(alpha_ts x_s, beta_ts)
+         alpha_ts = alpha_t / alpha_s,   beta_ts = sigma_t^2 - alpha_ts^2 sigma_s^2
+    (2)  q(x_t | x_0) = N(alpha_t x_0, sigma_t^2)
+    (3)  q(x_s | x_t, x_0) = N(mean, variance)
+         mean = (alpha_ts sigma_s^2 x_t + alpha_s beta_ts x_0) / sigma_t^2
+         variance = beta_ts sigma_s^2 / sigma_t^2
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxdiff.errors import InputError
+from jaxdiff.schedule import Schedule
+from jaxdiff.typing import Array, Level, Timesteps
+
+
+class Posterior(NamedTuple):
+    """q(x_{t-1} | x_t, x_0): `mean` of x_t's shape; the other two broadcast to it."""
+
+    mean: Array
+    variance: Array
+    log_variance: Array
+
+
+def q_step(
+    schedule: Schedule, x_prev: Array, t: Timesteps | int, noise: Array
+) -> Array:
+    """One step of the Markov chain, x_{t-1} to x_t (Ho et al. 2020, equation 2).
+
+    Args:
+        schedule: the noise schedule.
+        x_prev: x_{t-1}, float [batch, ...]; the data where t = 0.
+        t: the time stepped to, an integer [] or [batch] in 0..T-1.
+        noise: standard Gaussian, of x_prev's shape.
+
+    Returns:
+        x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) noise.
+
+    Raises:
+        InputError: shapes or types do not fit, or t is out of range.
+    """
+    t = schedule.level(t).t
+    _check(x_prev, t, x_prev=x_prev, noise=noise)
+    step = Level(t, jnp.sqrt(schedule.alphas[t]), jnp.sqrt(schedule.betas[t]))
+    alpha, sigma = step.scales(x_prev)
+    return alpha * x_prev + sigma * noise
+
+
+def q_sample(schedule: Schedule, x_0: Array, t: Timesteps | int, noise: Array) -> Array:
+    """The closed form of t + 1 steps, x_0 to x_t (Ho et al. 2020, equation 4).
+
+    Args:
+        schedule: the noise schedule.
+        x_0: the data, float [batch, ...].
+        t: an integer [] or [batch] in 0..T-1.
+        noise: standard Gaussian, of x_0's shape.
+
+    Returns:
+        x_t = sqrt(alphas_bar_t) x_0 + sqrt(1 - alphas_bar_t) noise.
+
+    Raises:
+        InputError: shapes or types do not fit, or t is out of range.
+    """
+    level = schedule.level(t)
+    _check(x_0, level.t, x_0=x_0, noise=noise)
+    alpha, sigma = level.scales(x_0)
+    return alpha * x_0 + sigma * noise
+
+
+def q_posterior(
+    schedule: Schedule, x_0: Array, x_t: Array, t: Timesteps | int
+) -> Posterior:
+    """q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7).
+
+    Args:
+        schedule: the noise schedule.
+        x_0: the data, float [batch, ...].
+        x_t: the noisy image, of x_0's shape.
+        t: an integer [] or [batch] in 0..T-1.
+
+    Returns:
+        The mean, the variance (0 at t = 0, where x_{t-1} is the data), and the
+        log-variance, which at t = 0 repeats that of t = 1 (Nichol & Dhariwal 2021,
+        section 3.1), or log beta_0 where T = 1.
+
+    Raises:
+        InputError: shapes or types do not fit, or t is out of range.
+    """
+    level, next_level = schedule.level(t), schedule.next_level(t)
+    _check(x_0, level.t, x_0=x_0, x_t=x_t)
+    mean, variance = posterior(x_0, x_t, level, next_level)
+    t_1 = min(1, schedule.num_steps - 1)
+    _, floor = posterior(x_0, x_t, schedule.level(t_1), schedule.next_level(t_1))
+    floor = jnp.where(floor > 0, floor, schedule.betas[0])
+    at_0 = next_level.scales(x_0)[1] == 0
+    return Posterior(mean, variance, jnp.log(jnp.where(at_0, floor, variance)))
+
+
+def posterior(
+    x_0: Array, x_t: Array, level: Level, next_level: Level
+) -> tuple[Array, Array]:
+    """Mean and variance of q(x_s | x_t, x_0) for any two levels, equation (3)."""
+    alpha_ts, beta_ts = transition(x_t, level, next_level)
+    _, sigma_t = level.scales(x_t)
+    alpha_s, sigma_s = next_level.scales(x_t)
+    share = (sigma_s / sigma_t) ** 2
+    mean = alpha_ts * share * x_t + alpha_s * beta_ts / sigma_t**2 * x_0
+    return mean, beta_ts * share
+
+
+def transition(x: Array, level: Level, next_level: Level) -> tuple[Array, Array]:
+    """alpha_ts and beta_ts of equation (1), ready to multiply x."""
+    alpha_t, sigma_t = level.scales(x)
+    alpha_s, sigma_s = next_level.scales(x)
+    alpha_ts = alpha_t / alpha_s
+    return alpha_ts, sigma_t**2 - (alpha_ts * sigma_s) ** 2
+
+
+def snr(level: Level) -> Array:
+    """The signal-to-noise ratio alpha^2 / sigma^2 of a level, of its shape."""
+    return (level.alpha / level.sigma) ** 2
+
+
+def log_snr(level: Level) -> Array:
+    """The natural logarithm of `snr`."""
+    return 2 * (jnp.log(level.alpha) - jnp.log(level.sigma))
+
+
+def _check(x: Array, t: Array, **arrays: Array) -> None:
+    """Refuses arrays not float or not of x's shape, and a t of another length."""
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise InputError(
+                f"{name} must be floating point, images scaled to [-1, 1]; "
+                f"got {array.dtype}"
+            )
+        if array.shape != x.shape:
+            raise InputError(
+                f"{' and '.join(arrays)} must have one shape; got {x.shape} and "
+                f"{array.shape}"
+            )
+    if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
+        raise InputError(
+            f"t must be one number or one a batch element ({x.shape[:1]}); got shape "
+            f"{t.shape}"
+        )

@@ -1,0 +1,30 @@
+"""Randomness: one key per example, folded from its global index.
+
+What is drawn for an example depends on (key, its index) alone: not on the batch it is
+in, nor on how many devices or hosts share that batch.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.typing import Array, Key
+
+
+def example_keys(key: Key, indices: Array) -> Key:
+    """One key an example: `fold_in(key, i)` for each i of indices [batch]."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def fold(keys: Key, data: int | Array) -> Key:
+    """Folds one number into every key [batch]: an independent stream of each."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, data)
+
+
+def normal(keys: Key, shape: tuple[int, ...]) -> Array:
+    """Standard Gaussian float32 noise [batch, *shape], a row from each key [batch]."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
+
+
+def uniform(keys: Key) -> Array:
+    """Uniform float32 numbers [batch] in [0, 1), one from each key [batch]."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)

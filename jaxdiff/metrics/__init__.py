@@ -1,0 +1,1 @@
+"""Measures of a run: writers and label agreement."""

@@ -1,0 +1,8 @@
+"""Networks: the only part, with `typing`, that knows of Flax."""
+
+from typing import TypeAlias
+
+from jaxdiff.networks.unet import UNet as UNet
+from jaxdiff.networks.unet import UNetConfig as UNetConfig
+
+NetworkOptions: TypeAlias = UNetConfig

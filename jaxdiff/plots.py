@@ -1,0 +1,249 @@
+"""Pictures: grids of samples, strips, animations, loss curves and schedules.
+
+The only file that imports Matplotlib and Pillow, inside its functions. It leaves
+`matplotlib.pyplot` and all other global state alone, so it needs no display and works
+from any thread. Images come as uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB) and are
+enlarged by a whole factor, pixel by pixel. Every function writes one file at `path`, in
+a folder that is there, and raises `InputError` where what it is given does not fit.
+"""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from jaxdiff.errors import InputError
+from jaxdiff.typing import ArrayLike
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Texts: TypeAlias = Sequence[object] | None
+GAP = 6  # pixels between two images and around them all
+GAP_COLOUR = 255  # white
+TILE = 64  # where no scale is given, images are enlarged to at least this many pixels
+_TEXT = 16  # the height of labels and captions, in pixels
+_INK = "#333333"
+# Okabe and Ito's colours, which the colour-blind can tell apart; without the yellow.
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+
+
+def save_grid(
+    path: PathLike,
+    images: ArrayLike,
+    *,
+    row_labels: Texts = None,
+    columns: int | None = None,
+    scale: int | None = None,
+) -> None:
+    """Write a grid of images as a PNG, one row per label.
+
+    Args:
+        path: the file to write.
+        images: uint8 [N, H, W, C], row by row. The last row may be incomplete.
+        row_labels: one text per row, drawn to its left.
+        columns: images per row. By default N / rows where the rows are labelled, else
+            what makes the grid about square.
+        scale: the whole factor of enlargement, by default to about 64 pixels.
+    """
+    tiles = _checked("images", images, "N, H, W, C")
+    if columns is None and row_labels is not None and len(row_labels):
+        columns = -(-len(tiles) // len(row_labels))
+    sheet, centres = _sheet(tiles, columns, scale)
+    rows = sorted({y for _, y in centres})
+    labels, widest = _texts("row_labels", row_labels, "rows", len(rows))
+    left = widest + GAP if labels else 0
+    texts = [(left, y, label) for y, label in zip(rows, labels, strict=False)]
+    _save_png(path, sheet, texts, "rm", room=(left, 0))
+
+
+def save_strip(path: PathLike, images: ArrayLike, captions: Texts = None) -> None:
+    """Write images [N, H, W, C] in one row as a PNG, each with its caption beneath."""
+    tiles = _checked("images", images, "N, H, W, C")
+    captions, widest = _texts("captions", captions, "images", len(tiles))
+    sheet, centres = _sheet(tiles, len(tiles), widest=widest)
+    y = len(sheet) + _TEXT / 2
+    texts = [(x, y, text) for (x, _), text in zip(centres, captions, strict=False)]
+    _save_png(path, sheet, texts, "mm", room=(0, _TEXT + GAP if texts else 0))
+
+
+def save_gif(
+    path: PathLike,
+    frames: ArrayLike,
+    *,
+    columns: int | None = None,
+    milliseconds: int = 80,
+    hold: int = 1500,
+    scale: int | None = None,
+) -> None:
+    """Write an endless animation as a GIF, each frame a grid of images.
+
+    Few colours keep it small: 16 greys, or 64 colours shared by all frames of RGB.
+    Equal frames in succession become one that lasts as long as both.
+
+    Args:
+        path: the file to write.
+        frames: uint8 [F, N, H, W, C].
+        columns: images per row, by default what makes the grid about square.
+        milliseconds: how long a frame is shown, in steps of 10.
+        hold: how many milliseconds the last frame is shown.
+        scale: the whole factor of enlargement, by default to about 64 pixels.
+    """
+    from PIL import Image
+
+    stack = _checked("frames", frames, "F, N, H, W, C")
+    if min(milliseconds, hold) < 20:
+        raise InputError(f"milliseconds, hold: {milliseconds}, {hold}; give 20 or more")
+    # The images become indices into a palette, whose last colour is the gaps': white.
+    if stack.shape[-1] == 1:
+        palette = np.arange(256).repeat(3).tolist()
+        stack = np.rint(stack / 17).astype(np.uint8) * 17
+    else:
+        tall = Image.fromarray(stack.reshape(-1, stack.shape[3], 3)).quantize(63)
+        palette = (tall.getpalette() or [])[: 3 * 63]
+        palette += [GAP_COLOUR] * (3 * 256 - len(palette))
+        stack = np.asarray(tall).reshape(*stack.shape[:-1], 1)
+    pictures = [Image.fromarray(_sheet(f, columns, scale)[0][..., 0]) for f in stack]
+    for picture in pictures:
+        picture.putpalette(palette)
+    durations = [milliseconds] * (len(pictures) - 1) + [hold]
+    options = {"append_images": pictures[1:], "duration": durations, "loop": 0}
+    pictures[0].save(path, "GIF", save_all=True, **options)
+
+
+def save_loss_curve(
+    path: PathLike, steps: ArrayLike, series: Mapping[str, ArrayLike]
+) -> None:
+    """Write losses over the steps [S] of training as a PNG, on a logarithmic axis.
+
+    Each of the series is a name and [S] losses; the first is drawn thicker. Losses that
+    are not finite or not above 0 are left out.
+    """
+    from matplotlib.ticker import LogLocator
+
+    figure, (axes,) = _figure(series, 1, width=7.5)
+    x, style = np.asarray(steps), {"color": _INK, "linewidth": 2.6, "zorder": 3}
+    for name, values in series.items():
+        y = np.asarray(values, np.float64)
+        if x.ndim != 1 or y.shape != x.shape:
+            shapes = f"{y.shape} for steps {x.shape}"
+            raise InputError(f"series {name!r}: {shapes}; give one loss per step")
+        kept = np.isfinite(y) & (y > 0)
+        axes.plot(x[kept], y[kept], label=name, **style)
+        style = {}
+    axes.set_yscale("log", subs=[])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="training step", ylabel="loss", xlim=(0, None))
+    _save_figure(path, figure, axes)
+
+
+def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
+    """Write as a PNG how schedules lose the signal: alphas_bar and log-SNR over t / T.
+
+    Each of the schedules is a name and alphas_bar [T], least noise first. The log-SNR
+    is left out where it is infinite, at alphas_bar 0 or 1.
+    """
+    figure, (signal, ratio) = _figure(schedules, 2, width=10)
+    ratio.axhline(0, color="#888888", linewidth=1, linestyle="--")
+    for name, values in schedules.items():
+        y = np.asarray(values, np.float64)
+        if y.ndim != 1 or not y.size or not ((y >= 0) & (y <= 1)).all():
+            got = f"shape {y.shape}, {y.min(initial=1):g} to {y.max(initial=0):g}"
+            raise InputError(f"schedule {name!r}: {got}; give [T] values from 0 to 1")
+        t, kept = np.arange(len(y)) / len(y), (y > 0) & (y < 1)
+        signal.plot(t, y, label=name)
+        ratio.plot(t[kept], np.log(y[kept] / (1 - y[kept])), label=name)
+    signal.set(title=r"Signal kept, $\bar\alpha_t$", xlabel="t / T", xlim=(0, 1))
+    ratio.set(title="Log signal-to-noise ratio", xlabel="t / T", xlim=(0, 1))
+    _save_figure(path, figure, ratio)
+
+
+def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
+    array = np.asarray(values)
+    fits = array.dtype == np.uint8 and array.ndim == len(axes.split())
+    if not fits or not array.size or array.shape[-1] not in (1, 3):
+        expected = f"give uint8 [{axes}] with C = 1 or 3, none empty"
+        raise InputError(f"{name}: {array.dtype} {array.shape}; {expected}")
+    return array
+
+
+def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int]:
+    """The texts, one for each of `count`, and the width of the widest in pixels."""
+    if texts is not None and len(texts) != count:
+        raise InputError(f"{name}: {len(texts)} texts for {count} {of}; give one each")
+    strings = [] if texts is None else [str(text) for text in texts]
+    return strings, math.ceil(max(map(_font().getlength, strings), default=0))
+
+
+def _font() -> Any:
+    import matplotlib
+    from PIL import ImageFont
+
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
+
+
+def _sheet(
+    images: np.ndarray, columns: int | None, scale: int | None = None, widest: int = 0
+) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """Enlarged images on one [h, w, C], apart as texts need; their centres (x, y)."""
+    for name, value in (("columns", columns), ("scale", scale)):
+        if value is not None and value < 1:
+            raise InputError(f"{name}: {value}; give a whole number, 1 or more")
+    scale = scale or -(-TILE // max(images.shape[1:3]))
+    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, channels = tiles.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    down, right = height + GAP, max(width + GAP, widest + 2 * GAP)
+    gap = right - width
+    size = GAP - (-count // columns) * down, gap + columns * right, channels
+    sheet, centres = np.full(size, GAP_COLOUR, np.uint8), []
+    for i, tile in enumerate(tiles):
+        y, x = GAP + i // columns * down, gap + i % columns * right
+        sheet[y : y + height, x : x + width] = tile
+        centres.append((x + width / 2, y + height / 2))
+    return sheet, centres
+
+
+def _save_png(
+    path: PathLike, sheet: np.ndarray, texts: list[Any], anchor: str, room: Any
+) -> None:
+    """Save the sheet with texts (x, y, text) and `room` for them to the left, below."""
+    from PIL import Image, ImageDraw
+
+    pads = ((0, room[1]), (room[0], 0), (0, 0))
+    padded = np.pad(sheet, pads, constant_values=GAP_COLOUR)
+    picture = Image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
+    draw = ImageDraw.Draw(picture)
+    for x, y, text in texts:
+        draw.text((x, y), text, fill=_INK, font=_font(), anchor=anchor)
+    picture.save(path, "PNG", optimize=True)
+
+
+def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
+    from matplotlib.figure import Figure
+
+    if not lines:
+        raise InputError("nothing to draw: give at least one name and its values")
+    figure = Figure((width, 3.6), dpi=120, facecolor="white", layout="constrained")
+    panel_axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for axes in panel_axes:
+        axes.set_prop_cycle(color=_COLOURS, linewidth=[1.6] * len(_COLOURS))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e8e8e8", linewidth=0.8)
+        axes.margins(x=0)
+    return figure, panel_axes
+
+
+def _save_figure(path: PathLike, figure: Any, axes: Any) -> None:
+    """Save as a PNG of 128 colours, the legend of `axes` to its right."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    picture.quantize(128).save(path, "PNG", optimize=True)

@@ -1,0 +1,104 @@
+"""The pictures of a run."""
+
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import plots
+from jaxdiff.data import Dataset, to_float, to_uint8
+from jaxdiff.forward import q_sample
+from jaxdiff.metrics import writer
+from jaxdiff.run import Run
+from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+
+PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
+"""What `save_samples` and `save_pictures` write."""
+FRAMES = 40
+"""Frames of the reverse chain's animation."""
+
+
+def save_pictures(run: Run, dataset: Dataset, workdir: Path, seed: int = 0) -> None:
+    """Draws what training did and what the chains look like, all but the samples.
+
+    Writes `loss.png`, `forward.png`, `reverse.gif` and `schedules.png`.
+    """
+    save_loss(workdir)
+    save_forward(run, dataset, workdir / "forward.png", seed)
+    save_reverse(run, workdir / "reverse.gif", seed)
+    save_schedules(run.schedule.num_steps, workdir / "schedules.png")
+
+
+def save_samples(
+    run: Run, images: np.ndarray, labels: np.ndarray | None, path: Path, columns: int
+) -> None:
+    """The labelled grid: one row a class, the first `columns` images of each.
+
+    Args:
+        run: whose images they are.
+        images: float [num, height, width, channels].
+        labels: integers [num], or None for a grid without rows of classes.
+        path: the PNG to write.
+        columns: the most images in a row.
+    """
+    if labels is None:
+        plots.save_grid(path, to_uint8(images))
+        return
+    classes, counts = np.unique(labels, return_counts=True)
+    columns = min(columns, counts.min())
+    rows = [images[labels == c][:columns] for c in classes]
+    names = run.info.class_names
+    row_labels = [names[c] if names else str(c) for c in classes]
+    plots.save_grid(
+        path, to_uint8(np.concatenate(rows)), row_labels=row_labels, columns=columns
+    )
+
+
+def save_loss(workdir: Path) -> None:
+    """The loss over the steps, whole and by quarter of the time range."""
+    lines = writer.read(workdir / "metrics.jsonl")
+    names = [name for name in lines[0] if name.startswith("loss")] if lines else []
+    series = {
+        name: np.array([line.get(name, np.nan) for line in lines]) for name in names
+    }
+    steps = np.array([line["step"] for line in lines])
+    plots.save_loss_curve(workdir / "loss.png", steps, series)
+
+
+def save_forward(run: Run, dataset: Dataset, path: Path, seed: int) -> None:
+    """The forward process on one image, the same noise at each time."""
+    last = run.schedule.num_steps - 1
+    times = np.unique(np.linspace(0, last, 9).round().astype(np.int32))
+    image = to_float(dataset.images[:1])
+    noise = np.random.default_rng(seed).standard_normal(image.shape, np.float32)
+    noisy = jax.vmap(q_sample, in_axes=(None, None, 0, None))(
+        run.schedule, jnp.asarray(image), jnp.asarray(times), jnp.asarray(noise)
+    )
+    frames = np.concatenate([image, np.asarray(noisy[:, 0])])
+    plots.save_strip(path, to_uint8(frames), ["data", *(f"t = {t}" for t in times)])
+
+
+def save_reverse(run: Run, path: Path, seed: int) -> None:
+    """The reverse chain, from noise to images, one image a class."""
+    classes = run.info.num_classes
+    labels = None if classes is None else np.arange(min(classes, 20))
+    num = 10 if labels is None else len(labels)
+    stride = max(1, run.schedule.num_steps // FRAMES)
+    trajectories = run.generate(labels, num, seed, every=stride)
+    frames = to_uint8(trajectories).swapaxes(0, 1)
+    plots.save_gif(path, frames, columns=-(-num // 2))
+
+
+def save_schedules(num_steps: int, path: Path) -> None:
+    """The schedules compared, at so many steps."""
+    options = (Linear, Quadratic, Cosine, Sigmoid)
+    with warnings.catch_warnings():
+        # Here schedules are looked at, not used: a short one may keep signal.
+        warnings.simplefilter("ignore", UserWarning)
+        curves = {
+            option.__name__: np.asarray(option(num_steps=num_steps).build().alphas_bar)
+            for option in options
+        }
+    plots.save_schedules(path, curves)

@@ -1,0 +1,205 @@
+"""A run folder, and the trained model in it.
+
+workdir/config.json      the experiment, and what the model must know of its data
+workdir/checkpoints/     the newest train states
+workdir/metrics.jsonl    one line every `log_every` steps
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import checkpoint, config
+from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
+from jaxdiff.errors import InputError
+from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.guidance import clip_x_0
+from jaxdiff.networks import UNet
+from jaxdiff.parallel import Pmap
+from jaxdiff.samplers import sample
+from jaxdiff.schedule import Schedule
+from jaxdiff.train_state import TrainState
+from jaxdiff.typing import Params
+
+NOT_TRAINING = ("upkeep", "sampling")
+"""The parts of an experiment that do not change what training computes."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained model, as `load` gives it back.
+
+    Attributes:
+        experiment: its configuration.
+        info: the shape and classes of its data.
+        network: the Flax network.
+        schedule: the noise schedule.
+        params: the moving average of the network's parameters.
+        step: how many steps it was trained.
+    """
+
+    experiment: Experiment
+    info: DataInfo
+    network: UNet
+    schedule: Schedule
+    params: Params
+    step: int
+
+    def denoiser(self, labels: Any = None) -> NetworkDenoiser:
+        """The network bound to its averaged parameters, and to labels [batch]."""
+        return bind(self.network, self.params, labels, self.experiment.prediction)
+
+    def generate(
+        self,
+        labels: np.ndarray | None,
+        num: int,
+        seed: int,
+        *,
+        every: int | None = None,
+        on_chunk: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """Draws images as the experiment says, on all devices, a chunk at a time.
+
+        Args:
+            labels: integer classes [num], or None for any class.
+            num: how many images.
+            seed: image i depends on (seed, i) and its label alone.
+            every: give back the trajectories (see `sample`) instead of the images.
+            on_chunk: called with the number of images done after each chunk.
+
+        Returns:
+            float32 [num, height, width, channels], in [-1, 1] but for rounding; with
+            `every`, [num, states, height, width, channels].
+
+        Raises:
+            InputError: labels do not fit.
+        """
+        if num < 1:
+            raise InputError(f"the number of images must be at least 1; got {num}")
+        if labels is not None:
+            check_labels(jnp.asarray(labels), self.network.num_classes)
+            if len(labels) != num:
+                raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+        sampling = self.experiment.sampling
+        parallel = Pmap()
+        per_device = -(-min(num, sampling.chunk) // len(parallel.devices))
+        chunk = per_device * len(parallel.devices)
+
+        def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
+            params, key = shared
+            indices, classes = batch
+            denoiser: Any = bind(
+                self.network, params, classes, self.experiment.prediction
+            )
+            if sampling.clip:
+                denoiser = clip_x_0(denoiser)
+            shape = (per_device, *self.info.image_shape)
+            result: Any = sample(
+                denoiser, sampling.sampler, self.schedule, key, shape,
+                indices=indices, every=every,
+            )  # fmt: skip
+            return result if every is None else result[1].swapaxes(0, 1)
+
+        compiled = parallel.map(draw)
+        shared = (self.params, jax.random.key(seed))
+        images = []
+        for start in range(0, num, chunk):
+            # The last chunk is filled up with repetitions, which are cut off again.
+            indices = np.minimum(np.arange(start, start + chunk), num - 1)
+            classes = None if labels is None else np.asarray(labels)[indices]
+            images.append(compiled(shared, (indices, classes)))
+            on_chunk(min(start + chunk, num))
+        return np.concatenate(images)[:num]
+
+
+def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
+    """The trained model of a run folder, from its newest checkpoint.
+
+    Args:
+        workdir: the folder that `train` wrote.
+        step: another checkpoint than the newest.
+
+    Raises:
+        InputError: there is no run, or no such checkpoint.
+    """
+    workdir = Path(workdir)
+    record = checkpoint.read_json(workdir / "config.json")
+    experiment, info = read_record(record)
+    network = build_network(experiment, info)
+    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+        if step is None:
+            step = checkpoints.latest()
+        template = jax.eval_shape(lambda: init_state(experiment, info))
+        state = checkpoints.restore(template, step)
+    return Run(
+        experiment,
+        info,
+        network,
+        experiment.schedule.build(),
+        state.ema,
+        int(state.step),
+    )
+
+
+def build_network(experiment: Experiment, info: DataInfo) -> UNet:
+    """The experiment's network for such data."""
+    experiment.network.check_image_shape(*info.image_shape[:2])
+    return experiment.network.build(info.image_shape[-1], info.num_classes)
+
+
+def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
+    """The train state at step 0."""
+    network = build_network(experiment, info)
+    images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
+    params = network.init(jax.random.key(experiment.seed), images, times)["params"]
+    optimizer = experiment.optimizer.build(experiment.training.num_steps)
+    return TrainState.create(params, optimizer)
+
+
+def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
+    """Records the configuration in the workdir, or checks it against the one there.
+
+    Raises:
+        InputError: the workdir holds a run of another configuration.
+    """
+    path = workdir / "config.json"
+    record = {"experiment": config.to_dict(experiment), "data": info._asdict()}
+    if path.exists():
+        found = config.differences(
+            _training_part(checkpoint.read_json(path)), _training_part(record)
+        )
+        if found:
+            raise InputError(
+                f"'{workdir}' holds a run of another configuration ("
+                f"{'; '.join(found)}): choose another --workdir, or the same options"
+            )
+    checkpoint.write_json_atomic(path, record)
+
+
+def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
+    """The experiment and data of a run folder's config.json."""
+    try:
+        data = dict(record["data"])
+        names = data["class_names"]
+        info = DataInfo(
+            tuple(data["image_shape"]), data["num_classes"], names and tuple(names)
+        )
+        experiment = record["experiment"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"the run's config.json is incomplete: {error}") from error
+    return config.from_dict(Experiment, experiment), info
+
+
+def _training_part(record: dict[str, Any]) -> dict[str, Any]:
+    """What two runs must share for one to go on where the other stopped."""
+    import json
+
+    plain = json.loads(json.dumps(record))
+    experiment = plain.pop("experiment")
+    return plain | {k: v for k, v in experiment.items() if k not in NOT_TRAINING}

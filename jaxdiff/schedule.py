@@ -1,0 +1,251 @@
+"""Noise schedules: how much signal and how much noise there is at time t.
+
+The forward process adds Gaussian noise in T steps (Ho et al. 2020, section 2):
+
+    (1)  x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) eps,     alpha_t = 1 - beta_t
+    (2)  alphas_bar_t = alpha_0 alpha_1 ... alpha_t
+    (3)  x_t = sqrt(alphas_bar_t) x_0 + sqrt(1 - alphas_bar_t) eps
+
+Times run from 0, the least noisy step, to T - 1. (The papers count 1 to T, with 0 for
+the data itself; here the data is what comes after t = 0.)
+
+A schedule is chosen by a frozen option class, whose `build` computes the tables in
+float64 and stores them as float32.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Self, TypeAlias
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.errors import InputError, concrete
+from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
+
+VISIBLE_SIGNAL = 0.05
+"""Share of the image's contrast left at T - 1 above which `from_betas` warns."""
+
+
+class Schedule(NamedTuple):
+    """A discrete schedule: float32 tables of shape [T], index 0 the least noisy.
+
+    Attributes:
+        betas: the variance that step t adds, in (0, 1).
+        alphas: 1 - betas.
+        alphas_bar: the running product of alphas, equation (2).
+        sqrt_alphas_bar: the signal scale of x_t, equation (3).
+        sqrt_one_minus_alphas_bar: the noise scale of x_t, equation (3).
+    """
+
+    betas: Array
+    alphas: Array
+    alphas_bar: Array
+    sqrt_alphas_bar: Array
+    sqrt_one_minus_alphas_bar: Array
+
+    @classmethod
+    def from_betas(cls, betas: ArrayLike) -> Self:
+        """The schedule of any betas [T] in (0, 1), computed in float64.
+
+        Raises:
+            InputError: betas is not a non-empty vector of numbers in (0, 1).
+
+        Warns:
+            UserWarning: x_{T-1} keeps visible signal, so that sampling would start from
+                a distribution the network never saw (Lin et al. 2024, section 3.1).
+        """
+        betas = np.asarray(betas, np.float64)
+        if betas.ndim != 1 or not betas.size:
+            raise InputError(
+                f"betas must be a vector [T >= 1]; got shape {betas.shape}"
+            )
+        bad = np.flatnonzero(~((betas > 0) & (betas < 1)))
+        if bad.size:
+            raise InputError(
+                f"betas must lie in (0, 1); got betas[{bad[0]}] = {betas[bad[0]]:g}: "
+                "change the schedule's start, end or cap"
+            )
+        alphas_bar = np.cumprod(1 - betas)
+        left = np.sqrt(alphas_bar[-1])
+        if left > VISIBLE_SIGNAL:
+            warnings.warn(
+                f"the last step keeps {left:.3g} of the signal (alphas_bar = "
+                f"{alphas_bar[-1]:.3g}): use more steps or larger betas, or sampling "
+                "starts from noise the network was not trained on",
+                stacklevel=3,
+            )
+        tables = (
+            betas,
+            1 - betas,
+            alphas_bar,
+            alphas_bar**0.5,
+            (1 - alphas_bar) ** 0.5,
+        )
+        return cls(*(jnp.asarray(table, jnp.float32) for table in tables))
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps."""
+        return self.betas.shape[0]
+
+    @property
+    def prior_scale(self) -> float:
+        """The standard deviation of the noise that sampling starts from."""
+        return 1.0
+
+    def level(self, t: Timesteps | int) -> Level:
+        """The level at integer times t, [] or [batch], from 0 to T - 1.
+
+        Raises:
+            InputError: t is not of an integer type or, where it is concrete, is out of
+                range.
+        """
+        values = concrete(t)
+        t = jnp.asarray(t)
+        if not jnp.issubdtype(t.dtype, jnp.integer):
+            raise InputError(f"t must be of an integer type; got {t.dtype}")
+        if values is not None and values.size:
+            worst = values.min() if values.min() < 0 else values.max()
+            if not 0 <= worst < self.num_steps:
+                raise InputError(f"t must lie in 0..{self.num_steps - 1}; got {worst}")
+        return Level(t, self.sqrt_alphas_bar[t], self.sqrt_one_minus_alphas_bar[t])
+
+    def next_level(self, t: Timesteps | int) -> Level:
+        """The level one step nearer the data than t; after t = 0 the data itself."""
+        level = self.level(jnp.maximum(jnp.asarray(t) - 1, 0))
+        done = jnp.asarray(t) == 0
+        return Level(
+            jnp.asarray(t) - 1,
+            jnp.where(done, 1.0, level.alpha),
+            jnp.where(done, 0.0, level.sigma),
+        )
+
+    def time(self, u: Array) -> Timesteps:
+        """The time at the fraction u in [0, 1) of the range: uniform u, uniform t."""
+        t = jnp.floor(u * self.num_steps).astype(jnp.int32)
+        return jnp.minimum(t, self.num_steps - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear:
+    """Linear betas, the schedule of DDPM (Ho et al. 2020, section 4)."""
+
+    num_steps: int = 1000
+    """T, the number of steps."""
+    beta_start: float = 1e-4
+    """beta_0, in (0, 1)."""
+    beta_end: float = 0.02
+    """beta_{T-1}, in (0, 1)."""
+
+    def build(self) -> Schedule:
+        """The schedule's tables.
+
+        >>> schedule = Linear(num_steps=1000).build()
+        >>> print(f"{schedule.alphas_bar[-1]:.4g}")
+        4.036e-05
+        """
+        _check_num_steps(self.num_steps)
+        betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
+        return Schedule.from_betas(betas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic:
+    """Betas whose square roots are linear (Rombach et al. 2022; "scaled linear")."""
+
+    num_steps: int = 1000
+    """T, the number of steps."""
+    beta_start: float = 1e-4
+    """beta_0, in (0, 1)."""
+    beta_end: float = 0.02
+    """beta_{T-1}, in (0, 1)."""
+
+    def build(self) -> Schedule:
+        """The schedule's tables."""
+        _check_num_steps(self.num_steps)
+        if min(self.beta_start, self.beta_end) < 0:
+            raise InputError(
+                "beta_start and beta_end must lie in (0, 1); got "
+                f"{self.beta_start:g} and {self.beta_end:g}"
+            )
+        roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps)
+        return Schedule.from_betas(roots**2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine:
+    """alphas_bar along a squared cosine (Nichol & Dhariwal 2021, equation 17)."""
+
+    num_steps: int = 1000
+    """T, the number of steps."""
+    offset: float = 0.008
+    """s, which keeps the first betas from vanishing; at least 0."""
+    max_beta: float = 0.999
+    """The cap on beta, which keeps the last steps regular; in (0, 1)."""
+
+    def build(self) -> Schedule:
+        """The schedule's tables."""
+        if self.offset < 0:
+            raise InputError(f"offset must be at least 0; got {self.offset:g}")
+
+        def alphas_bar(u: np.ndarray) -> np.ndarray:
+            return np.cos((u + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
+
+        return _from_alphas_bar(alphas_bar, self.num_steps, self.max_beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid:
+    """alphas_bar along a sigmoid (Jabri et al. 2022; Chen 2023, section 2.1)."""
+
+    num_steps: int = 1000
+    """T, the number of steps."""
+    start: float = -3.0
+    """Where on the sigmoid t = 0 lies; less than end."""
+    end: float = 3.0
+    """Where on the sigmoid t = T lies."""
+    tau: float = 1.0
+    """The temperature, above 0; larger is closer to a straight line."""
+    max_beta: float = 0.999
+    """The cap on beta, which keeps the last steps regular; in (0, 1)."""
+
+    def build(self) -> Schedule:
+        """The schedule's tables."""
+        if not self.start < self.end:
+            raise InputError(
+                f"start must be less than end; got {self.start:g} and {self.end:g}"
+            )
+        if not self.tau > 0:
+            raise InputError(f"tau must be above 0; got {self.tau:g}")
+
+        def sigmoid(u: np.ndarray) -> np.ndarray:
+            return 1 / (
+                1 + np.exp(-(self.start + u * (self.end - self.start)) / self.tau)
+            )
+
+        def alphas_bar(u: np.ndarray) -> np.ndarray:
+            first, last = sigmoid(np.zeros(())), sigmoid(np.ones(()))
+            return (last - sigmoid(u)) / (last - first)
+
+        return _from_alphas_bar(alphas_bar, self.num_steps, self.max_beta)
+
+
+def _from_alphas_bar(
+    alphas_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float
+) -> Schedule:
+    """Discretises alphas_bar(u), u in [0, 1]: beta_t = 1 - a(u_{t+1}) / a(u_t)."""
+    _check_num_steps(num_steps)
+    if not 0 < max_beta < 1:
+        raise InputError(f"max_beta must lie in (0, 1); got {max_beta:g}")
+    values = alphas_bar(np.arange(num_steps + 1) / num_steps)
+    return Schedule.from_betas(np.minimum(1 - values[1:] / values[:-1], max_beta))
+
+
+def _check_num_steps(num_steps: int) -> None:
+    if num_steps < 1:
+        raise InputError(f"num_steps must be at least 1; got {num_steps}")
+
+
+ScheduleOptions: TypeAlias = Linear | Quadratic | Cosine | Sigmoid

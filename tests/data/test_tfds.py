@@ -1,0 +1,169 @@
+"""Data prepared by builders of TensorFlow Datasets, without TensorFlow."""
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from jaxdiff.data import Tfds, prepare
+from jaxdiff.errors import InputError
+
+LABELS = np.array([2, 0, 1, 2, 0, 1, 1])
+
+
+def pixels(split: str, shape: tuple[int, ...] = (7, 6, 5, 3)) -> np.ndarray:
+    """Random images, other ones for each split."""
+    return np.random.default_rng(len(split)).integers(0, 256, shape, np.uint8)
+
+
+class TinyUnknown(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """A builder that TFDS does not know: it finds its data only by the files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    image = tfds.features.Image(shape=(6, 5, 3))
+    sizes = (6,) * 7
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["a", "b", "c"])
+        size = tfds.features.Scalar(np.int64)
+        text = tfds.features.Text()
+        features = {"image": self.image, "label": label, "size": size, "text": text}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples(split) for split in ("train", "test")}
+
+    def _generate_examples(self, split):
+        channels = self.image.shape[-1]
+        for i, image in enumerate(pixels(split)):
+            cut = image[: self.sizes[i], :, :channels]
+            yield i, {"image": cut, "label": LABELS[i], "size": i, "text": "hello"}
+
+
+class TinyPng(TinyUnknown):
+    pass
+
+
+class TinyGrey(TinyUnknown):
+    image = tfds.features.Image(shape=(6, 5, 1))
+
+
+class TinyTensor(TinyUnknown):
+    image = tfds.features.Tensor(shape=(6, 5, 3), dtype=np.uint8)
+
+
+class TinyUneven(TinyUnknown):
+    image = tfds.features.Image(shape=(None, 5, 3))
+    sizes = (6, 6, 5, 6, 6, 6, 6)
+
+
+def tiny(folder: Path, name: str = "tiny_png", **options: str | None) -> Tfds:
+    return Tfds(name=name, data_dir=str(folder), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["tiny_png", "tiny_grey", "tiny_tensor"])
+def test_tfds_prepares_and_reads(name, tmp_path):
+    channels = 1 if name == "tiny_grey" else 3
+    for _ in range(2):  # prepared first, then found
+        for split in ("train", "test"):
+            data = tiny(tmp_path, name).load(split)
+            assert np.array_equal(data.images, pixels(split)[..., :channels])
+            assert np.array_equal(data.labels, LABELS)  # type: ignore[arg-type]
+            assert data.class_names == ("a", "b", "c")
+    assert "tensorflow" not in sys.modules
+
+
+def test_tfds_reads_jpeg(tmp_path, monkeypatch):
+    image = tfds.features.Image(shape=(6, 5, 3), encoding_format="jpeg")
+    monkeypatch.setattr(TinyPng, "image", image)
+    smooth = np.broadcast_to(
+        np.arange(7, dtype=np.uint8)[:, None, None, None], (7, 6, 5, 3)
+    )
+    monkeypatch.setattr(sys.modules[__name__], "pixels", lambda split: smooth.copy())
+    images = tiny(tmp_path).load().images
+    assert np.abs(images.astype(int) - smooth).max() <= 2
+
+
+def test_tfds_selects_splits_and_features(tmp_path):
+    tiny(tmp_path).load()
+    data = tiny(tmp_path, train_split="train[2:5]", test_split="train[-1:]").load()
+    assert np.array_equal(data.images, pixels("train")[2:5])
+    assert data.labels is not None
+    assert data.labels.tolist() == LABELS[2:5].tolist()
+    data = tiny(tmp_path, test_split="train[-1:]").load("test")
+    assert np.array_equal(data.images, pixels("train")[-1:])
+    assert tiny(tmp_path, label_key=None).load().labels is None
+    numbers = tiny(tmp_path, label_key="size").load()
+    assert (numbers.num_classes, numbers.class_names) == (7, None)
+
+
+def test_tfds_reads_files_without_their_builder(tmp_path):
+    with pytest.raises(InputError, match="knows no data set 'tiny_unknown'"):
+        tiny(tmp_path, "tiny_unknown").load()
+    prepare.prepared(lambda: TinyUnknown(data_dir=tmp_path))
+    data = tiny(tmp_path, "tiny_unknown").load()
+    assert np.array_equal(data.images, pixels("train"))
+
+
+@pytest.mark.parametrize("split", ["train", "train[3:5]"])
+def test_tfds_reads_tfrecords(split, tmp_path):
+    """The format that TFDS prepares by default where there is TensorFlow."""
+    expected = tiny(tmp_path, train_split=split).load()
+    folder = tmp_path / "tiny_png" / "1.0.0"
+    builder = tfds.builder("tiny_png", data_dir=tmp_path)
+    for name in ("train", "test"):
+        with open(folder / f"tiny_png-{name}.tfrecord-00000-of-00001", "wb") as file:
+            for record in builder.as_data_source(name).data_source:
+                length = struct.pack("<Q", len(record))
+                file.write(length + b"cksm" + record + b"cksm")
+        (folder / f"tiny_png-{name}.array_record-00000-of-00001").unlink()
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info["fileFormat"] = "tfrecord"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    data = tiny(tmp_path, train_split=split).load()
+    assert np.array_equal(data.images, expected.images)
+    assert np.array_equal(data.labels, expected.labels)  # type: ignore[arg-type]
+    info["fileFormat"] = "riegeli"
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(InputError, match="prepared as riegeli"):
+        tiny(tmp_path, train_split=split).load()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train_split": "valid"}, "no split 'valid'; choose from test, train"),
+        ({"train_split": "train[x:]"}, r"no split 'train\[x:\]'"),
+        ({"train_split": "train[:0]"}, "no examples in split"),
+        ({"image_key": "picture"}, "no feature 'picture'; choose from"),
+        ({"image_key": "size"}, "'size' of tiny_png is .*uint8 image"),
+        ({"label_key": "class"}, "no feature 'class'; choose from"),
+        ({"label_key": "text"}, "'text' of tiny_png is .*integer class"),
+        ({"name": "tiny_uneven"}, r"several sizes, \(6, 5, 3\) and \(5, 5, 3\)"),
+        ({"name": "tiny_pgn"}, "close to it: .*tiny_png.*prepared in .*: tiny_png$"),
+        ({"name": "cifar1"}, "close to it: cifar10, .*prepared in .*: tiny_png$"),
+        ({"name": "tiny_png:7.0.0"}, "cannot make 'tiny_png:7.0.0'"),
+        ({"name": "not a name"}, "cannot make 'not a name'"),
+    ],
+)
+def test_tfds_refuses(options, message, tmp_path):
+    tiny(tmp_path).load()
+    with pytest.raises(InputError, match=message) as caught:
+        tiny(tmp_path, **options).load()
+    assert "\n" not in str(caught.value)
+
+
+def test_tfds_refuses_another_split_and_a_bad_folder(tmp_path):
+    with pytest.raises(InputError, match="split is 'train2'"):
+        tiny(tmp_path).load("train2")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot prepare data set 'tiny_png' in"):
+        tiny(tmp_path / "file").load()

@@ -1,0 +1,210 @@
+"""Pictures: pixels at their places, sizes, times, and one line for each mistake."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.GifImagePlugin import GifImageFile
+from sklearn.datasets import load_digits
+
+from jaxdiff import plots
+from jaxdiff.errors import InputError
+from jaxdiff.plots import GAP, GAP_COLOUR
+
+RNG = np.random.default_rng(0)
+GREY = np.round(load_digits().images[:12, ..., None] * 255 / 16).astype(np.uint8)
+RGB = RNG.integers(0, 256, (5, 32, 24, 3), np.uint8)
+STEPS = np.arange(1, 101)
+
+
+def read(path):
+    """The pixels [h, w, C] of a PNG."""
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture)
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def check_sheet(pixels, images, columns, scale, gap=GAP, tolerance=0):
+    """Every image is at its place, enlarged, and all the rest is gap."""
+    rest = np.ones(pixels.shape[:2], bool)
+    height, width = images.shape[1] * scale, images.shape[2] * scale
+    for i, image in enumerate(images):
+        y = GAP + i // columns * (height + GAP)
+        x = gap + i % columns * (width + gap)
+        place = np.s_[y : y + height, x : x + width]
+        expected = np.kron(image, np.ones((scale, scale, 1), np.uint8))
+        difference = np.abs(pixels[place].astype(int) - expected)
+        assert difference.max() <= tolerance
+        assert rest[place].all()
+        rest[place] = False
+    assert (pixels[rest] == GAP_COLOUR).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "columns", "scale", "used", "size"),
+    [
+        (GREY, None, None, (4, 8), (216, 286)),
+        (GREY, 6, 3, (6, 3), (66, 186)),
+        (GREY, 99, 1, (12, 1), (20, 174)),
+        (RGB, None, None, (3, 2), (146, 168)),  # the last row is incomplete
+    ],
+)
+def test_grid_has_every_pixel_at_its_place(
+    tmp_path, images, columns, scale, used, size
+):
+    plots.save_grid(tmp_path / "grid.png", images, columns=columns, scale=scale)
+    pixels = read(tmp_path / "grid.png")
+    assert pixels.shape == (*size, images.shape[-1])
+    check_sheet(pixels, images, *used)
+
+
+def test_row_labels_are_left_of_the_middles_of_their_rows(tmp_path):
+    plots.save_grid(tmp_path / "grid.png", GREY, row_labels=["one", "", "three"])
+    pixels = read(tmp_path / "grid.png")
+    left = pixels.shape[1] - (4 * 70 + GAP)
+    check_sheet(pixels[:, left:], GREY, columns=4, scale=8)
+    ink = pixels[:, :left, 0] < 128
+    assert not ink[:, :GAP].any()  # nothing is clipped
+    for row, inked in enumerate((True, False, True)):
+        lines = np.flatnonzero(ink[GAP + 70 * row : 70 * (row + 1)].any(axis=1))
+        assert inked == bool(lines.size)
+        if inked:
+            assert abs(lines.mean() - 32) < 4
+
+
+def test_strip_with_captions(tmp_path):
+    plots.save_strip(tmp_path / "plain.png", GREY[:3])
+    check_sheet(read(tmp_path / "plain.png"), GREY[:3], columns=3, scale=8)
+    captions = ["t = 0", "t = 99", "a caption wider than its image"]
+    plots.save_strip(str(tmp_path / "strip.png"), GREY[:3], captions)
+    pixels = read(tmp_path / "strip.png")
+    gap = (pixels.shape[1] - 3 * 64) // 4
+    assert gap > 100
+    check_sheet(pixels[: 64 + 2 * GAP], GREY[:3], columns=3, scale=8, gap=gap)
+    ink = pixels[64 + 2 * GAP :, :, 0] < 128
+    assert not ink[-1].any()
+    for i in range(3):
+        middle = gap + 32 + i * (64 + gap)
+        half = (64 + gap) // 2
+        across = np.flatnonzero(ink[:, middle - half : middle + half].any(axis=0))
+        assert abs(across.mean() - half) < 8
+
+
+def test_captions_that_fit_leave_the_gaps_alone(tmp_path):
+    plots.save_strip(tmp_path / "strip.png", GREY[:2], [0, 1])
+    assert read(tmp_path / "strip.png").shape[1] == 2 * 64 + 3 * GAP
+
+
+@pytest.mark.parametrize(("images", "scale"), [(GREY[:5], 8), (RGB, 2)])
+def test_gif_frames_times_and_pixels(tmp_path, images, scale):
+    if images is RGB:  # few colours, so that the palette holds them all
+        images = images // 128 * 127
+    frames = np.stack([np.roll(images, i, axis=0) for i in range(4)])
+    plots.save_gif(tmp_path / "a.gif", frames, columns=2, milliseconds=50, hold=900)
+    with GifImageFile(tmp_path / "a.gif") as gif:
+        assert (gif.format, gif.n_frames) == ("GIF", 4)
+        assert gif.info["loop"] == 0
+        times = []
+        for i, frame in enumerate(frames):
+            gif.seek(i)
+            times.append(gif.info["duration"])
+            pixels = np.asarray(gif.convert("RGB"))
+            check_sheet(
+                pixels,
+                np.broadcast_to(frame, (*frame.shape[:3], 3)),
+                2,
+                scale,
+                tolerance=8 if frame.shape[-1] == 1 else 0,
+            )
+    assert times == [50, 50, 50, 900]
+
+
+def test_gif_of_many_colours_and_of_one_frame(tmp_path):
+    plots.save_gif(tmp_path / "a.gif", RGB[None], hold=500, scale=1)
+    with GifImageFile(tmp_path / "a.gif") as gif:
+        assert gif.n_frames == 1
+        pixels = np.asarray(gif.convert("RGB"))
+    check_sheet(pixels, RGB, columns=3, scale=1, tolerance=110)
+
+
+def test_curves_are_small_pngs_that_show_their_lines(tmp_path):
+    loss = 1 / STEPS
+    holes = np.where(STEPS % 3 == 0, np.nan, loss * 2)
+    plots.save_loss_curve(
+        tmp_path / "loss.png", STEPS, {"loss": loss, "t < 250": holes}
+    )
+    linear = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    ends = np.linspace(1, 0, 50)  # an infinite log-SNR at both ends
+    plots.save_schedules(tmp_path / "s.png", {"linear": linear, "ends": ends})
+    for name, size, colours in (
+        ("loss.png", (432, 900), ((51, 51, 51), (0, 114, 178))),
+        ("s.png", (432, 1200), ((0, 114, 178), (230, 159, 0))),
+    ):
+        with Image.open(tmp_path / name) as picture:
+            pixels = np.asarray(picture.convert("RGB")).astype(int)
+        assert pixels.shape == (*size, 3)
+        assert (pixels[0, 0] == 255).all()
+        assert (tmp_path / name).stat().st_size < 100 * 1024
+        for colour in colours:
+            assert (np.abs(pixels - colour).max(axis=-1) < 12).sum() > 100
+
+
+def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
+    plots.save_loss_curve(tmp_path / "loss.png", STEPS, {"loss": STEPS * np.nan})
+    assert read(tmp_path / "loss.png").size
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: plots.save_grid(p, GREY / 255), r"images: float64 .* give uint8"),
+        (lambda p: plots.save_grid(p, GREY[0]), r"\(8, 8, 1\); give uint8 \[N, H"),
+        (lambda p: plots.save_grid(p, GREY[:0]), r"\(0, 8, 8, 1\); give"),
+        (lambda p: plots.save_strip(p, GREY.repeat(2, -1)), r"8, 2\); give .* 1 or 3"),
+        (lambda p: plots.save_gif(p, GREY), r"frames: uint8 .* \[F, N, H, W, C\]"),
+        (lambda p: plots.save_grid(p, GREY, columns=0), "columns: 0; give .* 1"),
+        (lambda p: plots.save_grid(p, GREY, scale=-1), "scale: -1; give .* 1"),
+        (
+            lambda p: plots.save_grid(p, GREY, columns=4, row_labels="ab"),
+            "row_labels: 2 texts for 3 rows; give",
+        ),
+        (lambda p: plots.save_grid(p, GREY, row_labels=[]), "row_labels: 0 texts"),
+        (lambda p: plots.save_strip(p, GREY, ["a"]), "captions: 1 texts for 12 images"),
+        (lambda p: plots.save_gif(p, GREY[None], hold=1), "80, 1; give 20 or more"),
+        (lambda p: plots.save_loss_curve(p, STEPS, {}), "nothing to draw: give"),
+        (
+            lambda p: plots.save_loss_curve(p, STEPS, {"loss": STEPS[1:]}),
+            r"series 'loss': \(99,\) for steps \(100,\); give one loss per step",
+        ),
+        (lambda p: plots.save_schedules(p, {}), "nothing to draw: give"),
+        (
+            lambda p: plots.save_schedules(p, {"x": np.array([0.5, 1.5])}),
+            r"schedule 'x': shape \(2,\), 0.5 to 1.5; give \[T\]",
+        ),
+        (lambda p: plots.save_schedules(p, {"x": np.array([np.nan])}), "nan"),
+        (lambda p: plots.save_schedules(p, {"x": np.zeros((2, 2))}), r"\(2, 2\)"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, call, message):
+    with pytest.raises(InputError, match=message) as error:
+        call(tmp_path / "x")
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pyplot_is_never_imported_and_the_rest_only_when_drawing(tmp_path):
+    code = f"""
+import sys
+import numpy as np
+from jaxdiff import plots
+assert not {{"matplotlib", "PIL"}} & set(sys.modules)
+plots.save_grid({str(tmp_path / "a.png")!r}, np.zeros((2, 8, 8, 1), np.uint8))
+plots.save_loss_curve({str(tmp_path / "b.png")!r}, [1, 2], {{"loss": [2.0, 1.0]}})
+plots.save_schedules({str(tmp_path / "c.png")!r}, {{"x": [0.9, 0.1]}})
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert len(list(tmp_path.iterdir())) == 3
