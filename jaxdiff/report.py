@@ -59,9 +59,12 @@ def save_samples(
 def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
     lines = writer.read(workdir / "metrics.jsonl")
-    names = [name for name in lines[0] if name.startswith("loss")] if lines else []
+    names = {"loss": "loss"} | {
+        f"loss_q{q}": f"t in {(q - 1) / 4:g}..{q / 4:g} T" for q in (1, 2, 3, 4)
+    }
     series = {
-        name: np.array([line.get(name, np.nan) for line in lines]) for name in names
+        text: np.array([line.get(name, np.nan) for line in lines])
+        for name, text in names.items()
     }
     steps = np.array([line["step"] for line in lines])
     plots.save_loss_curve(workdir / "loss.png", steps, series)

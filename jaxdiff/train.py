@@ -58,7 +58,7 @@ def train_step(
         state.params, network, schedule, batch, key, prediction
     )
     gradients, metrics = mean((gradients, metrics))
-    metrics["grad_norm"] = optax.global_norm(gradients)
+    metrics["grad_norm"] = optax.tree.norm(gradients)
     return state.apply_gradients(gradients, optimizer, ema_decay), metrics
 
 
@@ -155,8 +155,10 @@ def train(
                     report()
                     waiting, dispatched = (step, dispatched), []
                 if step % upkeep.checkpoint_every == 0 or last:
+                    # A run that goes on from here must find its metrics up to here.
+                    report()
+                    waiting = None
                     checkpoints.save(step, state)
-            report()
     return state
 
 

@@ -5,10 +5,55 @@ import os
 # More threads than devices: a device that waits in an all-reduce holds one, and with
 # none left over the devices wait for each other for ever.
 os.environ.setdefault("NPROC", "32")
+# Compiling takes most of the tests' time, and what they prove does not hang on it.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax
+import jax.numpy as jnp
+import pytest
+
+import jaxdiff as jd
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def standard_promotion():
+    """For what runs Optax, which multiplies integers by floats."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """What is prepared or compiled once serves the whole test run."""
+    os.environ["JAXDIFF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A tiny class-conditional network with random (not zero) outputs."""
+    config = jd.UNetConfig(channels=4, multipliers=(1, 2), blocks=1, attention=())
+    network = config.build(out_channels=1, num_classes=10)
+    variables = jax.jit(network.init)(
+        jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
+    )
+    leaves, tree = jax.tree.flatten(variables["params"])
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    # The network's last layers start at zero; noise makes every path count.
+    noisy = [
+        leaf + 0.1 * jax.random.normal(key, leaf.shape)
+        for leaf, key in zip(leaves, keys, strict=True)
+    ]
+    return network, jax.tree.unflatten(tree, noisy)
+
+
+@pytest.fixture(scope="session")
+def short():
+    """A schedule of 20 steps that ends in noise."""
+    return jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6).build()

@@ -49,6 +49,9 @@ def dropout(x: Array, rate: float, keys: Key | None) -> Array:
 class Norm(nn.Module):
     """Group normalisation with the largest number of groups that fits.
 
+    A group has two channels at least: in a group of one, normalisation would undo what
+    the time embedding adds, and the network would not know the time.
+
     Attributes:
         groups: the most groups; the number used divides the channels.
         dtype: of the result; the statistics are float32.
@@ -61,9 +64,8 @@ class Norm(nn.Module):
     def __call__(self, x: Images) -> Images:
         """Normalises x [batch, height, width, channels]."""
         channels = x.shape[-1]
-        groups = next(
-            g for g in range(min(self.groups, channels), 0, -1) if channels % g == 0
-        )
+        most = max(1, min(self.groups, channels // 2))
+        groups = next(g for g in range(most, 0, -1) if channels % g == 0)
         norm = nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype, name="group")
         return norm(x)
 

@@ -1,0 +1,160 @@
+"""Options out of range are refused, by name, with the value."""
+
+import re
+from typing import Any
+
+import pytest
+
+from jaxdiff.data import Digits, Tfds
+from jaxdiff.errors import InputError
+from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.networks import UNetConfig
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.prediction import Eps
+from jaxdiff.samplers import Ancestral
+from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("cls", "field", "value"),
+    [
+        *((Training, "num_steps", v) for v in (0, -1)),
+        *((Training, "batch_size", v) for v in (0, -8)),
+        *((Training, "ema_decay", v) for v in (-0.1, 1.0, 1.5, NAN)),
+        *((Upkeep, "log_every", v) for v in (0, -1)),
+        *((Upkeep, "checkpoint_every", v) for v in (0, -100, 150)),
+        *((Upkeep, "keep", v) for v in (0, -1)),
+        *((Sampling, "chunk", v) for v in (0, -1)),
+        *((Experiment, "seed", v) for v in (-1, 2**32)),
+        *((Optimizer, "learning_rate", v) for v in (0.0, -0.5, NAN)),
+        *((Optimizer, "warmup_steps", v) for v in (-1, -100)),
+        *((Optimizer, "beta_1", v) for v in (-0.1, 1.0, NAN)),
+        *((Optimizer, "beta_2", v) for v in (-0.1, 1.0, NAN)),
+        *((Optimizer, "weight_decay", v) for v in (-0.1, NAN)),
+        *((Optimizer, "clip_norm", v) for v in (0.0, -1.0, NAN)),
+        *((UNetConfig, "channels", v) for v in (0, -4, 2, 5)),
+        *((UNetConfig, "multipliers", v) for v in ((), (1, 0), (-1,))),
+        *((UNetConfig, "blocks", v) for v in (0, -1)),
+        *((UNetConfig, "heads", v) for v in (0, -1, 3)),
+        *((UNetConfig, "groups", v) for v in (0, -1)),
+        *((UNetConfig, "dropout", v) for v in (-0.1, 1.0, NAN)),
+        *((UNetConfig, "label_dropout", v) for v in (-0.1, 1.0, NAN)),
+    ],
+)
+def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    # "field must ...; got value", with no other field's name before it.
+    with pytest.raises(InputError, match=rf"^{field} must .*got {re.escape(shown)}$"):
+        cls(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
+        *((s(num_steps=-2), "num_steps must .* got -2") for s in (Cosine, Sigmoid)),
+        (Linear(beta_start=0), r"betas\[0\] = 0: .*start"),
+        (Linear(beta_start=-0.5), r"betas\[0\] = -0.5: .*start"),
+        (Linear(beta_end=1), r"betas\[999\] = 1: .*end"),
+        (Linear(beta_end=NAN), "betas.* nan: .*end"),
+        (Quadratic(beta_start=-0.5), "beta_start .* got -0.5 and"),
+        (Quadratic(beta_start=0), r"betas\[0\] = 0: .*start"),
+        (Quadratic(beta_end=1), r"betas\[999\] = 1: .*end"),
+        (Cosine(offset=-1), "offset must be at least 0; got -1"),
+        (Cosine(max_beta=0), "max_beta must .* got 0"),
+        (Cosine(max_beta=1), "max_beta must .* got 1"),
+        (Sigmoid(start=1, end=1), "start must be less than end; got 1 and 1"),
+        (Sigmoid(start=2, end=1), "start must be less than end; got 2 and 1"),
+        (Sigmoid(start=NAN), "start must be less than end; got nan and 3"),
+        (Sigmoid(tau=0), "tau must be above 0; got 0"),
+        (Sigmoid(tau=-1), "tau must be above 0; got -1"),
+        (Sigmoid(tau=NAN), "tau must be above 0; got nan"),
+        (Sigmoid(max_beta=1.5), "max_beta must .* got 1.5"),
+    ],
+)
+def test_a_schedule_out_of_range_is_not_built(schedule, words):
+    with pytest.raises(InputError, match=words) as error:
+        schedule.build()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.xfail(strict=True, reason="only the command line checks a Literal")
+@pytest.mark.parametrize(
+    ("cls", "field"), [(Optimizer, "decay"), (UNetConfig, "dtype")]
+)
+def test_an_unknown_word_is_refused(cls, field):
+    with pytest.raises(InputError, match=f"{field} must .*'cosin'"):
+        cls(**{field: "cosin"})
+
+
+@pytest.mark.xfail(strict=True, reason="the error tells of a beta nobody gave")
+@pytest.mark.parametrize("schedule", [Linear, Quadratic])
+@pytest.mark.parametrize("value", [0.0, 2.0])
+def test_an_end_of_the_betas_is_refused_by_its_own_name(schedule, value):
+    with pytest.raises(InputError, match=f"beta_end must .* got {value:g}$"):
+        schedule(beta_end=value).build()
+
+
+@pytest.mark.parametrize("channels", [4, 6, 128])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"multipliers": (1,), "heads": 2},
+        {"multipliers": (3, 1), "attention": (), "groups": 1},
+        {"dropout": 0.0, "label_dropout": 0.0},
+        {"dropout": 0.999, "label_dropout": 0.999},
+    ],
+)
+def test_the_ends_of_the_ranges_are_good(channels, options):
+    config = UNetConfig(channels=channels, **options)
+    assert config.build(1).config == config
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (Training, {"num_steps": 1, "batch_size": 1, "ema_decay": 0.0}),
+        (Upkeep, {"log_every": 1, "checkpoint_every": 1, "keep": 1}),
+        (Upkeep, {"log_every": 7, "checkpoint_every": 21}),
+        (Sampling, {"chunk": 1}),
+        (Experiment, {"seed": 0}),
+        (Experiment, {"seed": 2**32 - 1}),
+        (Optimizer, {"warmup_steps": 0, "beta_1": 0.0, "beta_2": 0.0}),
+        (Optimizer, {"weight_decay": 0.0, "clip_norm": INF}),
+    ],
+)
+def test_what_is_in_range_is_kept_as_given(cls, options):
+    made = cls(**options)
+    assert {name: getattr(made, name) for name in options} == options
+
+
+@pytest.mark.parametrize("options", [{"bogus": 1}, {"num_step": 3}])
+@pytest.mark.parametrize("cls", [Experiment, Training, Upkeep, Sampling, Optimizer])
+def test_an_option_that_is_none_is_pythons_own_mistake(cls: Any, options):
+    with pytest.raises(TypeError, match=next(iter(options))):
+        cls(**options)
+
+
+def test_options_are_given_by_name_alone():
+    classes: list[Any] = [Experiment, Training, Upkeep, Sampling, Optimizer, Linear]
+    for cls in classes:
+        with pytest.raises(TypeError, match="positional"):
+            cls(1)
+
+
+def test_the_defaults_are_those_of_ddpm():
+    """Ho et al. 2020, section 4 and appendix B, for CIFAR-10."""
+    experiment = Experiment()
+    assert experiment.schedule == Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02)
+    assert experiment.prediction == Eps()
+    assert experiment.optimizer == Optimizer(
+        learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0, weight_decay=0.0
+    )
+    assert experiment.training == Training(
+        num_steps=800_000, batch_size=128, ema_decay=0.9999
+    )
+    assert experiment.sampling.sampler == Ancestral()
+    assert experiment.network.multipliers == (1, 2, 2, 2)
+    assert (Digits().flip, Tfds().flip) == (False, True)

@@ -1,0 +1,109 @@
+"""The objective: exact values, its minimum, and one key per example."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+
+class Linear:
+    """A "network" with one parameter: it outputs params * x_t, without classes."""
+
+    num_classes = None
+
+    def apply(self, variables, x_t, t, labels=None, keys=None):
+        return variables["params"] * x_t
+
+
+def batch_of(images, labels=None):
+    return jd.Batch(images, labels, jnp.arange(len(images)))
+
+
+def test_loss_of_a_linear_network_is_its_closed_form():
+    """Data 0 makes x_t = sigma eps, so the loss is the mean of (w sigma - 1)^2."""
+    schedule = jd.Linear().build()
+    num = 20_000
+    zeros = batch_of(jnp.zeros((num, 2, 2, 1)))
+    for weight in (0.0, 0.7, 1.3):
+        loss, metrics = jax.jit(jd.loss_fn, static_argnums=1)(
+            jnp.float32(weight), Linear(), schedule, zeros, jax.random.key(0)
+        )
+        sigma = np.asarray(schedule.sqrt_one_minus_alphas_bar, np.float64)
+        exact = (weight * sigma - 1) ** 2
+        # An example's loss is exact * (mean of 4 squared normals), of variance 1/2.
+        second = (exact**2 * 1.5).mean() - exact.mean() ** 2
+        assert abs(float(loss) - exact.mean()) < 4 * (second / num) ** 0.5
+        quarters = metrics["loss_by_quarter"] / metrics["share_by_quarter"]
+        expected = exact.reshape(4, 250).mean(axis=1)
+        np.testing.assert_allclose(quarters, expected, rtol=0.08, atol=1e-3)
+        np.testing.assert_allclose(metrics["loss_by_quarter"].sum(), loss, rtol=1e-5)
+        np.testing.assert_allclose(metrics["share_by_quarter"], 0.25, atol=0.02)
+
+
+def test_the_true_noise_has_no_loss(short):
+    """A network that is told x_0 = 0 can say eps = x_t / sigma exactly."""
+
+    class Exact(Linear):
+        def apply(self, variables, x_t, t, labels=None, keys=None):
+            return x_t / short.level(t).scales(x_t)[1]
+
+    images = batch_of(jnp.zeros((8, 2, 2, 1)))
+    loss, _ = jd.loss_fn(None, Exact(), short, images, jax.random.key(0))
+    assert float(loss) < 1e-10
+
+    class Negated(Exact):
+        def apply(self, *args, **kwargs):
+            return -super().apply(*args, **kwargs)
+
+    wrong, _ = jd.loss_fn(None, Negated(), short, images, jax.random.key(0))
+    assert float(wrong) > 2
+
+
+def test_an_examples_loss_depends_on_its_index_alone(tiny, short):
+    network, params = tiny
+    images = jax.random.uniform(jax.random.key(5), (8, 8, 8, 1), minval=-1)
+    labels = jnp.arange(8)
+    loss_fn = jax.jit(jd.loss_fn, static_argnums=1)
+
+    def loss_of(places):
+        places = jnp.asarray(places)
+        batch = jd.Batch(images[places], labels[places], places)
+        return float(loss_fn(params, network, short, batch, jax.random.key(0))[0])
+
+    parts = np.mean([loss_of([i]) for i in range(8)])
+    np.testing.assert_allclose(loss_of(np.arange(8)), parts, rtol=1e-5)
+    np.testing.assert_allclose(loss_of([6, 1, 3]), loss_of([3, 6, 1]), rtol=1e-5)
+
+
+def test_other_keys_draw_other_noise(tiny, short):
+    network, params = tiny
+    batch = jd.Batch(jnp.zeros((4, 8, 8, 1)), jnp.arange(4), jnp.arange(4))
+    losses = {
+        float(jd.loss_fn(params, network, short, batch, jax.random.key(seed))[0])
+        for seed in (0, 0, 1)
+    }
+    assert len(losses) == 2
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (
+            np.zeros((2, 8, 8), np.float32),
+            None,
+            r"height, width, channels\]; got shape",
+        ),
+        (np.zeros((2, 8, 8, 1), np.uint8), None, "got uint8: use to_float"),
+        (np.full((2, 8, 8, 1), 255.0), [0, 1], "got 255 to 255"),
+        (np.zeros((2, 8, 8, 1), np.float32), None, "10 classes, but .* no labels"),
+        (np.zeros((2, 8, 8, 1), np.float32), [0, 10], r"0\.\.9; got 10"),
+        (np.zeros((2, 8, 8, 1), np.float32), [0], r"of one length; got \[1, 2\]"),
+    ],
+)
+def test_bad_batches(tiny, short, images, labels, message):
+    network, params = tiny
+    batch = jd.Batch(images, labels and np.array(labels), np.arange(2))
+    with pytest.raises(ValueError, match=message):
+        jd.loss_fn(params, network, short, batch, jax.random.key(0))

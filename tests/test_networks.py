@@ -1,0 +1,164 @@
+"""The U-Net: DDPM's sizes, its conditioning, and randomness per example."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.networks import layers
+
+
+def init_shapes(network, size=32):
+    channels = network.out_channels
+    images, t = jnp.zeros((1, size, size, channels)), jnp.zeros(1, jnp.int32)
+    return jax.eval_shape(network.init, jax.random.key(0), images, t)["params"]
+
+
+@pytest.mark.parametrize(
+    ("multipliers", "size", "count"),
+    [((1, 2, 2, 2), 32, 35_746_307), ((1, 1, 2, 2, 4, 4), 256, 113_673_219)],
+)
+def test_parameters_are_ddpms(multipliers, size, count):
+    network = jd.UNetConfig(multipliers=multipliers).build(out_channels=3)
+    shapes = init_shapes(network, size)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+def test_timestep_embedding_is_ddpms():
+    t, features = np.array([0, 1, 999]), 8
+    frequencies = np.exp(-np.log(10_000) * np.arange(4) / 3)
+    angles = t[:, None] * frequencies
+    expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+    got = layers.timestep_embedding(jnp.asarray(t), features)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+def test_starts_at_zero(tiny):
+    """The last convolution starts at zero: at first the network predicts no noise."""
+    network, _ = tiny
+    images, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, jnp.int32)
+    params = network.init(jax.random.key(0), images, t)
+    np.testing.assert_array_equal(network.apply(params, images, t), 0)
+
+
+@pytest.fixture(scope="module")
+def apply(tiny):
+    network, params = tiny
+
+    @jax.jit
+    def apply(x, t, labels=None, keys=None):
+        return network.apply({"params": params}, x, t, labels, keys)
+
+    return apply
+
+
+def test_examples_do_not_mix_and_time_and_class_matter(apply):
+    x = jax.random.normal(jax.random.key(0), (3, 8, 8, 1))
+    t, labels = jnp.array([3, 500, 999]), jnp.array([0, 4, 9])
+    out = apply(x, t, labels)
+    assert (out.shape, out.dtype) == (x.shape, jnp.float32)
+    other = apply(x.at[0].set(0.0), t, labels)
+    np.testing.assert_allclose(other[1:], out[1:], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(other[0], out[0])
+    assert not np.allclose(apply(x, t.at[0].set(900), labels)[0], out[0], atol=1e-3)
+    assert not np.allclose(apply(x, t, labels.at[0].set(1))[0], out[0], atol=1e-3)
+
+
+def test_no_labels_are_the_null_class(apply):
+    x, t = jnp.ones((2, 8, 8, 1)), jnp.array([3, 500])
+    null = apply(x, t, jnp.array([10, 10]))
+    np.testing.assert_allclose(apply(x, t), null, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_and_label_dropout_are_per_example(apply):
+    x = jnp.ones((4, 8, 8, 1))
+    t, labels = jnp.full(4, 9), jnp.full(4, 3)
+    keys = jax.random.split(jax.random.key(0), 4)
+    out = apply(x, t, labels, keys)
+    assert not np.allclose(out[0], out[1])  # equal inputs, other keys
+    swapped = apply(x, t, labels, keys[::-1])
+    np.testing.assert_allclose(swapped, out[::-1], rtol=1e-4, atol=1e-5)
+
+
+def test_rates_of_dropout():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    kept = layers.dropout(jnp.ones((4000, 10)), 0.3, keys)
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
+    assert abs(float(kept.mean()) - 1) < 4 * (0.3 / 0.7 / 40_000) ** 0.5
+    dropped = layers.drop_labels(jnp.full(4000, 3), 0.2, 10, keys) == 10
+    assert abs(float(dropped.mean()) - 0.2) < 4 * (0.16 / 4000) ** 0.5
+
+
+def test_norm_fits_any_number_of_channels():
+    for channels, groups in [(64, 32), (48, 24), (7, 1), (66, 22), (6, 3)]:
+        norm = layers.Norm(groups=32, dtype=jnp.float32)
+        x = 5 + 3 * jax.random.normal(jax.random.key(0), (1, 6, 6, channels))
+        y = norm.apply(norm.init(jax.random.key(0), x), x)
+        parts = y.reshape(36, groups, channels // groups)
+        np.testing.assert_allclose(parts.mean(axis=(0, 2)), 0, atol=1e-4)
+        np.testing.assert_allclose(parts.var(axis=(0, 2)), 1, atol=1e-3)
+
+
+def test_attention_is_softmax_of_products():
+    layer = layers.Attention(heads=2, groups=2, dtype=jnp.float32)
+    x = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
+    params = layer.init(jax.random.key(1), x)["params"]
+    params["out"]["kernel"] = jnp.eye(4)
+    got = layer.apply({"params": params}, x) - x
+    norm = (
+        layers.Norm(2, jnp.float32).apply({"params": params["norm"]}, x).reshape(6, 4)
+    )
+    q, k, v = (
+        (norm @ params[n]["kernel"]).reshape(6, 2, 2) for n in ("query", "key", "value")
+    )
+    weights = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k) / 2**0.5)
+    expected = jnp.einsum("hqk,khd->qhd", weights, v).reshape(1, 2, 3, 4)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("standard_promotion")  # Flax promotes bfloat16 statistics
+@pytest.mark.parametrize("change", [{"remat": True}, {"dtype": "bfloat16"}])
+def test_rematerialisation_and_bfloat16(tiny, change):
+    network, params = tiny
+    changed = dataclasses.replace(network.config, **change).build(1, 10)
+    same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype  # noqa: E731
+    assert jax.tree.all(jax.tree.map(same, init_shapes(changed, 8), params))
+    x, t = jnp.ones((2, 8, 8, 1)), jnp.array([3, 500])
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def loss(params, network):
+        out = network.apply({"params": params}, x, t, None, keys)
+        assert out.dtype == jnp.float32
+        return (out**2).mean()
+
+    value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(
+        params, network
+    )
+    other = jax.jit(jax.value_and_grad(loss), static_argnums=1)(params, changed)
+    tolerance = 1e-4 if change == {"remat": True} else 0.1
+    np.testing.assert_allclose(other[0], value, rtol=tolerance)
+    difference = jax.tree.map(lambda a, b: ((a - b) ** 2).sum(), other[1], gradient)
+    size = jax.tree.map(lambda a: (a**2).sum(), gradient)
+    total = lambda tree: float(sum(jax.tree.leaves(tree)))  # noqa: E731
+    assert (total(difference) / total(size)) ** 0.5 < tolerance
+
+
+def test_sizes_that_do_not_halve_name_the_nearest():
+    network = jd.UNetConfig(channels=4, multipliers=(1, 1, 1)).build(1)
+    images, t = jnp.zeros((1, 30, 28, 1)), jnp.zeros(1, jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"height must be a multiple of 4.*got 30: use 28 or 32"
+    ):
+        network.init(jax.random.key(0), images, t)
+    with pytest.raises(ValueError, match=r"width, 1\]; got shape \(1, 28, 28, 3\)"):
+        network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)), t)
+
+
+def test_images_that_are_not_square(apply, tiny):
+    network, params = tiny
+    x, t = jnp.ones((1, 4, 12, 1)), jnp.zeros(1, jnp.int32)
+    assert network.apply({"params": params}, x, t).shape == x.shape

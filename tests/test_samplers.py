@@ -1,0 +1,159 @@
+"""The chain: scan equals a loop, one key per example, constant memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff import keys as keys_lib
+from jaxdiff.samplers.base import _chain
+
+SHAPE = (5, 4, 4, 1)
+
+
+def shrink(x_t, level):
+    """The exact denoiser of N(0, 1) data on a variance-preserving schedule."""
+    return jd.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
+
+
+def test_scan_equals_a_loop_of_steps(short):
+    key = jax.random.key(3)
+    x = keys_lib.normal(
+        keys_lib.fold(keys_lib.example_keys(key, jnp.arange(5)), short.num_steps),
+        SHAPE[1:],
+    )
+    for t in reversed(range(short.num_steps)):
+        x = jd.p_sample_step(shrink, short, x, t, key)
+    images = jd.sample(shrink, jd.Ancestral(), short, key, SHAPE)
+    np.testing.assert_allclose(images, x, rtol=1e-5, atol=1e-6)
+
+
+def test_exact_denoiser_keeps_the_datas_moments():
+    """With N(0, 1) data and the fixed large variance every step is exact."""
+    schedule = jd.Linear(num_steps=50, beta_start=1e-3, beta_end=0.3).build()
+    sampler = jd.Ancestral(variance=jd.FixedLarge())
+    images = jd.sample(shrink, sampler, schedule, jax.random.key(0), (40_000, 1))
+    # The last step adds no noise: it scales x_0-hat = sqrt(alphas_bar_0) x.
+    deviation = float(schedule.sqrt_alphas_bar[0])
+    assert abs(float(images.mean())) < 4 * deviation / 200
+    assert abs(float(images.var()) / deviation**2 - 1) < 4 * (2 / 40_000) ** 0.5
+
+
+@pytest.mark.parametrize("every", [1, 3, 20, 21])
+def test_trajectory(short, every):
+    noise = jax.random.normal(jax.random.key(1), (20, *SHAPE))
+    x_T = jax.random.normal(jax.random.key(2), SHAPE)
+    args = (shrink, jd.Ancestral(), short, jax.random.key(0), SHAPE)
+    images, states = jd.sample(*args, x_T=x_T, noise=noise, every=every)
+    assert states.shape == (20 // every + 1, *SHAPE)
+    np.testing.assert_array_equal(states[-1], images)
+    x, expected = x_T, [x_T]
+    for i, t in enumerate(reversed(range(20))):
+        x = jd.p_sample_step(shrink, short, x, t, jax.random.key(0), noise=noise[i])
+        expected.append(x)
+    steps_left = np.arange(20, -1, -1)
+    expected = [
+        x for x, left in zip(expected, steps_left, strict=True) if left % every == 0
+    ]
+    assert len(expected) == len(states)
+    np.testing.assert_allclose(states, jnp.stack(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_an_images_noise_depends_on_its_index_alone(short):
+    """Bit for bit, whatever the batch: a denoiser that says 0 shows the noise."""
+
+    def silent(x_t, level):
+        return jd.Estimate(x_0=jnp.zeros_like(x_t), eps=jnp.zeros_like(x_t))
+
+    def draw(indices, key=0):
+        shape = (len(indices), 8, 8, 1)
+        args = (silent, jd.Ancestral(), short, jax.random.key(key), shape)
+        # The state before the last step, which is onto x_0 = 0.
+        return jd.sample(*args, indices=jnp.asarray(indices), every=1)[1][-2]
+
+    whole = draw(np.arange(64))
+    np.testing.assert_array_equal(draw([17])[0], whole[17])
+    np.testing.assert_array_equal(draw([63, 5, 17]), whole[jnp.array([63, 5, 17])])
+    assert not np.array_equal(draw([17], key=1)[0], whole[17])
+    assert len(np.unique(whole[:, 0, 0, 0])) == 64
+
+
+def test_noise_is_the_same_on_any_number_of_devices():
+    key, indices = jax.random.key(0), np.arange(64)
+
+    def draw(key, indices):
+        return keys_lib.normal(keys_lib.example_keys(key, indices), (8, 8, 1))
+
+    one = draw(key, jnp.asarray(indices))
+    for count in (1, 2, 8):
+        parallel = jd.Pmap(jax.local_devices()[:count])
+        np.testing.assert_array_equal(parallel.map(draw)(key, indices), one)
+    np.testing.assert_array_equal(draw(key, jnp.array([42]))[0], one[42])
+
+
+def test_images_agree_alone_in_a_batch_and_on_devices(tiny, short):
+    network, params = tiny
+    labels = np.arange(16) % 10
+
+    def draw(shared, batch):
+        indices, labels = batch
+        denoiser = jd.clip_x_0(jd.bind(network, shared[0], labels))
+        shape = (len(indices), 8, 8, 1)
+        return jd.sample(
+            denoiser, jd.Ancestral(), short, shared[1], shape, indices=indices
+        )
+
+    shared, batch = (params, jax.random.key(0)), (np.arange(16), labels)
+    whole = draw(shared, jax.tree.map(jnp.asarray, batch))
+    for count in (1, 8):
+        parallel = jd.Pmap(jax.local_devices()[:count])
+        got = parallel.map(draw)(shared, batch)
+        np.testing.assert_allclose(got, whole, atol=2e-5)
+    alone = draw(shared, (jnp.array([9]), jnp.array([labels[9]])))
+    np.testing.assert_allclose(alone[0], whole[9], atol=2e-5)
+    again = draw(shared, jax.tree.map(jnp.asarray, batch))
+    np.testing.assert_array_equal(again, whole)
+
+
+def test_other_parameters_labels_and_bounds_do_not_compile_again(tiny, short):
+    network, params = tiny
+    shape = (2, 8, 8, 1)
+
+    def draw(scale, labels, bound, seed):
+        scaled = jax.tree.map(lambda p: scale * p, params)
+        denoiser = jd.clip_x_0(jd.bind(network, scaled, labels), -bound, bound)
+        return jd.sample(denoiser, jd.Ancestral(), short, jax.random.key(seed), shape)
+
+    first = draw(1.0, [1, 2], 1.0, 0)
+    compiled = _chain._cache_size()
+    for args in [(0.5, [1, 2], 1.0, 0), (1.0, [3, 4], 1.0, 0), (1.0, [1, 2], 0.5, 1)]:
+        assert not np.array_equal(draw(*args), first)
+    assert _chain._cache_size() == compiled
+
+
+def test_memory_does_not_grow_with_the_steps():
+    def peak(num_steps):
+        betas = np.linspace(1e-4, 0.02, num_steps)
+        betas[-1] = 0.9999
+        lowered = _chain.lower(
+            jax.tree_util.Partial(shrink), jd.Ancestral(),
+            jd.Schedule.from_betas(betas),
+            jax.random.key(0), (8, 32, 32, 3), jnp.arange(8), None, None, None,
+        )  # fmt: skip
+        memory = lowered.compile().memory_analysis()
+        return memory.temp_size_in_bytes + memory.output_size_in_bytes
+
+    assert peak(1000) < 1.05 * peak(10)
+
+
+def test_clipping_rederives_eps(short):
+    x_t = jnp.linspace(-9, 9, 12).reshape(3, 4)
+    level = short.level(jnp.array([2, 9, 15]))
+    estimate = jd.clip_x_0(shrink, -0.5, 0.25)(x_t, level)
+    assert (estimate.x_0.min(), estimate.x_0.max()) == (-0.5, 0.25)
+    alpha, sigma = level.scales(x_t)
+    rebuilt = alpha * estimate.x_0 + sigma * estimate.eps
+    np.testing.assert_allclose(rebuilt, x_t, rtol=1e-5, atol=1e-6)
+    inside = jd.clip_x_0(shrink, -99.0, 99.0)(x_t, level)
+    np.testing.assert_allclose(inside.eps, shrink(x_t, level).eps, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,230 @@
+"""Training: the same bits again, also after a stop; load; the pictures' run."""
+
+import dataclasses
+import json
+import pathlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from experiments import cifar10
+from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.loss import QUARTERS
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.run import init_state
+from jaxdiff.train import summary
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+TINY = jd.Experiment(
+    schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
+    network=jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=()),
+    optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
+    training=Training(num_steps=8, batch_size=16, ema_decay=0.9),
+    upkeep=Upkeep(log_every=2, checkpoint_every=4),
+    sampling=Sampling(chunk=8),
+)
+
+
+def same_bits(a, b):
+    return all(
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run from start to end, and its final state."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"):
+        return workdir, jax.device_get(jd.train(TINY, workdir, progress=False))
+
+
+def test_one_seed_gives_the_same_bits(finished, tmp_path):
+    workdir, state = finished
+    again = jd.train(TINY, tmp_path, progress=False)
+    assert same_bits(state, again)
+    images = [jd.load(w).generate(np.arange(8), 8, seed=1) for w in (workdir, tmp_path)]
+    np.testing.assert_array_equal(*images)
+    other = jd.train(
+        dataclasses.replace(TINY, seed=1), tmp_path / "other", progress=False
+    )
+    assert not same_bits(state.params, other.params)
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
+    """Stopped in step 7, after the checkpoint of step 4."""
+    workdir, state = finished
+    steps = []
+
+    def stop(*args, **kwargs):
+        if len(steps) == 6:
+            raise KeyboardInterrupt
+        steps.append(1)
+        return real(*args, **kwargs)
+
+    import jaxdiff.data
+
+    real = jaxdiff.data.batch
+    with monkeypatch.context() as patch:
+        patch.setattr(jaxdiff.data, "batch", stop)
+        with pytest.raises(KeyboardInterrupt):
+            jd.train(TINY, tmp_path, progress=False)
+    assert jd.load(tmp_path).step == 4
+    again = jd.train(TINY, tmp_path, progress=False)
+    assert same_bits(state, again)
+    read = lambda folder: [  # noqa: E731
+        {k: v for k, v in json.loads(line).items() if k != "images_per_s"}
+        for line in (folder / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert read(tmp_path) == read(workdir)
+    assert [line["step"] for line in read(tmp_path)] == [2, 4, 6, 8]
+
+
+def test_another_configuration_is_refused_by_its_fields(finished):
+    workdir, _ = finished
+    before = sorted(workdir.rglob("*"))
+    changed = dataclasses.replace(
+        TINY, seed=3, schedule=jd.Cosine(num_steps=20),
+        network=dataclasses.replace(TINY.network, channels=8),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="another configuration") as error:
+        jd.train(changed, workdir, progress=False)
+    for part in (
+        "seed: 0, not 3",
+        "network.channels: 4, not 8",
+        "'Linear', not 'Cosine'",
+    ):
+        assert part in str(error.value)
+    assert sorted(workdir.rglob("*")) == before
+
+
+def test_upkeep_may_change(finished):
+    workdir, state = finished
+    changed = dataclasses.replace(TINY, upkeep=Upkeep(log_every=4, checkpoint_every=4))
+    assert same_bits(jd.train(changed, workdir, progress=False), state)
+    assert jd.load(workdir).experiment == changed
+    jd.train(TINY, workdir, progress=False)
+
+
+def test_load_gives_back_the_averaged_model(finished):
+    workdir, state = finished
+    run = jd.load(workdir)
+    assert (run.experiment, run.step) == (TINY, 8)
+    assert run.info == DataInfo((8, 8, 1), 10, tuple("0123456789"))
+    assert same_bits(run.params, state.ema)
+    assert not same_bits(run.params, state.params)
+    labels = np.array([3, 1, 4])
+    images = jd.sample(
+        jd.clip_x_0(run.denoiser(labels)), jd.Ancestral(), run.schedule,
+        jax.random.key(0), (3, 8, 8, 1),
+    )  # fmt: skip
+    np.testing.assert_allclose(images, run.generate(labels, 3, seed=0), atol=2e-5)
+    assert jd.load(workdir, step=4).step == 4
+    with pytest.raises(ValueError, match=r"no checkpoint of step 5.*\[4, 8\]"):
+        jd.load(workdir, step=5)
+
+
+def test_images_do_not_depend_on_the_chunk(finished):
+    run = jd.load(finished[0])
+    sizes = []
+    small = run.generate(np.arange(10), 10, seed=2, on_chunk=sizes.append)
+    assert sizes == [8, 10]
+    experiment = dataclasses.replace(run.experiment, sampling=Sampling(chunk=256))
+    whole = dataclasses.replace(run, experiment=experiment)
+    large = whole.generate(np.arange(10), 10, seed=2)
+    np.testing.assert_allclose(small, large, atol=2e-5)
+
+
+def test_device_count_does_not_change_training(finished, tmp_path):
+    _, eight = finished
+    one = jd.train(
+        TINY, tmp_path, parallel=jd.Pmap(jax.local_devices()[:1]), progress=False
+    )
+    for a, b in zip(
+        jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True
+    ):
+        # Adam divides by the gradient's size: rounding of small ones is seen in full.
+        np.testing.assert_allclose(a, b, atol=2e-3)
+
+
+def test_unconditional_training(tmp_path):
+    experiment = dataclasses.replace(
+        TINY, conditional=False, training=Training(num_steps=2, batch_size=8)
+    )
+    jd.train(experiment, tmp_path, progress=False)
+    run = jd.load(tmp_path)
+    assert run.info.num_classes is None
+    assert run.generate(None, 3, seed=0).shape == (3, 8, 8, 1)
+    with pytest.raises(ValueError, match="no classes"):
+        run.denoiser(np.array([1]))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    experiment = dataclasses.replace(
+        TINY,
+        training=Training(num_steps=100, batch_size=16, ema_decay=0.9),
+        upkeep=Upkeep(log_every=20, checkpoint_every=100),
+    )
+    jd.train(experiment, tmp_path, progress=False)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_cifar10_recipe_takes_a_step_on_fake_data():
+    """The exact DDPM network and recipe, at a batch that a test can afford."""
+    config = cifar10.CONFIG
+    info = DataInfo((32, 32, 3), None, None)
+    state = jax.jit(init_state, static_argnums=(0, 1))(config, info)
+    assert sum(p.size for p in jax.tree.leaves(state.params)) == 35_746_307
+    optimizer = config.optimizer.build(config.training.num_steps)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
+    parallel = jd.Pmap(jax.local_devices()[:1])
+
+    def step(state, batch, mean):
+        return jd.train_step(
+            state, batch, mean,
+            network=config.network.build(3), schedule=config.schedule.build(),
+            prediction=config.prediction, optimizer=optimizer,
+            ema_decay=config.training.ema_decay, seed=config.seed,
+        )  # fmt: skip
+
+    state, metrics = parallel.step(step)(state, jd.Batch(images, None, np.arange(2)))
+    assert int(state.step) == 1
+    # An untrained network outputs 0, so its loss is the mean square of the noise.
+    assert abs(float(metrics["loss"]) - 1) < 4 * (2 / images.size) ** 0.5
+    assert jnp.isfinite(metrics["grad_norm"])
+
+
+def test_summary_weighs_quarters_by_their_examples():
+    def line(losses, quarters):
+        share = np.bincount(quarters, minlength=QUARTERS) / len(quarters)
+        part = np.bincount(quarters, losses, minlength=QUARTERS) / len(quarters)
+        return {
+            "loss": np.mean(losses), "loss_by_quarter": part, "share_by_quarter": share
+        }  # fmt: skip
+
+    values = summary([line([1.0, 2.0], [0, 0]), line([3.0, 5.0], [0, 3])])
+    assert values == {"loss": 2.75, "loss_q1": 2.0, "loss_q4": 5.0}
+
+
+def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):
+    readme = pathlib.Path(__file__).parents[1] / "README.md"
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(finished[0])
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["images"].shape == (5, 8, 8, 1)
+    assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
+    log_snr = jd.log_snr(names["schedule"].level(jnp.arange(1000)))
+    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
