@@ -165,7 +165,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     return data
 
 
-def ensure_writable(directory: str | os.PathLike[str]) -> None:
+def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
     """Create the workdir and prove that a file can be written, or `InputError`."""
     probe = Path(directory) / f".writable.{os.getpid()}"
     try:
@@ -173,8 +173,8 @@ def ensure_writable(directory: str | os.PathLike[str]) -> None:
         probe.write_bytes(b"x")
         probe.unlink()
     except OSError as error:
-        reason = f"cannot write to the workdir '{directory}': {error.strerror}"
-        raise InputError(f"{reason}; choose another with --workdir") from error
+        reason = f"cannot write to the folder '{directory}': {error.strerror}"
+        raise InputError(f"{reason}; choose another with {flag}") from error
 
 
 def _orbax() -> Any:

@@ -1,9 +1,4 @@
-"""The command line of an experiment.
-
-experiment.py [run] [flags]     train, then sample and draw pictures
-experiment.py train [flags]     train only
-experiment.py sample [flags]    draw images from a trained run
-"""
+"""The command line of an experiment: `run` (the default), `train` and `sample`."""
 
 import difflib
 import sys
@@ -18,6 +13,7 @@ import numpy as np
 from jaxdiff import report
 from jaxdiff.checkpoint import ensure_writable
 from jaxdiff.data import to_uint8
+from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import parse
@@ -27,6 +23,10 @@ from jaxdiff.train import train
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 
 COMMANDS = ("run", "train", "sample")
+HELP = """
+Commands: run (the default) trains, samples and draws pictures; train only trains;
+sample draws images from a trained run. Each has its own flags and --help.
+"""
 PER_CLASS = 20
 """Samples a class that `run` draws and judges."""
 
@@ -80,14 +80,14 @@ def main(
         command, rest = "run", [command, *rest]
     program = Path(sys.argv[0])
     workdir = Path("runs") / program.stem
-    prog = f"{program} {command}"
+    texts = {"prog": f"{program} {command}", "description": description + HELP}
     try:
         if command == "sample":
             options = [SampleOptions(workdir=workdir)]
-            _sample(*parse(options, rest, prog=prog, description=description))
+            _sample(*parse(options, rest, **texts))
         elif command in COMMANDS:
             both = [TrainOptions(workdir=workdir), config]
-            where, experiment = parse(both, rest, prog=prog, description=description)
+            where, experiment = parse(both, rest, **texts)
             _train(experiment, where.workdir, command == "run", judge)
         else:
             close = difflib.get_close_matches(command, COMMANDS, n=1)
@@ -139,12 +139,14 @@ def _sample(options: SampleOptions) -> None:
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")
     labels = None
+    run.check_request(None, options.num, options.seed)
     if chosen is not None:
         if not chosen:
             raise InputError("labels are empty: name at least one class, or leave them")
-        labels = np.resize(np.array(chosen, np.int32), max(options.num, 0))
+        check_labels(np.array(chosen), classes)
+        labels = np.resize(np.array(chosen, np.int32), options.num)
     out = options.out or options.workdir
-    ensure_writable(out)
+    ensure_writable(out, "--out" if options.out else "--workdir")
     images = _generate(run, labels, options.num, options.seed)
     path = out / "samples.png"
     report.save_samples(run, images, labels, path, options.columns)

@@ -5,7 +5,7 @@ refused by name.
 """
 
 import dataclasses
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 from jaxdiff.errors import InputError
 
@@ -21,14 +21,15 @@ def from_dict(cls: type[Options], data: dict[str, Any]) -> Options:
     """The options of such a dict.
 
     Raises:
-        InputError: a field is unknown, missing, or of the wrong type or range.
+        InputError: a field is unknown, or of the wrong type or range. A missing field
+            takes its default, so that the files of older versions still load.
     """
     from cattrs import transform_error
 
     try:
         return _converter(cls).structure(data, cls)
     except Exception as error:
-        reasons = "; ".join(transform_error(error, path=cls.__name__))
+        reasons = "; ".join(transform_error(error, cls.__name__, _reason))
         raise InputError(f"the configuration cannot be read: {reasons}") from error
 
 
@@ -58,6 +59,9 @@ def _converter(cls: type) -> Any:
     from cattrs.strategies import configure_tagged_union
 
     converter = make_converter(forbid_extra_keys=True)
+    for plain in (bool, int, float, str):
+        converter.register_structure_hook(plain, _same_type)
+    converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
 
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
@@ -68,6 +72,49 @@ def _converter(cls: type) -> Any:
                 register(member)
             if members:
                 configure_tagged_union(hint, converter, tag_name="type")
+                converter.register_structure_hook(hint, _checked(converter, hint))
 
     register(cls)
     return converter
+
+
+def _checked(converter: Any, hint: Any) -> Any:
+    """The union's hook, behind a look at the tag."""
+    inner = converter.get_structure_hook(hint)
+    names = [member.__name__ for member in union_members(hint)]
+
+    def structure(value: Any, _: Any) -> Any:
+        tag = value.get("type") if isinstance(value, dict) else value
+        if tag not in names:
+            raise InputError(f"type must be one of {', '.join(names)}; got {tag!r}")
+        return inner(value, hint)
+
+    return structure
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _tuple_hook(hint: Any, converter: Any) -> Any:
+    inner = converter.get_structure_hook(list[hint.__args__[0]])
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise InputError(f"expected a list; got {value!r}")
+        return tuple(inner(value, list[hint.__args__[0]]))
+
+    return structure
+
+
+def _same_type(value: Any, cls: Any) -> Any:
+    """The value, if it is of this type: cattrs would call `cls(value)`."""
+    if type(value) is cls or (cls is float and type(value) is int):
+        return cls(value)
+    raise InputError(f"expected {cls.__name__}; got {value!r}")
+
+
+def _reason(error: BaseException, cls: type | None) -> str:
+    from cattrs.v import format_exception
+
+    return str(error) if isinstance(error, InputError) else format_exception(error, cls)

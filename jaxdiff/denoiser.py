@@ -38,10 +38,6 @@ class NetworkDenoiser:
     def __call__(self, x_t: Array, level: Level, /) -> Estimate:
         """The network's estimate at x_t [batch, ...]; level is [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
-        if self.labels is not None and self.labels.shape != t.shape:
-            raise InputError(
-                f"{t.shape[0]} images need as many labels; got {self.labels.shape[0]}"
-            )
         output = self.network.apply({"params": self.params}, x_t, t, self.labels)
         return self.prediction.estimate(output, x_t, level)
 

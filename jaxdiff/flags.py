@@ -45,7 +45,7 @@ def parse(
     unnamed = tyro.conf.arg(name="")
     together: Any = dataclasses.make_dataclass(
         "Together",
-        [(f"part_{i}", Annotated[type(p), unnamed]) for i, p in enumerate(parts)],
+        [(_field(p), Annotated[type(p), unnamed]) for p in parts],
     )
     result = tyro.cli(
         together, default=together(*parts), args=args,
@@ -103,6 +103,11 @@ def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:
         elif dataclasses.is_dataclass(value):
             changes[field.name] = _replaced(value, names, f"{path}.")
     return dataclasses.replace(option, **changes)
+
+
+def _field(option: Any) -> str:
+    """A field for a whole option class; tyro shows it: "Error parsing experiment"."""
+    return option_name(type(option)).replace("-", "_")
 
 
 def _field_name(path: str) -> str:

@@ -87,6 +87,8 @@ def check_batch(batch: Batch, num_classes: int | None) -> None:
         raise InputError(
             f"images must be float, scaled to [-1, 1]; got {images.dtype}: use to_float"
         )
+    if not len(images):
+        raise InputError("a batch must have at least one image; got 0")
     values = concrete(images)
     if values is not None and values.size:
         low, high = values.min(), values.max()

@@ -32,6 +32,10 @@ class Optimizer:
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
+        if self.decay not in ("constant", "cosine"):
+            raise InputError(
+                f"decay must be 'constant' or 'cosine'; got {self.decay!r}"
+            )
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0; got {getattr(self, name):g}")

@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.forward import q_sample
 from jaxdiff.metrics import writer
 from jaxdiff.run import Run
-from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+from jaxdiff.schedule import ScheduleOptions
 
 PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
 """What `save_samples` and `save_pictures` write."""
@@ -36,6 +37,8 @@ def save_samples(
 ) -> None:
     """The labelled grid: one row a class, the first `columns` images of each.
 
+    Where there is one class, or none, the grid shows every image and no labels.
+
     Args:
         run: whose images they are.
         images: float [num, height, width, channels].
@@ -43,8 +46,8 @@ def save_samples(
         path: the PNG to write.
         columns: the most images in a row.
     """
-    if labels is None:
-        plots.save_grid(path, to_uint8(images))
+    if labels is None or len(set(labels)) == 1:
+        plots.save_grid(path, to_uint8(images), columns=min(columns, len(images)))
         return
     classes, counts = np.unique(labels, return_counts=True)
     columns = min(columns, counts.min())
@@ -96,7 +99,7 @@ def save_reverse(run: Run, path: Path, seed: int) -> None:
 
 def save_schedules(num_steps: int, path: Path) -> None:
     """The schedules compared, at so many steps."""
-    options = (Linear, Quadratic, Cosine, Sigmoid)
+    options = get_args(ScheduleOptions)
     with warnings.catch_warnings():
         # Here schedules are looked at, not used: a short one may keep signal.
         warnings.simplefilter("ignore", UserWarning)

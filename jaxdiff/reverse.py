@@ -15,6 +15,7 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
+from jaxdiff.errors import InputError
 from jaxdiff.forward import posterior, transition
 from jaxdiff.schedule import Schedule
 from jaxdiff.typing import Array, Denoiser, Estimate, Key, Level, Timesteps
@@ -97,10 +98,20 @@ def p_sample_step(
     Returns:
         x_{t-1}, of x_t's shape; at t = 0 the image.
     """
+    level, next_level = schedule.level(t), schedule.next_level(t)
+    if level.t.ndim:
+        raise InputError(f"t must be one integer; got shape {level.t.shape}")
+    if not jnp.issubdtype(x_t.dtype, jnp.floating):
+        raise InputError(f"x_t must be floating point; got {x_t.dtype}")
     if noise is None:
         indices = jnp.arange(x_t.shape[0]) if indices is None else indices
-        keys = keys_lib.fold(keys_lib.example_keys(key, indices), t)
+        if indices.shape != x_t.shape[:1]:
+            raise InputError(
+                f"indices must have shape {x_t.shape[:1]}; got {indices.shape}"
+            )
+        keys = keys_lib.fold(keys_lib.example_keys(key, indices), level.t)
         noise = keys_lib.normal(keys, x_t.shape[1:])
-    level, next_level = schedule.level(t), schedule.next_level(t)
+    elif noise.shape != x_t.shape:
+        raise InputError(f"noise must have shape {x_t.shape}; got {noise.shape}")
     estimate = denoiser(x_t, level)
     return p_step(estimate, x_t, level, next_level, noise, variance or FixedSmall())

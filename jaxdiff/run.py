@@ -55,6 +55,17 @@ class Run:
         """The network bound to its averaged parameters, and to labels [batch]."""
         return bind(self.network, self.params, labels, self.experiment.prediction)
 
+    def check_request(self, labels: np.ndarray | None, num: int, seed: int) -> None:
+        """Refuses what `generate` cannot draw."""
+        if num < 1:
+            raise InputError(f"the number of images must be at least 1; got {num}")
+        if not 0 <= seed < 2**32:
+            raise InputError(f"seed must lie in 0..2^32 - 1; got {seed}")
+        if labels is not None:
+            check_labels(jnp.asarray(labels), self.network.num_classes)
+            if len(labels) != num:
+                raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+
     def generate(
         self,
         labels: np.ndarray | None,
@@ -80,12 +91,7 @@ class Run:
         Raises:
             InputError: labels do not fit.
         """
-        if num < 1:
-            raise InputError(f"the number of images must be at least 1; got {num}")
-        if labels is not None:
-            check_labels(jnp.asarray(labels), self.network.num_classes)
-            if len(labels) != num:
-                raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+        self.check_request(labels, num, seed)
         sampling = self.experiment.sampling
         parallel = Pmap()
         per_device = -(-min(num, sampling.chunk) // len(parallel.devices))
@@ -100,11 +106,10 @@ class Run:
             if sampling.clip:
                 denoiser = clip_x_0(denoiser)
             shape = (per_device, *self.info.image_shape)
-            result: Any = sample(
-                denoiser, sampling.sampler, self.schedule, key, shape,
-                indices=indices, every=every,
-            )  # fmt: skip
-            return result if every is None else result[1].swapaxes(0, 1)
+            args = (denoiser, sampling.sampler, self.schedule, key, shape)
+            if every is None:
+                return sample(*args, indices=indices)
+            return sample(*args, indices=indices, every=every)[1].swapaxes(0, 1)
 
         compiled = parallel.map(draw)
         shared = (self.params, jax.random.key(seed))
@@ -129,6 +134,8 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
         InputError: there is no run, or no such checkpoint.
     """
     workdir = Path(workdir)
+    if not (workdir / "config.json").exists():
+        raise InputError(f"there is no run in '{workdir}': train one, or name another")
     record = checkpoint.read_json(workdir / "config.json")
     experiment, info = read_record(record)
     network = build_network(experiment, info)
@@ -171,9 +178,9 @@ def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
     path = workdir / "config.json"
     record = {"experiment": config.to_dict(experiment), "data": info._asdict()}
     if path.exists():
-        found = config.differences(
-            _training_part(checkpoint.read_json(path)), _training_part(record)
-        )
+        old = checkpoint.read_json(path)
+        read_record(old)  # refuses what is no configuration
+        found = config.differences(_training_part(old), _training_part(record))
         if found:
             raise InputError(
                 f"'{workdir}' holds a run of another configuration ("
@@ -201,5 +208,7 @@ def _training_part(record: dict[str, Any]) -> dict[str, Any]:
     import json
 
     plain = json.loads(json.dumps(record))
-    experiment = plain.pop("experiment")
-    return plain | {k: v for k, v in experiment.items() if k not in NOT_TRAINING}
+    experiment = plain["experiment"]
+    # The record's "data" is the shape and the classes, the experiment's the options.
+    kept = {k: v for k, v in experiment.items() if k not in NOT_TRAINING}
+    return {**kept, "info": plain["data"]}

@@ -147,6 +147,7 @@ class Linear:
         4.036e-05
         """
         _check_num_steps(self.num_steps)
+        _check_betas(self.beta_start, self.beta_end)
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return Schedule.from_betas(betas)
 
@@ -165,11 +166,7 @@ class Quadratic:
     def build(self) -> Schedule:
         """The schedule's tables."""
         _check_num_steps(self.num_steps)
-        if min(self.beta_start, self.beta_end) < 0:
-            raise InputError(
-                "beta_start and beta_end must lie in (0, 1); got "
-                f"{self.beta_start:g} and {self.beta_end:g}"
-            )
+        _check_betas(self.beta_start, self.beta_end)
         roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps)
         return Schedule.from_betas(roots**2)
 
@@ -246,6 +243,12 @@ def _from_alphas_bar(
 def _check_num_steps(num_steps: int) -> None:
     if num_steps < 1:
         raise InputError(f"num_steps must be at least 1; got {num_steps}")
+
+
+def _check_betas(beta_start: float, beta_end: float) -> None:
+    for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
+        if not 0 < beta < 1:
+            raise InputError(f"{name} must lie in (0, 1); got {beta:g}")
 
 
 ScheduleOptions: TypeAlias = Linear | Quadratic | Cosine | Sigmoid

@@ -123,6 +123,7 @@ def train(
                 disable=not progress, desc="train", dynamic_ncols=True,
             ) as bar,
         ):  # fmt: skip
+            bar.set_postfix_str("compiling")
             # Steps are dispatched without waiting for them: the metrics of an interval
             # are fetched when the next one has been dispatched.
             dispatched: list[dict[str, Array]] = []

@@ -379,4 +379,4 @@ def test_an_unwritable_workdir(tmp_path):
     for directory in (tmp_path / "file", tmp_path / "file" / "b", "/proc"):
         with pytest.raises(InputError, match="choose another with --workdir") as error:
             ensure_writable(directory)
-        assert f"cannot write to the workdir '{directory}': " in one_line(error)
+        assert f"cannot write to the folder '{directory}': " in one_line(error)

@@ -55,13 +55,13 @@ def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
     [
         *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
         *((s(num_steps=-2), "num_steps must .* got -2") for s in (Cosine, Sigmoid)),
-        (Linear(beta_start=0), r"betas\[0\] = 0: .*start"),
-        (Linear(beta_start=-0.5), r"betas\[0\] = -0.5: .*start"),
-        (Linear(beta_end=1), r"betas\[999\] = 1: .*end"),
-        (Linear(beta_end=NAN), "betas.* nan: .*end"),
-        (Quadratic(beta_start=-0.5), "beta_start .* got -0.5 and"),
-        (Quadratic(beta_start=0), r"betas\[0\] = 0: .*start"),
-        (Quadratic(beta_end=1), r"betas\[999\] = 1: .*end"),
+        (Linear(beta_start=0), "beta_start must .* got 0"),
+        (Linear(beta_start=-0.5), "beta_start must .* got -0.5"),
+        (Linear(beta_end=1), "beta_end must .* got 1"),
+        (Linear(beta_end=NAN), "beta_end must .* got nan"),
+        (Quadratic(beta_start=-0.5), "beta_start must .* got -0.5"),
+        (Quadratic(beta_start=0), "beta_start must .* got 0"),
+        (Quadratic(beta_end=1), "beta_end must .* got 1"),
         (Cosine(offset=-1), "offset must be at least 0; got -1"),
         (Cosine(max_beta=0), "max_beta must .* got 0"),
         (Cosine(max_beta=1), "max_beta must .* got 1"),
@@ -80,7 +80,6 @@ def test_a_schedule_out_of_range_is_not_built(schedule, words):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="only the command line checks a Literal")
 @pytest.mark.parametrize(
     ("cls", "field"), [(Optimizer, "decay"), (UNetConfig, "dtype")]
 )
@@ -89,7 +88,6 @@ def test_an_unknown_word_is_refused(cls, field):
         cls(**{field: "cosin"})
 
 
-@pytest.mark.xfail(strict=True, reason="the error tells of a beta nobody gave")
 @pytest.mark.parametrize("schedule", [Linear, Quadratic])
 @pytest.mark.parametrize("value", [0.0, 2.0])
 def test_an_end_of_the_betas_is_refused_by_its_own_name(schedule, value):

@@ -261,7 +261,6 @@ def test_a_wrong_value_is_told_with_its_flag(capsys, args, words):
         assert word in message
 
 
-@pytest.mark.xfail(strict=True, reason="tyro is told the names part_0, part_1")
 def test_no_name_of_the_inside_is_shown(capsys):
     assert "part" not in refused(capsys, "--training.num-steps", "0")
 

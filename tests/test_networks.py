@@ -1,6 +1,7 @@
 """The U-Net: DDPM's sizes, its conditioning, and randomness per example."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +98,7 @@ def test_norm_fits_any_number_of_channels():
     for channels, groups in [(64, 32), (48, 24), (7, 1), (66, 22), (6, 3)]:
         norm = layers.Norm(groups=32, dtype=jnp.float32)
         x = 5 + 3 * jax.random.normal(jax.random.key(0), (1, 6, 6, channels))
-        y = norm.apply(norm.init(jax.random.key(0), x), x)
+        y: Any = norm.apply(norm.init(jax.random.key(0), x), x)
         parts = y.reshape(36, groups, channels // groups)
         np.testing.assert_allclose(parts.mean(axis=(0, 2)), 0, atol=1e-4)
         np.testing.assert_allclose(parts.var(axis=(0, 2)), 1, atol=1e-3)
@@ -108,12 +109,12 @@ def test_attention_is_softmax_of_products():
     x = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
     params = layer.init(jax.random.key(1), x)["params"]
     params["out"]["kernel"] = jnp.eye(4)
-    got = layer.apply({"params": params}, x) - x
-    norm = (
-        layers.Norm(2, jnp.float32).apply({"params": params["norm"]}, x).reshape(6, 4)
-    )
+    out: Any = layer.apply({"params": params}, x)
+    got = out - x
+    norm: Any = layers.Norm(2, jnp.float32).apply({"params": params["norm"]}, x)
     q, k, v = (
-        (norm @ params[n]["kernel"]).reshape(6, 2, 2) for n in ("query", "key", "value")
+        (norm.reshape(6, 4) @ params[n]["kernel"]).reshape(6, 2, 2)
+        for n in ("query", "key", "value")
     )
     weights = jax.nn.softmax(jnp.einsum("qhd,khd->hqk", q, k) / 2**0.5)
     expected = jnp.einsum("hqk,khd->qhd", weights, v).reshape(1, 2, 3, 4)

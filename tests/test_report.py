@@ -127,7 +127,6 @@ def test_samples_without_classes_are_a_plain_grid(tmp_path, unlabelled):
     assert (cells(read(path), 3, 3) == expected).all()
 
 
-@pytest.mark.xfail(strict=True, reason="save_samples leaves out columns")
 def test_samples_without_classes_have_so_many_columns(tmp_path, unlabelled):
     path = tmp_path / "samples.png"
     report.save_samples(unlabelled, shades(10), None, path, columns=5)

@@ -101,7 +101,7 @@ def test_last_step_adds_no_noise(short):
             )
             for n in (0 * x, 5 * x)
         ]
-        np.testing.assert_array_equal(*steps)
+        np.testing.assert_array_equal(steps[0], steps[1])
         np.testing.assert_allclose(
             steps[0], pointwise(x, short.level(0)).x_0, rtol=1e-6
         )

@@ -1,5 +1,7 @@
 """The chain: scan equals a loop, one key per example, constant memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import keys as keys_lib
-from jaxdiff.samplers.base import _chain
+from jaxdiff.samplers.base import _chain as chain
 
+CHAIN: Any = chain
 SHAPE = (5, 4, 4, 1)
 
 
@@ -126,22 +129,22 @@ def test_other_parameters_labels_and_bounds_do_not_compile_again(tiny, short):
         return jd.sample(denoiser, jd.Ancestral(), short, jax.random.key(seed), shape)
 
     first = draw(1.0, [1, 2], 1.0, 0)
-    compiled = _chain._cache_size()
+    compiled = CHAIN._cache_size()
     for args in [(0.5, [1, 2], 1.0, 0), (1.0, [3, 4], 1.0, 0), (1.0, [1, 2], 0.5, 1)]:
         assert not np.array_equal(draw(*args), first)
-    assert _chain._cache_size() == compiled
+    assert CHAIN._cache_size() == compiled
 
 
 def test_memory_does_not_grow_with_the_steps():
     def peak(num_steps):
         betas = np.linspace(1e-4, 0.02, num_steps)
         betas[-1] = 0.9999
-        lowered = _chain.lower(
+        lowered = CHAIN.lower(
             jax.tree_util.Partial(shrink), jd.Ancestral(),
             jd.Schedule.from_betas(betas),
             jax.random.key(0), (8, 32, 32, 3), jnp.arange(8), None, None, None,
         )  # fmt: skip
-        memory = lowered.compile().memory_analysis()
+        memory: Any = lowered.compile().memory_analysis()
         return memory.temp_size_in_bytes + memory.output_size_in_bytes
 
     assert peak(1000) < 1.05 * peak(10)

@@ -101,9 +101,9 @@ def test_visible_signal_warns_with_the_number():
     ("options", "message"),
     [
         (jd.Linear(num_steps=0), "num_steps must be at least 1; got 0"),
-        (jd.Linear(beta_start=0.0), r"betas\[0\] = 0"),
-        (jd.Linear(beta_end=1.0), r"betas\[999\] = 1"),
-        (jd.Quadratic(beta_start=-0.1), "got -0.1"),
+        (jd.Linear(beta_start=0.0), r"beta_start must lie in \(0, 1\); got 0"),
+        (jd.Linear(beta_end=1.0), r"beta_end must lie in \(0, 1\); got 1"),
+        (jd.Quadratic(beta_start=-0.1), "beta_start .* got -0.1"),
         (jd.Cosine(offset=-1.0), "offset must be at least 0; got -1"),
         (jd.Cosine(max_beta=1.0), r"max_beta must lie in \(0, 1\); got 1"),
         (jd.Sigmoid(start=3.0), "start must be less than end; got 3 and 3"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
     again = jd.train(TINY, tmp_path, progress=False)
     assert same_bits(state, again)
     images = [jd.load(w).generate(np.arange(8), 8, seed=1) for w in (workdir, tmp_path)]
-    np.testing.assert_array_equal(*images)
+    np.testing.assert_array_equal(images[0], images[1])
     other = jd.train(
         dataclasses.replace(TINY, seed=1), tmp_path / "other", progress=False
     )
@@ -60,7 +61,7 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
 def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
     """Stopped in step 7, after the checkpoint of step 4."""
     workdir, state = finished
-    steps = []
+    steps: list[int] = []
 
     def stop(*args, **kwargs):
         if len(steps) == 6:
@@ -132,7 +133,7 @@ def test_load_gives_back_the_averaged_model(finished):
 
 def test_images_do_not_depend_on_the_chunk(finished):
     run = jd.load(finished[0])
-    sizes = []
+    sizes: list[int] = []
     small = run.generate(np.arange(10), 10, seed=2, on_chunk=sizes.append)
     assert sizes == [8, 10]
     experiment = dataclasses.replace(run.experiment, sampling=Sampling(chunk=256))
@@ -221,7 +222,7 @@ def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "digits").symlink_to(finished[0])
     monkeypatch.chdir(tmp_path)
-    names = {}
+    names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)
     assert names["images"].shape == (5, 8, 8, 1)

@@ -64,6 +64,10 @@ class UNetConfig:
                 raise InputError(
                     f"{name} must be at least 1; got {getattr(self, name)}"
                 )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(
+                f"dtype must be 'float32' or 'bfloat16'; got {self.dtype!r}"
+            )
         if self.channels % 2 or self.channels < 4:
             raise InputError(
                 f"channels must be even and at least 4; got {self.channels}"
@@ -150,6 +154,12 @@ class UNet(nn.Module):
                 f"got shape {x.shape}"
             )
         config.check_image_shape(*x.shape[1:3])
+        if t.shape != x.shape[:1]:
+            raise InputError(f"t must have shape {x.shape[:1]}; got {t.shape}")
+        if labels is not None and labels.shape != x.shape[:1]:
+            raise InputError(
+                f"{x.shape[0]} images need as many labels; got {labels.shape[0]}"
+            )
         dtype: Any = jnp.dtype(config.dtype)
         # Every block has a stream of randomness of its own; stream 0 is the labels'.
         streams = itertools.count()

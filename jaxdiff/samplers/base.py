@@ -1,6 +1,6 @@
 """The chain: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,36 @@ class Sampler:
         return self.step(estimate, x_t, level, next_level, noise, memory)
 
 
+@overload
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    schedule: Schedule,
+    key: Key,
+    shape: tuple[int, ...],
+    *,
+    indices: Array | None = None,
+    x_T: Array | None = None,
+    noise: Array | None = None,
+    every: None = None,
+) -> Images: ...
+
+
+@overload
+def sample(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    schedule: Schedule,
+    key: Key,
+    shape: tuple[int, ...],
+    *,
+    indices: Array | None = None,
+    x_T: Array | None = None,
+    noise: Array | None = None,
+    every: int,
+) -> tuple[Images, Array]: ...
+
+
 def sample(
     denoiser: Denoiser,
     sampler: Sampler,
@@ -107,6 +137,8 @@ def sample(
         raise InputError(f"indices must have shape {shape[:1]}; got {indices.shape}")
     if x_T is not None and x_T.shape != shape:
         raise InputError(f"x_T must have shape {shape}; got {x_T.shape}")
+    if x_T is not None and not jnp.issubdtype(x_T.dtype, jnp.floating):
+        raise InputError(f"x_T must be floating point; got {x_T.dtype}")
     if every is not None and every < 1:
         raise InputError(f"every must be at least 1; got {every}")
     return _chain(
