@@ -18,7 +18,7 @@ CONFIG = Experiment(
         channels=32, multipliers=(1, 2), blocks=1, attention=(4,), groups=8, dropout=0.0
     ),
     optimizer=Optimizer(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
-    training=Training(num_steps=2000, batch_size=64, ema_decay=0.999),
+    training=Training(num_steps=2500, batch_size=64, ema_decay=0.999),
     upkeep=Upkeep(log_every=50, checkpoint_every=500),
     sampling=Sampling(chunk=50),
 )
