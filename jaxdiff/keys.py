@@ -7,11 +7,21 @@ in, nor on how many devices or hosts share that batch.
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, Key
 
 
 def example_keys(key: Key, indices: Array) -> Key:
-    """One key an example: `fold_in(key, i)` for each i of indices [batch]."""
+    """One key an example: `fold_in(key, i)` for each i of indices [batch].
+
+    Raises:
+        InputError: the key is not one typed key.
+    """
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.ndim:
+        raise InputError(
+            f"key must be one typed key, jax.random.key(seed); got {key!r:.60}"
+        )
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 

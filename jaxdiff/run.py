@@ -1,8 +1,10 @@
 """A run folder, and the trained model in it.
 
-workdir/config.json      the experiment, and what the model must know of its data
-workdir/checkpoints/     the newest train states
-workdir/metrics.jsonl    one line every `log_every` steps
+The folder holds
+
+    config.json      the experiment, and what the model must know of its data
+    checkpoints/     the newest train states
+    metrics.jsonl    one line every `log_every` steps
 """
 
 import os

@@ -160,3 +160,16 @@ def test_clipping_rederives_eps(short):
     np.testing.assert_allclose(rebuilt, x_t, rtol=1e-5, atol=1e-6)
     inside = jd.clip_x_0(shrink, -99.0, 99.0)(x_t, level)
     np.testing.assert_allclose(inside.eps, shrink(x_t, level).eps, rtol=1e-3, atol=1e-5)
+
+
+def test_what_is_no_key_and_no_sampler(short):
+    keys: list[Any] = [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))]
+    for key in keys:
+        with pytest.raises(ValueError, match=r"one typed key, jax.random.key\(seed\)"):
+            jd.sample(shrink, jd.Ancestral(), short, key, SHAPE)
+
+    class Unregistered(jd.Ancestral):
+        pass
+
+    with pytest.raises(ValueError, match="Unregistered is not a pytree: decorate"):
+        jd.sample(shrink, Unregistered(), short, jax.random.key(0), SHAPE)

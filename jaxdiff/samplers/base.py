@@ -129,6 +129,11 @@ def sample(
     Raises:
         InputError: an argument does not fit the shape or the number of steps.
     """
+    if jax.tree_util.all_leaves([sampler]):
+        raise InputError(
+            f"{type(sampler).__name__} is not a pytree: decorate the class with "
+            "jax.tree_util.register_static"
+        )
     shape = tuple(shape)
     if not shape or min(shape) < 1:
         raise InputError(f"shape must have positive sizes; got {shape}")
