@@ -229,3 +229,26 @@ def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
     log_snr = jd.log_snr(names["schedule"].level(jnp.arange(1000)))
     np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
+
+
+def test_a_steps_key_is_the_seeds_folded_with_the_step():
+    info = DataInfo((8, 8, 1), 10, None)
+    state = jax.jit(init_state, static_argnums=(0, 1))(TINY, info)
+    network, schedule = TINY.network.build(1, 10), TINY.schedule.build()
+    images = jax.random.uniform(jax.random.key(3), (16, 8, 8, 1), minval=-1)
+    batch = jd.Batch(images, jnp.arange(16) % 10, jnp.arange(16))
+
+    @jax.jit
+    def both(state):
+        _, metrics = jd.train_step(
+            state, batch, network=network, schedule=schedule, prediction=jd.Eps(),
+            optimizer=TINY.optimizer.build(8), ema_decay=0.9, seed=5,
+        )  # fmt: skip
+        key = jax.random.fold_in(jax.random.key(5), state.step)
+        loss, _ = jd.loss_fn(state.params, network, schedule, batch, key)
+        return metrics["loss"], loss
+
+    first, second = both(state), both(state._replace(step=state.step + 1))
+    np.testing.assert_allclose(first[0], first[1], rtol=1e-6)
+    np.testing.assert_allclose(second[0], second[1], rtol=1e-6)
+    assert abs(float(first[0] - second[0])) > 1e-3
