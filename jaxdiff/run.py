@@ -108,10 +108,11 @@ class Run:
             if sampling.clip:
                 denoiser = clip_x_0(denoiser)
             shape = (per_device, *self.info.image_shape)
-            args = (denoiser, sampling.sampler, self.schedule, key, shape)
-            if every is None:
-                return sample(*args, indices=indices)
-            return sample(*args, indices=indices, every=every)[1].swapaxes(0, 1)
+            result = sample(
+                denoiser, sampling.sampler, self.schedule, key, shape,
+                indices=indices, every=every,
+            )  # fmt: skip
+            return result if every is None else result.swapaxes(0, 1)
 
         compiled = parallel.map(draw)
         shared = (self.params, jax.random.key(seed))

@@ -14,13 +14,13 @@ import pytest
 from jaxdiff.cli import SampleOptions, TrainOptions
 from jaxdiff.config import union_members
 from jaxdiff.data import Digits, Tfds
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
 from jaxdiff.networks import UNetConfig
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.reverse import FixedLarge, FixedSmall
 from jaxdiff.samplers import Ancestral
 from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+from tests.test_config import CHANGED
 
 CONFIG = Experiment(
     schedule=Cosine(num_steps=77, offset=0.25),
@@ -33,32 +33,10 @@ MEMBERS = {
     "schedule": (Linear, Quadratic, Cosine, Sigmoid),
     "sampling.sampler.variance": (FixedSmall, FixedLarge),
 }
-ALL = Experiment(
-    conditional=False,
-    network=UNetConfig(
-        channels=12,
-        multipliers=(1, 3),
-        blocks=1,
-        attention=(),
-        heads=3,
-        groups=4,
-        dropout=0.3,
-        label_dropout=0.7,
-        dtype="bfloat16",
-        remat=True,
-    ),
-    optimizer=Optimizer(
-        learning_rate=1e-3,
-        warmup_steps=0,
-        decay="cosine",
-        beta_1=0.1,
-        beta_2=0.2,
-        weight_decay=0.3,
-        clip_norm=4.0,
-    ),
-    training=Training(num_steps=3, batch_size=5, ema_decay=0.0),
-    seed=2**32 - 1,
-    upkeep=Upkeep(log_every=3, checkpoint_every=9, keep=1),
+ALL = dataclasses.replace(
+    CHANGED,
+    data=Digits(),
+    schedule=Linear(),
     sampling=Sampling(clip=False, chunk=1),
 )
 """No field has its default, but those of a choice."""

@@ -1,6 +1,6 @@
 """The chain: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
-from typing import Any, overload
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jaxdiff import keys as keys_lib
 from jaxdiff.denoiser import as_pytree
 from jaxdiff.errors import InputError
 from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, Denoiser, Estimate, Images, Key, Level
+from jaxdiff.typing import Array, Denoiser, Estimate, Key, Level
 
 
 class Sampler:
@@ -59,36 +59,6 @@ class Sampler:
         return self.step(estimate, x_t, level, next_level, noise, memory)
 
 
-@overload
-def sample(
-    denoiser: Denoiser,
-    sampler: Sampler,
-    schedule: Schedule,
-    key: Key,
-    shape: tuple[int, ...],
-    *,
-    indices: Array | None = None,
-    x_T: Array | None = None,
-    noise: Array | None = None,
-    every: None = None,
-) -> Images: ...
-
-
-@overload
-def sample(
-    denoiser: Denoiser,
-    sampler: Sampler,
-    schedule: Schedule,
-    key: Key,
-    shape: tuple[int, ...],
-    *,
-    indices: Array | None = None,
-    x_T: Array | None = None,
-    noise: Array | None = None,
-    every: int,
-) -> tuple[Images, Array]: ...
-
-
 def sample(
     denoiser: Denoiser,
     sampler: Sampler,
@@ -100,7 +70,7 @@ def sample(
     x_T: Array | None = None,
     noise: Array | None = None,
     every: int | None = None,
-) -> Images | tuple[Images, Array]:
+) -> Array:
     """Runs the whole chain from noise to images, compiled, in one `lax.scan`.
 
     Image i depends on (key, indices[i]) alone: it is the same by itself, in a batch,
@@ -119,11 +89,11 @@ def sample(
         x_T: where to start, float32 of `shape`, instead of the noise of the key.
         noise: the noise of every step, float32 [N, *shape] in the chain's order,
             instead of drawing it from the key.
-        every: also return the trajectory: x after every so many steps, counted from
-            the last; the memory it takes grows with it.
+        every: return the trajectory instead: x after every so many steps, counted
+            from the last; the memory it takes grows with it.
 
     Returns:
-        Float32 images of `shape`; with `every`, also the trajectory
+        Float32 images of `shape`; with `every`, the trajectory
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
@@ -162,7 +132,7 @@ def _chain(
     x_T: Array | None,
     noise: Array | None,
     every: int | None,
-) -> Images | tuple[Images, Array]:
+) -> Array:
     grid = sampler.grid(schedule)
     num_steps = grid.t.shape[0] - 1
     if noise is not None and noise.shape != (num_steps, *shape):
@@ -175,14 +145,13 @@ def _chain(
         return keys_lib.normal(keys_lib.fold(keys, steps_left), shape[1:])
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
+        x, memory = carry
         level, next_level, steps_left, given = now
         eps = draw(steps_left) if given is None else given
-        return sampler.advance(
-            denoiser, carry[0], level, next_level, eps, carry[1]
-        ), None
+        return sampler.advance(denoiser, x, level, next_level, eps, memory), None
 
-    def run(carry: tuple[Array, Any], steps: Any) -> tuple[tuple[Array, Any], None]:
-        return jax.lax.scan(step, carry, steps)[0], None
+    def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
+        return jax.lax.scan(step, carry, steps)[0]
 
     x = schedule.prior_scale * draw(num_steps) if x_T is None else x_T
     levels = Level(*(field[:-1] for field in grid))
@@ -190,17 +159,16 @@ def _chain(
     steps = (levels, next_levels, jnp.arange(num_steps)[::-1], noise)
     carry = (x, sampler.init(x))
     if every is None:
-        return run(carry, steps)[0][0]
+        return run(carry, steps)[0]
 
     # The trajectory: first the steps that do not fill a stride, then whole strides.
     first = num_steps % every
-    carry, _ = run(carry, jax.tree.map(lambda a: a[:first], steps))
+    carry = run(carry, jax.tree.map(lambda a: a[:first], steps))
     strides = jax.tree.map(lambda a: a[first:].reshape(-1, every, *a.shape[1:]), steps)
 
     def stride(carry: tuple[Array, Any], steps: Any) -> tuple[tuple[Array, Any], Array]:
-        carry, _ = run(carry, steps)
+        carry = run(carry, steps)
         return carry, carry[0]
 
-    start = carry[0]
-    (x, _), states = jax.lax.scan(stride, carry, strides)
-    return x, jnp.concatenate([start[None], states])
+    _, states = jax.lax.scan(stride, carry, strides)
+    return jnp.concatenate([carry[0][None], states])
