@@ -13,6 +13,7 @@ import optax
 from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints, ensure_writable
 from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.interrupt import between_steps
 from jaxdiff.loss import QUARTERS, check_batch, loss_fn
 from jaxdiff.metrics.writer import JsonLines
 from jaxdiff.parallel import Mean, Pmap
@@ -117,13 +118,15 @@ def train(
         state = initial_state(experiment, info, parallel, checkpoints)
         start = int(state.step)
         with (
+            between_steps() as check_interrupt,
             JsonLines(workdir / "metrics.jsonl", start) as writer,
             tqdm(
                 total=training.num_steps, initial=start, unit="step", smoothing=0.1,
                 disable=not progress, desc="train", dynamic_ncols=True,
             ) as bar,
         ):  # fmt: skip
-            bar.set_postfix_str("compiling")
+            if start < training.num_steps:
+                bar.set_postfix_str("compiling")
             # Steps are dispatched without waiting for them: the metrics of an interval
             # are fetched when the next one has been dispatched.
             dispatched: list[dict[str, Array]] = []
@@ -160,6 +163,7 @@ def train(
                     report()
                     waiting = None
                     checkpoints.save(step, state)
+                check_interrupt()
     return state
 
 

@@ -18,6 +18,7 @@ LAYERS = [
     [
         "schedule",
         "keys",
+        "interrupt",
         "networks",
         "parallel",
         "data",

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import signal
 from typing import Any
 
 import jax
@@ -59,23 +60,26 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
-    """Stopped in step 7, after the checkpoint of step 4."""
+    """Stopped by Ctrl-C in step 7, after the checkpoint of step 4."""
     workdir, state = finished
     steps: list[int] = []
 
     def stop(*args, **kwargs):
         if len(steps) == 6:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         steps.append(1)
         return real(*args, **kwargs)
 
     import jaxdiff.data
 
     real = jaxdiff.data.batch
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(jaxdiff.data, "batch", stop)
         with pytest.raises(KeyboardInterrupt):
             jd.train(TINY, tmp_path, progress=False)
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert len(steps) == 7  # of which the first is train's own look at a batch
     assert jd.load(tmp_path).step == 4
     again = jd.train(TINY, tmp_path, progress=False)
     assert same_bits(state, again)
