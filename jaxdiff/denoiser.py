@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError, check_range
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.typing import (
     Array,
@@ -79,11 +79,7 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
             f"labels must be a vector of integers; got {labels.dtype} of shape "
             f"{labels.shape}"
         )
-    values = concrete(labels)
-    if values is not None and values.size:
-        worst = values.min() if values.min() < 0 else values.max()
-        if not 0 <= worst < num_classes:
-            raise InputError(f"labels must lie in 0..{num_classes - 1}; got {worst}")
+    check_range("labels", labels, num_classes)
 
 
 def as_pytree(denoiser: Denoiser) -> Denoiser:

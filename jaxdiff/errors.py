@@ -20,3 +20,12 @@ def concrete(array: Any) -> np.ndarray | None:
     The checks must be NumPy's: inside `jit` even `jnp.min` of a constant is traced.
     """
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+
+
+def check_range(name: str, array: Any, size: int) -> None:
+    """Refuses integers outside 0..size-1, where they are concrete."""
+    values = concrete(array)
+    if values is not None and values.size:
+        worst = values.min() if values.min() < 0 else values.max()
+        if not 0 <= worst < size:
+            raise InputError(f"{name} must lie in 0..{size - 1}; got {worst}")

@@ -11,6 +11,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.forward import q_sample
+from jaxdiff.loss import QUARTERS
 from jaxdiff.metrics import writer
 from jaxdiff.run import Run
 from jaxdiff.schedule import ScheduleOptions
@@ -63,7 +64,8 @@ def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
     lines = writer.read(workdir / "metrics.jsonl")
     names = {"loss": "loss"} | {
-        f"loss_q{q}": f"t in {(q - 1) / 4:g}..{q / 4:g} T" for q in (1, 2, 3, 4)
+        f"loss_q{q + 1}": f"t in {q / QUARTERS:g}..{(q + 1) / QUARTERS:g} T"
+        for q in range(QUARTERS)
     }
     series = {
         text: np.array([line.get(name, np.nan) for line in lines])

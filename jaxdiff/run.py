@@ -7,6 +7,7 @@ The folder holds
     metrics.jsonl    one line every `log_every` steps
 """
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,8 +144,6 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
     experiment, info = read_record(record)
     network = build_network(experiment, info)
     with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
-        if step is None:
-            step = checkpoints.latest()
         template = jax.eval_shape(lambda: init_state(experiment, info))
         state = checkpoints.restore(template, step)
     return Run(
@@ -208,8 +207,6 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
 
 def _training_part(record: dict[str, Any]) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
-    import json
-
     plain = json.loads(json.dumps(record))
     experiment = plain["experiment"]
     # The record's "data" is the shape and the classes, the experiment's the options.

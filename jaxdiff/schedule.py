@@ -21,7 +21,7 @@ from typing import NamedTuple, Self, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError, check_range
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 VISIBLE_SIGNAL = 0.05
@@ -102,14 +102,10 @@ class Schedule(NamedTuple):
             InputError: t is not of an integer type or, where it is concrete, is out of
                 range.
         """
-        values = concrete(t)
-        t = jnp.asarray(t)
+        given, t = t, jnp.asarray(t)
         if not jnp.issubdtype(t.dtype, jnp.integer):
             raise InputError(f"t must be of an integer type; got {t.dtype}")
-        if values is not None and values.size:
-            worst = values.min() if values.min() < 0 else values.max()
-            if not 0 <= worst < self.num_steps:
-                raise InputError(f"t must lie in 0..{self.num_steps - 1}; got {worst}")
+        check_range("t", given, self.num_steps)
         return Level(t, self.sqrt_alphas_bar[t], self.sqrt_one_minus_alphas_bar[t])
 
     def next_level(self, t: Timesteps | int) -> Level:
