@@ -13,12 +13,18 @@ A diffusion model is three nouns: a schedule, a denoiser and a sampler.
 (4, 8, 8, 1)
 """
 
+from jaxdiff.continuous import ContinuousSchedule as ContinuousSchedule
+from jaxdiff.continuous import StraightPath as StraightPath
+from jaxdiff.continuous import VarianceExploding as VarianceExploding
+from jaxdiff.continuous import VariancePreserving as VariancePreserving
 from jaxdiff.data import Dataset as Dataset
 from jaxdiff.data import Digits as Digits
 from jaxdiff.data import Tfds as Tfds
 from jaxdiff.data import to_float as to_float
 from jaxdiff.data import to_uint8 as to_uint8
 from jaxdiff.denoiser import bind as bind
+from jaxdiff.diagnose import Diagnosis as Diagnosis
+from jaxdiff.diagnose import diagnose as diagnose
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.experiment import Experiment as Experiment
 from jaxdiff.forward import Posterior as Posterior
@@ -31,10 +37,21 @@ from jaxdiff.guidance import clip_x_0 as clip_x_0
 from jaxdiff.loss import loss_fn as loss_fn
 from jaxdiff.networks import UNet as UNet
 from jaxdiff.networks import UNetConfig as UNetConfig
+from jaxdiff.objective import Bound as Bound
+from jaxdiff.objective import Hybrid as Hybrid
+from jaxdiff.objective import Simple as Simple
+from jaxdiff.oracle import Gaussian as Gaussian
+from jaxdiff.oracle import GaussianMixture as GaussianMixture
 from jaxdiff.parallel import Pmap as Pmap
+from jaxdiff.prediction import X0 as X0
+from jaxdiff.prediction import Edm as Edm
 from jaxdiff.prediction import Eps as Eps
+from jaxdiff.prediction import V as V
+from jaxdiff.prediction import Velocity as Velocity
 from jaxdiff.reverse import FixedLarge as FixedLarge
 from jaxdiff.reverse import FixedSmall as FixedSmall
+from jaxdiff.reverse import LearnedRange as LearnedRange
+from jaxdiff.reverse import MarginalNoise as MarginalNoise
 from jaxdiff.reverse import p_mean_variance as p_mean_variance
 from jaxdiff.reverse import p_sample_step as p_sample_step
 from jaxdiff.run import Run as Run
@@ -47,6 +64,11 @@ from jaxdiff.schedule import Linear as Linear
 from jaxdiff.schedule import Quadratic as Quadratic
 from jaxdiff.schedule import Schedule as Schedule
 from jaxdiff.schedule import Sigmoid as Sigmoid
+from jaxdiff.schedule import ZeroTerminalSnr as ZeroTerminalSnr
+from jaxdiff.schedule import rescale_zero_terminal_snr as rescale_zero_terminal_snr
+from jaxdiff.times import LogNormal as LogNormal
+from jaxdiff.times import LossHistory as LossHistory
+from jaxdiff.times import UniformTimes as UniformTimes
 from jaxdiff.train import train as train
 from jaxdiff.train import train_step as train_step
 from jaxdiff.train_state import TrainState as TrainState
@@ -54,3 +76,11 @@ from jaxdiff.typing import Batch as Batch
 from jaxdiff.typing import Denoiser as Denoiser
 from jaxdiff.typing import Estimate as Estimate
 from jaxdiff.typing import Level as Level
+from jaxdiff.weighting import P2 as P2
+from jaxdiff.weighting import EdmWeighting as EdmWeighting
+from jaxdiff.weighting import MinSnr as MinSnr
+from jaxdiff.weighting import SigmoidWeighting as SigmoidWeighting
+from jaxdiff.weighting import SnrPlusOne as SnrPlusOne
+from jaxdiff.weighting import Uniform as Uniform
+from jaxdiff.weighting import UniformEps as UniformEps
+from jaxdiff.weighting import UniformX0 as UniformX0

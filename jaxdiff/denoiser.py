@@ -10,6 +10,7 @@ from jax.tree_util import Partial
 from jaxdiff.errors import InputError, check_range
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.typing import (
+    AnySchedule,
     Array,
     ArrayLike,
     Denoiser,
@@ -38,7 +39,8 @@ class NetworkDenoiser:
     def __call__(self, x_t: Array, level: Level, /) -> Estimate:
         """The network's estimate at x_t [batch, ...]; level is [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
-        output = self.network.apply({"params": self.params}, x_t, t, self.labels)
+        x_in = self.prediction.scaled(x_t, level)
+        output = self.network.apply({"params": self.params}, x_in, t, self.labels)
         return self.prediction.estimate(output, x_t, level)
 
 
@@ -80,6 +82,15 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
             f"{labels.shape}"
         )
     check_range("labels", labels, num_classes)
+
+
+def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
+    """Refuses a schedule that a network within the denoiser was not made for."""
+    for part in jax.tree.leaves(
+        denoiser, is_leaf=lambda part: isinstance(part, NetworkDenoiser)
+    ):
+        if isinstance(part, NetworkDenoiser):
+            part.prediction.check_schedule(schedule)
 
 
 def as_pytree(denoiser: Denoiser) -> Denoiser:

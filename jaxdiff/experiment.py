@@ -6,6 +6,7 @@ from typing import NamedTuple
 from jaxdiff.data import Data, Digits
 from jaxdiff.errors import InputError
 from jaxdiff.networks import NetworkOptions, UNetConfig
+from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.samplers import Ancestral, SamplerOptions
@@ -90,6 +91,8 @@ class Experiment:
     """The noise schedule."""
     prediction: Prediction = field(default_factory=Eps)
     """What the network predicts."""
+    objective: Objective = field(default_factory=Simple)
+    """What training makes small."""
     network: NetworkOptions = field(default_factory=UNetConfig)
     """The network."""
     optimizer: Optimizer = field(default_factory=Optimizer)

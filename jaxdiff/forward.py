@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
 from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, Level, Timesteps
+from jaxdiff.typing import AnySchedule, Array, Level, Timesteps
 
 
 class Posterior(NamedTuple):
@@ -34,7 +34,7 @@ def q_step(
     """One step of the Markov chain, x_{t-1} to x_t (Ho et al. 2020, equation 2).
 
     Args:
-        schedule: the noise schedule.
+        schedule: a discrete noise schedule.
         x_prev: x_{t-1}, float [batch, ...]; the data where t = 0.
         t: the time stepped to, an integer [] or [batch] in 0..T-1.
         noise: standard Gaussian, of x_prev's shape.
@@ -52,17 +52,20 @@ def q_step(
     return alpha * x_prev + sigma * noise
 
 
-def q_sample(schedule: Schedule, x_0: Array, t: Timesteps | int, noise: Array) -> Array:
+def q_sample(
+    schedule: AnySchedule, x_0: Array, t: Timesteps | int | float, noise: Array
+) -> Array:
     """The closed form of t + 1 steps, x_0 to x_t (Ho et al. 2020, equation 4).
 
     Args:
-        schedule: the noise schedule.
+        schedule: the noise schedule, discrete or continuous.
         x_0: the data, float [batch, ...].
-        t: an integer [] or [batch] in 0..T-1.
+        t: integers [] or [batch] in 0..T-1, floats 0..1 for a continuous schedule.
         noise: standard Gaussian, of x_0's shape.
 
     Returns:
-        x_t = sqrt(alphas_bar_t) x_0 + sqrt(1 - alphas_bar_t) noise.
+        x_t = alpha_t x_0 + sigma_t noise; for a discrete schedule sqrt(alphas_bar_t)
+        x_0 + sqrt(1 - alphas_bar_t) noise.
 
     Raises:
         InputError: shapes or types do not fit, or t is out of range.
@@ -74,7 +77,7 @@ def q_sample(schedule: Schedule, x_0: Array, t: Timesteps | int, noise: Array) -
 
 
 def q_posterior(
-    schedule: Schedule, x_0: Array, x_t: Array, t: Timesteps | int
+    schedule: AnySchedule, x_0: Array, x_t: Array, t: Timesteps | int | float
 ) -> Posterior:
     """q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7).
 
@@ -82,12 +85,11 @@ def q_posterior(
         schedule: the noise schedule.
         x_0: the data, float [batch, ...].
         x_t: the noisy image, of x_0's shape.
-        t: an integer [] or [batch] in 0..T-1.
+        t: integers [] or [batch] in 0..T-1, floats 0..1 for a continuous schedule.
 
     Returns:
         The mean, the variance (0 at t = 0, where x_{t-1} is the data), and the
-        log-variance, which at t = 0 repeats that of t = 1 (Nichol & Dhariwal 2021,
-        section 3.1), or log beta_0 where T = 1.
+        log-variance, which at t = 0 is that of `variance_floor`.
 
     Raises:
         InputError: shapes or types do not fit, or t is out of range.
@@ -95,11 +97,22 @@ def q_posterior(
     level, next_level = schedule.level(t), schedule.next_level(t)
     _check(x_0, level.t, x_0=x_0, x_t=x_t)
     mean, variance = posterior(x_0, x_t, level, next_level)
-    t_1 = min(1, schedule.num_steps - 1)
-    _, floor = posterior(x_0, x_t, schedule.level(t_1), schedule.next_level(t_1))
-    floor = jnp.where(floor > 0, floor, schedule.betas[0])
     at_0 = next_level.scales(x_0)[1] == 0
+    floor = variance_floor(schedule)
     return Posterior(mean, variance, jnp.log(jnp.where(at_0, floor, variance)))
+
+
+def variance_floor(schedule: AnySchedule) -> Array:
+    """What stands for the posterior's variance in the last step, where it is 0; [].
+
+    It is the variance of the step before (Nichol & Dhariwal 2021, section 3.1), or
+    beta_0 where T = 1.
+    """
+    t = schedule.times[min(1, schedule.num_steps - 1)]
+    level, next_level = schedule.level(t), schedule.next_level(t)
+    _, variance = posterior(level.sigma, level.sigma, level, next_level)
+    _, beta = transition(level.sigma, level, next_level)
+    return jnp.where(variance > 0, variance, beta)
 
 
 def posterior(

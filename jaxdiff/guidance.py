@@ -5,7 +5,7 @@ from jax.tree_util import Partial
 
 from jaxdiff.denoiser import as_pytree
 from jaxdiff.errors import InputError
-from jaxdiff.prediction import from_x_0
+from jaxdiff.prediction import eps_of
 from jaxdiff.typing import Array, Denoiser, Estimate, Level
 
 
@@ -25,4 +25,4 @@ def _clipped(
 ) -> Estimate:
     estimate = denoiser(x_t, level)
     x_0 = jnp.clip(estimate.x_0, low, high)
-    return from_x_0(x_0, x_t, level)._replace(log_variance=estimate.log_variance)
+    return estimate._replace(x_0=x_0, eps=eps_of(x_0, x_t, level))

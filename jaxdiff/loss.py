@@ -1,10 +1,12 @@
-"""The training objective.
+"""The training loss: noise a batch, ask the network, hand both to the objective.
 
-    (1)  L = E || output(x_t, t) - target ||^2,   t uniform, eps ~ N(0, 1)
-         x_t = alpha_t x_0 + sigma_t eps           (Ho et al. 2020, equation 14)
+    (1)  x_t = alpha_t x_0 + sigma_t eps,   eps ~ N(0, 1),   t as the objective draws it
+    (2)  L = E[ objective(output(x_t, t), x_0, eps) ]
 
-With `Eps` the target is the noise, and (1) is DDPM's L_simple.
+By default L is DDPM's L_simple, E || output - eps ||^2 (Ho et al. 2020, equation 14).
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,9 @@ from jaxdiff import keys as keys_lib
 from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError, concrete
 from jaxdiff.forward import q_sample
+from jaxdiff.objective import Noised, Objective, Simple
 from jaxdiff.prediction import Eps, Prediction
-from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, ArrayLike, Batch, Key, Network, Params
+from jaxdiff.typing import AnySchedule, Array, ArrayLike, Batch, Key, Network, Params
 
 QUARTERS = 4
 
@@ -23,57 +25,82 @@ QUARTERS = 4
 def loss_fn(
     params: Params,
     network: Network,
-    schedule: Schedule,
+    schedule: AnySchedule,
     batch: Batch,
     key: Key,
     prediction: Prediction | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """The mean squared error of the network's prediction, equation (1).
+    objective: Objective | None = None,
+    memory: Any = None,
+) -> tuple[Array, dict[str, Any]]:
+    """The training loss, equation (2).
 
     The noise, the time and the dropout of an example depend on (key, its index) alone.
 
     Args:
         params: the network's parameters, what to differentiate by.
         network: a Flax module such as `UNet`.
-        schedule: the noise schedule.
+        schedule: the noise schedule, discrete or continuous.
         batch: images in [-1, 1], labels or None, and each example's index.
         key: the step's key.
         prediction: what the network outputs; `Eps()` by default.
+        objective: what to make small; `Simple()` by default.
+        memory: what the objective's times remember (`LossHistory`); the beginning of
+            it by default. `objective.times.update(memory, metrics["seen"])` is the
+            next step's.
 
     Returns:
         The scalar loss, and metrics that are means over the batch (so that the means of
-        shards or of steps are averages of them): `loss`; `loss_by_quarter` [4], the
-        part of it from each quarter of the time range, least noisy first; and
-        `share_by_quarter` [4], the part of the examples there. A quarter's own mean
-        loss is the ratio of the last two.
+        shards or of steps are averages of them): `loss`, and what the objective says
+        it is made of; `loss_by_quarter` [4], the part of it from each quarter of the
+        time range, least noisy first; `share_by_quarter` [4], the part of the examples
+        there (a quarter's own mean loss is the ratio of the two); and `seen`, for the
+        times' memory.
 
     Raises:
         InputError: images that are not float, not [batch, height, width, channels] or
-            (where they are concrete) outside [-1, 1]; labels that do not fit.
+            (where they are concrete) outside [-1, 1]; labels that do not fit; a
+            schedule, prediction and objective that do not go together.
     """
     check_batch(batch, network.num_classes)
-    prediction = prediction or Eps()
+    prediction, objective = prediction or Eps(), objective or Simple()
+    check_combination(schedule, prediction, objective)
+    memory = objective.times.init() if memory is None else memory
     x_0 = jnp.asarray(batch.images)
     keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
     u = keys_lib.uniform(keys_lib.fold(keys, 0))
     eps = keys_lib.normal(keys_lib.fold(keys, 1), x_0.shape[1:])
-    level = schedule.level(schedule.time(u))
+    u, importance = objective.times.draw(u, schedule, memory)
+    t = schedule.time(u)
 
-    x_t = q_sample(schedule, x_0, level.t, eps)
+    x_t = q_sample(schedule, x_0, t, eps)
+    noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))
     labels = None if batch.labels is None else jnp.asarray(batch.labels)
     output = network.apply(
-        {"params": params}, x_t, level.t, labels, keys_lib.fold(keys, 2)
+        {"params": params},
+        prediction.scaled(x_t, noised.level),
+        noised.level.t,
+        labels,
+        keys_lib.fold(keys, 2),
     )
-    error = (output - prediction.target(x_0, eps, level)) ** 2
-    losses = error.mean(axis=tuple(range(1, error.ndim)))
+    losses = objective.losses(prediction, output, noised, schedule)
 
-    quarter = jax.nn.one_hot(jnp.floor(u * QUARTERS).astype(jnp.int32), QUARTERS)
-    loss = losses.mean()
-    return loss, {
-        "loss": loss,
-        "loss_by_quarter": (quarter * losses[:, None]).mean(axis=0),
-        "share_by_quarter": quarter.mean(axis=0),
+    metrics: dict[str, Any] = {
+        name: (importance * values).mean() for name, values in losses.items()
     }
+    place = jnp.minimum(jnp.floor(u * QUARTERS).astype(jnp.int32), QUARTERS - 1)
+    quarter = importance[:, None] * jax.nn.one_hot(place, QUARTERS)
+    metrics["loss_by_quarter"] = (quarter * losses["loss"][:, None]).mean(axis=0)
+    metrics["share_by_quarter"] = quarter.mean(axis=0)
+    metrics["seen"] = objective.times.observe(u, losses["loss"])
+    return metrics["loss"], metrics
+
+
+def check_combination(
+    schedule: AnySchedule, prediction: Prediction, objective: Objective
+) -> None:
+    """Refuses a prediction that the schedule or the objective cannot take."""
+    prediction.check_schedule(schedule)
+    objective.check(prediction)
 
 
 def check_batch(batch: Batch, num_classes: int | None) -> None:

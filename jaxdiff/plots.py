@@ -123,7 +123,8 @@ def save_loss_curve(
     from matplotlib.ticker import LogLocator
 
     figure, (axes,) = _figure(series, 1, width=7.5)
-    x, style = np.asarray(steps), {"color": _INK, "linewidth": 2.6, "zorder": 3}
+    x = np.asarray(steps)
+    style = {"color": _INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
     for name, values in series.items():
         y = np.asarray(values, np.float64)
         if x.ndim != 1 or y.shape != x.shape:
@@ -158,6 +159,46 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
     signal.set(title=r"Signal kept, $\bar\alpha_t$", xlabel="t / T", xlim=(0, 1))
     ratio.set(title="Log signal-to-noise ratio", xlabel="t / T", xlim=(0, 1))
     _save_figure(path, figure, ratio)
+
+
+def save_diagnosis(
+    path: PathLike,
+    log_snr: ArrayLike,
+    step_loss: ArrayLike,
+    marks: Mapping[str, float],
+    limits: tuple[float, float],
+) -> None:
+    """Write as a PNG what `jaxdiff.diagnose` found, three panels over t / T.
+
+    Args:
+        path: the file to write.
+        log_snr: natural logarithm of the SNR, [T], least noise first. It is left out
+            where it is infinite.
+        step_loss: share of the data's variance that each reverse step loses, [T]; its
+            running sum is the third panel.
+        marks: log-SNRs to mark in the first panel, by name.
+        limits: the most that one step, and that all of them, should lose.
+    """
+    ratio, loss = np.asarray(log_snr, np.float64), np.asarray(step_loss, np.float64)
+    if ratio.ndim != 1 or not ratio.size or loss.shape != ratio.shape:
+        got = f"{ratio.shape} and {loss.shape}"
+        raise InputError(f"log_snr, step_loss: shapes {got}; give both as [T]")
+    panels = (
+        (ratio, "Log signal-to-noise ratio", marks),
+        (loss, "Variance lost by each reverse step", {"limit": limits[0]}),
+        (loss.cumsum(), "Variance lost by all steps up to t", {"limit": limits[1]}),
+    )
+    figure, all_axes = _figure(panels, len(panels), width=10)
+    t, marker = np.arange(len(ratio)) / len(ratio), "." if len(ratio) <= 100 else ""
+    for axes, (values, title, lines) in zip(all_axes, panels, strict=True):
+        kept = np.isfinite(values)
+        axes.plot(t[kept], values[kept], marker=marker)
+        for name, y in lines.items():
+            axes.axhline(y, color=_COLOURS[3], linewidth=1, linestyle="--")
+            axes.text(0.99, y, name, color=_COLOURS[3], ha="right", va="bottom")
+        axes.set(title=title, xlabel="t / T", xlim=(0, 1))
+    all_axes[1].set_yscale("log")
+    _save_figure(path, figure, all_axes[-1])
 
 
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
@@ -230,7 +271,9 @@ def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
     figure = Figure((width, 3.6), dpi=120, facecolor="white", layout="constrained")
     panel_axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axes in panel_axes:
-        axes.set_prop_cycle(color=_COLOURS, linewidth=[1.6] * len(_COLOURS))
+        styles = ["-"] * len(_COLOURS) + ["--"] * len(_COLOURS)
+        widths = [1.6] * len(styles)
+        axes.set_prop_cycle(color=2 * _COLOURS, linestyle=styles, linewidth=widths)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e8e8e8", linewidth=0.8)
         axes.margins(x=0)

@@ -14,7 +14,8 @@ from jaxdiff.forward import q_sample
 from jaxdiff.loss import QUARTERS
 from jaxdiff.metrics import writer
 from jaxdiff.run import Run
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedule import Linear, ScheduleOptions, ZeroTerminalSnr
+from jaxdiff.typing import AnySchedule
 
 PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
 """What `save_samples` and `save_pictures` write."""
@@ -101,12 +102,25 @@ def save_reverse(run: Run, path: Path, seed: int) -> None:
 
 def save_schedules(num_steps: int, path: Path) -> None:
     """The schedules compared, at so many steps."""
-    options = get_args(ScheduleOptions)
+    num_steps = max(num_steps, 2)
+    schedules: list[ScheduleOptions] = [
+        option(num_steps=num_steps)
+        for option in get_args(ScheduleOptions)
+        if option is not ZeroTerminalSnr
+    ]
+    schedules.append(ZeroTerminalSnr(base=Linear(num_steps=num_steps)))
     with warnings.catch_warnings():
         # Here schedules are looked at, not used: a short one may keep signal.
         warnings.simplefilter("ignore", UserWarning)
-        curves = {
-            option.__name__: np.asarray(option(num_steps=num_steps).build().alphas_bar)
-            for option in options
-        }
+        curves = {type(s).__name__: signal_share(s.build()) for s in schedules}
     plots.save_schedules(path, curves)
+
+
+def signal_share(schedule: AnySchedule) -> np.ndarray:
+    """The signal's share of x_t's variance, for data of unit variance, at all times.
+
+    It is alphas_bar where the schedule preserves variance.
+    """
+    level = schedule.level(schedule.times)
+    signal = np.asarray(level.alpha, np.float64) ** 2
+    return signal / (signal + np.asarray(level.sigma, np.float64) ** 2)

@@ -5,6 +5,8 @@
     (2)  fixed small:  variance = beta_ts sigma_s^2 / sigma_t^2, exact where the data is
          a single point                              (Ho et al. 2020, section 3.2)
     (3)  fixed large:  variance = beta_ts, exact where the data is N(0, 1)
+    (4)  learned range:  log variance = f log beta_ts + (1 - f) log of (2), f from the
+         network                                     (Nichol & Dhariwal 2021, eq. 15)
 
 The last step, onto the data, adds no noise.
 """
@@ -17,41 +19,121 @@ import jax.numpy as jnp
 from jaxdiff import keys as keys_lib
 from jaxdiff.errors import InputError
 from jaxdiff.forward import posterior, transition
-from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, Denoiser, Estimate, Key, Level, Timesteps
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
 
 
 @dataclass(frozen=True)
 class FixedSmall:
-    """The posterior's variance, equation (2): beta-tilde of DDPM."""
+    """The posterior's variance, DDPM's beta-tilde; equation (2)."""
 
     def variance(
-        self, estimate: Estimate, x_t: Array, level: Level, next_level: Level
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        floor: Array | float = 0.0,
     ) -> Array:
-        """The reverse step's variance, ready to multiply x_t."""
-        return posterior(estimate.x_0, x_t, level, next_level)[1]
+        """The reverse step's variance, ready to multiply x_t; `floor` onto the data."""
+        _, variance = posterior(estimate.x_0, x_t, level, next_level)
+        return jnp.where(next_level.scales(x_t)[1] > 0, variance, floor)
 
 
 @dataclass(frozen=True)
 class FixedLarge:
-    """The forward step's variance, equation (3): beta of DDPM."""
+    """The forward step's variance, DDPM's beta; equation (3)."""
 
     def variance(
-        self, estimate: Estimate, x_t: Array, level: Level, next_level: Level
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        floor: Array | float = 0.0,
     ) -> Array:
         """The reverse step's variance, ready to multiply x_t."""
         return transition(x_t, level, next_level)[1]
 
 
-Variance: TypeAlias = FixedSmall | FixedLarge
+@dataclass(frozen=True)
+class LearnedRange:
+    """Between the fixed variances, where the network says; equation (4)."""
+
+    def variance(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        floor: Array | float = 0.0,
+    ) -> Array:
+        """The reverse step's variance, of x_t's shape.
+
+        Raises:
+            InputError: the denoiser did not learn a variance.
+        """
+        fraction = estimate.variance_fraction
+        if fraction is None:
+            raise InputError(
+                "LearnedRange needs a denoiser that learned a variance: train with "
+                "prediction.learn_variance, or choose a fixed variance"
+            )
+        small = FixedSmall().variance(estimate, x_t, level, next_level, floor)
+        large = FixedLarge().variance(estimate, x_t, level, next_level)
+        # Onto the data, without a floor, there is no range: a step there adds no noise.
+        log_small = jnp.log(jnp.where(small > 0, small, large))
+        return jnp.exp(fraction * jnp.log(large) + (1 - fraction) * log_small)
+
+
+@dataclass(frozen=True)
+class MarginalNoise:
+    """A trap, kept to show it: x_t's own noise variance, 1 - alphas_bar_t in DDPM.
+
+    Some texts write sigma_t = sqrt(1 - alphas_bar_t) in the place of the reverse step's
+    deviation. It is the deviation of the noise that all the forward steps put into x_t
+    together. A reverse step may only put back what one forward step added; with this
+    much, the chain does not converge: for Gaussian data of unit variance and the linear
+    schedule of 1000 steps it ends with a variance of 82.6 instead of 1 (and
+    with `FixedSmall` of 0.991). Never use it to draw samples.
+    """
+
+    def variance(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        floor: Array | float = 0.0,
+    ) -> Array:
+        """sigma_t^2, ready to multiply x_t."""
+        return level.scales(x_t)[1] ** 2
+
+
+Variance: TypeAlias = FixedSmall | FixedLarge | LearnedRange | MarginalNoise
 
 
 def p_mean_variance(
-    estimate: Estimate, x_t: Array, level: Level, next_level: Level, variance: Variance
+    estimate: Estimate,
+    x_t: Array,
+    level: Level,
+    next_level: Level,
+    variance: Variance,
+    floor: Array | float = 0.0,
 ) -> tuple[Array, Array]:
-    """Mean and variance of p(x_s | x_t), equation (1), for any two levels."""
+    """Mean and variance of p(x_s | x_t), equation (1), for any two levels.
+
+    Args:
+        estimate: the denoiser's, at x_t.
+        x_t: float [batch, ...].
+        level: of x_t.
+        next_level: of x_s.
+        variance: which variance.
+        floor: the lower fixed variance in the step onto the data, where the posterior's
+            is 0; see `forward.variance_floor`. Only a likelihood needs it: a sampler
+            adds no noise there.
+    """
     mean, _ = posterior(estimate.x_0, x_t, level, next_level)
-    return mean, variance.variance(estimate, x_t, level, next_level)
+    return mean, variance.variance(estimate, x_t, level, next_level, floor)
 
 
 def p_step(
@@ -70,9 +152,9 @@ def p_step(
 
 def p_sample_step(
     denoiser: Denoiser,
-    schedule: Schedule,
+    schedule: AnySchedule,
     x_t: Array,
-    t: Timesteps | int,
+    t: Timesteps | int | float,
     key: Key,
     *,
     variance: Variance | None = None,
@@ -88,9 +170,10 @@ def p_sample_step(
         denoiser: what estimates x_0.
         schedule: the noise schedule.
         x_t: float [batch, ...].
-        t: one integer in 0..T-1 for the whole batch.
+        t: one integer in 0..T-1 for the whole batch; for a continuous schedule one of
+            its `times`.
         key: the chain's key. The noise of an image depends on (key, its index, t).
-        variance: `FixedSmall()` (the default) or `FixedLarge()`.
+        variance: `FixedSmall()` (the default), `FixedLarge()` or `LearnedRange()`.
         indices: integers [batch], the images' places in the whole request; 0, 1, ... by
             default.
         noise: standard Gaussian of x_t's shape, instead of drawing it from the key.
@@ -100,7 +183,7 @@ def p_sample_step(
     """
     level, next_level = schedule.level(t), schedule.next_level(t)
     if level.t.ndim:
-        raise InputError(f"t must be one integer; got shape {level.t.shape}")
+        raise InputError(f"t must be one time; got shape {level.t.shape}")
     if not jnp.issubdtype(x_t.dtype, jnp.floating):
         raise InputError(f"x_t must be floating point; got {x_t.dtype}")
     if noise is None:
@@ -109,7 +192,8 @@ def p_sample_step(
             raise InputError(
                 f"indices must have shape {x_t.shape[:1]}; got {indices.shape}"
             )
-        keys = keys_lib.fold(keys_lib.example_keys(key, indices), level.t)
+        steps_left = jnp.abs(schedule.times - jnp.asarray(t)).argmin()
+        keys = keys_lib.fold(keys_lib.example_keys(key, indices), steps_left)
         noise = keys_lib.normal(keys, x_t.shape[1:])
     elif noise.shape != x_t.shape:
         raise InputError(f"noise must have shape {x_t.shape}; got {noise.shape}")

@@ -26,9 +26,8 @@ from jaxdiff.guidance import clip_x_0
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Pmap
 from jaxdiff.samplers import sample
-from jaxdiff.schedule import Schedule
 from jaxdiff.train_state import TrainState
-from jaxdiff.typing import Params
+from jaxdiff.typing import AnySchedule, Params
 
 NOT_TRAINING = ("upkeep", "sampling")
 """The parts of an experiment that do not change what training computes."""
@@ -50,7 +49,7 @@ class Run:
     experiment: Experiment
     info: DataInfo
     network: UNet
-    schedule: Schedule
+    schedule: AnySchedule
     params: Params
     step: int
 
@@ -159,7 +158,9 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
 def build_network(experiment: Experiment, info: DataInfo) -> UNet:
     """The experiment's network for such data."""
     experiment.network.check_image_shape(*info.image_shape[:2])
-    return experiment.network.build(info.image_shape[-1], info.num_classes)
+    channels = info.image_shape[-1]
+    outputs = channels * (1 + experiment.prediction.learn_variance)
+    return experiment.network.build(outputs, info.num_classes, in_channels=channels)
 
 
 def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
@@ -168,7 +169,7 @@ def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
     images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
     params = network.init(jax.random.key(experiment.seed), images, times)["params"]
     optimizer = experiment.optimizer.build(experiment.training.num_steps)
-    return TrainState.create(params, optimizer)
+    return TrainState.create(params, optimizer, experiment.objective.times.init())
 
 
 def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
@@ -178,17 +179,17 @@ def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
         InputError: the workdir holds a run of another configuration.
     """
     path = workdir / "config.json"
-    record = {"experiment": config.to_dict(experiment), "data": info._asdict()}
     if path.exists():
-        old = checkpoint.read_json(path)
-        read_record(old)  # refuses what is no configuration
-        found = config.differences(_training_part(old), _training_part(record))
+        old = read_record(checkpoint.read_json(path))
+        found = config.differences(
+            _training_part(*old), _training_part(experiment, info)
+        )
         if found:
             raise InputError(
                 f"'{workdir}' holds a run of another configuration ("
                 f"{'; '.join(found)}): choose another --workdir, or the same options"
             )
-    checkpoint.write_json_atomic(path, record)
+    checkpoint.write_json_atomic(path, _record(experiment, info))
 
 
 def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
@@ -200,15 +201,21 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
             tuple(data["image_shape"]), data["num_classes"], names and tuple(names)
         )
         experiment = record["experiment"]
-    except (KeyError, TypeError, ValueError) as error:
+        # Version 0.1 knew one prediction only and did not name it.
+        experiment.get("prediction", {}).setdefault("type", "Eps")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return config.from_dict(Experiment, experiment), info
 
 
-def _training_part(record: dict[str, Any]) -> dict[str, Any]:
+def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"experiment": config.to_dict(experiment), "data": info._asdict()}
+
+
+def _training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
-    plain = json.loads(json.dumps(record))
-    experiment = plain["experiment"]
+    plain = json.loads(json.dumps(_record(experiment, info)))
     # The record's "data" is the shape and the classes, the experiment's the options.
-    kept = {k: v for k, v in experiment.items() if k not in NOT_TRAINING}
+    kept = {k: v for k, v in plain["experiment"].items() if k not in NOT_TRAINING}
     return {**kept, "info": plain["data"]}

@@ -10,18 +10,20 @@ Times run from 0, the least noisy step, to T - 1. (The papers count 1 to T, with
 the data itself; here the data is what comes after t = 0.)
 
 A schedule is chosen by a frozen option class, whose `build` computes the tables in
-float64 and stores them as float32.
+float64 and stores them as float32. Those of `continuous` stand in the same union.
 """
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from jax import nn
 
-from jaxdiff.errors import InputError, check_range
+from jaxdiff.continuous import StraightPath, VarianceExploding, VariancePreserving
+from jaxdiff.errors import InputError, check_range, concrete
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 VISIBLE_SIGNAL = 0.05
@@ -32,7 +34,7 @@ class Schedule(NamedTuple):
     """A discrete schedule: float32 tables of shape [T], index 0 the least noisy.
 
     Attributes:
-        betas: the variance that step t adds, in (0, 1).
+        betas: the variance that step t adds, in (0, 1); the last may be 1.
         alphas: 1 - betas.
         alphas_bar: the running product of alphas, equation (2).
         sqrt_alphas_bar: the signal scale of x_t, equation (3).
@@ -49,8 +51,11 @@ class Schedule(NamedTuple):
     def from_betas(cls, betas: ArrayLike) -> Self:
         """The schedule of any betas [T] in (0, 1), computed in float64.
 
+        The last beta may be 1: no signal is left then, and the network must predict
+        something else than the noise.
+
         Raises:
-            InputError: betas is not a non-empty vector of numbers in (0, 1).
+            InputError: betas is not a non-empty vector of such numbers.
 
         Warns:
             UserWarning: x_{T-1} keeps visible signal, so that sampling would start from
@@ -61,7 +66,9 @@ class Schedule(NamedTuple):
             raise InputError(
                 f"betas must be a vector [T >= 1]; got shape {betas.shape}"
             )
-        bad = np.flatnonzero(~((betas > 0) & (betas < 1)))
+        fits = (betas > 0) & (betas < 1)
+        fits[-1] |= betas[-1] == 1 and betas.size > 1
+        bad = np.flatnonzero(~fits)
         if bad.size:
             raise InputError(
                 f"betas must lie in (0, 1); got betas[{bad[0]}] = {betas[bad[0]]:g}: "
@@ -91,11 +98,22 @@ class Schedule(NamedTuple):
         return self.betas.shape[0]
 
     @property
+    def times(self) -> Timesteps:
+        """The times 0, 1, ..., T - 1."""
+        return jnp.arange(self.num_steps)
+
+    @property
     def prior_scale(self) -> float:
         """The standard deviation of the noise that sampling starts from."""
         return 1.0
 
-    def level(self, t: Timesteps | int) -> Level:
+    @property
+    def keeps_signal(self) -> bool:
+        """Whether x_{T-1} has any signal (True where the tables are traced)."""
+        alphas_bar = concrete(self.alphas_bar)
+        return alphas_bar is None or bool(alphas_bar[-1] > 0)
+
+    def level(self, t: Timesteps | int | float) -> Level:
         """The level at integer times t, [] or [batch], from 0 to T - 1.
 
         Raises:
@@ -108,7 +126,7 @@ class Schedule(NamedTuple):
         check_range("t", given, self.num_steps)
         return Level(t, self.sqrt_alphas_bar[t], self.sqrt_one_minus_alphas_bar[t])
 
-    def next_level(self, t: Timesteps | int) -> Level:
+    def next_level(self, t: Timesteps | int | float) -> Level:
         """The level one step nearer the data than t; after t = 0 the data itself."""
         level = self.level(jnp.maximum(jnp.asarray(t) - 1, 0))
         done = jnp.asarray(t) == 0
@@ -122,6 +140,30 @@ class Schedule(NamedTuple):
         """The time at the fraction u in [0, 1) of the range: uniform u, uniform t."""
         t = jnp.floor(u * self.num_steps).astype(jnp.int32)
         return jnp.minimum(t, self.num_steps - 1)
+
+    def fraction(self, log_snr: Array) -> Array:
+        """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
+        # At zero terminal SNR the table ends at -27.6 instead of at minus infinity.
+        signal = jnp.maximum(self.sqrt_alphas_bar, 1e-6)
+        table = 2 * (jnp.log(signal) - jnp.log(self.sqrt_one_minus_alphas_bar))
+        places = jnp.arange(self.num_steps, dtype=table.dtype)[::-1]
+        t = jnp.interp(log_snr, table[::-1], places)
+        return (t + 0.5) / self.num_steps
+
+    def level_at(self, log_snr: Array) -> Level:
+        """The level of this log signal-to-noise ratio, at a time between two integers.
+
+        A network that was trained at whole times is asked in between them, as
+        DPM-Solver does (Lu et al. 2022, section 3.4).
+        """
+        t = self.fraction(log_snr) * self.num_steps - 0.5
+        return level_of_log_snr(jnp.clip(t, 0, self.num_steps - 1), log_snr)
+
+
+def level_of_log_snr(t: Array, log_snr: Array) -> Level:
+    """The variance-preserving level of a log signal-to-noise ratio."""
+    alpha, sigma = nn.sigmoid(log_snr) ** 0.5, nn.sigmoid(-log_snr) ** 0.5
+    return Level(t, alpha, sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,4 +289,48 @@ def _check_betas(beta_start: float, beta_end: float) -> None:
             raise InputError(f"{name} must lie in (0, 1); got {beta:g}")
 
 
-ScheduleOptions: TypeAlias = Linear | Quadratic | Cosine | Sigmoid
+@dataclass(frozen=True, kw_only=True)
+class ZeroTerminalSnr:
+    """Another schedule, rescaled to end in pure noise (Lin et al. 2024, algorithm 1).
+
+    The signal scales sqrt(alphas_bar) are shifted so that the last is 0, and stretched
+    so that the first stays. Needs a prediction other than `Eps`.
+    """
+
+    base: Linear | Quadratic | Cosine | Sigmoid = field(default_factory=Linear)
+    """The schedule to rescale."""
+
+    def build(self) -> Schedule:
+        """The schedule's tables."""
+        with warnings.catch_warnings():
+            # That the base keeps signal is what the rescaling mends.
+            warnings.simplefilter("ignore", UserWarning)
+            return rescale_zero_terminal_snr(self.base.build())
+
+
+def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
+    """The schedule rescaled to end in pure noise (Lin et al. 2024, algorithm 1).
+
+    Raises:
+        InputError: it has one step only.
+    """
+    if schedule.num_steps < 2:
+        raise InputError(
+            "a schedule of zero terminal SNR needs at least 2 steps; got 1"
+        )
+    signal = np.cumprod(1 - np.asarray(schedule.betas, np.float64)) ** 0.5
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alphas_bar = signal**2
+    return Schedule.from_betas(1 - alphas_bar / np.append(1.0, alphas_bar[:-1]))
+
+
+ScheduleOptions: TypeAlias = (
+    Linear
+    | Quadratic
+    | Cosine
+    | Sigmoid
+    | ZeroTerminalSnr
+    | VariancePreserving
+    | VarianceExploding
+    | StraightPath
+)

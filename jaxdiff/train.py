@@ -14,14 +14,14 @@ from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints, ensure_writable
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.interrupt import between_steps
-from jaxdiff.loss import QUARTERS, check_batch, loss_fn
+from jaxdiff.loss import QUARTERS, check_batch, check_combination, loss_fn
 from jaxdiff.metrics.writer import JsonLines
+from jaxdiff.objective import Objective
 from jaxdiff.parallel import Mean, Pmap
 from jaxdiff.prediction import Prediction
 from jaxdiff.run import build_network, init_state, write_record
-from jaxdiff.schedule import Schedule
 from jaxdiff.train_state import TrainState
-from jaxdiff.typing import Array, Batch, Network
+from jaxdiff.typing import AnySchedule, Array, Batch, Network
 
 
 def train_step(
@@ -30,8 +30,9 @@ def train_step(
     mean: Mean = lambda tree: tree,
     *,
     network: Network,
-    schedule: Schedule,
+    schedule: AnySchedule,
     prediction: Prediction,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
     seed: int,
@@ -45,6 +46,7 @@ def train_step(
         network: the network.
         schedule: the noise schedule.
         prediction: what the network predicts.
+        objective: what to make small.
         optimizer: the Optax optimiser.
         ema_decay: decay of the parameters' moving average.
         seed: the run's seed; with the state's step it makes the step's key.
@@ -56,11 +58,13 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
     gradients, metrics = gradient_fn(
-        state.params, network, schedule, batch, key, prediction
+        state.params, network, schedule, batch, key, prediction, objective, state.memory
     )
     gradients, metrics = mean((gradients, metrics))
     metrics["grad_norm"] = optax.tree.norm(gradients)
-    return state.apply_gradients(gradients, optimizer, ema_decay), metrics
+    memory = objective.times.update(state.memory, metrics.pop("seen"))
+    state = state.apply_gradients(gradients, optimizer, ema_decay)
+    return state._replace(memory=memory), metrics
 
 
 def train(
@@ -92,6 +96,7 @@ def train(
     parallel = parallel or Pmap()
     parallel.check_batch_size(training.batch_size)
     schedule = experiment.schedule.build()
+    check_combination(schedule, experiment.prediction, experiment.objective)
     dataset = experiment.data.load("train")
     info = data_info(experiment, dataset)
     network = build_network(experiment, info)
@@ -107,6 +112,7 @@ def train(
             network=network,
             schedule=schedule,
             prediction=experiment.prediction,
+            objective=experiment.objective,
             optimizer=experiment.optimizer.build(training.num_steps),
             ema_decay=training.ema_decay,
             seed=experiment.seed,

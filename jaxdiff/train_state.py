@@ -17,21 +17,24 @@ class TrainState(NamedTuple):
         params: the network's parameters, float32.
         ema: their moving average, which sampling uses.
         opt_state: the Optax optimiser's state.
+        memory: what the objective's times remember; () where they remember nothing.
     """
 
     step: Array
     params: Params
     ema: Params
     opt_state: Any
+    memory: Any = ()
 
     @classmethod
     def create(
-        cls, params: Params, optimizer: optax.GradientTransformation
+        cls, params: Params, optimizer: optax.GradientTransformation, memory: Any = ()
     ) -> "TrainState":
         """The state at step 0; the average starts from the parameters."""
         # A copy, so that params and ema can be donated: they share no buffer.
         ema = jax.tree.map(jnp.copy, params)
-        return cls(jnp.zeros((), jnp.int32), params, ema, optimizer.init(params))
+        opt_state = optimizer.init(params)
+        return cls(jnp.zeros((), jnp.int32), params, ema, opt_state, memory)
 
     def apply_gradients(
         self,
@@ -44,7 +47,7 @@ class TrainState(NamedTuple):
         params = optax.apply_updates(self.params, updates)
         decay = warm_decay(ema_decay, self.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, self.ema, params)
-        return TrainState(self.step + 1, params, ema, opt_state)
+        return TrainState(self.step + 1, params, ema, opt_state, self.memory)
 
 
 def warm_decay(decay: float, step: Array) -> Array:

@@ -16,7 +16,8 @@ Images: TypeAlias = jax.Array
 Labels: TypeAlias = jax.Array
 """Integer classes [batch]."""
 Timesteps: TypeAlias = jax.Array
-"""Integer times [] or [batch], 0 (least noisy) to T - 1."""
+"""Times [] or [batch]: integers 0 (least noisy) to T - 1 of a discrete schedule, floats
+0 to 1 of a continuous one."""
 Key: TypeAlias = jax.Array
 """A typed PRNG key, as `jax.random.key` makes it."""
 Params: TypeAlias = Any
@@ -64,12 +65,62 @@ class Estimate(NamedTuple):
     Attributes:
         x_0: the clean image, of x_t's shape.
         eps: the noise, of x_t's shape.
-        log_variance: the reverse step's log-variance where the denoiser learned one.
+        variance_fraction: where in its range the reverse step's variance lies, 0 (fixed
+            small) to 1 (fixed large), of x_t's shape; None where none was learned.
     """
 
     x_0: Array
     eps: Array
-    log_variance: Array | None = None
+    variance_fraction: Array | None = None
+
+
+class AnySchedule(Protocol):
+    """What the rest of the package asks of a schedule, discrete or continuous.
+
+    A discrete one (`Schedule`) has tables at integer times 0..T-1, a continuous one
+    (`ContinuousSchedule`) a formula at times 0..1. In both, time 0 is the least noisy
+    level, and the data itself comes after it.
+    """
+
+    @property
+    def num_steps(self) -> int:
+        """T, the number of steps of the chain."""
+        ...
+
+    @property
+    def times(self) -> Timesteps:
+        """The chain's times [T], least noisy first."""
+        ...
+
+    @property
+    def prior_scale(self) -> float:
+        """The standard deviation of the noise that sampling starts from."""
+        ...
+
+    @property
+    def keeps_signal(self) -> bool:
+        """Whether the noisiest level has alpha > 0 (True where it is not known)."""
+        ...
+
+    def time(self, u: Array) -> Timesteps:
+        """The time at the fraction u in [0, 1) of the range: uniform u, uniform t."""
+        ...
+
+    def level(self, t: Timesteps | int | float) -> Level:
+        """The level at times t, [] or [batch]."""
+        ...
+
+    def next_level(self, t: Timesteps | int | float) -> Level:
+        """The level one step nearer the data than t; after the first, the data."""
+        ...
+
+    def fraction(self, log_snr: Array) -> Array:
+        """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
+        ...
+
+    def level_at(self, log_snr: Array) -> Level:
+        """The level with this log signal-to-noise ratio, cut off to the range."""
+        ...
 
 
 class Denoiser(Protocol):

@@ -49,7 +49,7 @@ def test_sampled_chain_has_the_closed_forms_moments(short):
     assert abs(float(x_t.var()) / sigma**2 - 1) < 4 * (2 / num) ** 0.5
 
 
-@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("options", get_args(ScheduleOptions)[:5])
 @pytest.mark.parametrize("t", [1, 2, 500, 999])
 def test_posterior_is_bayes_rule(options, t):
     """q(x_{t-1} | x_t, x_0) is proportional to q(x_t | x_{t-1}) q(x_{t-1} | x_0)."""

@@ -269,7 +269,7 @@ B = (4, 8, 8, 1)
 X, N = jnp.zeros(B), jnp.ones(B)
 IMAGES, LABELS = np.zeros(B, np.float32), np.zeros(4, np.int32)
 INDICES = np.arange(4, dtype=np.int32)
-SCHEDULE = CONFIG.schedule.build()
+SCHEDULE: Any = CONFIG.schedule.build()
 KEY = jax.random.key(0)
 SMALL = NETWORK.build(out_channels=1)
 """A network without classes."""
@@ -363,7 +363,7 @@ NO_CLASSES = "labels were given, but the network has no classes: leave them"
         (lambda: betas(), r"betas must be a vector \[T >= 1\]; got shape \(0,\)"),
         (lambda: betas([0.1, 0.2]), r"betas must be a vector .*; got shape \(1, 2\)"),
         (lambda: betas(0.1, 0), r"\(0, 1\); got betas\[1\] = 0: change"),
-        (lambda: betas(0.1, 0.2, 1), r"\(0, 1\); got betas\[2\] = 1: change"),
+        (lambda: betas(0.1, 1, 0.2), r"\(0, 1\); got betas\[1\] = 1: change"),
         (lambda: betas(-0.1, 0.5), r"\(0, 1\); got betas\[0\] = -0.1: change"),
         (lambda: betas(0.1, np.nan), r"\(0, 1\); got betas\[1\] = nan: change"),
         (lambda: bind(SMALL, {}, LABELS), NO_CLASSES),
@@ -462,7 +462,7 @@ def test_a_wrong_call_of_a_network_with_classes(classes, call: Call, message):
     ("call", "message"),
     [
         (lambda n, p: p_step(t=-1), T_RANGE + "-1"),
-        (lambda n, p: p_step(t=jnp.arange(4)), "t must be one .*integer"),
+        (lambda n, p: p_step(t=jnp.arange(4)), "t must be one time; got shape"),
         (lambda n, p: p_step(X.astype(int)), "x_t must be float"),
         (lambda n, p: p_step(noise=N[:1]), "noise must .*; got .*1, 8, 8, 1"),
         (lambda n, p: p_step(noise=N[:, :3]), "noise must .*; got .*4, 3, 8, 1"),

@@ -1,5 +1,7 @@
 """The pictures of a run: which images, at which places, with which noise."""
 
+from typing import get_args
+
 import jax
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from jaxdiff.experiment import DataInfo, Sampling
 from jaxdiff.metrics.writer import JsonLines
 from jaxdiff.plots import GAP
 from jaxdiff.run import init_state
+from jaxdiff.schedule import ScheduleOptions
 
 CELL = 64 + GAP
 """An image of 8x8 pixels and the gap after it."""
@@ -249,7 +252,12 @@ def test_the_schedules_are_those_of_the_runs_length(tmp_path, monkeypatch, num_s
     drawn = {}
     monkeypatch.setattr(plots, "save_schedules", lambda path, y: drawn.update(y))
     report.save_schedules(num_steps, tmp_path / "schedules.png")
-    assert set(drawn) == {"Linear", "Quadratic", "Cosine", "Sigmoid"}
+    assert set(drawn) == {option.__name__ for option in get_args(ScheduleOptions)}
+    num_steps = max(num_steps, 2)
     assert {curve.shape for curve in drawn.values()} == {(num_steps,)}
     betas = np.linspace(1e-4, 0.02, num_steps)
     np.testing.assert_allclose(drawn["Linear"], np.cumprod(1 - betas), rtol=1e-5)
+    exploding = 1 / (1 + np.array([0.002, 80.0]) ** 2)
+    np.testing.assert_allclose(
+        drawn["VarianceExploding"][[0, -1]], exploding, rtol=1e-4
+    )

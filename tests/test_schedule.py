@@ -11,7 +11,11 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.schedule import ScheduleOptions
 
-OPTIONS = get_args(ScheduleOptions)
+OPTIONS = [
+    option
+    for option in get_args(ScheduleOptions)
+    if not issubclass(option, jd.ContinuousSchedule | jd.ZeroTerminalSnr)
+]
 
 
 def test_linear_constants():

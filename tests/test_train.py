@@ -197,7 +197,8 @@ def test_cifar10_recipe_takes_a_step_on_fake_data():
         return jd.train_step(
             state, batch, mean,
             network=config.network.build(3), schedule=config.schedule.build(),
-            prediction=config.prediction, optimizer=optimizer,
+            prediction=config.prediction, objective=config.objective,
+            optimizer=optimizer,
             ema_decay=config.training.ema_decay, seed=config.seed,
         )  # fmt: skip
 
@@ -246,6 +247,7 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
     def both(state):
         _, metrics = jd.train_step(
             state, batch, network=network, schedule=schedule, prediction=jd.Eps(),
+            objective=jd.Simple(),
             optimizer=TINY.optimizer.build(8), ema_decay=0.9, seed=5,
         )  # fmt: skip
         key = jax.random.fold_in(jax.random.key(5), state.step)

@@ -88,9 +88,18 @@ class UNetConfig:
                     f"got {self.heads}"
                 )
 
-    def build(self, out_channels: int, num_classes: int | None = None) -> "UNet":
-        """The network for images of so many channels, and for so many classes."""
-        return UNet(self, out_channels, num_classes)
+    def build(
+        self,
+        out_channels: int,
+        num_classes: int | None = None,
+        in_channels: int | None = None,
+    ) -> "UNet":
+        """The network with so many outputs a pixel, and for so many classes.
+
+        The images have as many channels as there are outputs, but where `in_channels`
+        says otherwise (a learned variance doubles the outputs).
+        """
+        return UNet(self, out_channels, num_classes, in_channels)
 
     def check_image_shape(self, height: int, width: int) -> None:
         """Refuses sizes that the levels cannot halve evenly.
@@ -116,14 +125,16 @@ class UNet(nn.Module):
 
     Attributes:
         config: its options.
-        out_channels: the channels of the images.
+        out_channels: the channels of the output.
         num_classes: the number of classes, or None for an unconditional network. Class
             `num_classes` is the null class, which stands for "any".
+        in_channels: the channels of the images; `out_channels` where it is None.
     """
 
     config: UNetConfig
     out_channels: int
     num_classes: int | None = None
+    in_channels: int | None = None
 
     @nn.compact
     def __call__(
@@ -136,21 +147,22 @@ class UNet(nn.Module):
         """The network's output.
 
         Args:
-            x: images [batch, height, width, out_channels].
+            x: images [batch, height, width, in_channels].
             t: times [batch].
             labels: classes [batch]; None for the null class.
             keys: one key per example while training (dropout); None otherwise.
 
         Returns:
-            float32, of x's shape.
+            float32 [batch, height, width, out_channels].
 
         Raises:
             InputError: the image's shape does not fit.
         """
         config = self.config
-        if x.ndim != 4 or x.shape[-1] != self.out_channels:
+        channels = self.in_channels or self.out_channels
+        if x.ndim != 4 or x.shape[-1] != channels:
             raise InputError(
-                f"images must be [batch, height, width, {self.out_channels}]; "
+                f"images must be [batch, height, width, {channels}]; "
                 f"got shape {x.shape}"
             )
         config.check_image_shape(*x.shape[1:3])

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from jaxdiff.reverse import FixedSmall, Variance, p_step
 from jaxdiff.samplers.base import Sampler
-from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, Estimate, Level
+from jaxdiff.typing import AnySchedule, Array, Estimate, Level
 
 
 @jax.tree_util.register_static
@@ -20,9 +19,9 @@ class Ancestral(Sampler):
     variance: Variance = field(default_factory=FixedSmall)
     """The variance of the reverse step."""
 
-    def grid(self, schedule: Schedule) -> Level:
-        """The T levels of the schedule, and the data."""
-        times = jnp.arange(schedule.num_steps)[::-1]
+    def grid(self, schedule: AnySchedule) -> Level:
+        """The T levels of the schedule's chain, and the data."""
+        times = schedule.times[::-1]
         first, rest = schedule.level(times[:1]), schedule.next_level(times)
         return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)
 

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
-from jaxdiff.denoiser import as_pytree
+from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
-from jaxdiff.schedule import Schedule
-from jaxdiff.typing import Array, Denoiser, Estimate, Key, Level
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level
 
 
 class Sampler:
@@ -21,7 +20,7 @@ class Sampler:
     evaluates the denoiser more than once a step overrides `advance` instead of `step`.
     """
 
-    def grid(self, schedule: Schedule) -> Level:
+    def grid(self, schedule: AnySchedule) -> Level:
         """N + 1 levels, each field [N + 1], from noise to data."""
         raise NotImplementedError
 
@@ -62,7 +61,7 @@ class Sampler:
 def sample(
     denoiser: Denoiser,
     sampler: Sampler,
-    schedule: Schedule,
+    schedule: AnySchedule,
     key: Key,
     shape: tuple[int, ...],
     *,
@@ -81,7 +80,7 @@ def sample(
     Args:
         denoiser: what estimates x_0 and eps.
         sampler: the rule for one step, such as `Ancestral()`.
-        schedule: the noise schedule.
+        schedule: the noise schedule, discrete or continuous.
         key: a typed key, `jax.random.key(seed)`.
         shape: of the result, (batch, height, width, channels).
         indices: integers [batch], the images' places in the whole request; 0, 1, ... by
@@ -97,13 +96,15 @@ def sample(
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
-        InputError: an argument does not fit the shape or the number of steps.
+        InputError: an argument does not fit the shape or the number of steps; or the
+            network's prediction does not fit the schedule.
     """
     if jax.tree_util.all_leaves([sampler]):
         raise InputError(
             f"{type(sampler).__name__} is not a pytree: decorate the class with "
             "jax.tree_util.register_static"
         )
+    check_schedule(denoiser, schedule)
     shape = tuple(shape)
     if not shape or min(shape) < 1:
         raise InputError(f"shape must have positive sizes; got {shape}")
@@ -125,7 +126,7 @@ def sample(
 def _chain(
     denoiser: Denoiser,
     sampler: Sampler,
-    schedule: Schedule,
+    schedule: AnySchedule,
     key: Key,
     shape: tuple[int, ...],
     indices: Array,

@@ -1,0 +1,210 @@
+"""Continuous schedules: the signal and noise scales as formulas of the time.
+
+A time u runs from 0, the least noisy level, to 1; the data itself comes after 0.
+
+    (1)  variance preserving (Song et al. 2021, equation 33), t = t_min + (1 - t_min) u:
+         log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2,
+         sigma = sqrt(1 - alpha^2)
+    (2)  variance exploding (Karras et al. 2022, equation 5): alpha = 1,
+         sigma = (sigma_min^(1/rho) + u (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
+    (3)  straight path (Lipman et al. 2023; Liu et al. 2023), t as in (1):
+         alpha = 1 - t, sigma = t
+
+The chain of T steps visits T times, even in u, and then the data. The network is told
+1000 t in (1) and (3), and 250 log sigma in (2), which is 1000 times EDM's c_noise: that
+is the range for which its sinusoids are made.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import nn
+
+from jaxdiff.errors import InputError, concrete
+from jaxdiff.typing import Array, Level, Timesteps
+
+TIME_SCALE = 1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuousSchedule:
+    """A schedule by formula: what its members share.
+
+    A member gives the formula, `_level(u)`, its inverse, `_inverse(log_snr)`, and what
+    `build` checks. It is its own schedule: a pytree without leaves, so that compiled
+    functions know its numbers.
+    """
+
+    num_steps: int = 1000
+    """T, the number of steps of the chain, at least 2; training draws any time."""
+
+    @property
+    def times(self) -> Timesteps:
+        """The chain's times [T], even from 0 to 1."""
+        return jnp.linspace(0.0, 1.0, self.num_steps)
+
+    @property
+    def prior_scale(self) -> float:
+        """The standard deviation of the noise that sampling starts from."""
+        return 1.0
+
+    @property
+    def keeps_signal(self) -> bool:
+        """Whether alpha > 0 at time 1."""
+        return True
+
+    def build(self) -> "ContinuousSchedule":
+        """The schedule: this object, its options checked."""
+        if self.num_steps < 2:
+            raise InputError(f"num_steps must be at least 2; got {self.num_steps}")
+        return self
+
+    def time(self, u: Array) -> Timesteps:
+        """The time at the fraction u of the range: u itself."""
+        return u
+
+    def level(self, t: Timesteps | int | float) -> Level:
+        """The level at times t, floats [] or [batch] in 0..1.
+
+        Raises:
+            InputError: t is out of range, where it is concrete.
+        """
+        values = concrete(t)
+        if values is not None and values.size:
+            worst = values.min() if values.min() < 0 else values.max()
+            if not 0 <= worst <= 1:
+                raise InputError(f"t must lie in 0..1; got {worst:g}")
+        return self._level(jnp.asarray(t, jnp.result_type(float, jnp.asarray(t))))
+
+    def next_level(self, t: Timesteps | int | float) -> Level:
+        """The level a step of 1 / (T - 1) nearer the data than t, or the data."""
+        step = 1 / (self.num_steps - 1)
+        s = jnp.asarray(t, jnp.result_type(float, jnp.asarray(t))) - step
+        level = self._level(jnp.maximum(s, 0.0))
+        done = s < -1e-3 * step  # but not by rounding
+        return Level(
+            level.t,
+            jnp.where(done, jnp.ones_like(level.alpha), level.alpha),
+            jnp.where(done, jnp.zeros_like(level.sigma), level.sigma),
+        )
+
+    def fraction(self, log_snr: Array) -> Array:
+        """The time whose log signal-to-noise ratio is this, cut off to 0..1."""
+        return jnp.clip(self._inverse(log_snr), 0.0, 1.0)
+
+    def level_at(self, log_snr: Array) -> Level:
+        """The level with this log signal-to-noise ratio, cut off to the range."""
+        return self._level(self.fraction(log_snr))
+
+    def _level(self, u: Array) -> Level:
+        raise NotImplementedError
+
+    def _inverse(self, log_snr: Array) -> Array:
+        raise NotImplementedError
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class VariancePreserving(ContinuousSchedule):
+    """DDPM in continuous time, equation (1): beta(t) is linear in t."""
+
+    beta_min: float = 0.1
+    """beta at t = 0, at least 0."""
+    beta_max: float = 20.0
+    """beta at t = 1, above beta_min."""
+    t_min: float = 1e-5
+    """The time of the least noisy level, in (0, 1)."""
+
+    def build(self) -> ContinuousSchedule:
+        """The schedule: this object, its options checked."""
+        _check_t_min(self.t_min)
+        if not 0 <= self.beta_min < self.beta_max:
+            raise InputError(
+                "beta_min must lie in 0..beta_max; got "
+                f"{self.beta_min:g} and {self.beta_max:g}"
+            )
+        return super().build()
+
+    def _level(self, u: Array) -> Level:
+        t = self.t_min + (1 - self.t_min) * u
+        slope = self.beta_max - self.beta_min
+        log_alpha = -(t**2) * slope / 4 - t * self.beta_min / 2
+        sigma = jnp.sqrt(-jnp.expm1(2 * log_alpha))
+        return Level(TIME_SCALE * t, jnp.exp(log_alpha), sigma)
+
+    def _inverse(self, log_snr: Array) -> Array:
+        # -2 log alpha = log(1 + 1/SNR) is a quadratic in t.
+        c = jnp.clip(nn.softplus(-log_snr), 1e-35, 1e9)  # or its ends are 0/0
+        slope = self.beta_max - self.beta_min
+        t = 2 * c / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * c))
+        return (t - self.t_min) / (1 - self.t_min)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class VarianceExploding(ContinuousSchedule):
+    """Noise added to an image that is not scaled, equation (2): the levels of EDM."""
+
+    sigma_min: float = 0.002
+    """sigma of the least noisy level, above 0."""
+    sigma_max: float = 80.0
+    """sigma at time 1, above sigma_min."""
+    rho: float = 7.0
+    """How densely the small sigmas lie, above 0."""
+
+    @property
+    def prior_scale(self) -> float:
+        """The standard deviation of the noise that sampling starts from."""
+        return self.sigma_max
+
+    def build(self) -> ContinuousSchedule:
+        """The schedule: this object, its options checked."""
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise InputError(
+                "sigma_min must lie in (0, sigma_max); got "
+                f"{self.sigma_min:g} and {self.sigma_max:g}"
+            )
+        if not self.rho > 0:
+            raise InputError(f"rho must be above 0; got {self.rho:g}")
+        return super().build()
+
+    def _level(self, u: Array) -> Level:
+        low, high = (s ** (1 / self.rho) for s in (self.sigma_min, self.sigma_max))
+        sigma = (low + u * (high - low)) ** self.rho
+        return Level(TIME_SCALE / 4 * jnp.log(sigma), jnp.ones_like(sigma), sigma)
+
+    def _inverse(self, log_snr: Array) -> Array:
+        low, high = (s ** (1 / self.rho) for s in (self.sigma_min, self.sigma_max))
+        return (jnp.exp(-log_snr / (2 * self.rho)) - low) / (high - low)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True, kw_only=True)
+class StraightPath(ContinuousSchedule):
+    """From the data to pure noise in a straight line (flow matching), equation (3)."""
+
+    t_min: float = 1e-3
+    """The time of the least noisy level, in (0, 1)."""
+
+    @property
+    def keeps_signal(self) -> bool:
+        """False: at time 1 there is noise alone."""
+        return False
+
+    def build(self) -> ContinuousSchedule:
+        """The schedule: this object, its options checked."""
+        _check_t_min(self.t_min)
+        return super().build()
+
+    def _level(self, u: Array) -> Level:
+        t = self.t_min + (1 - self.t_min) * u
+        return Level(TIME_SCALE * t, (1 - self.t_min) * (1 - u), t)
+
+    def _inverse(self, log_snr: Array) -> Array:
+        return (nn.sigmoid(-log_snr / 2) - self.t_min) / (1 - self.t_min)
+
+
+def _check_t_min(t_min: float) -> None:
+    if not 0 < t_min < 1:
+        raise InputError(f"t_min must lie in (0, 1); got {t_min:g}")

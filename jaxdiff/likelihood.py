@@ -1,0 +1,213 @@
+"""How likely a model finds data: in bits per dimension, two ways.
+
+The variational bound of the chain (`variational`), all T terms of it, and the exact
+density that the probability-flow ODE gives the data. With s = sigma / alpha and
+y = x_t / alpha = x_0 + s eps, that ODE is the same for every schedule (Karras et al.
+2022, equation 1; Song et al. 2021, section 4.3):
+
+    (1)  dy / ds = eps-hat(alpha y, level)
+    (2)  log p(y_0) = log p(y_1) + integral from s_0 to s_1 of div_y eps-hat ds
+
+from the least noisy level s_0, where y is taken for the data, to the noisiest, where
+alpha y is Gaussian noise. It is solved in log s by Runge-Kutta's fourth-order method.
+The divergence is the trace of a Jacobian: exact, or estimated from a random sign vector
+v as v . J v, which is unbiased (Hutchinson 1990; Grathwohl et al. 2019).
+
+Images have grey levels, and a density over them has no bound. Noise uniform over a bin
+makes them continuous (`dequantise`), and then (Theis et al. 2016, section 3.1)
+
+    (3)  bits per dimension <= -log2(density) / D - log2(bin width)
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff import keys as keys_lib
+from jaxdiff.errors import InputError
+from jaxdiff.forward import log_snr, variance_floor
+from jaxdiff.reverse import Variance
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Key
+from jaxdiff.variational import BIN, bound_term, prior_term
+
+MOST_NOISE = 1e3
+"""sigma / alpha at which the ODE ends where a schedule has no signal left: there, data
+of unit variance is 1e-6 of the variance."""
+
+
+class BoundTerms(NamedTuple):
+    """The variational bound's terms, bits per dimension, for each example.
+
+    Attributes:
+        prior: L_T, [batch].
+        terms: L_0, L_1, ..., L_{T-1}, [batch, T].
+    """
+
+    prior: Array
+    terms: Array
+
+    @property
+    def total(self) -> Array:
+        """The bound, [batch]."""
+        return self.prior + self.terms.sum(axis=-1)
+
+
+def variational_bound(
+    denoiser: Denoiser,
+    schedule: AnySchedule,
+    x_0: Array,
+    key: Key,
+    variances: tuple[Variance, ...],
+    *,
+    indices: Array | None = None,
+) -> tuple[BoundTerms, ...]:
+    """The bound on the bits per dimension, with one draw of noise for each term.
+
+    One network evaluation a time step serves all variances.
+
+    Args:
+        denoiser: what estimates x_0.
+        schedule: the noise schedule; a continuous one by the chain of its `times`.
+        x_0: 8-bit images scaled to [-1, 1], float [batch, ...].
+        key: the noise of example i at step t depends on (key, indices[i], t) alone.
+        variances: of the reverse step; a bound is given for each.
+        indices: integers [batch], the examples' places in the data set; 0, 1, ... by
+            default.
+
+    Returns:
+        The terms for each of the variances.
+    """
+    indices = jnp.arange(len(x_0)) if indices is None else indices
+    keys = keys_lib.example_keys(key, indices)
+    floor = variance_floor(schedule)
+
+    def term(_: None, now: tuple[Array, Array]) -> tuple[None, list[Array]]:
+        step, t = now
+        level, next_level = schedule.level(t), schedule.next_level(t)
+        eps = keys_lib.normal(keys_lib.fold(keys, step), x_0.shape[1:])
+        alpha, sigma = level.scales(x_0)
+        x_t = alpha * x_0 + sigma * eps
+        estimate = denoiser(x_t, level)
+        return None, [
+            bound_term(estimate, x_0, x_t, level, next_level, variance, floor)
+            for variance in variances
+        ]
+
+    steps = jnp.arange(schedule.num_steps)
+    _, terms = jax.lax.scan(term, None, (steps, schedule.times))
+    prior = prior_term(schedule, x_0)
+    return tuple(BoundTerms(prior, t.T) for t in terms)
+
+
+def ode_log_density(
+    denoiser: Denoiser,
+    schedule: AnySchedule,
+    x: Array,
+    key: Key,
+    *,
+    num_steps: int = 64,
+    exact_trace: bool = False,
+    indices: Array | None = None,
+) -> Array:
+    """The log-density of data under the probability-flow ODE, equations (1) and (2).
+
+    Takes 4 evaluations of the denoiser and its derivative a step; with `exact_trace`,
+    of D derivatives.
+
+    Args:
+        denoiser: what estimates eps; not clipped, or the density is not the model's.
+        schedule: the noise schedule. A discrete one is also asked between its times.
+        x: continuous data (`dequantise` images first), float [batch, ...].
+        key: the random signs of example i depend on (key, indices[i]) alone.
+        num_steps: steps of the solver, evenly spread in log(sigma / alpha).
+        exact_trace: compute the divergence instead of estimating it.
+        indices: integers [batch], the examples' places in the data set; 0, 1, ... by
+            default.
+
+    Returns:
+        Nats, [batch].
+
+    Raises:
+        InputError: num_steps is not positive.
+    """
+    if num_steps < 1:
+        raise InputError(f"num_steps must be at least 1; got {num_steps}")
+    indices = jnp.arange(len(x)) if indices is None else indices
+    keys = keys_lib.example_keys(key, indices)
+    signs = jnp.where(keys_lib.normal(keys, x.shape[1:]) > 0, 1.0, -1.0)
+    signs = signs.astype(x.dtype)
+
+    ends = log_snr(schedule.level(schedule.times[jnp.array([0, -1])]))
+    first, last = -ends / 2  # log s
+    last = jnp.minimum(last, math.log(MOST_NOISE))
+    step = (last - first) / num_steps
+
+    def slope(y: Array, log_s: Array) -> tuple[Array, Array]:
+        """The derivatives of y and of log p by log s."""
+        level = schedule.level_at(-2 * log_s)
+
+        def drift(y: Array) -> Array:
+            return jnp.exp(log_s) * denoiser(level.alpha * y, level).eps
+
+        if exact_trace:
+            return drift(y), -_divergence(drift, y)
+        value, along = jax.jvp(drift, (y,), (signs,))
+        return value, -(along * signs).sum(axis=tuple(range(1, y.ndim)))
+
+    def advance(carry: tuple[Array, Array], log_s: Array) -> tuple[tuple, None]:
+        """A step of the classical fourth-order Runge-Kutta method."""
+        y, log_p = carry
+        k1, d1 = slope(y, log_s)
+        k2, d2 = slope(y + step / 2 * k1, log_s + step / 2)
+        k3, d3 = slope(y + step / 2 * k2, log_s + step / 2)
+        k4, d4 = slope(y + step * k3, log_s + step)
+        y = y + step / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+        return (y, log_p + step / 6 * (d1 + 2 * d2 + 2 * d3 + d4)), None
+
+    carry = (x, jnp.zeros(len(x), x.dtype))
+    log_s = first + step * jnp.arange(num_steps, dtype=step.dtype)
+    (y, change), _ = jax.lax.scan(advance, carry, log_s)
+    # At the end y is N(0, (prior_scale / alpha)^2).
+    scale = schedule.prior_scale / schedule.level_at(-2 * last).alpha
+    log_prior = -((y / scale) ** 2 + jnp.log(2 * jnp.pi * scale**2)) / 2
+    return log_prior.sum(axis=tuple(range(1, y.ndim))) - change
+
+
+def dequantise(images: Array, key: Key, indices: Array | None = None) -> Array:
+    """8-bit images in [-1, 1] with noise uniform over the bin of each grey level.
+
+    Args:
+        images: float [batch, ...].
+        key: the noise of image i depends on (key, indices[i]) alone.
+        indices: integers [batch]; 0, 1, ... by default.
+    """
+    indices = jnp.arange(len(images)) if indices is None else indices
+    keys = keys_lib.example_keys(key, indices)
+    u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+    return images + BIN * (u - 0.5)
+
+
+def bits_per_dim(log_density: Array, size: int) -> Array:
+    """Bits per dimension of 8-bit images from the density of dequantised ones, (3).
+
+    Args:
+        log_density: nats, of any shape.
+        size: D, the numbers in an image.
+    """
+    return -log_density / (size * math.log(2)) - math.log2(BIN)
+
+
+def _divergence(fn: Callable[[Array], Array], y: Array) -> Array:
+    """The trace of the Jacobian of each example's part of `fn`, [batch]."""
+    size = math.prod(y.shape[1:])
+
+    def add(total: Array, i: Array) -> tuple[Array, None]:
+        one = jnp.zeros(size, y.dtype).at[i].set(1.0).reshape(1, *y.shape[1:])
+        one = jnp.broadcast_to(one, y.shape)
+        along = jax.jvp(fn, (y,), (one,))[1]
+        return total + (along * one).sum(axis=tuple(range(1, y.ndim))), None
+
+    return jax.lax.scan(add, jnp.zeros(len(y), y.dtype), jnp.arange(size))[0]
