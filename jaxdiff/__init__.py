@@ -34,6 +34,10 @@ from jaxdiff.forward import q_sample as q_sample
 from jaxdiff.forward import q_step as q_step
 from jaxdiff.forward import snr as snr
 from jaxdiff.guidance import clip_x_0 as clip_x_0
+from jaxdiff.likelihood import bits_per_dim as bits_per_dim
+from jaxdiff.likelihood import dequantise as dequantise
+from jaxdiff.likelihood import ode_log_density as ode_log_density
+from jaxdiff.likelihood import variational_bound as variational_bound
 from jaxdiff.loss import loss_fn as loss_fn
 from jaxdiff.networks import UNet as UNet
 from jaxdiff.networks import UNetConfig as UNetConfig

@@ -1,31 +1,35 @@
-"""The command line of an experiment: `run` (the default), `train` and `sample`."""
+"""The command line of an experiment: `run`, `train`, `sample` and `evaluate`."""
 
+import contextlib
 import difflib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxdiff import report
-from jaxdiff.checkpoint import ensure_writable
+from jaxdiff import plots, report
+from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.data import to_uint8
 from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
+from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
-from jaxdiff.flags import parse
+from jaxdiff.flags import option_name, parse
 from jaxdiff.run import Run, load
 from jaxdiff.train import train
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 
-COMMANDS = ("run", "train", "sample")
+COMMANDS = ("run", "train", "sample", "evaluate")
 HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
-sample draws images from a trained run. Each has its own flags and --help.
+sample draws images from a trained run; evaluate gives its bits per dimension on
+held-out images. Each has its own flags and --help.
 """
 PER_CLASS = 20
 """Samples a class that `run` draws and judges."""
@@ -57,6 +61,24 @@ class SampleOptions:
     """The folder for samples.png and samples.npz; the run folder by default."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to evaluate a trained run on."""
+
+    workdir: Path
+    """The run folder; evaluation.json and bound.png are written there."""
+    split: Literal["test", "train"] = "test"
+    """Which images of the run's data set; those held out by default."""
+    num: int | None = None
+    """How many images, the first ones; all by default."""
+    seed: int = 0
+    """All randomness of the evaluation comes from it."""
+    ode_steps: int = 64
+    """Steps of the probability-flow ODE's solver, 4 network evaluations each."""
+    exact_trace: bool = False
+    """Compute the ODE's divergence instead of estimating it; small images only."""
+
+
 def main(
     config: Experiment,
     description: str,
@@ -85,6 +107,9 @@ def main(
         if command == "sample":
             options = [SampleOptions(workdir=workdir)]
             _sample(*parse(options, rest, **texts))
+        elif command == "evaluate":
+            (asked,) = parse([EvaluateOptions(workdir=workdir)], rest, **texts)
+            _evaluate(asked)
         elif command in COMMANDS:
             both = [TrainOptions(workdir=workdir), config]
             where, experiment = parse(both, rest, **texts)
@@ -159,9 +184,58 @@ def _sample(options: SampleOptions) -> None:
 
 def _generate(run: Run, labels: np.ndarray | None, num: int, seed: int) -> np.ndarray:
     """Draws images behind a progress bar."""
+    with _bar(num, "sample") as on_chunk:
+        return run.generate(labels, num, seed, on_chunk=on_chunk)
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    """Prints and writes a run's bits per dimension."""
+    run = load(options.workdir)
+    ensure_writable(options.workdir)
+    if not 0 <= options.seed < 2**32:
+        raise InputError(f"seed must lie in 0..2^32 - 1; got {options.seed}")
+    dataset = run.experiment.data.load(options.split)
+    num = len(dataset) if options.num is None else options.num
+    with _bar(2 * num, "evaluate") as on_chunk:
+        found = evaluate_likelihood(
+            run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,
+            exact_trace=options.exact_trace, on_chunk=on_chunk,
+        )  # fmt: skip
+    given = "" if run.info.num_classes is None else ", given their class"
+    print(
+        f"bits per dimension of {num} {options.split} images{given} (mean ± standard "
+        "error; lower is better)"
+    )
+    for name, mean in _named(found).items():
+        print(f"  {name:<36}{mean}")
+    plots.save_bound(options.workdir / "bound.png", found.terms)
+    record = {
+        "step": run.step,
+        "split": options.split,
+        "images": num,
+        "seed": options.seed,
+        "ode_steps": options.ode_steps,
+        "exact_trace": options.exact_trace,
+        "bits_per_dim": {name: m._asdict() for name, m in _named(found).items()},
+        "prior": found.prior,
+    }
+    write_json_atomic(options.workdir / "evaluation.json", record)
+    print(f"evaluation.json and bound.png are in {options.workdir}")
+
+
+def _named(found: Likelihood) -> dict[str, Any]:
+    """The figures by the names under which they are printed."""
+    bounds = {
+        f"variational bound, {option_name(name).replace('-', ' ')}": mean
+        for name, mean in found.bounds.items()
+    }
+    return {**bounds, "probability-flow ODE": found.ode}
+
+
+@contextlib.contextmanager
+def _bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar of images; gives the function to call with how many are done."""
     from tqdm import tqdm
 
-    with tqdm(total=num, unit="image", desc="sample", dynamic_ncols=True) as bar:
-        return run.generate(
-            labels, num, seed, on_chunk=lambda done: bar.update(done - bar.n)
-        )
+    with tqdm(total=total, unit="image", desc=name, dynamic_ncols=True) as bar:
+        yield lambda done: bar.update(done - bar.n)

@@ -20,16 +20,16 @@ before the first), all for data of variance 1:
     (6)  step loss L_t = (N_t - N_s) (N_t - N_s) / N_t: the share of the data's variance
          that the forward step t destroys, times (5). It is what a reverse step of
          variance w_t ("fixed small") fails to give back.
-    (7)  ancestral chain on Gaussian data N(0, 1), where E[x_0 | x_t] = alpha_t x_t / v_t
-         and v_t = alpha_t^2 + sigma_t^2, from V_T = prior_scale^2 down:
+    (7)  ancestral chain on data N(0, 1), of which E[x_0 | x_t] = alpha_t x_t / v_t with
+         v_t = alpha_t^2 + sigma_t^2, from V_T = prior_scale^2 down:
          V_s = (alpha_ts v_s / v_t)^2 V_t + w_t         (Ho et al. 2020, algorithm 2)
          The last V is the samples' variance over the data's. It is 1 - sum L_t, but for
          what V_T differs from v_T; with w_t = beta_ts ("fixed large"), if alpha_t^2 +
          sigma_t^2 = 1, it is 1 - N_0.
 
-L_t is what foretells failure, not beta_ts / sigma_t^2 = 1 - SNR_t / SNR_s: that is 1 in
-every chain's last step, about 1/2 in the one before and near 1 at the cosine's noisy
-end, and harmless there, where little of the data's variance is at stake.
+L_t foretells failure, as beta_ts / sigma_t^2 = 1 - SNR_t / SNR_s does not: that is 1 in
+every chain's last step, 1/2 or more in those before it and near 1 at the cosine's noisy
+end, and does no harm there, where little of the data's variance is at stake.
 """
 
 import textwrap
@@ -63,6 +63,23 @@ ROUNDING = 1e-6
 """By what part the SNR may rise, for levels are float32."""
 WIDTH = 80
 """Columns of the table, at most."""
+ADVICE = {
+    "SIGNAL LEFT": "use more steps or larger betas (sampling starts from noise the "
+    "network was not trained on)",
+    "ok: exactly zero": "eps-prediction cannot be used: predict v or x_0",
+    "TOO EARLY": "use smaller betas, above all at the start, or Cosine",
+    "WASTED LATE": "these steps do nearly nothing: use smaller betas at the end (or "
+    "sigma_max), fewer steps or Cosine",
+    "WASTED EARLY": "these steps do nearly nothing: use a larger beta_start (or "
+    "sigma_min, t_min) or fewer steps",
+    "DETAIL LOST": "finer detail than that is destroyed at once and never learned: use "
+    "a smaller beta_start (or sigma_min, t_min) or more steps",
+    "STEP TOO LARGE": "that reverse step is not Gaussian: use more steps, or smaller "
+    "betas there",
+    "BIASED": "the reverse steps are too large: use more steps, or a variance between "
+    "the two (LearnedRange)",
+}
+"""What to do, by verdict."""
 
 
 class Finding(NamedTuple):
@@ -71,14 +88,13 @@ class Finding(NamedTuple):
     Attributes:
         name: what was looked at.
         value: what was found.
-        verdict: "ok" or "ok: ...", else the fault's name; "" where there is none.
-        advice: what to do about it, or "".
+        verdict: "ok" or "ok: ...", or a fault in capitals; "" where nothing is judged.
+            `ADVICE` says what to do.
     """
 
     name: str
     value: str
     verdict: str = ""
-    advice: str = ""
 
 
 class Diagnosis(NamedTuple):
@@ -114,117 +130,91 @@ class Diagnosis(NamedTuple):
         return float((self.log_snr < np.log(snr)).mean())
 
     @property
-    def faults(self) -> tuple[Finding, ...]:
-        """The findings that ask for a change; none for a sane schedule."""
-        rows = [row for rows in self.findings().values() for row in rows]
-        return tuple(r for r in rows if r.verdict and not r.verdict.startswith("ok"))
+    def faults(self) -> tuple[str, ...]:
+        """The verdicts that ask for a change, keys of `ADVICE`; () is well."""
+        verdicts = [row.verdict for rows in self.findings.values() for row in rows]
+        return tuple(v for v in verdicts if v and not v.startswith("ok"))
 
+    @property
     def findings(self) -> dict[str, list[Finding]]:
         """The table: rows with their verdicts, by heading."""
-
-        def check(
-            name: str, value: str, bad: bool, fault: str, advice: str, ok: str = "ok"
-        ) -> Finding:
-            return Finding(name, value, *((fault, advice) if bad else (ok, "")))
 
         def falls_below(snr: float) -> str:
             before = 1 - self.share_below(snr)
             below = self.times[self.log_snr < np.log(snr)]
-            return f"t = {below[0]:.5g}, {before:.1%}" if below.size else "never"
+            return f"{_at(below[0])}, {before:.1%}" if below.size else "never"
 
-        worst, lost = int(self.step_loss.argmax()), self.step_loss.max()
+        def check(name: str, value: str, fault: str, bad: bool) -> Finding:
+            return Finding(name, value, fault if bad else "ok")
+
+        def variance(kind: str, value: float) -> Finding:
+            name = f"variance of samples / data, {kind}"
+            return check(name, f"{value:.4f}", "BIASED", abs(value - 1) > LARGEST_BIAS)
+
+        contrast = self.contrast_left
+        end = "ok: ends in noise" if contrast else "ok: exactly zero"
+        halved = falls_below(1.0)
+        early = 1 - self.share_below(1.0) < EARLIEST_LOSS
         noisy = self.share_below(NEARLY_NOISE)
         clean = 1 - self.share_below(NEARLY_CLEAN)
-        contrast = ("share of the contrast left in it", f"{self.contrast_left:.3g}")
-        if self.contrast_left == 0:
-            advice = "eps-prediction cannot be used: predict v or x_0"
-            end = Finding(*contrast, "ok: exactly zero", advice)
-        else:
-            end = check(
-                *contrast,
-                self.contrast_left > VISIBLE_SIGNAL,
-                "SIGNAL LEFT",
-                "use more steps or larger betas (sampling starts from noise the "
-                "network was not trained on)",
-                "ok: ends in noise",
-            )
+        first, lost = self.first_noise, self.step_loss.max()
+        where = _at(self.times[self.step_loss.argmax()])
         return {
             "A. Too little noise at the end?": [
                 Finding("SNR of the last level", f"{self.terminal_snr:.3g}"),
-                end,
+                Finding(
+                    "share of the contrast left in it",
+                    f"{contrast:.3g}",
+                    "SIGNAL LEFT" if contrast > VISIBLE_SIGNAL else end,
+                ),
             ],
             "Where is the signal lost? (time, share of the steps before it)": [
-                check(
-                    "SNR falls below 1",
-                    falls_below(1.0),
-                    self.share_below(1.0) > 1 - EARLIEST_LOSS,
-                    "TOO EARLY",
-                    "use smaller betas, above all at the start, or Cosine",
-                ),
+                check("SNR falls below 1", halved, "TOO EARLY", early)
+                if halved != "never"
+                else Finding("SNR falls below 1", halved),
                 Finding("SNR falls below 0.01", falls_below(0.01)),
                 check(
                     f"steps at an SNR below {NEARLY_NOISE:g}",
                     f"{noisy:.1%}",
+                    "WASTED LATE",
                     noisy > MOST_WASTED,
-                    "WASTED",
-                    "these steps do nearly nothing: use smaller betas at the end (or "
-                    "sigma_max), fewer steps or Cosine",
                 ),
                 check(
                     "steps whose noise is below 1/2 grey level",
                     f"{clean:.1%}",
+                    "WASTED EARLY",
                     clean > MOST_WASTED,
-                    "WASTED",
-                    "these steps do nearly nothing: use a larger beta_start (or "
-                    "sigma_min, t_min) or fewer steps",
                 ),
             ],
             "B. Too much noise too early?": [
                 check(
                     "noise of the first level, in grey levels",
-                    f"{self.first_noise:.3g}",
-                    self.first_noise > VISIBLE_GREYS,
+                    f"{first:.3g}",
                     "DETAIL LOST",
-                    "detail finer than that is destroyed at once and never learned: "
-                    "use a smaller beta_start (or sigma_min, t_min) or more steps",
+                    first > VISIBLE_GREYS,
                 ),
                 check(
-                    f"most variance lost in a step (t = {self.times[worst]:.5g})",
+                    f"most variance lost by a step, {where}",
                     f"{lost:.2g}",
-                    lost > LARGEST_STEP,
                     "STEP TOO LARGE",
-                    "the reverse step is not Gaussian: use more steps, or smaller "
-                    "betas there",
+                    lost > LARGEST_STEP,
                 ),
-                check(
-                    "variance of samples / data, fixed small",
-                    f"{self.variance_small:.4f}",
-                    abs(self.variance_small - 1) > LARGEST_BIAS,
-                    "BIASED",
-                    "the reverse steps are too large to be Gaussian: use more steps, "
-                    "or a variance between fixed small and large (LearnedRange)",
-                ),
-                check(
-                    "variance of samples / data, fixed large",
-                    f"{self.variance_large:.4f}",
-                    abs(self.variance_large - 1) > LARGEST_BIAS,
-                    "BIASED",
-                    "use more steps, or a less noisy first level",
-                ),
+                variance("FixedSmall", self.variance_small),
+                variance("FixedLarge", self.variance_large),
             ],
         }
 
     def __str__(self) -> str:
         """The table, at most 80 columns wide."""
-        head = f"Noise schedule of {len(self.times)} steps"
+        head = f"Noise schedule, T = {len(self.times)}"
         lines = [f"{head:<43} {'value':>16}  verdict", "-" * WIDTH]
-        for heading, rows in self.findings().items():
+        for heading, rows in self.findings.items():
             lines.append(heading)
-            for name, value, verdict, advice in rows:
+            for name, value, verdict in rows:
                 lines.append(f"  {name:<41} {value:>16}  {verdict}".rstrip())
-                lines += textwrap.wrap(
-                    advice, WIDTH, initial_indent="    > ", subsequent_indent=6 * " "
-                )
+                advice = textwrap.wrap(ADVICE.get(verdict, ""), WIDTH - 6)
+                if advice and f"    > {advice[0]}" not in lines:
+                    lines += [f"    > {advice[0]}", *(f"      {a}" for a in advice[1:])]
         return "\n".join(lines)
 
     def save(self, path: plots.PathLike) -> None:
@@ -297,7 +287,7 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
         times=times,
         log_snr=log_snr,
         step_loss=(noise - noise_s) ** 2 / noise,
-        contrast_left=float(np.sqrt(alpha[-1] ** 2 / variance[-1])),
+        contrast_left=float(alpha[-1] / np.sqrt(variance[-1])),
         first_noise=float(sigma[0] / alpha[0] / GREY_LEVEL),
         variance_small=float(ends[0]),
         variance_large=float(ends[1]),
@@ -319,5 +309,10 @@ def _check(
         (alpha * sigma_s > alpha_s * sigma * (1 + ROUNDING), "the SNR rises"),
     ):
         if bad.any():
-            at = times[np.flatnonzero(bad)[0]]
-            raise InputError(f"diagnose: {what} at t = {at:.5g}; change the schedule")
+            at = _at(times[bad.argmax()])
+            raise InputError(f"diagnose: {what} at {at}; change the schedule")
+
+
+def _at(time: np.generic) -> str:
+    """A time as text: whole of a discrete schedule, 3 digits of a continuous one."""
+    return f"t = {time}" if time.dtype.kind == "i" else f"t = {time:.3g}"

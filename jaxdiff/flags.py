@@ -54,9 +54,10 @@ def parse(
     return list(vars(result).values())[1:]
 
 
-def option_name(cls: type) -> str:
+def option_name(cls: type | str) -> str:
     """The name that chooses an option class: `FixedSmall` is "fixed-small"."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
+    name = cls if isinstance(cls, str) else cls.__name__
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def _names(options: Sequence[Any]) -> Any:

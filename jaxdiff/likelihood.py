@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
+from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.forward import log_snr, variance_floor
 from jaxdiff.reverse import Variance
@@ -80,7 +81,20 @@ def variational_bound(
     Returns:
         The terms for each of the variances.
     """
+    check_schedule(denoiser, schedule)
     indices = jnp.arange(len(x_0)) if indices is None else indices
+    return _bound(as_pytree(denoiser), schedule, x_0, key, variances, indices)
+
+
+@jax.jit(static_argnames="variances")
+def _bound(
+    denoiser: Denoiser,
+    schedule: AnySchedule,
+    x_0: Array,
+    key: Key,
+    variances: tuple[Variance, ...],
+    indices: Array,
+) -> tuple[BoundTerms, ...]:
     keys = keys_lib.example_keys(key, indices)
     floor = variance_floor(schedule)
 
@@ -131,11 +145,28 @@ def ode_log_density(
         Nats, [batch].
 
     Raises:
-        InputError: num_steps is not positive.
+        InputError: num_steps is not positive, or the network's prediction does not fit
+            the schedule.
     """
     if num_steps < 1:
         raise InputError(f"num_steps must be at least 1; got {num_steps}")
+    check_schedule(denoiser, schedule)
     indices = jnp.arange(len(x)) if indices is None else indices
+    return _log_density(
+        as_pytree(denoiser), schedule, x, key, num_steps, exact_trace, indices
+    )
+
+
+@jax.jit(static_argnames=("num_steps", "exact_trace"))
+def _log_density(
+    denoiser: Denoiser,
+    schedule: AnySchedule,
+    x: Array,
+    key: Key,
+    num_steps: int,
+    exact_trace: bool,
+    indices: Array,
+) -> Array:
     keys = keys_lib.example_keys(key, indices)
     signs = jnp.where(keys_lib.normal(keys, x.shape[1:]) > 0, 1.0, -1.0)
     signs = signs.astype(x.dtype)

@@ -5,6 +5,7 @@ The state carries no device axis: it goes in and comes out as one copy.
 """
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import jax
@@ -80,6 +81,34 @@ class Pmap:
             return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
 
         return run
+
+    def map_chunks(
+        self,
+        fn: Callable[[Any, Any], Any],
+        shared: Any,
+        batch: Any,
+        chunk: int,
+        on_chunk: Callable[[int], None] = lambda done: None,
+    ) -> Any:
+        """The rows of `map`'s results for a batch of any length, a chunk at a time.
+
+        Args:
+            fn: as for `map`.
+            shared: what every device sees whole.
+            batch: NumPy arrays of one length.
+            chunk: rows at a time, over all devices; rounded up to a multiple of them.
+            on_chunk: called with the number of rows done after each chunk.
+        """
+        num = len(jax.tree.leaves(batch)[0])
+        size = -(-min(num, chunk) // len(self.devices)) * len(self.devices)
+        compiled = self.map(fn)
+        results = []
+        for start in range(0, num, size):
+            # The last chunk is filled up with repetitions, which are cut off again.
+            rows = np.minimum(np.arange(start, start + size), num - 1)
+            results.append(compiled(shared, jax.tree.map(itemgetter(rows), batch)))
+            on_chunk(min(start + size, num))
+        return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *results)
 
     def check_batch_size(self, size: int) -> None:
         """Refuses a batch that the devices do not divide."""

@@ -183,22 +183,46 @@ def save_diagnosis(
     if ratio.ndim != 1 or not ratio.size or loss.shape != ratio.shape:
         got = f"{ratio.shape} and {loss.shape}"
         raise InputError(f"log_snr, step_loss: shapes {got}; give both as [T]")
-    panels = (
-        (ratio, "Log signal-to-noise ratio", marks),
-        (loss, "Variance lost by each reverse step", {"limit": limits[0]}),
-        (loss.cumsum(), "Variance lost by all steps up to t", {"limit": limits[1]}),
+    panels = (  # a curve, its title, lines across, the least of the y axis
+        (ratio, "Log signal-to-noise ratio", marks, -18),
+        (loss, "Variance lost by step t", {"": limits[0]}, limits[0] * 1e-8),
+        (loss.cumsum(), "Variance lost up to t", {"": limits[1]}, -1),
     )
     figure, all_axes = _figure(panels, len(panels), width=10)
     t, marker = np.arange(len(ratio)) / len(ratio), "." if len(ratio) <= 100 else ""
-    for axes, (values, title, lines) in zip(all_axes, panels, strict=True):
+    for axes, (values, title, lines, least) in zip(all_axes, panels, strict=True):
         kept = np.isfinite(values)
         axes.plot(t[kept], values[kept], marker=marker)
+        axes.set_yscale("log" if values is loss else "linear")
         for name, y in lines.items():
-            axes.axhline(y, color=_COLOURS[3], linewidth=1, linestyle="--")
-            axes.text(0.99, y, name, color=_COLOURS[3], ha="right", va="bottom")
+            axes.axhline(y, label="limit", color=_COLOURS[3], linewidth=1, ls="--")
+            # Where the falling curve is not: left if it is above for long, else right.
+            x, side = (0.02, "left") if (values > y).mean() > 0.4 else (0.98, "right")
+            axes.text(x, y, name, color=_COLOURS[3], fontsize=9, ha=side, va="bottom")
+        axes.margins(y=0.1)
         axes.set(title=title, xlabel="t / T", xlim=(0, 1))
-    all_axes[1].set_yscale("log")
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], least))
     _save_figure(path, figure, all_axes[-1])
+
+
+def save_bound(path: PathLike, terms: Mapping[str, ArrayLike]) -> None:
+    """Write as a PNG the variational bound by time: its terms, and their running sum.
+
+    Each of the terms is a name and bits per dimension [T], least noise first. Terms
+    that are not above 0 are left out of the first panel.
+    """
+    figure, (single, total) = _figure(terms, 2, width=10)
+    for name, values in terms.items():
+        y = np.asarray(values, np.float64)
+        if y.ndim != 1 or not y.size:
+            raise InputError(f"terms {name!r}: shape {y.shape}; give [T] values")
+        t, kept = 1 + np.arange(len(y)), y > 0
+        single.plot(t[kept], y[kept], label=name)
+        total.plot(t, np.cumsum(y), label=name)
+    single.set(title="Term of the bound", xlabel="t + 1", ylabel="bits per dimension")
+    single.set(xscale="log", yscale="log")
+    total.set(title="Sum up to t", xlabel="t + 1", xscale="log", ylim=(0, None))
+    _save_figure(path, figure, total)
 
 
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:

@@ -95,9 +95,6 @@ class Run:
         """
         self.check_request(labels, num, seed)
         sampling = self.experiment.sampling
-        parallel = Pmap()
-        per_device = -(-min(num, sampling.chunk) // len(parallel.devices))
-        chunk = per_device * len(parallel.devices)
 
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
@@ -107,23 +104,16 @@ class Run:
             )
             if sampling.clip:
                 denoiser = clip_x_0(denoiser)
-            shape = (per_device, *self.info.image_shape)
+            shape = (len(indices), *self.info.image_shape)
             result = sample(
                 denoiser, sampling.sampler, self.schedule, key, shape,
                 indices=indices, every=every,
             )  # fmt: skip
             return result if every is None else result.swapaxes(0, 1)
 
-        compiled = parallel.map(draw)
         shared = (self.params, jax.random.key(seed))
-        images = []
-        for start in range(0, num, chunk):
-            # The last chunk is filled up with repetitions, which are cut off again.
-            indices = np.minimum(np.arange(start, start + chunk), num - 1)
-            classes = None if labels is None else np.asarray(labels)[indices]
-            images.append(compiled(shared, (indices, classes)))
-            on_chunk(min(start + chunk, num))
-        return np.concatenate(images)[:num]
+        batch = (np.arange(num), None if labels is None else np.asarray(labels))
+        return Pmap().map_chunks(draw, shared, batch, sampling.chunk, on_chunk)
 
 
 def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:

@@ -90,9 +90,9 @@ def discretised_log_likelihood(x: Array, mean: Array, deviation: Array) -> Array
     """
     upper = (x + BIN / 2 - mean) / deviation
     lower = (x - BIN / 2 - mean) / deviation
-    far = 1e4  # deviations: beyond any other edge
-    upper = jnp.where(x > 1 - BIN / 2, lower + far, upper)
-    lower = jnp.where(x < -1 + BIN / 2, upper - far, lower)
+    far = 1e4  # deviations beyond the other edge, and beyond the mean
+    upper = jnp.where(x > 1 - BIN / 2, jnp.maximum(lower, 0) + far, upper)
+    lower = jnp.where(x < -1 + BIN / 2, jnp.minimum(upper, 0) - far, lower)
     # The mass between two edges is that between their mirror images, and a lower tail
     # is exact where an upper one is rounded to 1.
     flip = lower + upper > 0

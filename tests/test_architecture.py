@@ -34,7 +34,7 @@ LAYERS = [
     ["loss", "likelihood"],
     ["experiment", "config"],
     ["run", "flags"],
-    ["train", "report"],
+    ["train", "report", "evaluate"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -25,10 +25,15 @@ def torch_noise(seed, num, shape):
     return jnp.asarray(noise.reshape(num, *shape), jnp.float32)
 
 
-def pointwise(x_t, level):
+def pointwise(x_t, level, prediction=jd.Eps()):  # noqa: B008
     """The reference tests' network m(x, t) = x t / (t + 1), predicting eps."""
     t = level.t.astype(jnp.float32)
-    return jd.Eps().estimate(x_t * t / (t + 1), x_t, level)
+    return prediction.estimate(x_t * t / (t + 1), x_t, level)
+
+
+def pointwise_v(x_t, level):
+    """The same network, predicting v."""
+    return pointwise(x_t, level, jd.V())
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +55,16 @@ def test_torch_noise_begins_as_torch_does():
 
 
 @pytest.mark.parametrize(
-    ("variance", "clip", "expected"),
+    ("denoiser", "variance", "clip", "expected"),
     [
-        (jd.FixedSmall(), True, 258.9606),
-        (jd.FixedSmall(), False, 263.3461),
-        (jd.FixedLarge(), True, 261.2064),
+        (pointwise, jd.FixedSmall(), True, 258.9606),
+        (pointwise, jd.FixedSmall(), False, 263.3461),
+        (pointwise, jd.FixedLarge(), True, 261.2064),
+        (pointwise_v, jd.FixedSmall(), True, 202.0296),
     ],
 )
-def test_reference_chains(start, noise, variance, clip, expected):
-    denoiser = jd.clip_x_0(pointwise) if clip else pointwise
+def test_reference_chains(start, noise, denoiser, variance, clip, expected):
+    denoiser = jd.clip_x_0(denoiser) if clip else denoiser
     images = jd.sample(
         denoiser, jd.Ancestral(variance=variance), jd.Linear().build(),
         jax.random.key(0), SHAPE, x_T=start, noise=noise,

@@ -1,0 +1,144 @@
+"""How good a trained model is: its likelihood on images it did not see."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdiff.data import Dataset, to_float
+from jaxdiff.denoiser import bind
+from jaxdiff.errors import InputError
+from jaxdiff.guidance import clip_x_0
+from jaxdiff.likelihood import (
+    bits_per_dim,
+    dequantise,
+    ode_log_density,
+    variational_bound,
+)
+from jaxdiff.parallel import Pmap
+from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
+from jaxdiff.run import Run
+
+
+class Mean(NamedTuple):
+    """A mean over images, and its standard error."""
+
+    value: float
+    standard_error: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Mean":
+        """The mean of values [num]; the error of a single one is not known (nan)."""
+        values = np.asarray(values, np.float64)
+        spread = values.std(ddof=1) if len(values) > 1 else np.nan
+        return cls(float(values.mean()), float(spread / len(values) ** 0.5))
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.standard_error:.4f}"
+
+
+class Likelihood(NamedTuple):
+    """Bits per dimension of 8-bit images; lower is better.
+
+    Attributes:
+        num: how many images.
+        bounds: the variational bound, by the name of the reverse step's variance.
+        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names.
+        prior: its term L_T.
+        ode: by the probability-flow ODE, of the dequantised images.
+    """
+
+    num: int
+    bounds: dict[str, Mean]
+    terms: dict[str, np.ndarray]
+    prior: float
+    ode: Mean
+
+
+def evaluate_likelihood(
+    run: Run,
+    dataset: Dataset,
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    ode_steps: int = 64,
+    exact_trace: bool = False,
+    on_chunk: Callable[[int], None] = lambda done: None,
+) -> Likelihood:
+    """The likelihood of a data set, by the bound and by the probability-flow ODE.
+
+    A class-conditional model is told each image's class. The chain's estimates are
+    clipped where the run's samples are; the ODE's are not.
+
+    Args:
+        run: the trained model.
+        dataset: images of the run's shape, that it did not see.
+        num: how many images, the first ones; all by default.
+        seed: of the noise, one draw for each image and term.
+        ode_steps: steps of the ODE's solver, 4 evaluations each.
+        exact_trace: the ODE's divergence exactly; for small images only.
+        on_chunk: called with the number of images done, which counts each twice: once
+            for the bound, once for the ODE.
+
+    Raises:
+        InputError: num or ode_steps is out of range, the images are of another shape, or labels are
+            missing.
+    """
+    num = len(dataset) if num is None else num
+    if not 1 <= num <= len(dataset):
+        raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
+    if ode_steps < 1:
+        raise InputError(f"ode_steps must be at least 1; got {ode_steps}")
+    if dataset.image_shape != run.info.image_shape:
+        raise InputError(
+            f"the model's images have shape {run.info.image_shape}; these have "
+            f"{dataset.image_shape}"
+        )
+    labels = None
+    if run.info.num_classes is not None:
+        if dataset.labels is None:
+            raise InputError("the model is class-conditional, but there are no labels")
+        labels = dataset.labels[:num]
+    batch = (np.arange(num), to_float(dataset.images[:num]), labels)
+    prediction, sampling = run.experiment.prediction, run.experiment.sampling
+    variances: tuple[Variance, ...] = (FixedSmall(), FixedLarge())
+    if prediction.learn_variance:
+        variances = (*variances, LearnedRange())
+
+    def bound(shared: Any, batch: Any) -> Any:
+        params, key = shared
+        indices, images, classes = batch
+        denoiser: Any = bind(run.network, params, classes, prediction)
+        if sampling.clip:
+            denoiser = clip_x_0(denoiser)
+        return variational_bound(
+            denoiser, run.schedule, images, key, variances, indices=indices
+        )
+
+    def density(shared: Any, batch: Any) -> jax.Array:
+        params, key = shared
+        indices, images, classes = batch
+        denoiser = bind(run.network, params, classes, prediction)
+        noise, signs = jax.random.split(key)
+        images = dequantise(images, noise, indices)
+        return ode_log_density(
+            denoiser, run.schedule, images, signs,
+            num_steps=ode_steps, exact_trace=exact_trace, indices=indices,
+        )  # fmt: skip
+
+    parallel, shared = Pmap(), (run.params, jax.random.key(seed))
+    found = parallel.map_chunks(bound, shared, batch, sampling.chunk, on_chunk)
+    log_density = parallel.map_chunks(
+        density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)
+    )
+    names = [type(variance).__name__ for variance in variances]
+    bounds = dict(zip(names, found, strict=True))
+    bits = np.asarray(bits_per_dim(log_density, int(np.prod(run.info.image_shape))))
+    return Likelihood(
+        num=num,
+        bounds={name: Mean.of(b.total) for name, b in bounds.items()},
+        terms={name: b.terms.mean(axis=0) for name, b in bounds.items()},
+        prior=float(found[0].prior.mean()),
+        ode=Mean.of(bits),
+    )
