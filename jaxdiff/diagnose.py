@@ -60,7 +60,7 @@ LARGEST_STEP = 0.01
 LARGEST_BIAS = 0.05
 """How far from 1 the samples' variance may end, equation (7)."""
 ROUNDING = 1e-6
-"""By what part the SNR may rise, for levels are float32."""
+"""By what part alpha / sigma may rise: levels are float32."""
 WIDTH = 80
 """Columns of the table, at most."""
 ADVICE = {
@@ -72,9 +72,9 @@ ADVICE = {
     "sigma_max), fewer steps or Cosine",
     "WASTED EARLY": "these steps do nearly nothing: use a larger beta_start (or "
     "sigma_min, t_min) or fewer steps",
-    "DETAIL LOST": "finer detail than that is destroyed at once and never learned: use "
+    "DETAIL LOST": "detail finer than this is destroyed at once and never learned: use "
     "a smaller beta_start (or sigma_min, t_min) or more steps",
-    "STEP TOO LARGE": "that reverse step is not Gaussian: use more steps, or smaller "
+    "STEP TOO LARGE": "this reverse step is not Gaussian: use more steps, or smaller "
     "betas there",
     "BIASED": "the reverse steps are too large: use more steps, or a variance between "
     "the two (LearnedRange)",
@@ -274,21 +274,23 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
     _check(times, alpha, sigma, alpha_s, sigma_s)
     with np.errstate(divide="ignore"):
         log_snr = 2 * (np.log(alpha) - np.log(sigma))
+        first_noise = sigma[0] / alpha[0] / GREY_LEVEL
     variance, variance_s = alpha**2 + sigma**2, alpha_s**2 + sigma_s**2
     noise, noise_s = sigma**2 / variance, sigma_s**2 / variance_s
     # Equation (7), for both variances at once.
     alpha_ts = alpha / alpha_s
     beta_ts = sigma**2 - (alpha_ts * sigma_s) ** 2
     added = beta_ts * np.stack([(sigma_s / sigma) ** 2, sigma_s > 0])
+    kept = (alpha_ts * variance_s / variance) ** 2
     ends = np.full(2, float(schedule.prior_scale) ** 2)
     for t in reversed(range(len(times))):
-        ends = (alpha_ts * variance_s / variance)[t] ** 2 * ends + added[:, t]
+        ends = kept[t] * ends + added[:, t]
     return Diagnosis(
         times=times,
         log_snr=log_snr,
         step_loss=(noise - noise_s) ** 2 / noise,
         contrast_left=float(alpha[-1] / np.sqrt(variance[-1])),
-        first_noise=float(sigma[0] / alpha[0] / GREY_LEVEL),
+        first_noise=float(first_noise),
         variance_small=float(ends[0]),
         variance_large=float(ends[1]),
     )

@@ -82,8 +82,8 @@ def evaluate_likelihood(
             for the bound, once for the ODE.
 
     Raises:
-        InputError: num or ode_steps is out of range, the images are of another shape, or labels are
-            missing.
+        InputError: num or ode_steps is out of range, the images are of another shape,
+            or labels are missing.
     """
     num = len(dataset) if num is None else num
     if not 1 <= num <= len(dataset):

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from jaxdiff.data import Data, Digits
 from jaxdiff.errors import InputError
+from jaxdiff.loss import check_combination
 from jaxdiff.networks import NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps, Prediction
+from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
 from jaxdiff.schedule import Linear, ScheduleOptions
 
@@ -110,6 +112,16 @@ class Experiment:
         """Refuses options out of range."""
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must lie in 0..2^32 - 1; got {self.seed}")
+
+    def check(self) -> None:
+        """Refuses options that do not go together, before anything is trained."""
+        check_combination(self.schedule.build(), self.prediction, self.objective)
+        learned = self.sampling.sampler.variance == LearnedRange()
+        if learned and not self.prediction.learn_variance:
+            raise InputError(
+                "sampling with the variance learned-range needs a network that learns "
+                "one: set prediction.learn_variance and the objective hybrid"
+            )
 
 
 def _at_least_1(options: object, *names: str) -> None:

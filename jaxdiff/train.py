@@ -14,7 +14,7 @@ from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints, ensure_writable
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.interrupt import between_steps
-from jaxdiff.loss import QUARTERS, check_batch, check_combination, loss_fn
+from jaxdiff.loss import QUARTERS, check_batch, loss_fn
 from jaxdiff.metrics.writer import JsonLines
 from jaxdiff.objective import Objective
 from jaxdiff.parallel import Mean, Pmap
@@ -95,8 +95,8 @@ def train(
     training, upkeep = experiment.training, experiment.upkeep
     parallel = parallel or Pmap()
     parallel.check_batch_size(training.batch_size)
+    experiment.check()
     schedule = experiment.schedule.build()
-    check_combination(schedule, experiment.prediction, experiment.objective)
     dataset = experiment.data.load("train")
     info = data_info(experiment, dataset)
     network = build_network(experiment, info)

@@ -130,6 +130,38 @@ def plain(text: str) -> str:
             r"beta_end must lie in \(0, 1\); got 1.5",
         ),
         (
+            "train --workdir new --schedule variance-exploding --schedule.sigma-min 90",
+            r"sigma_min must lie in \(0, sigma_max\); got 90 and 80",
+        ),
+        (
+            "train --workdir new --schedule straight-path --schedule.t-min 0",
+            r"t_min must lie in \(0, 1\); got 0",
+        ),
+        (
+            "train --workdir new --schedule straight-path",
+            "eps-prediction divides by the signal scale.* predict v, x_0 or",
+        ),
+        (
+            "train --workdir new --schedule zero-terminal-snr",
+            r"0 at the end of this schedule \(zero terminal SNR\): predict v",
+        ),
+        (
+            "train --workdir new --objective hybrid",
+            "hybrid objective needs a learned variance: set prediction.learn_variance",
+        ),
+        (
+            "train --workdir new --prediction.learn-variance",
+            "simple objective does not train a variance: choose the objective hybrid",
+        ),
+        (
+            "train --workdir new --objective bound",
+            "bound with a learned variance needs prediction.learn_variance: set it",
+        ),
+        (
+            "train --workdir new --sampling.sampler.variance learned-range",
+            "learned-range needs a network that learns one: set prediction.learn_var",
+        ),
+        (
             "train --workdir new --schedule.num-steps 0",
             "num_steps .* at least 1; got 0",
         ),
@@ -254,6 +286,9 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line, me
         ("train --schedule cosin", ["--schedule", "'cosin'", "'linear'", "'cosine'"]),
         ("train --data mnist", ["--data", "'mnist'", "'digits'", "'tfds'"]),
         ("train --network.dtype float16", ["--network.dtype", "'bfloat16'"]),
+        ("train --objective simpel", ["--objective", "simple"]),
+        ("train --prediction edm --prediction.data-deviation 0", ["above 0; got 0"]),
+        ("train --objective.times loss-history --objective.times.bins 0", ["got 0"]),
         ("train --schedule.offset 1", ["Unrecognized options: --schedule.offset"]),
     ],
 )
