@@ -268,6 +268,8 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
     if any(table is None for table in tables):
         raise InputError("diagnose needs a schedule's numbers: call it outside jit")
     times, alpha, sigma = (np.asarray(table) for table in tables)
+    # XLA takes the subnormal numbers for 0, and so does the chain.
+    alpha = np.where(np.abs(alpha) < np.finfo(alpha.dtype).tiny, 0.0, alpha)
     alpha, sigma = alpha.astype(np.float64), sigma.astype(np.float64)
     # s, the level before; before the first the data.
     alpha_s, sigma_s = np.append(1.0, alpha[:-1]), np.append(0.0, sigma[:-1])

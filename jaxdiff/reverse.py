@@ -4,7 +4,8 @@
          denoiser's x_0                              (Ho et al. 2020, equation 11)
     (2)  fixed small:  variance = beta_ts sigma_s^2 / sigma_t^2, exact where the data is
          a single point                              (Ho et al. 2020, section 3.2)
-    (3)  fixed large:  variance = beta_ts, exact where the data is N(0, 1)
+    (3)  fixed large:  variance = beta_ts, exact where the data is N(0, 1) and
+         alpha^2 + sigma^2 = 1
     (4)  learned range:  log variance = f log beta_ts + (1 - f) log of (2), f from the
          network                                     (Nichol & Dhariwal 2021, eq. 15)
 

@@ -55,7 +55,8 @@ class Schedule(NamedTuple):
         something else than the noise.
 
         Raises:
-            InputError: betas is not a non-empty vector of such numbers.
+            InputError: betas is not a non-empty vector of such numbers, or they leave
+                no signal before the last step.
 
         Warns:
             UserWarning: x_{T-1} keeps visible signal, so that sampling would start from
@@ -75,6 +76,12 @@ class Schedule(NamedTuple):
                 "change the schedule's start, end or cap"
             )
         alphas_bar = np.cumprod(1 - betas)
+        gone = np.flatnonzero(np.sqrt(alphas_bar[:-1]) < np.finfo(np.float32).tiny)
+        if gone.size:
+            raise InputError(
+                f"no signal is left from t = {gone[0]} of {betas.size} steps on, in "
+                "float32: use fewer steps or smaller betas"
+            )
         left = np.sqrt(alphas_bar[-1])
         if left > VISIBLE_SIGNAL:
             warnings.warn(

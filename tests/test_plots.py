@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -152,6 +153,38 @@ def test_curves_are_small_pngs_that_show_their_lines(tmp_path):
             assert (np.abs(pixels - colour).max(axis=-1) < 12).sum() > 100
 
 
+@pytest.mark.parametrize("num_steps", [1, 40, 1000])
+def test_a_diagnosis_is_three_panels_with_their_limits(tmp_path, num_steps):
+    log_snr, loss = np.linspace(9, -9, num_steps), np.full(num_steps, 1e-3)
+    if num_steps > 1:
+        log_snr[-1] = -np.inf  # zero terminal SNR
+    path, marks = tmp_path / "d.png", {"SNR 1": 0.0}
+    with warnings.catch_warnings(action="error"):
+        plots.save_diagnosis(path, log_snr, loss, marks, (0.01, 0.05))
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    assert pixels.shape == (432, 1200, 3)
+    assert path.stat().st_size < 100 * 1024
+    falls = []
+    for panel in np.split(pixels[:, :1080], 3, axis=1):
+        curve, limit = (
+            np.abs(panel - colour).max(axis=-1) < 80
+            for colour in ((0, 114, 178), (213, 94, 0))
+        )
+        assert (limit.sum(axis=1) > 100).sum() in (1, 2)  # one dashed line
+        inked = np.flatnonzero(curve.any(axis=0))
+        if num_steps > 1:
+            assert inked.size > 250  # nearly as wide as the panel
+            left, right = curve[:, inked[10]], curve[:, inked[-10]]
+            falls.append(np.flatnonzero(right).mean() - np.flatnonzero(left).mean())
+    if num_steps > 1:
+        snr, step, total = falls  # in pixels, downwards
+        assert snr > 150
+        assert abs(step) < 2
+        assert total < -100
+
+
 def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
     plots.save_loss_curve(tmp_path / "loss.png", STEPS, {"loss": STEPS * np.nan})
     assert read(tmp_path / "loss.png").size
@@ -179,6 +212,14 @@ def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
             lambda p: plots.save_loss_curve(p, STEPS, {"loss": STEPS[1:]}),
             r"series 'loss': \(99,\) for steps \(100,\); give one loss per step",
         ),
+        (
+            lambda p: plots.save_diagnosis(p, STEPS, STEPS[1:], {}, (1, 1)),
+            r"log_snr, step_loss: shapes \(100,\) and \(99,\); give both as \[T\]",
+        ),
+        (
+            lambda p: plots.save_diagnosis(p, STEPS[:0], STEPS[:0], {}, (1, 1)),
+            r"\(0,\); give both",
+        ),
         (lambda p: plots.save_schedules(p, {}), "nothing to draw: give"),
         (
             lambda p: plots.save_schedules(p, {"x": np.array([0.5, 1.5])}),
@@ -204,7 +245,8 @@ assert not {{"matplotlib", "PIL"}} & set(sys.modules)
 plots.save_grid({str(tmp_path / "a.png")!r}, np.zeros((2, 8, 8, 1), np.uint8))
 plots.save_loss_curve({str(tmp_path / "b.png")!r}, [1, 2], {{"loss": [2.0, 1.0]}})
 plots.save_schedules({str(tmp_path / "c.png")!r}, {{"x": [0.9, 0.1]}})
+plots.save_diagnosis({str(tmp_path / "d.png")!r}, [1], [1], {{}}, (1, 1))
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert len(list(tmp_path.iterdir())) == 3
+    assert len(list(tmp_path.iterdir())) == 4
