@@ -15,13 +15,14 @@ The chain of T steps visits T times, even in u, and then the data. The network i
 is the range for which its sinusoids are made.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from jax import nn
 
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError, concrete, warn_visible_signal
 from jaxdiff.typing import Array, Level, Timesteps
 
 TIME_SCALE = 1000.0
@@ -58,6 +59,8 @@ class ContinuousSchedule:
         """The schedule: this object, its options checked."""
         if self.num_steps < 2:
             raise InputError(f"num_steps must be at least 2; got {self.num_steps}")
+        last = self.level(1.0)
+        warn_visible_signal(float(last.alpha / jnp.hypot(last.alpha, last.sigma)))
         return self
 
     def time(self, u: Array) -> Timesteps:
@@ -70,17 +73,16 @@ class ContinuousSchedule:
         Raises:
             InputError: t is out of range, where it is concrete.
         """
-        values = concrete(t)
-        if values is not None and values.size:
-            worst = values.min() if values.min() < 0 else values.max()
-            if not 0 <= worst <= 1:
-                raise InputError(f"t must lie in 0..1; got {worst:g}")
-        return self._level(jnp.asarray(t, jnp.result_type(float, jnp.asarray(t))))
+        return self._level(_checked(t))
 
     def next_level(self, t: Timesteps | int | float) -> Level:
-        """The level a step of 1 / (T - 1) nearer the data than t, or the data."""
+        """The level a step of 1 / (T - 1) nearer the data than t, or the data.
+
+        Raises:
+            InputError: t is out of range, where it is concrete.
+        """
         step = 1 / (self.num_steps - 1)
-        s = jnp.asarray(t, jnp.result_type(float, jnp.asarray(t))) - step
+        s = _checked(t) - step
         level = self._level(jnp.maximum(s, 0.0))
         done = s < -1e-3 * step  # but not by rounding
         return Level(
@@ -119,7 +121,7 @@ class VariancePreserving(ContinuousSchedule):
     def build(self) -> ContinuousSchedule:
         """The schedule: this object, its options checked."""
         _check_t_min(self.t_min)
-        if not 0 <= self.beta_min < self.beta_max:
+        if not 0 <= self.beta_min < self.beta_max < math.inf:
             raise InputError(
                 "beta_min must lie in 0..beta_max; got "
                 f"{self.beta_min:g} and {self.beta_max:g}"
@@ -160,12 +162,12 @@ class VarianceExploding(ContinuousSchedule):
 
     def build(self) -> ContinuousSchedule:
         """The schedule: this object, its options checked."""
-        if not 0 < self.sigma_min < self.sigma_max:
+        if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise InputError(
                 "sigma_min must lie in (0, sigma_max); got "
                 f"{self.sigma_min:g} and {self.sigma_max:g}"
             )
-        if not self.rho > 0:
+        if not 0 < self.rho < math.inf:
             raise InputError(f"rho must be above 0; got {self.rho:g}")
         return super().build()
 
@@ -203,6 +205,17 @@ class StraightPath(ContinuousSchedule):
 
     def _inverse(self, log_snr: Array) -> Array:
         return (nn.sigmoid(-log_snr / 2) - self.t_min) / (1 - self.t_min)
+
+
+def _checked(t: Timesteps | int | float) -> Array:
+    """Times as floats; refused out of 0..1, where they are concrete."""
+    values = concrete(t)
+    if values is not None and values.size:
+        worst = values.min() if not values.min() >= 0 else values.max()
+        if not 0 <= worst <= 1:
+            raise InputError(f"t must lie in 0..1; got {worst:g}")
+    t = jnp.asarray(t)
+    return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
 
 
 def _check_t_min(t_min: float) -> None:

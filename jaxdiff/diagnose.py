@@ -38,8 +38,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.errors import InputError, concrete
-from jaxdiff.schedule import VISIBLE_SIGNAL
+from jaxdiff.errors import VISIBLE_SIGNAL, InputError, concrete
 from jaxdiff.typing import AnySchedule
 
 GREY_LEVEL = 2 / 255

@@ -1,5 +1,6 @@
 """The one error a user's mistake raises."""
 
+import warnings
 from typing import Any
 
 import jax
@@ -20,6 +21,21 @@ def concrete(array: Any) -> np.ndarray | None:
     The checks must be NumPy's: inside `jit` even `jnp.min` of a constant is traced.
     """
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
+
+
+VISIBLE_SIGNAL = 0.05
+"""Share of the image's contrast left in the last level above which a schedule warns."""
+
+
+def warn_visible_signal(left: float) -> None:
+    """Warns where a schedule's last level keeps such a share of the signal."""
+    if left > VISIBLE_SIGNAL:
+        warnings.warn(
+            f"the last step keeps {left:.3g} of the signal (alphas_bar = {left**2:.3g})"
+            ": use more steps or larger betas, or sampling starts from noise the "
+            "network was not trained on",
+            stacklevel=4,
+        )
 
 
 def check_range(name: str, array: Any, size: int) -> None:

@@ -23,11 +23,8 @@ import numpy as np
 from jax import nn
 
 from jaxdiff.continuous import StraightPath, VarianceExploding, VariancePreserving
-from jaxdiff.errors import InputError, check_range, concrete
+from jaxdiff.errors import InputError, check_range, concrete, warn_visible_signal
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
-
-VISIBLE_SIGNAL = 0.05
-"""Share of the image's contrast left at T - 1 above which `from_betas` warns."""
 
 
 class Schedule(NamedTuple):
@@ -82,14 +79,7 @@ class Schedule(NamedTuple):
                 f"no signal is left from t = {gone[0]} of {betas.size} steps on, in "
                 "float32: use fewer steps or smaller betas"
             )
-        left = np.sqrt(alphas_bar[-1])
-        if left > VISIBLE_SIGNAL:
-            warnings.warn(
-                f"the last step keeps {left:.3g} of the signal (alphas_bar = "
-                f"{alphas_bar[-1]:.3g}): use more steps or larger betas, or sampling "
-                "starts from noise the network was not trained on",
-                stacklevel=3,
-            )
+        warn_visible_signal(np.sqrt(alphas_bar[-1]))
         tables = (
             betas,
             1 - betas,
@@ -150,9 +140,7 @@ class Schedule(NamedTuple):
 
     def fraction(self, log_snr: Array) -> Array:
         """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
-        # At zero terminal SNR the table ends at -27.6 instead of at minus infinity.
-        signal = jnp.maximum(self.sqrt_alphas_bar, 1e-6)
-        table = 2 * (jnp.log(signal) - jnp.log(self.sqrt_one_minus_alphas_bar))
+        table = self._log_snr()
         places = jnp.arange(self.num_steps, dtype=table.dtype)[::-1]
         t = jnp.interp(log_snr, table[::-1], places)
         return (t + 0.5) / self.num_steps
@@ -163,14 +151,16 @@ class Schedule(NamedTuple):
         A network that was trained at whole times is asked in between them, as
         DPM-Solver does (Lu et al. 2022, section 3.4).
         """
+        table = self._log_snr()
+        log_snr = jnp.clip(log_snr, table[-1], table[0])
         t = self.fraction(log_snr) * self.num_steps - 0.5
-        return level_of_log_snr(jnp.clip(t, 0, self.num_steps - 1), log_snr)
+        alpha, sigma = nn.sigmoid(log_snr) ** 0.5, nn.sigmoid(-log_snr) ** 0.5
+        return Level(jnp.clip(t, 0, self.num_steps - 1), alpha, sigma)
 
-
-def level_of_log_snr(t: Array, log_snr: Array) -> Level:
-    """The variance-preserving level of a log signal-to-noise ratio."""
-    alpha, sigma = nn.sigmoid(log_snr) ** 0.5, nn.sigmoid(-log_snr) ** 0.5
-    return Level(t, alpha, sigma)
+    def _log_snr(self) -> Array:
+        """The log signal-to-noise ratios [T]; -27.6 where there is no signal."""
+        signal = jnp.maximum(self.sqrt_alphas_bar, 1e-6)
+        return 2 * (jnp.log(signal) - jnp.log(self.sqrt_one_minus_alphas_bar))
 
 
 @dataclass(frozen=True, kw_only=True)

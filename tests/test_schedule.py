@@ -73,6 +73,52 @@ def test_one_step_is_enough_to_build(options):
         assert options(num_steps=1).build().betas.shape == (1,)
 
 
+@pytest.mark.parametrize("base", OPTIONS)
+def test_zero_terminal_snr_is_lins_algorithm(base):
+    """Lin et al. 2024, algorithm 1: shift the signal to end at 0, then stretch it."""
+    before = base().build()
+    after = jd.ZeroTerminalSnr(base=base()).build()
+    root = np.cumprod(1 - np.asarray(before.betas, np.float64)) ** 0.5
+    first, last = root[0], root[-1]
+    root = (root - last) * first / (first - last)
+    alphas = np.append(root[:1] ** 2, root[1:] ** 2 / root[:-1] ** 2)
+    np.testing.assert_allclose(after.sqrt_alphas_bar, root, rtol=1e-6)
+    np.testing.assert_allclose(after.betas, 1 - alphas, rtol=1e-5)
+    assert after.sqrt_alphas_bar[0] == before.sqrt_alphas_bar[0]
+    assert (after.alphas_bar[-1], after.alphas[-1], after.betas[-1]) == (0, 0, 1)
+    assert after.sqrt_one_minus_alphas_bar[-1] == 1
+    assert (before.keeps_signal, after.keeps_signal) == (True, False)
+    # With nothing left to take away, nothing changes.
+    again = jd.rescale_zero_terminal_snr(after)
+    for a, b in zip(again, after, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+
+
+POSTERIOR = jax.jit(jd.q_posterior)
+
+
+@pytest.mark.parametrize("base", OPTIONS)
+def test_posterior_is_finite_without_signal(base):
+    schedule = jd.ZeroTerminalSnr(base=base()).build()
+    x_0, x_t = jnp.linspace(-1, 1, 1000), jnp.linspace(3, -3, 1000)
+    posterior = POSTERIOR(schedule, x_0, x_t, schedule.times)
+    assert all(np.isfinite(array).all() for array in posterior)
+    assert (np.diff(posterior.variance) > 0).all()
+    # Pure noise tells nothing: the step from it is a draw of x_{T-2} from x_0.
+    level = schedule.level(998)
+    np.testing.assert_allclose(posterior.mean[-1], level.alpha * x_0[-1], rtol=1e-6)
+    np.testing.assert_allclose(posterior.variance[-1], level.sigma**2, rtol=1e-6)
+
+
+def test_zero_terminal_snr_of_few_steps():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the base's visible signal is what it mends
+        schedule = jd.ZeroTerminalSnr(base=jd.Linear(num_steps=2)).build()
+    np.testing.assert_allclose(schedule.betas, [1e-4, 1], rtol=1e-6)
+    with pytest.raises(jd.InputError, match="needs at least 2 steps; got 1"):
+        jd.ZeroTerminalSnr(base=jd.Linear(num_steps=1)).build()
+
+
 def test_levels_are_the_tables_rows(short):
     t = jnp.array([0, 7, 19])
     level = short.level(t)
@@ -108,6 +154,7 @@ def test_visible_signal_warns_with_the_number():
         (jd.Linear(beta_start=0.0), r"beta_start must lie in \(0, 1\); got 0"),
         (jd.Linear(beta_end=1.0), r"beta_end must lie in \(0, 1\); got 1"),
         (jd.Quadratic(beta_start=-0.1), "beta_start .* got -0.1"),
+        (jd.Linear(num_steps=20_000), r"no signal .* t = 18\d\d\d of 20000 steps on"),
         (jd.Cosine(offset=-1.0), "offset must be at least 0; got -1"),
         (jd.Cosine(max_beta=1.0), r"max_beta must lie in \(0, 1\); got 1"),
         (jd.Sigmoid(start=3.0), "start must be less than end; got 3 and 3"),
@@ -117,3 +164,16 @@ def test_visible_signal_warns_with_the_number():
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         options.build()
+
+
+def test_a_level_at_a_ratio_out_of_range_is_the_last_one(short):
+    for log_snr, t in ((200.0, 0), (-200.0, 19)):
+        at, level = short.level_at(jnp.float32(log_snr)), short.level(t)
+        np.testing.assert_allclose(at, jax.tree.map(float, level), rtol=1e-5)
+
+
+def test_visible_signal_warns_of_continuous_schedules_too():
+    with pytest.warns(UserWarning, match=r"keeps 0\.76 of the signal"):
+        jd.VariancePreserving(beta_max=1.0).build()
+    with pytest.warns(UserWarning, match=r"keeps 0\.707 of the signal"):
+        jd.VarianceExploding(sigma_max=1.0).build()
