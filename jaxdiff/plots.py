@@ -143,8 +143,8 @@ def save_loss_curve(
 def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
     """Write as a PNG how schedules lose the signal: alphas_bar and log-SNR over t / T.
 
-    Each of the schedules is a name and alphas_bar [T], least noise first. The log-SNR
-    is left out where it is infinite, at alphas_bar 0 or 1.
+    Each of the schedules is a name and alphas_bar [T], least noise first: the signal's
+    share of the variance. The log-SNR is left out where it is infinite, at 0 or 1.
     """
     figure, (signal, ratio) = _figure(schedules, 2, width=10)
     ratio.axhline(0, color="#888888", linewidth=1, linestyle="--")
@@ -156,7 +156,7 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
         t, kept = np.arange(len(y)) / len(y), (y > 0) & (y < 1)
         signal.plot(t, y, label=name)
         ratio.plot(t[kept], np.log(y[kept] / (1 - y[kept])), label=name)
-    signal.set(title=r"Signal kept, $\bar\alpha_t$", xlabel="t / T", xlim=(0, 1))
+    signal.set(title=r"Signal's share, $\bar\alpha_t$", xlabel="t / T", xlim=(0, 1))
     ratio.set(title="Log signal-to-noise ratio", xlabel="t / T", xlim=(0, 1))
     _save_figure(path, figure, ratio)
 
@@ -295,7 +295,7 @@ def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
     figure = Figure((width, 3.6), dpi=120, facecolor="white", layout="constrained")
     panel_axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axes in panel_axes:
-        styles = ["-"] * len(_COLOURS) + ["--"] * len(_COLOURS)
+        styles = [style for style in ("-", "--", ":") for _ in range(4)]
         widths = [1.6] * len(styles)
         axes.set_prop_cycle(color=2 * _COLOURS, linestyle=styles, linewidth=widths)
         axes.spines[["top", "right"]].set_visible(False)

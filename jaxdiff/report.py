@@ -104,11 +104,11 @@ def save_schedules(num_steps: int, path: Path) -> None:
     """The schedules compared, at so many steps."""
     num_steps = max(num_steps, 2)
     schedules: list[ScheduleOptions] = [
-        option(num_steps=num_steps)
+        option(base=Linear(num_steps=num_steps))
+        if option is ZeroTerminalSnr
+        else option(num_steps=num_steps)
         for option in get_args(ScheduleOptions)
-        if option is not ZeroTerminalSnr
     ]
-    schedules.append(ZeroTerminalSnr(base=Linear(num_steps=num_steps)))
     with warnings.catch_warnings():
         # Here schedules are looked at, not used: a short one may keep signal.
         warnings.simplefilter("ignore", UserWarning)
