@@ -115,8 +115,8 @@ class VariancePreserving(ContinuousSchedule):
     """beta at t = 0, at least 0."""
     beta_max: float = 20.0
     """beta at t = 1, above beta_min."""
-    t_min: float = 1e-5
-    """The time of the least noisy level, in (0, 1)."""
+    t_min: float = 1e-3
+    """The time of the least noisy level, in (0, 1); at 1e-3, DDPM's sigma of 0.01."""
 
     def build(self) -> ContinuousSchedule:
         """The schedule: this object, its options checked."""
