@@ -70,7 +70,7 @@ def loss_fn(
     u = keys_lib.uniform(keys_lib.fold(keys, 0))
     eps = keys_lib.normal(keys_lib.fold(keys, 1), x_0.shape[1:])
     u, importance = objective.times.draw(u, schedule, memory)
-    t = schedule.time(u)
+    t = objective.time(schedule, u)
 
     x_t = q_sample(schedule, x_0, t, eps)
     noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
 from jaxdiff.forward import variance_floor
 from jaxdiff.prediction import Prediction
 from jaxdiff.reverse import LearnedRange, Variance
 from jaxdiff.times import TimesOptions, UniformTimes
-from jaxdiff.typing import AnySchedule, Array, Estimate, Level
+from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps
 from jaxdiff.variational import bound_term
 from jaxdiff.weighting import Uniform, WeightingOptions
 
@@ -50,6 +51,10 @@ class Simple:
     """How much each noise level counts."""
     times: TimesOptions = field(default_factory=UniformTimes)
     """Which times are drawn."""
+
+    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
+        """The times at fractions u in [0, 1) of the schedule's range, [batch]."""
+        return schedule.time(u)
 
     def losses(
         self,
@@ -86,6 +91,13 @@ class Bound:
     """The variance of the reverse step."""
     times: TimesOptions = field(default_factory=UniformTimes)
     """Which times are drawn."""
+
+    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
+        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
+
+        A continuous schedule has others too, but the bound is that of its chain.
+        """
+        return _chain_time(schedule, u)
 
     def losses(
         self,
@@ -129,6 +141,13 @@ class Hybrid:
         if not self.bound_weight > 0:
             raise InputError(f"bound_weight must be above 0; got {self.bound_weight:g}")
 
+    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
+        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
+
+        A continuous schedule has others too, but the bound is that of its chain.
+        """
+        return _chain_time(schedule, u)
+
     def losses(
         self,
         prediction: Prediction,
@@ -156,6 +175,11 @@ class Hybrid:
                 "the hybrid objective needs a learned variance: set "
                 "prediction.learn_variance, or choose the objective simple"
             )
+
+
+def _chain_time(schedule: AnySchedule, u: Array) -> Timesteps:
+    step = jnp.floor(u * schedule.num_steps).astype(jnp.int32)
+    return schedule.times[jnp.minimum(step, schedule.num_steps - 1)]
 
 
 def _bound(

@@ -70,7 +70,7 @@ class LossHistory(UniformTimes):
     """
 
     bins: int = 100
-    """Into how many bins the time range is cut."""
+    """Into how many bins the time range is cut, 1 to 1000."""
     discount: float = 0.99
     """What a step's losses still count in the next, in [0, 1)."""
     warmup_steps: int = 100
@@ -80,8 +80,8 @@ class LossHistory(UniformTimes):
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        if self.bins < 1:
-            raise InputError(f"bins must be at least 1; got {self.bins}")
+        if not 1 <= self.bins <= 1000:  # which float32 can tell apart
+            raise InputError(f"bins must lie in 1..1000; got {self.bins}")
         if not 0 <= self.discount < 1:
             raise InputError(f"discount must lie in [0, 1); got {self.discount:g}")
         if not 0 < self.uniform_share <= 1:

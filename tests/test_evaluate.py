@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def evaluated(tmp_path_factory):
 def test_the_figures_are_those_of_the_library(evaluated):
     """A batch of its own, on one device, with the same keys."""
     run = jd.load(evaluated)
-    held_out = jd.Digits().load("test")
+    held_out: Any = jd.Digits().load("test")
     images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
     denoiser, key = run.denoiser(held_out.labels[:NUM]), jax.random.key(3)
     variances = (jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange())
@@ -92,7 +93,8 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
     other = dataclasses.replace(
         run, experiment=dataclasses.replace(run.experiment, sampling=sampling)
     )
-    dataset, done = jd.Digits().load("test"), []
+    dataset = jd.Digits().load("test")
+    done: list[int] = []
     first = evaluate_likelihood(run, dataset, num=NUM, ode_steps=2)
     second = evaluate_likelihood(
         other, dataset, num=NUM, ode_steps=2, on_chunk=done.append

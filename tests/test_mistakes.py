@@ -288,7 +288,10 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line, me
         ("train --network.dtype float16", ["--network.dtype", "'bfloat16'"]),
         ("train --objective simpel", ["--objective", "simple"]),
         ("train --prediction edm --prediction.data-deviation 0", ["above 0; got 0"]),
-        ("train --objective.times loss-history --objective.times.bins 0", ["got 0"]),
+        (
+            "train --objective.times loss-history --objective.times.bins 0",
+            ["1..1000; got 0"],
+        ),
         ("train --schedule.offset 1", ["Unrecognized options: --schedule.offset"]),
     ],
 )

@@ -1,0 +1,145 @@
+"""Weightings: each is its paper's formula, where the paper defines it."""
+
+import warnings
+from typing import Any, get_args
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.prediction import Prediction
+from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.weighting import WeightingOptions
+
+# The weight of the output's squared error as a paper writes it, by alpha and sigma.
+PAPERS: dict[type, list[tuple[Any, Any, Any]]] = {
+    jd.Uniform: [
+        (jd.Uniform(), prediction(), lambda a, s: np.ones_like(s))
+        for prediction in get_args(Prediction)
+    ],
+    jd.UniformX0: [(jd.UniformX0(), jd.X0(), lambda a, s: np.ones_like(s))],
+    jd.UniformEps: [(jd.UniformEps(), jd.Eps(), lambda a, s: np.ones_like(s))],
+    jd.SnrPlusOne: [
+        (jd.SnrPlusOne(), jd.V(), lambda a, s: np.ones_like(s)),
+        (jd.SnrPlusOne(), jd.X0(), lambda a, s: a**2 / s**2 + 1),
+    ],
+    # Hang et al. 2023, section 3.4.
+    jd.MinSnr: [
+        (jd.MinSnr(), jd.X0(), lambda a, s: np.minimum(a**2 / s**2, 5)),
+        (
+            jd.MinSnr(gamma=3.0),
+            jd.Eps(),
+            lambda a, s: np.minimum(a**2 / s**2, 3) / (a**2 / s**2),
+        ),
+        (
+            jd.MinSnr(gamma=0.5),
+            jd.V(),
+            lambda a, s: np.minimum(a**2 / s**2, 0.5) / (a**2 / s**2 + 1),
+        ),
+    ],
+    # Choi et al. 2022, equation 8: on eps, 1 / (k + SNR)^gamma.
+    jd.P2: [
+        (jd.P2(), jd.Eps(), lambda a, s: 1 / (1 + a**2 / s**2)),
+        (jd.P2(k=0.5, gamma=0.3), jd.Eps(), lambda a, s: (0.5 + (a / s) ** 2) ** -0.3),
+        (jd.P2(gamma=0.0), jd.Eps(), lambda a, s: np.ones_like(s)),
+    ],
+    # Kingma & Gao 2023: on eps, sigmoid(b - log SNR).
+    jd.SigmoidWeighting: [
+        (
+            jd.SigmoidWeighting(bias=bias),
+            jd.Eps(),
+            lambda a, s, b=bias: 1 / (1 + np.exp(2 * np.log(a / s) - b)),
+        )
+        for bias in (2.0, -1.0)
+    ],
+    # Karras et al. 2022, table 1: lambda(sigma) c_out(sigma)^2 = 1 on F; lambda on the
+    # denoiser's own output, x_0, of x_t / alpha.
+    jd.EdmWeighting: [
+        (jd.EdmWeighting(), jd.Edm(), lambda a, s: np.ones_like(s)),
+        (
+            jd.EdmWeighting(data_deviation=0.7),
+            jd.Edm(data_deviation=0.7),
+            lambda a, s: np.ones_like(s),
+        ),
+        (
+            jd.EdmWeighting(data_deviation=0.7),
+            jd.X0(),
+            lambda a, s: ((s / a) ** 2 + 0.7**2) / (s / a * 0.7) ** 2,
+        ),
+    ],
+}
+
+
+def levels_of(options, num):
+    """Levels all over the range of a schedule, the two ends among them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        schedule = options().build()
+    return schedule, schedule.level(schedule.time(jnp.linspace(0.0, 1.0, num)))
+
+
+@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("weighting", get_args(WeightingOptions))
+def test_the_papers_formula(weighting, options):
+    _, level = levels_of(options, 50)
+    visible = np.asarray(level.alpha) > 0  # there the papers' formulas hold
+    alpha, sigma = (np.asarray(x, np.float64)[visible] for x in level[1:])
+    for ours, prediction, formula in PAPERS[weighting]:
+        got = ours.output_weight(prediction, level)
+        assert got.shape == level.sigma.shape
+        assert got.dtype == level.sigma.dtype
+        expected = formula(alpha, sigma)
+        np.testing.assert_allclose(got[visible], expected, rtol=1e-5, err_msg=str(ours))
+
+
+@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("weighting", get_args(WeightingOptions))
+def test_finite_wherever_the_prediction_is(weighting, options):
+    """No signal at all, or hardly any noise: the weight stays finite, at least 0."""
+    schedule, level = levels_of(options, 50)
+    if not schedule.keeps_signal:
+        assert float(level.alpha[-1]) == 0
+    for prediction in get_args(Prediction):
+        try:
+            prediction().check_schedule(schedule)
+        except jd.InputError:
+            assert (prediction, schedule.keeps_signal) == (jd.Eps, False)
+            continue
+        weight = np.asarray(weighting().output_weight(prediction(), level))
+        assert np.isfinite(weight).all(), prediction
+        assert (weight >= 0).all(), prediction
+        assert (weight[:-1] > 0).all(), prediction
+
+
+def test_the_weight_where_there_is_no_signal():
+    """At SNR 0, w(0) (sigma / alpha)^2 of eps: v is -x_0, F is x_0 / d."""
+    level = jd.Level(*(jnp.float32(value) for value in (1000, 0, 1)))
+    at_zero = {
+        jd.UniformX0(): 1, jd.UniformEps(): 0, jd.SnrPlusOne(): 1, jd.MinSnr(): 0,
+        jd.P2(): 0, jd.SigmoidWeighting(): 0, jd.EdmWeighting(data_deviation=0.5): 4,
+    }  # fmt: skip
+    assert {type(w) for w in at_zero} | {jd.Uniform} == set(get_args(WeightingOptions))
+    for weighting, weight in at_zero.items():
+        for prediction in (jd.X0(), jd.V(), jd.Velocity()):
+            assert weighting.output_weight(prediction, level) == weight
+        edm = weighting.output_weight(jd.Edm(data_deviation=0.5), level)
+        assert edm == weight / 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jd.MinSnr(gamma=0.0), "gamma must be above 0; got 0"),
+        (lambda: jd.MinSnr(gamma=float("nan")), "gamma must be above 0; got nan"),
+        (lambda: jd.P2(k=0.0), "k must be above 0; got 0"),
+        (lambda: jd.P2(k=-1.0), "k must be above 0; got -1"),
+        (
+            lambda: jd.EdmWeighting(data_deviation=-0.5),
+            "data_deviation must be above 0; got -0.5",
+        ),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(jd.InputError, match=f"^{message}$"):
+        make()
