@@ -13,6 +13,7 @@ from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
 from jaxdiff.schedule import Linear, ScheduleOptions
+from jaxdiff.typing import AnySchedule
 
 
 class DataInfo(NamedTuple):
@@ -113,9 +114,13 @@ class Experiment:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must lie in 0..2^32 - 1; got {self.seed}")
 
-    def check(self) -> None:
-        """Refuses options that do not go together, before anything is trained."""
-        check_combination(self.schedule.build(), self.prediction, self.objective)
+    def check(self, schedule: AnySchedule) -> None:
+        """Refuses options that do not go together, before anything is trained.
+
+        Args:
+            schedule: what `self.schedule.build()` gave.
+        """
+        check_combination(schedule, self.prediction, self.objective)
         learned = self.sampling.sampler.variance == LearnedRange()
         if learned and not self.prediction.learn_variance:
             raise InputError(

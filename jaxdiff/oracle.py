@@ -11,7 +11,9 @@ diagonal, with residual r = B^T (x_t - alpha m) and variance s = alpha^2 d + sig
     (5)  Cov[x_0|x_t] = B diag(d sigma^2 / s) B^T
 
 For a mixture, the components' answers are weighted by their posterior probabilities,
-and (5) gains the spread of the components' means.
+and (5) gains the spread of the components' means. What a network may predict is linear
+in x_0 and eps, so that the exact v (or any other target) is that of the exact two:
+`V().target(estimate.x_0, estimate.eps, level)`.
 
 An oracle is a `Denoiser`: whatever a network can be put into, it can, and there it is
 the truth. It is a pytree in the dtype of its arrays (float64 under `jax_enable_x64`).

@@ -95,8 +95,8 @@ def train(
     training, upkeep = experiment.training, experiment.upkeep
     parallel = parallel or Pmap()
     parallel.check_batch_size(training.batch_size)
-    experiment.check()
     schedule = experiment.schedule.build()
+    experiment.check(schedule)
     dataset = experiment.data.load("train")
     info = data_info(experiment, dataset)
     network = build_network(experiment, info)

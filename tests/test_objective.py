@@ -427,13 +427,13 @@ def test_a_prediction_that_does_not_fit(short, objective, prediction, message):
             objective,
         )
     with pytest.raises(jd.InputError, match=message) as other:
-        jd.Experiment(prediction=prediction, objective=objective).check()
+        jd.Experiment(prediction=prediction, objective=objective).check(short)
     assert str(one.value) == str(other.value)
     assert "\n" not in str(one.value)
     assert "choose" in str(one.value)
 
 
-def test_predictions_that_fit():
+def test_predictions_that_fit(short):
     fitting: dict[type, list[tuple[Any, bool]]] = {
         jd.Simple: [(jd.Simple(), False)],
         jd.Hybrid: [(jd.Hybrid(), True)],
@@ -447,7 +447,7 @@ def test_predictions_that_fit():
         for objective, learn in fitting[member]:
             for prediction in get_args(Prediction):
                 options = prediction(learn_variance=learn)
-                jd.Experiment(prediction=options, objective=objective).check()
+                jd.Experiment(prediction=options, objective=objective).check(short)
 
 
 def test_eps_needs_signal_to_the_end():
