@@ -216,23 +216,28 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path):
         checkpoints.wait()
         checkpoints.save(2, [normal(i) + 1 for i in range(10)])
         while not any(f.is_file() for f in directory.glob("2.orbax*/state/**/*")):
-            assert checkpoints.latest() == 1
+            if checkpoints.latest() == 2:
+                break
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    child = python(code, tmp_path)
-    assert child.returncode == -signal.SIGKILL, child.stderr
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "1",
-        "2.orbax-checkpoint-tmp",
-    ]
+    # On a busy machine the save may be done before the kill: then it is tried again.
+    for attempt in range(10):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        child = python(code, folder)
+        assert child.returncode == -signal.SIGKILL, child.stderr
+        names = sorted(p.name for p in folder.iterdir())
+        if "2" not in names:
+            break
+    assert names == ["1", "2.orbax-checkpoint-tmp"]
     template = [jax.ShapeDtypeStruct((1_000_000,), jnp.float32)] * 10
-    with Checkpoints(tmp_path, keep=1) as checkpoints:
+    with Checkpoints(folder, keep=1) as checkpoints:
         assert checkpoints.latest() == 1
         state = checkpoints.restore(template)
         for i, leaf in enumerate(state):
             assert_same_bits(leaf, jax.random.normal(jax.random.key(i), (1_000_000,)))
         checkpoints.save(3, state[:1])
-    assert [p.name for p in tmp_path.iterdir()] == ["3"]
+    assert [p.name for p in folder.iterdir()] == ["3"]
 
 
 def test_orbax_is_loaded_late_and_says_nothing(tmp_path):
