@@ -4,10 +4,13 @@ Ho et al. 2020, "Denoising Diffusion Probabilistic Models", made small: 702,753
 parameters, 2,500 steps of 64 images, linear betas, sampling by all 1000 steps.
 
 On 2 CPU cores it trains for 4 to 5 minutes and samples for 2. A support vector machine
-then reads 99% to 100% of 200 samples as the class that was asked for.
+then reads 99% to 100% of 200 samples as the class that was asked for. The held-out
+digits have 4.46 bits per dimension by the variational bound (fixed large variance), and
+4.29 with a variance learned by the hybrid objective; evaluating takes 3 minutes.
 
     python experiments/digits.py
     python experiments/digits.py sample --labels 7 --num 20 --seed 1 --out sevens
+    python experiments/digits.py evaluate
 """
 
 from jaxdiff.cli import main
