@@ -3,7 +3,6 @@
 Only this file uses Orbax, which it loads when the first `Checkpoints` is made.
 """
 
-import functools
 import json
 import logging
 import os
@@ -91,14 +90,21 @@ class Checkpoints:
                 f"{sorted(steps) or 'none'}: train first, or choose another"
             )
         path = self._directory / str(step)
-        self._check(path, template)
+        there = self._ocp.metadata(path).metadata
+        self._check(path, there, template)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
             sharding = getattr(leaf, "sharding", None) or first
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        return self._ocp.load(path, jax.tree.map(abstract, template))
+        # Leaves go by their names. Orbax would also compare the empty parts of the
+        # trees, of which another version may have more, or fewer.
+        wanted = {_name(p): abstract(x) for p, x in jax.tree.leaves_with_path(template)}
+        asked = jax.tree.map_with_path(lambda p, _: wanted[_name(p)], there)
+        loaded = jax.tree.leaves_with_path(self._ocp.load(path, asked))
+        found = {_name(p): leaf for p, leaf in loaded}
+        return jax.tree.map_with_path(lambda p, _: found[_name(p)], template)
 
     def wait(self) -> None:
         """Return when the last save is on the disk; raise what made it fail."""
@@ -121,10 +127,9 @@ class Checkpoints:
         found = self._ocp.path.step.standard_name_format().find_all(self._directory)
         return {c.step for c in found if c.commit_timestamp_nsecs is not None}
 
-    def _check(self, path: Path, template: Any) -> None:
+    def _check(self, path: Path, metadata: Any, template: Any) -> None:
         """Refuse another state: Orbax would cast other dtypes and say nothing."""
-        there = _leaves(self._ocp.metadata(path).metadata)
-        here = _leaves(template)
+        there, here = _leaves(metadata), _leaves(template)
         differing = [
             f"{name} is {there.get(name, 'not')} there, {here.get(name, 'not')} here"
             for name in sorted({name for name, _ in there.items() ^ here.items()})
@@ -194,6 +199,9 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 def _leaves(tree: Any) -> dict[str, str]:
     """Each leaf's path and type, such as "params/dense/kernel": "float32[3, 4]"."""
-    name = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
     leaves = jax.tree.leaves_with_path(tree)
-    return {name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -385,3 +385,30 @@ def test_an_unwritable_workdir(tmp_path):
         with pytest.raises(InputError, match="choose another with --workdir") as error:
             ensure_writable(directory)
         assert f"cannot write to the folder '{directory}': " in one_line(error)
+
+
+def test_leaves_go_by_their_names(tmp_path):
+    """Another version's state may have more empty parts, or fewer."""
+
+    class Old(NamedTuple):
+        step: Any
+        params: Any
+        gone: Any = ()
+
+    class New(NamedTuple):
+        step: Any
+        params: Any
+        memory: Any = ()
+
+    params = {"w": jnp.arange(6.0), "b": (jnp.ones(2), {})}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, Old(jnp.int32(3), params))
+        state = checkpoints.restore(
+            New(jnp.int32(0), jax.tree.map(jnp.zeros_like, params))
+        )
+        assert type(state) is New
+        assert (int(state.step), state.memory) == (3, ())
+        jax.tree.map(np.testing.assert_array_equal, state.params, params)
+        more = New(jnp.int32(0), params, memory=jnp.zeros(3))
+        with pytest.raises(InputError, match="memory is not there"):
+            checkpoints.restore(more)
