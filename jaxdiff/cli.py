@@ -16,7 +16,7 @@ from jaxdiff import plots, report
 from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.data import to_uint8
 from jaxdiff.denoiser import check_labels
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, check_seed
 from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import option_name, parse
@@ -192,8 +192,7 @@ def _evaluate(options: EvaluateOptions) -> None:
     """Prints and writes a run's bits per dimension."""
     run = load(options.workdir)
     ensure_writable(options.workdir)
-    if not 0 <= options.seed < 2**32:
-        raise InputError(f"seed must lie in 0..2^32 - 1; got {options.seed}")
+    check_seed(options.seed)
     dataset = run.experiment.data.load(options.split)
     num = len(dataset) if options.num is None else options.num
     with _bar(2 * num, "evaluate") as on_chunk:
@@ -206,7 +205,8 @@ def _evaluate(options: EvaluateOptions) -> None:
         f"bits per dimension of {num} {options.split} images{given} (mean ± standard "
         "error; lower is better)"
     )
-    for name, mean in _named(found).items():
+    figures = _named(found)
+    for name, mean in figures.items():
         print(f"  {name:<36}{mean}")
     plots.save_bound(options.workdir / "bound.png", found.terms)
     record = {
@@ -216,7 +216,7 @@ def _evaluate(options: EvaluateOptions) -> None:
         "seed": options.seed,
         "ode_steps": options.ode_steps,
         "exact_trace": options.exact_trace,
-        "bits_per_dim": {name: m._asdict() for name, m in _named(found).items()},
+        "bits_per_dim": {name: m._asdict() for name, m in figures.items()},
         "prior": found.prior,
     }
     write_json_atomic(options.workdir / "evaluation.json", record)

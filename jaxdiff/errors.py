@@ -23,6 +23,12 @@ def concrete(array: Any) -> np.ndarray | None:
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
 
 
+def check_seed(seed: int) -> None:
+    """Refuses a seed that is no unsigned 32-bit number."""
+    if not 0 <= seed < 2**32:
+        raise InputError(f"seed must lie in 0..2^32 - 1; got {seed}")
+
+
 VISIBLE_SIGNAL = 0.05
 """Share of the image's contrast left in the last level above which a schedule warns."""
 

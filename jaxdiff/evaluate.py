@@ -9,7 +9,6 @@ import numpy as np
 from jaxdiff.data import Dataset, to_float
 from jaxdiff.denoiser import bind
 from jaxdiff.errors import InputError
-from jaxdiff.guidance import clip_x_0
 from jaxdiff.likelihood import (
     bits_per_dim,
     dequantise,
@@ -109,9 +108,7 @@ def evaluate_likelihood(
     def bound(shared: Any, batch: Any) -> Any:
         params, key = shared
         indices, images, classes = batch
-        denoiser: Any = bind(run.network, params, classes, prediction)
-        if sampling.clip:
-            denoiser = clip_x_0(denoiser)
+        denoiser = run.chain_denoiser(params, classes)
         return variational_bound(
             denoiser, run.schedule, images, key, variances, indices=indices
         )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from jaxdiff.data import Data, Digits
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, check_seed
 from jaxdiff.loss import check_combination
 from jaxdiff.networks import NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
@@ -111,8 +111,7 @@ class Experiment:
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed must lie in 0..2^32 - 1; got {self.seed}")
+        check_seed(self.seed)
 
     def check(self, schedule: AnySchedule) -> None:
         """Refuses options that do not go together, before anything is trained.

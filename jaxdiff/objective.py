@@ -79,8 +79,20 @@ class Simple:
             )
 
 
+class OnTheChain:
+    """What the objectives with a bound share: the bound is that of the chain."""
+
+    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
+        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
+
+        A continuous schedule has others too, at which there is no step to score.
+        """
+        step = jnp.floor(u * schedule.num_steps).astype(jnp.int32)
+        return schedule.times[jnp.minimum(step, schedule.num_steps - 1)]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Bound:
+class Bound(OnTheChain):
     """The variational bound in bits per dimension (Ho et al. 2020, equation 5).
 
     Noisier to train on than the simple loss: its terms differ much in size, for which
@@ -91,13 +103,6 @@ class Bound:
     """The variance of the reverse step."""
     times: TimesOptions = field(default_factory=UniformTimes)
     """Which times are drawn."""
-
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
-
-        A continuous schedule has others too, but the bound is that of its chain.
-        """
-        return _chain_time(schedule, u)
 
     def losses(
         self,
@@ -126,7 +131,7 @@ class Bound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hybrid:
+class Hybrid(OnTheChain):
     """Simple, and a little of the bound for the variance (Nichol & Dhariwal 2021)."""
 
     weighting: WeightingOptions = field(default_factory=Uniform)
@@ -140,13 +145,6 @@ class Hybrid:
         """Refuses options out of range."""
         if not self.bound_weight > 0:
             raise InputError(f"bound_weight must be above 0; got {self.bound_weight:g}")
-
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
-
-        A continuous schedule has others too, but the bound is that of its chain.
-        """
-        return _chain_time(schedule, u)
 
     def losses(
         self,
@@ -175,11 +173,6 @@ class Hybrid:
                 "the hybrid objective needs a learned variance: set "
                 "prediction.learn_variance, or choose the objective simple"
             )
-
-
-def _chain_time(schedule: AnySchedule, u: Array) -> Timesteps:
-    step = jnp.floor(u * schedule.num_steps).astype(jnp.int32)
-    return schedule.times[jnp.minimum(step, schedule.num_steps - 1)]
 
 
 def _bound(

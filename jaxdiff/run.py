@@ -20,14 +20,14 @@ import numpy as np
 
 from jaxdiff import checkpoint, config
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, check_seed
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.guidance import clip_x_0
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Pmap
 from jaxdiff.samplers import sample
 from jaxdiff.train_state import TrainState
-from jaxdiff.typing import AnySchedule, Params
+from jaxdiff.typing import AnySchedule, Denoiser, Params
 
 NOT_TRAINING = ("upkeep", "sampling")
 """The parts of an experiment that do not change what training computes."""
@@ -57,12 +57,16 @@ class Run:
         """The network bound to its averaged parameters, and to labels [batch]."""
         return bind(self.network, self.params, labels, self.experiment.prediction)
 
+    def chain_denoiser(self, params: Params, labels: Any) -> Denoiser:
+        """What the chain goes by: the network so bound, clipped where samples are."""
+        denoiser = bind(self.network, params, labels, self.experiment.prediction)
+        return clip_x_0(denoiser) if self.experiment.sampling.clip else denoiser
+
     def check_request(self, labels: np.ndarray | None, num: int, seed: int) -> None:
         """Refuses what `generate` cannot draw."""
         if num < 1:
             raise InputError(f"the number of images must be at least 1; got {num}")
-        if not 0 <= seed < 2**32:
-            raise InputError(f"seed must lie in 0..2^32 - 1; got {seed}")
+        check_seed(seed)
         if labels is not None:
             check_labels(jnp.asarray(labels), self.network.num_classes)
             if len(labels) != num:
@@ -99,11 +103,7 @@ class Run:
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
             indices, classes = batch
-            denoiser: Any = bind(
-                self.network, params, classes, self.experiment.prediction
-            )
-            if sampling.clip:
-                denoiser = clip_x_0(denoiser)
+            denoiser = self.chain_denoiser(params, classes)
             shape = (len(indices), *self.info.image_shape)
             result = sample(
                 denoiser, sampling.sampler, self.schedule, key, shape,
