@@ -13,6 +13,10 @@ A diffusion model is three nouns: a schedule, a denoiser and a sampler.
 (4, 8, 8, 1)
 """
 
+from jaxdiff.blend import blend_labels as blend_labels
+from jaxdiff.blend import image_to_image as image_to_image
+from jaxdiff.blend import interpolate as interpolate
+from jaxdiff.blend import slerp as slerp
 from jaxdiff.continuous import ContinuousSchedule as ContinuousSchedule
 from jaxdiff.continuous import StraightPath as StraightPath
 from jaxdiff.continuous import VarianceExploding as VarianceExploding
@@ -33,7 +37,20 @@ from jaxdiff.forward import q_posterior as q_posterior
 from jaxdiff.forward import q_sample as q_sample
 from jaxdiff.forward import q_step as q_step
 from jaxdiff.forward import snr as snr
+from jaxdiff.guidance import autoguidance as autoguidance
+from jaxdiff.guidance import classifier_free as classifier_free
+from jaxdiff.guidance import classifier_guidance as classifier_guidance
 from jaxdiff.guidance import clip_x_0 as clip_x_0
+from jaxdiff.guidance import dynamic_threshold as dynamic_threshold
+from jaxdiff.guidance import mix_classes as mix_classes
+from jaxdiff.inverse import Dps as Dps
+from jaxdiff.inverse import Repaint as Repaint
+from jaxdiff.inverse import Replacement as Replacement
+from jaxdiff.inverse import blur as blur
+from jaxdiff.inverse import downsample as downsample
+from jaxdiff.inverse import gaussian_blur as gaussian_blur
+from jaxdiff.inverse import given_measurement as given_measurement
+from jaxdiff.inverse import masked as masked
 from jaxdiff.likelihood import bits_per_dim as bits_per_dim
 from jaxdiff.likelihood import dequantise as dequantise
 from jaxdiff.likelihood import ode_log_density as ode_log_density
@@ -60,8 +77,26 @@ from jaxdiff.reverse import p_mean_variance as p_mean_variance
 from jaxdiff.reverse import p_sample_step as p_sample_step
 from jaxdiff.run import Run as Run
 from jaxdiff.run import load as load
+from jaxdiff.samplers import AllTimes as AllTimes
 from jaxdiff.samplers import Ancestral as Ancestral
+from jaxdiff.samplers import Ddim as Ddim
+from jaxdiff.samplers import DpmSolver as DpmSolver
+from jaxdiff.samplers import Euler as Euler
+from jaxdiff.samplers import EulerAncestral as EulerAncestral
+from jaxdiff.samplers import FlowEuler as FlowEuler
+from jaxdiff.samplers import FlowHeun as FlowHeun
+from jaxdiff.samplers import Heun as Heun
+from jaxdiff.samplers import Karras as Karras
+from jaxdiff.samplers import Leading as Leading
+from jaxdiff.samplers import Linspace as Linspace
+from jaxdiff.samplers import QuadraticTimes as QuadraticTimes
 from jaxdiff.samplers import Sampler as Sampler
+from jaxdiff.samplers import Times as Times
+from jaxdiff.samplers import Trailing as Trailing
+from jaxdiff.samplers import UniformLogSnr as UniformLogSnr
+from jaxdiff.samplers import UniPc as UniPc
+from jaxdiff.samplers import decode as decode
+from jaxdiff.samplers import encode as encode
 from jaxdiff.samplers import sample as sample
 from jaxdiff.schedule import Cosine as Cosine
 from jaxdiff.schedule import Linear as Linear

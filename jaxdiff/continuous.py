@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import nn
 
 from jaxdiff.errors import InputError, concrete, warn_visible_signal
-from jaxdiff.typing import Array, Level, Timesteps
+from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0
 
@@ -67,7 +67,7 @@ class ContinuousSchedule:
         """The time at the fraction u of the range: u itself."""
         return u
 
-    def level(self, t: Timesteps | int | float) -> Level:
+    def level(self, t: ArrayLike | int | float) -> Level:
         """The level at times t, floats [] or [batch] in 0..1.
 
         Raises:
@@ -207,7 +207,7 @@ class StraightPath(ContinuousSchedule):
         return (nn.sigmoid(-log_snr / 2) - self.t_min) / (1 - self.t_min)
 
 
-def _checked(t: Timesteps | int | float) -> Array:
+def _checked(t: ArrayLike | int | float) -> Array:
     """Times as floats; refused out of 0..1, where they are concrete."""
     values = concrete(t)
     if values is not None and values.size:

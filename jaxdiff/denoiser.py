@@ -1,6 +1,8 @@
 """Denoisers from networks, and as pytrees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,11 @@ from jaxdiff.typing import (
     Params,
 )
 
+Function = TypeVar("Function", bound=Callable)
+
+ANY_CLASS = -1
+"""The label that leaves an image's class open; `guidance` uses it, users need not."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -40,7 +47,10 @@ class NetworkDenoiser:
         """The network's estimate at x_t [batch, ...]; level is [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
         x_in = self.prediction.scaled(x_t, level)
-        output = self.network.apply({"params": self.params}, x_in, t, self.labels)
+        labels, null = self.labels, self.network.num_classes
+        if labels is not None and jnp.issubdtype(labels.dtype, jnp.integer):
+            labels = jnp.where(labels == ANY_CLASS, null or 0, labels)
+        output = self.network.apply({"params": self.params}, x_in, t, labels)
         return self.prediction.estimate(output, x_t, level)
 
 
@@ -55,8 +65,10 @@ def bind(
     Args:
         network: a Flax module such as `UNet`.
         params: its parameters.
-        labels: integer classes [batch], one for each image that will be denoised; None
-            for a network without classes, or for the unconditional (null) class.
+        labels: integer classes [batch], one for each image that will be denoised; or a
+            blend of the classes' embeddings, float [batch, num_classes], of which the
+            null class takes what is missing to 1. None for a network without classes,
+            or for the unconditional (null) class.
         prediction: what the network was trained to output; `Eps()` by default.
 
     Raises:
@@ -70,12 +82,19 @@ def bind(
 
 
 def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
-    """Refuses labels [batch] that a network of so many classes cannot take."""
+    """Refuses labels, or shares, that a network of so many classes cannot take."""
     if num_classes is None:
         raise InputError(
             "labels were given, but the network has no classes: leave them"
         )
     labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
+    if labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
+        if labels.shape[1] != num_classes:
+            raise InputError(
+                f"a blend of classes must have {num_classes} shares an image; got "
+                f"{labels.shape[1]}"
+            )
+        return
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
             f"labels must be a vector of integers; got {labels.dtype} of shape "
@@ -93,8 +112,8 @@ def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
             part.prediction.check_schedule(schedule)
 
 
-def as_pytree(denoiser: Denoiser) -> Denoiser:
-    """The denoiser itself, or a plain function wrapped so that jit takes it."""
-    if jax.tree_util.all_leaves([denoiser]):
-        return Partial(denoiser)
-    return denoiser
+def as_pytree(function: Function) -> Function:
+    """The function itself, or a plain one wrapped so that jit takes it."""
+    if jax.tree_util.all_leaves([function]):
+        return cast(Function, Partial(function))
+    return function

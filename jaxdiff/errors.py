@@ -51,3 +51,18 @@ def check_range(name: str, array: Any, size: int) -> None:
         worst = values.min() if values.min() < 0 else values.max()
         if not 0 <= worst < size:
             raise InputError(f"{name} must lie in 0..{size - 1}; got {worst}")
+
+
+def above_0(value: Any) -> bool:
+    """Whether a number is known to be above 0."""
+    known = concrete(value)
+    return known is not None and bool(known > 0)
+
+
+def check_at_least_0(options: object, *names: str) -> None:
+    """Refuses fields that are negative numbers, or not numbers."""
+    for name in names:
+        value = getattr(options, name)
+        # What JAX puts there while it traces is not looked at.
+        if isinstance(value, int | float) and not value >= 0:
+            raise InputError(f"{name} must be at least 0; got {value:g}")

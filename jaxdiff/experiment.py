@@ -72,6 +72,8 @@ class Sampling:
 
     sampler: SamplerOptions = field(default_factory=Ancestral)
     """The rule for one step."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance: 1 for none, 0 to leave the class open."""
     clip: bool = True
     """Clip every estimate of the image to [-1, 1]."""
     chunk: int = 256
@@ -120,7 +122,8 @@ class Experiment:
             schedule: what `self.schedule.build()` gave.
         """
         check_combination(schedule, self.prediction, self.objective)
-        learned = self.sampling.sampler.variance == LearnedRange()
+        variance = getattr(self.sampling.sampler, "variance", None)
+        learned = variance == LearnedRange()
         if learned and not self.prediction.learn_variance:
             raise InputError(
                 "sampling with the variance learned-range needs a network that learns "

@@ -31,12 +31,9 @@ from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.forward import log_snr, variance_floor
 from jaxdiff.reverse import Variance
+from jaxdiff.samplers.spacing import MOST_NOISE
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Key
 from jaxdiff.variational import BIN, bound_term, prior_term
-
-MOST_NOISE = 1e3
-"""sigma / alpha at which the ODE ends where a schedule has no signal left: there, data
-of unit variance is 1e-6 of the variance."""
 
 
 class BoundTerms(NamedTuple):

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.denoiser import ANY_CLASS
 from jaxdiff.errors import InputError, check_range, concrete
 from jaxdiff.typing import Array, ArrayLike, Estimate, Key, Labels, Level
 
@@ -263,6 +264,7 @@ class GaussianMixture:
                 f"{num} examples need {num} labels; got {self.labels.shape}"
             )
         ours = self.classes[:, None] == self.labels[None]
+        ours |= self.labels[None] == ANY_CLASS
         return jax.nn.log_softmax(
             jnp.where(ours, self.log_weights[:, None], -jnp.inf), axis=0
         )

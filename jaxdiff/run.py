@@ -191,8 +191,10 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
             tuple(data["image_shape"]), data["num_classes"], names and tuple(names)
         )
         experiment = record["experiment"]
-        # Version 0.1 knew one prediction only and did not name it.
+        # At first there was one prediction and one sampler, and no need to name them.
         experiment.get("prediction", {}).setdefault("type", "Eps")
+        sampling = experiment.get("sampling", {})
+        sampling.get("sampler", {}).setdefault("type", "Ancestral")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return config.from_dict(Experiment, experiment), info

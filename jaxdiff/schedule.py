@@ -110,7 +110,7 @@ class Schedule(NamedTuple):
         alphas_bar = concrete(self.alphas_bar)
         return alphas_bar is None or bool(alphas_bar[-1] > 0)
 
-    def level(self, t: Timesteps | int | float) -> Level:
+    def level(self, t: ArrayLike | int | float) -> Level:
         """The level at integer times t, [] or [batch], from 0 to T - 1.
 
         Raises:
@@ -140,7 +140,7 @@ class Schedule(NamedTuple):
 
     def fraction(self, log_snr: Array) -> Array:
         """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
-        table = self._log_snr()
+        table = self._log_snr().astype(log_snr.dtype)
         places = jnp.arange(self.num_steps, dtype=table.dtype)[::-1]
         t = jnp.interp(log_snr, table[::-1], places)
         return (t + 0.5) / self.num_steps
@@ -151,7 +151,7 @@ class Schedule(NamedTuple):
         A network that was trained at whole times is asked in between them, as
         DPM-Solver does (Lu et al. 2022, section 3.4).
         """
-        table = self._log_snr()
+        table = self._log_snr().astype(log_snr.dtype)
         log_snr = jnp.clip(log_snr, table[-1], table[0])
         t = self.fraction(log_snr) * self.num_steps - 0.5
         alpha, sigma = nn.sigmoid(log_snr) ** 0.5, nn.sigmoid(-log_snr) ** 0.5

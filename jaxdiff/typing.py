@@ -106,7 +106,7 @@ class AnySchedule(Protocol):
         """The time at the fraction u in [0, 1) of the range: uniform u, uniform t."""
         ...
 
-    def level(self, t: Timesteps | int | float) -> Level:
+    def level(self, t: ArrayLike | int | float) -> Level:
         """The level at times t, [] or [batch]."""
         ...
 

@@ -7,7 +7,7 @@ import itertools
 import re
 import textwrap
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -20,7 +20,7 @@ from jaxdiff.networks import UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
-from jaxdiff.samplers import Ancestral
+from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
 from jaxdiff.schedule import Cosine, Linear, ScheduleOptions, Sigmoid
 from jaxdiff.times import TimesOptions
 from jaxdiff.weighting import WeightingOptions
@@ -39,6 +39,8 @@ MEMBERS = {
     "objective": get_args(Objective),
     "objective.weighting": get_args(WeightingOptions),
     "objective.times": get_args(TimesOptions),
+    "sampling.sampler": get_args(SamplerOptions),
+    "sampling.sampler.spacing": get_args(Spacing),
     "sampling.sampler.variance": get_args(Variance),
 }
 ALL = dataclasses.replace(
@@ -47,7 +49,7 @@ ALL = dataclasses.replace(
     schedule=Linear(),
     prediction=Eps(),
     objective=Simple(),
-    sampling=Sampling(clip=False, chunk=1),
+    sampling=Sampling(guidance=2.5, clip=False, chunk=1),
 )
 """No field has its default, but those of a choice."""
 
@@ -129,8 +131,14 @@ def documentation(cls: type) -> dict[str, str]:
     }
 
 
-def other(value: Any) -> Any:
-    """Another value of the same type."""
+def other(value: Any, hint: Any, place: int) -> Any:
+    """Another value of the same type; above those of places before it, if a float."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if value is None:
+        return float(place) if float in get_args(hint) else "x"
+    if isinstance(value, tuple):
+        return (0.5, 0.25)
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):
@@ -152,15 +160,16 @@ def test_a_member_is_chosen_by_name_with_flags_of_its_own(path, member):
     before = type(at(CONFIG, path))
     chosen = at(run(f"--{path}", name), path)
     assert chosen == (at(CONFIG, path) if member is before else member())
+    hints = get_type_hints(member)
     values = {
-        f.name: other(getattr(member(), f.name))
-        for f in member.__dataclass_fields__.values()
-        if not dataclasses.is_dataclass(getattr(member(), f.name))
+        f.name: other(getattr(chosen, f.name), hints[f.name], place)
+        for place, f in enumerate(dataclasses.fields(member))
+        if not dataclasses.is_dataclass(getattr(chosen, f.name))
     }
     flags = [a for k, v in values.items() for a in arguments(f"{path}.{k}", v)]
     for args in ([f"--{path}", name, *flags], [*flags, f"--{path}={name}"]):
         result = run(*args)
-        assert at(result, path) == member(**values)
+        assert at(result, path) == dataclasses.replace(chosen, **values)
         assert result.training == CONFIG.training
 
 
@@ -190,7 +199,7 @@ def test_several_choices_at_once():
     )
     assert result.schedule == Sigmoid(tau=0.5)
     assert result.data == Tfds(label_key=None)
-    assert result.sampling.sampler.variance == FixedSmall()
+    assert result.sampling.sampler == Ancestral(variance=FixedSmall())
 
 
 def test_every_field_is_a_flag():

@@ -140,9 +140,10 @@ def test_memory_does_not_grow_with_the_steps():
     def peak(num_steps):
         betas = np.linspace(1e-4, 0.02, num_steps)
         betas[-1] = 0.9999
+        schedule = jd.Schedule.from_betas(betas)
         lowered = CHAIN.lower(
             jax.tree_util.Partial(shrink), jd.Ancestral(),
-            jd.Schedule.from_betas(betas),
+            schedule, jd.Ancestral().grid(schedule),
             jax.random.key(0), (8, 32, 32, 3), jnp.arange(8), None, None, None,
         )  # fmt: skip
         memory: Any = lowered.compile().memory_analysis()

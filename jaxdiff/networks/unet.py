@@ -149,7 +149,8 @@ class UNet(nn.Module):
         Args:
             x: images [batch, height, width, in_channels].
             t: times [batch].
-            labels: classes [batch]; None for the null class.
+            labels: classes [batch], or shares of the classes [batch, num_classes], of
+                which the null class takes the rest; None for the null class.
             keys: one key per example while training (dropout); None otherwise.
 
         Returns:
@@ -168,7 +169,7 @@ class UNet(nn.Module):
         config.check_image_shape(*x.shape[1:3])
         if t.shape != x.shape[:1]:
             raise InputError(f"t must have shape {x.shape[:1]}; got {t.shape}")
-        if labels is not None and labels.shape != x.shape[:1]:
+        if labels is not None and labels.shape[:1] != x.shape[:1]:
             raise InputError(
                 f"{x.shape[0]} images need as many labels; got {labels.shape[0]}"
             )
@@ -242,11 +243,15 @@ class UNet(nn.Module):
         null = self.num_classes
         if labels is None:
             labels = jnp.full(t.shape, null)
-        labels = drop_labels(labels, self.config.label_dropout, null, keys)
         init = nn.initializers.normal(1.0)
         embed = nn.Embed(
             null + 1, features, dtype=dtype, embedding_init=init, name="label"
         )
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            rest = 1 - labels.sum(axis=1, keepdims=True)
+            shares = jnp.concatenate([labels, rest], axis=1).astype(dtype)
+            return embedding + shares @ embed.embedding.astype(dtype)
+        labels = drop_labels(labels, self.config.label_dropout, null, keys)
         return embedding + embed(labels)
 
     def _conv(self, features: int, name: str, init: Any = None) -> nn.Conv:

@@ -4,26 +4,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxdiff.reverse import FixedSmall, Variance, p_step
-from jaxdiff.samplers.base import Sampler
-from jaxdiff.typing import AnySchedule, Array, Estimate, Level
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.typing import Array, Estimate, Level
 
 
-@jax.tree_util.register_static
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Ancestral(Sampler):
-    """All T steps of the reverse chain."""
+    """The reverse chain, by all T steps of it unless a spacing leaves some out."""
 
-    variance: Variance = field(default_factory=FixedSmall)
+    variance: Variance = field(default_factory=FixedSmall, metadata=STATIC)
     """The variance of the reverse step."""
 
-    def grid(self, schedule: AnySchedule) -> Level:
-        """The T levels of the schedule's chain, and the data."""
-        times = schedule.times[::-1]
-        first, rest = schedule.level(times[:1]), schedule.next_level(times)
-        return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, rest)
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise: no."""
+        return False
 
     def step(
         self,

@@ -1,6 +1,7 @@
 """The chain: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +9,47 @@ import jax.numpy as jnp
 from jaxdiff import keys as keys_lib
 from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
+from jaxdiff.samplers.spacing import AllTimes, Spacing
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level
 
+STATIC = {"static": True}
+"""Metadata of a field that is no array: another value compiles another chain."""
 
+
+@dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A rule for one step down the noise levels.
 
-    A sampler is a frozen dataclass that derives from this class, defines `grid` and
-    `step`, and is a pytree: `jax.tree_util.register_static` where its fields are plain
-    choices, `jax.tree_util.register_dataclass` where some are arrays. A method that
-    evaluates the denoiser more than once a step overrides `advance` instead of `step`.
+    A sampler is a frozen dataclass that derives from this class, defines `step`, and is
+    a pytree: `jax.tree_util.register_dataclass`, with the metadata `STATIC` for the
+    fields that are choices and not numbers. A method that evaluates the denoiser more
+    than once a step overrides `advance` instead of `step`.
     """
+
+    spacing: Spacing = field(default_factory=AllTimes, metadata=STATIC)
+    """Which times it visits."""
 
     def grid(self, schedule: AnySchedule) -> Level:
         """N + 1 levels, each field [N + 1], from noise to data."""
-        raise NotImplementedError
+        return self.spacing.levels(schedule)
 
-    def init(self, x: Array) -> Any:
+    def evaluations(self, num_steps: int) -> int:
+        """How often a chain of so many steps, the last onto the data, asks the network.
+
+        The number of network evaluations (NFE) is what sampling costs.
+        """
+        return num_steps
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise (True where that is traced)."""
+        return True
+
+    def rule(self) -> Self:
+        """The sampler without its spacing: what the compiled chain depends on."""
+        return replace(self, spacing=AllTimes())
+
+    def init(self, x: Array, num_steps: int) -> Any:
         """The memory before the first step; () for a method that keeps none."""
         return ()
 
@@ -39,14 +64,14 @@ class Sampler:
     ) -> tuple[Array, Any]:
         """One step: x at next_level, and the memory for the step after it.
 
-        `noise` is standard Gaussian of x_t's shape; a deterministic method leaves it,
-        and the compiler then draws none.
+        `noise` is standard Gaussian of x_t's shape; a deterministic method leaves it.
         """
         raise NotImplementedError
 
     def advance(
         self,
         denoiser: Denoiser,
+        schedule: AnySchedule,
         x_t: Array,
         level: Level,
         next_level: Level,
@@ -68,14 +93,16 @@ def sample(
     indices: Array | None = None,
     x_T: Array | None = None,
     noise: Array | None = None,
+    levels: Level | None = None,
     every: int | None = None,
 ) -> Array:
     """Runs the whole chain from noise to images, compiled, in one `lax.scan`.
 
     Image i depends on (key, indices[i]) alone: it is the same by itself, in a batch,
     and on any number of devices. A denoiser that is a pytree (`bind`, the transforms of
-    `guidance`) is an argument of the compiled chain: other parameters, labels or
-    weights, and other keys, do not compile again.
+    `guidance`) is an argument of the compiled chain, and so are the levels and the
+    sampler's numbers: other parameters, labels, guidance weights, keys, time grids of
+    as many steps, eta or churn do not compile again. Another number of steps does.
 
     Args:
         denoiser: what estimates x_0 and eps.
@@ -85,14 +112,16 @@ def sample(
         shape: of the result, (batch, height, width, channels).
         indices: integers [batch], the images' places in the whole request; 0, 1, ... by
             default.
-        x_T: where to start, float32 of `shape`, instead of the noise of the key.
-        noise: the noise of every step, float32 [N, *shape] in the chain's order,
-            instead of drawing it from the key.
+        x_T: where to start, floats of `shape`, instead of the noise of the key. The
+            chain computes in its type.
+        noise: the noise of every step, [N, *shape] in the chain's order, instead of
+            drawing it from the key.
+        levels: each field [N + 1], to go by instead of the sampler's own grid.
         every: return the trajectory instead: x after every so many steps, counted
             from the last; the memory it takes grows with it.
 
     Returns:
-        Float32 images of `shape`; with `every`, the trajectory
+        Images of `shape`, float32 or of x_T's type; with `every`, the trajectory
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
@@ -102,7 +131,7 @@ def sample(
     if jax.tree_util.all_leaves([sampler]):
         raise InputError(
             f"{type(sampler).__name__} is not a pytree: decorate the class with "
-            "jax.tree_util.register_static"
+            "jax.tree_util.register_dataclass"
         )
     check_schedule(denoiser, schedule)
     shape = tuple(shape)
@@ -117,9 +146,16 @@ def sample(
         raise InputError(f"x_T must be floating point; got {x_T.dtype}")
     if every is not None and every < 1:
         raise InputError(f"every must be at least 1; got {every}")
+    grid = sampler.grid(schedule) if levels is None else levels
+    num_steps = grid.alpha.shape[0] - 1
+    if noise is not None and noise.shape != (num_steps, *shape):
+        raise InputError(
+            f"noise must have shape {(num_steps, *shape)}; got {noise.shape}"
+        )
     return _chain(
-        as_pytree(denoiser), sampler, schedule, key, shape, indices, x_T, noise, every
-    )
+        as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
+        x_T, noise, every,
+    )  # fmt: skip
 
 
 @jax.jit(static_argnames=("shape", "every"))
@@ -127,6 +163,7 @@ def _chain(
     denoiser: Denoiser,
     sampler: Sampler,
     schedule: AnySchedule,
+    grid: Level,
     key: Key,
     shape: tuple[int, ...],
     indices: Array,
@@ -134,31 +171,31 @@ def _chain(
     noise: Array | None,
     every: int | None,
 ) -> Array:
-    grid = sampler.grid(schedule)
-    num_steps = grid.t.shape[0] - 1
-    if noise is not None and noise.shape != (num_steps, *shape):
-        raise InputError(
-            f"noise must have shape {(num_steps, *shape)}; got {noise.shape}"
-        )
+    num_steps = grid.alpha.shape[0] - 1
+    dtype = jnp.float32 if x_T is None else x_T.dtype
+    grid = Level(grid.t, grid.alpha.astype(dtype), grid.sigma.astype(dtype))
     keys = keys_lib.example_keys(key, indices)
 
     def draw(steps_left: Array | int) -> Array:
-        return keys_lib.normal(keys_lib.fold(keys, steps_left), shape[1:])
+        noise = keys_lib.normal(keys_lib.fold(keys, steps_left), shape[1:])
+        return noise.astype(dtype)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry
         level, next_level, steps_left, given = now
         eps = draw(steps_left) if given is None else given
-        return sampler.advance(denoiser, x, level, next_level, eps, memory), None
+        return sampler.advance(
+            denoiser, schedule, x, level, next_level, eps, memory
+        ), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = schedule.prior_scale * draw(num_steps) if x_T is None else x_T
+    x = prior_scale(schedule, grid) * draw(num_steps) if x_T is None else x_T
     levels = Level(*(field[:-1] for field in grid))
     next_levels = Level(*(field[1:] for field in grid))
     steps = (levels, next_levels, jnp.arange(num_steps)[::-1], noise)
-    carry = (x, sampler.init(x))
+    carry = (x, sampler.init(x, num_steps))
     if every is None:
         return run(carry, steps)[0]
 
@@ -173,3 +210,15 @@ def _chain(
 
     _, states = jax.lax.scan(stride, carry, strides)
     return jnp.concatenate([carry[0][None], states])
+
+
+def prior_scale(schedule: AnySchedule, grid: Level) -> Array:
+    """The standard deviation of the noise to start from at a grid's first level; [].
+
+    It is the schedule's own for its noisiest level, and falls from there as x_t's does
+    for data of unit variance.
+    """
+    noisiest = schedule.level(schedule.times[-1])
+    spread = jnp.hypot(grid.alpha[0], grid.sigma[0])
+    whole = jnp.hypot(noisiest.alpha, noisiest.sigma).astype(spread.dtype)
+    return schedule.prior_scale * spread / whole

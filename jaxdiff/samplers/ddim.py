@@ -1,0 +1,88 @@
+"""DDIM: the marginals of DDPM with as much noise as one likes (Song et al. 2021).
+
+    (1)  x_s = alpha_s x_0-hat + sqrt(sigma_s^2 - c^2) eps-hat + c noise   (equation 12)
+         c = eta sqrt(variance of q(x_s | x_t, x_0))                      (equation 16)
+
+With eta 0 the step is deterministic: Euler's rule for the probability-flow ODE, both in
+(x_t / alpha, sigma / alpha) and along a straight path. With eta 1 it is the ancestral
+step of DDPM with the small variance.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import above_0, check_at_least_0
+from jaxdiff.forward import posterior
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.spacing import Spacing, Trailing
+from jaxdiff.typing import Array, Estimate, Level
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Ddim(Sampler):
+    """DDIM (Song et al. 2021), equation (1)."""
+
+    spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
+    """Which times it visits."""
+    eta: float = 0.0
+    """How much noise: 0 for none, 1 for as much as DDPM; at least 0."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_at_least_0(self, "eta")
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise (True where that is traced)."""
+        return not above_0(self.eta)
+
+    def step(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """Equation (1)."""
+        return ddim_step(estimate, x_t, level, next_level, noise, self.eta), memory
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class EulerAncestral(Ddim):
+    """Euler's rule to a lower noise level, and noise back up to the next.
+
+    By the name and with the default of Crowson's k-diffusion. In the levels of any
+    schedule it is DDIM's step, and `eta` is the same.
+    """
+
+    eta: float = 1.0
+    """How much noise: 0 for none, 1 for as much as DDPM; at least 0."""
+
+
+def euler_step(estimate: Estimate, next_level: Level) -> Array:
+    """Equation (1) without noise: straight to the next level by x_0 and eps."""
+    alpha_s, sigma_s = next_level.scales(estimate.x_0)
+    return alpha_s * estimate.x_0 + sigma_s * estimate.eps
+
+
+def ddim_step(
+    estimate: Estimate,
+    x_t: Array,
+    level: Level,
+    next_level: Level,
+    noise: Array,
+    eta: Array | float,
+) -> Array:
+    """Equation (1)."""
+    alpha_s, sigma_s = next_level.scales(x_t)
+    _, variance = posterior(estimate.x_0, x_t, level, next_level)
+    fresh = jnp.minimum(eta * jnp.sqrt(variance), sigma_s)
+    kept = jnp.sqrt(sigma_s**2 - fresh**2)
+    return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise

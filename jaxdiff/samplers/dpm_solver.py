@@ -1,0 +1,141 @@
+"""DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2 and appendix B).
+
+One evaluation of the network a step; the earlier ones are remembered. The maths is in
+`exponential`. Of a chain's order of convergence: the first steps have fewer times to go
+by, so that from a plain start the error falls with the square of the step for orders 2
+and 3 alike. Order 3 shows where the first two steps are short.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import InputError, above_0, check_at_least_0
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.exponential import first_order, half_log_snr, integral
+from jaxdiff.samplers.spacing import Spacing, Trailing
+from jaxdiff.typing import Array, Estimate, Level
+
+
+class History(NamedTuple):
+    """What a multistep method remembers.
+
+    Attributes:
+        values: x_0-hat of the steps before, newest first.
+        lambdas: log(alpha / sigma) where they were taken, [] each.
+        taken: how many steps were taken, [].
+        left: how many there are to take, with this one, [].
+    """
+
+    values: tuple[Array, ...]
+    lambdas: tuple[Array, ...]
+    taken: Array
+    left: Array
+
+    @classmethod
+    def empty(cls, x: Array, size: int, num_steps: int) -> "History":
+        """Before the first step, with room for so many values of x's shape."""
+        return cls(
+            (jnp.zeros_like(x),) * size,
+            (jnp.zeros((), x.dtype),) * size,
+            jnp.zeros((), jnp.int32),
+            jnp.full((), num_steps, jnp.int32),
+        )
+
+    def after(self, value: Array, at: Array) -> "History":
+        """With one step more, whose x_0-hat was `value`, taken at lambda `at`."""
+        size = len(self.values)
+        return History(
+            (value, *self.values)[:size],
+            (at, *self.lambdas)[:size],
+            self.taken + 1,
+            self.left - 1,
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class DpmSolver(Sampler):
+    """DPM-Solver++, multistep: for the ODE, and for the SDE with eta 1."""
+
+    spacing: Spacing = field(
+        default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
+    )
+    """Which times it visits."""
+    order: int = field(default=2, metadata=STATIC)
+    """1 (DDIM), 2 or 3."""
+    eta: float = 0.0
+    """How much noise: 0 for the ODE, 1 for the SDE (DDPM's noise); at least 0."""
+    variant: Literal["midpoint", "heun"] = field(default="midpoint", metadata=STATIC)
+    """How a step of order 2 weighs the slope of x_0: as its midpoint, or exactly."""
+    lower_order_final: bool = field(default=True, metadata=STATIC)
+    """Lower the order of the last steps; a step onto the data is always of order 1."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_order(self.order)
+        check_at_least_0(self, "eta")
+        if self.variant not in ("midpoint", "heun"):
+            raise InputError(
+                f"variant must be 'midpoint' or 'heun'; got {self.variant!r}"
+            )
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise (True where that is traced)."""
+        return not above_0(self.eta)
+
+    def init(self, x: Array, num_steps: int) -> History:
+        """No earlier estimates."""
+        return History.empty(x, self.order - 1, num_steps)
+
+    def step(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: History,
+    ) -> tuple[Array, History]:
+        """Equation (1) of `exponential`."""
+        x_s = first_order(estimate, level, next_level, noise, self.eta)
+        now = half_log_snr(level)
+        if self.order > 1:
+            count = usable(
+                self.order, self.lower_order_final, memory, level, next_level
+            )
+            h = half_log_snr(next_level) - now
+            rate = (1 + self.eta) * h
+            slope = -jnp.expm1(-rate) / 2 if self.variant == "midpoint" else None
+            values, lambdas = (estimate.x_0, *memory.values), (now, *memory.lambdas)
+            theta = [(at - now) / h for at in lambdas]
+            x_s += next_level.alpha * integral(values, theta, count, rate, slope)
+        return x_s, memory.after(estimate.x_0, now)
+
+
+def check_order(order: int) -> None:
+    """Refuses an order that no method has."""
+    if order not in (1, 2, 3):
+        raise InputError(f"order must be 1, 2 or 3; got {order}")
+
+
+def usable(
+    order: int,
+    lower_order_final: bool,
+    memory: History,
+    level: Level,
+    next_level: Level,
+) -> Array:
+    """How many estimates a step goes by: at most `order`, an integer [].
+
+    It is 1 onto the data, or from or to a level without signal: there lambda is
+    infinite.
+    """
+    count = jnp.minimum(order, memory.taken + 1)
+    if lower_order_final:
+        count = jnp.minimum(count, memory.left)
+    finite = (next_level.sigma > 0) & (level.alpha > 0) & (next_level.alpha > 0)
+    return jnp.where(finite, count, 1)

@@ -1,0 +1,133 @@
+"""EDM's solvers of the probability-flow ODE (Karras et al. 2022, algorithms 1 and 2).
+
+In y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps-hat (equation 1
+there). A step from s to s' of N, beginning with the algorithm's churn:
+
+    (1)  s^ = s + gamma s,   gamma = min(churn / N, sqrt(2) - 1); 0 for s out of a range
+    (2)  y^ = y + sqrt(s^^2 - s^2) noise
+    (3)  Euler:  y' = y^ + (s' - s^) eps-hat(y^, s^)
+    (4)  Heun:   y'' = y' + (s' - s^) / 2 (eps-hat(y', s') - eps-hat(y^, s^))
+
+(3) is DDIM's step. The step onto the data, and one from a level without signal (where s
+is infinite), are Euler's alone.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import above_0, check_at_least_0
+from jaxdiff.forward import log_snr
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.ddim import euler_step
+from jaxdiff.samplers.spacing import Karras, Spacing
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
+
+MOST_CHURN = 2**0.5 - 1
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Euler(Sampler):
+    """Euler's rule with EDM's churn, equations (1) to (3); without churn, DDIM."""
+
+    spacing: Spacing = field(default_factory=Karras, metadata=STATIC)
+    """Which times it visits."""
+    churn: float = 0.0
+    """S_churn: how much noise is added, over all steps; 0 for a deterministic chain."""
+    churn_min: float = 0.0
+    """S_min: the least sigma / alpha at which noise is added."""
+    churn_max: float | None = None
+    """S_max: the largest. None is added above the schedule's noisiest level."""
+    churn_noise: float = 1.0
+    """S_noise: the standard deviation of the noise that is added."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_at_least_0(self, "churn", "churn_min", "churn_max", "churn_noise")
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise (True where that is traced)."""
+        return not above_0(self.churn)
+
+    def init(self, x: Array, num_steps: int) -> Array:
+        """gamma, where there is churn."""
+        return jnp.minimum(jnp.asarray(self.churn, x.dtype) / num_steps, MOST_CHURN)
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        schedule: AnySchedule,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Array,
+    ) -> tuple[Array, Array]:
+        """Equations (1) to (3)."""
+        x_t, level = self._churned(schedule, x_t, level, noise, memory)
+        return euler_step(denoiser(x_t, level), next_level), memory
+
+    def _churned(
+        self,
+        schedule: AnySchedule,
+        x_t: Array,
+        level: Level,
+        noise: Array,
+        gamma: Array,
+    ) -> tuple[Array, Level]:
+        """Equations (1) and (2), within the levels of the schedule."""
+        s = level.sigma / level.alpha
+        churned = (gamma > 0) & (s >= self.churn_min) & jnp.isfinite(s)
+        if self.churn_max is not None:
+            churned &= s <= self.churn_max
+        raised = schedule.level_at(log_snr(level) - 2 * jnp.log1p(gamma))
+
+        def chosen(new: Array, old: Array) -> Array:
+            return jnp.where(churned, new.astype(x_t.dtype), old.astype(x_t.dtype))
+
+        raised = Level(*map(chosen, raised, level))
+        s_raised = raised.sigma / raised.alpha
+        added = jnp.sqrt(jnp.maximum(s_raised**2 - s**2, 0.0)) * self.churn_noise
+        kept = jnp.where(churned, raised.alpha / level.alpha, 1.0)
+        added = jnp.where(churned, raised.alpha * added, 0.0)
+        return kept * x_t + added * noise, raised
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Heun(Euler):
+    """Heun's second-order rule with EDM's churn, equations (1) to (4).
+
+    Two evaluations of the network a step, but for the last.
+    """
+
+    def evaluations(self, num_steps: int) -> int:
+        """How often a chain of so many steps asks the network: 2 N - 1 times."""
+        return 2 * num_steps - 1
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        schedule: AnySchedule,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Array,
+    ) -> tuple[Array, Array]:
+        """Equations (1) to (4)."""
+        x_t, level = self._churned(schedule, x_t, level, noise, memory)
+        first = denoiser(x_t, level)
+        x_s = euler_step(first, next_level)
+
+        def corrected(x_s: Array) -> Array:
+            second = denoiser(x_s, next_level)
+            # alpha_s (s' - s), finite where the next level has no signal.
+            step = next_level.sigma - next_level.alpha * (level.sigma / level.alpha)
+            return x_s + step / 2 * (second.eps - first.eps)
+
+        usual = (next_level.sigma > 0) & (level.alpha > 0)
+        return jax.lax.cond(usual, corrected, lambda x: x, x_s), memory

@@ -1,0 +1,87 @@
+"""Flow matching's solvers, along a straight path (Liu et al. 2023; Lipman et al. 2023).
+
+On the straight path x_t = (1 - t) x_0 + t eps the probability-flow ODE is
+
+    (1)  dx / dt = eps-hat - x_0-hat, the velocity
+
+and any other schedule becomes that path by a scale: z = x_t / (alpha + sigma) at the
+time tau = sigma / (alpha + sigma). A step from tau to tau':
+
+    (2)  Euler:  z' = z + (tau' - tau) velocity(z, tau)
+    (3)  Heun:   z'' = z' + (tau' - tau) / 2 (velocity(z', tau') - velocity(z, tau))
+
+(2) is DDIM's step. Unlike EDM's coordinates these stay finite in pure noise.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.ddim import euler_step
+from jaxdiff.samplers.spacing import Linspace, Spacing, Trailing
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Level
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class FlowEuler(Sampler):
+    """Euler's rule along the straight path, equation (2)."""
+
+    spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
+    """Which times it visits."""
+
+    def step(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """Equation (2)."""
+        return euler_step(estimate, next_level), memory
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class FlowHeun(Sampler):
+    """Heun's second-order rule along the straight path, equation (3).
+
+    Two evaluations of the network a step, but for the last.
+    """
+
+    spacing: Spacing = field(
+        default_factory=lambda: Linspace(num_steps=20), metadata=STATIC
+    )
+    """Which times it visits."""
+
+    def evaluations(self, num_steps: int) -> int:
+        """How often a chain of so many steps asks the network: 2 N - 1 times."""
+        return 2 * num_steps - 1
+
+    def advance(
+        self,
+        denoiser: Denoiser,
+        schedule: AnySchedule,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Any,
+    ) -> tuple[Array, Any]:
+        """Equation (3); onto the data, equation (2)."""
+        first = denoiser(x_t, level)
+        x_s = euler_step(first, next_level)
+
+        def corrected(x_s: Array) -> Array:
+            second = denoiser(x_s, next_level)
+            change = (second.eps - second.x_0) - (first.eps - first.x_0)
+            tau = level.sigma / (level.alpha + level.sigma)
+            # The step from tau to tau', in the scale of x_s.
+            step = next_level.sigma - (next_level.alpha + next_level.sigma) * tau
+            return x_s + step / 2 * change
+
+        return jax.lax.cond(next_level.sigma > 0, corrected, lambda x: x, x_s), memory

@@ -1,0 +1,274 @@
+"""Time grids: which levels a sampler visits, as arrays from noise to data.
+
+A spacing of N steps lists N times, noisiest first, and then the data; with `to_data`
+off it lists N + 1 times, and the chain ends at the last of them. On a discrete schedule
+of T steps (Lin et al. 2024, table 2, names the first three):
+
+    Leading     k (T // N) + offset                  k = N-1, ..., 0
+    Trailing    round(k T / N) - 1                   k = N, ..., 1
+    Linspace    round(k (T - 1) / (N - 1))           k = N-1, ..., 0
+    Quadratic   round(k^2 (T - 1) / (N - 1)^2)       k = N-1, ..., 0
+
+All of it is integer arithmetic: a grid built from floats gains or repeats a time for
+some N. On a continuous schedule the times are the same fractions of 0..1, not rounded.
+`UniformLogSnr` and `Karras` go by the noise instead, and on a discrete schedule ask the
+network at times between two integers.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.errors import InputError
+from jaxdiff.forward import log_snr
+from jaxdiff.typing import AnySchedule, Array, Level
+
+MOST_NOISE = 1e3
+"""sigma / alpha that stands for the noisiest level where no signal is left in it: data
+of unit variance is then 1e-6 of the variance."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllTimes:
+    """All T times of the schedule."""
+
+    def levels(self, schedule: AnySchedule) -> Level:
+        """T + 1 levels, each field [T + 1], from noise to data."""
+        return _onto_data(schedule.level(schedule.times[::-1]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Times:
+    """Your own list of times."""
+
+    times: tuple[float, ...] = ()
+    """The times, noisiest first; integers for a discrete schedule."""
+    to_data: bool = True
+    """End at the data; else at the last time."""
+
+    def levels(self, schedule: AnySchedule) -> Level:
+        """N + 1 levels, each field [N + 1], from noise to data.
+
+        Raises:
+            InputError: there are too few times for a step, they do not decrease, or the
+                schedule has no such times.
+        """
+        if len(self.times) < 2 - self.to_data:
+            raise InputError(
+                f"times needs {2 - self.to_data} or more, noisiest first; got "
+                f"{self.times}"
+            )
+        times = np.asarray(self.times)
+        if _is_discrete(schedule):
+            if (times != times.round()).any():
+                raise InputError(
+                    f"times must be integers for a discrete schedule; got {self.times}"
+                )
+            times = times.astype(np.int32)
+        if not (np.diff(times) < 0).all():
+            raise InputError(f"times must decrease; got {self.times}")
+        return _ended(schedule.level(times), self.to_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """A spacing of so many steps. A member defines `visited`."""
+
+    num_steps: int = 50
+    """Steps of the chain, at least 1."""
+    to_data: bool = True
+    """End at the data; else at the last time."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        if self.num_steps < 1:
+            raise InputError(f"num_steps must be at least 1; got {self.num_steps}")
+
+    def levels(self, schedule: AnySchedule) -> Level:
+        """N + 1 levels, each field [N + 1], from noise to data.
+
+        Raises:
+            InputError: the schedule has fewer times than that.
+        """
+        count = self.num_steps + (not self.to_data)
+        return _ended(self.visited(schedule, count), self.to_data)
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading(Counted):
+    """Equal steps up from the least noisy time; never the noisiest one."""
+
+    offset: int = 0
+    """Added to every time of a discrete schedule."""
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        places = np.arange(count)[::-1]
+        if not _is_discrete(schedule):
+            return schedule.level(places / count)
+        _check_count(schedule, count)
+        stride = schedule.num_steps // count
+        room = schedule.num_steps - 1 - (count - 1) * stride
+        if not 0 <= self.offset <= room:
+            raise InputError(f"offset must lie in 0..{room}; got {self.offset}")
+        return schedule.level((places * stride + self.offset).astype(np.int32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trailing(Counted):
+    """Equal steps down from the noisiest time (Lin et al. 2024, section 3.3)."""
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        places = np.arange(count, 0, -1)
+        if not _is_discrete(schedule):
+            return schedule.level(places / count)
+        _check_count(schedule, count)
+        times = _rounded_ratio(places * schedule.num_steps, count) - 1
+        return schedule.level(times.astype(np.int32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linspace(Counted):
+    """Equal steps from the noisiest time to the least noisy one."""
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        places = np.arange(count)[::-1]
+        return _between_the_ends(schedule, places, max(count - 1, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuadraticTimes(Counted):
+    """Steps that shrink towards the data, for times that grow as squares.
+
+    After Song et al. 2021 (DDIM, appendix D.2), but from the schedule's noisiest time
+    on, where theirs starts at 0.8 T, and without times that repeat.
+    """
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        places = np.arange(count)[::-1] ** 2
+        return _between_the_ends(schedule, places, max(count - 1, 1) ** 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformLogSnr(Counted):
+    """Equal steps of the log signal-to-noise ratio (Lu et al. 2022, section 3.4)."""
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        low, high = _log_snr_ends(schedule)
+        fractions = jnp.asarray(np.arange(count) / max(count - 1, 1), low.dtype)
+        return schedule.level_at(low + (high - low) * fractions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Karras(Counted):
+    """Equal steps of (sigma / alpha)^(1 / rho) (Karras et al. 2022, equation 5)."""
+
+    num_steps: int = 18
+    """Steps of the chain, at least 1."""
+    rho: float = 7.0
+    """How densely the small noise scales lie, above 0."""
+    sigma_min: float | None = None
+    """The last sigma / alpha; the schedule's least by default."""
+    sigma_max: float | None = None
+    """The first sigma / alpha; the schedule's largest by default."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        super().__post_init__()
+        if not 0 < self.rho < math.inf:
+            raise InputError(f"rho must be above 0; got {self.rho:g}")
+        for name in ("sigma_min", "sigma_max"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0; got {value:g}")
+        if self.sigma_min and self.sigma_max and self.sigma_min >= self.sigma_max:
+            raise InputError(
+                "sigma_min must be less than sigma_max; got "
+                f"{self.sigma_min:g} and {self.sigma_max:g}"
+            )
+
+    def visited(self, schedule: AnySchedule, count: int) -> Level:
+        """So many levels of the schedule, noisiest first."""
+        noisiest, least = (jnp.exp(-end / 2) for end in _log_snr_ends(schedule))
+        if self.sigma_max is not None:
+            noisiest = jnp.full_like(noisiest, self.sigma_max)
+        if self.sigma_min is not None:
+            least = jnp.full_like(least, self.sigma_min)
+        high, low = noisiest ** (1 / self.rho), least ** (1 / self.rho)
+        fractions = jnp.asarray(np.arange(count) / max(count - 1, 1), low.dtype)
+        sigmas = (high + (low - high) * fractions) ** self.rho
+        return schedule.level_at(-2 * jnp.log(sigmas))
+
+
+Spacing: TypeAlias = (
+    AllTimes
+    | Leading
+    | Trailing
+    | Linspace
+    | QuadraticTimes
+    | UniformLogSnr
+    | Karras
+    | Times
+)
+
+
+def _is_discrete(schedule: AnySchedule) -> bool:
+    return jnp.issubdtype(schedule.times.dtype, jnp.integer)
+
+
+def _check_count(schedule: AnySchedule, count: int) -> None:
+    if count > schedule.num_steps:
+        raise InputError(
+            f"the schedule has {schedule.num_steps} times, fewer than the {count} that "
+            "the sampler should visit: take fewer steps"
+        )
+
+
+def _between_the_ends(schedule: AnySchedule, places: np.ndarray, last: int) -> Level:
+    """The levels at the fractions places / last of the way to the noisiest time."""
+    if len(places) == 1:
+        places = np.array([last])  # one step starts from the noise
+    if not _is_discrete(schedule):
+        return schedule.level(places / last)
+    _check_count(schedule, len(places))
+    times = _rounded_ratio(places * (schedule.num_steps - 1), last)
+    # Each at least 1 above the one before, where rounding made them equal.
+    least = np.arange(len(times))
+    times = np.maximum.accumulate(times[::-1] - least)[::-1] + least[::-1]
+    return schedule.level(times.astype(np.int32))
+
+
+def _rounded_ratio(numerators: np.ndarray, denominator: int) -> np.ndarray:
+    """Whole numbers / a whole number, rounded half to even, without floats."""
+    whole, rest = np.divmod(numerators.astype(np.int64), denominator)
+    up = (2 * rest > denominator) | ((2 * rest == denominator) & (whole % 2 == 1))
+    return whole + up
+
+
+def _log_snr_ends(schedule: AnySchedule) -> tuple[Array, Array]:
+    """The log signal-to-noise ratios of the noisiest and of the least noisy level."""
+    ends = log_snr(schedule.level(schedule.times[jnp.array([-1, 0])]))
+    return jnp.maximum(ends[0], -2 * math.log(MOST_NOISE)), ends[1]
+
+
+def _ended(levels: Level, to_data: bool) -> Level:
+    return _onto_data(levels) if to_data else levels
+
+
+def _onto_data(levels: Level) -> Level:
+    """The levels, and then the data: alpha = 1, sigma = 0."""
+    last: Any = jax.tree.map(lambda a: a[-1:], levels)
+    data = Level(last.t, jnp.ones_like(last.alpha), jnp.zeros_like(last.sigma))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), levels, data)

@@ -1,0 +1,118 @@
+"""UniPC: a predictor, and a corrector that costs nothing (Zhao et al. 2023).
+
+The predictor UniP of order p is that of `exponential`. Once the network was asked at
+the predicted x_s, for the next step, the corrector UniC takes the step anew with that
+estimate in its polynomial, and the next step starts from there: one evaluation a step.
+The order of convergence is p + 1 (theorem 3.1 there), from a start accurate enough.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import InputError
+from jaxdiff.prediction import eps_of
+from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.ddim import euler_step
+from jaxdiff.samplers.dpm_solver import History, check_order, usable
+from jaxdiff.samplers.exponential import half_log_snr, integral
+from jaxdiff.samplers.spacing import Spacing, Trailing
+from jaxdiff.typing import Array, Estimate, Level
+
+
+class Step(NamedTuple):
+    """The last step, for the corrector, and those before it.
+
+    Attributes:
+        estimate: what it started by, [batch, ...].
+        level: from where.
+        order: how many estimates it went by, [].
+        history: the estimates before this one.
+    """
+
+    estimate: Estimate
+    level: Level
+    order: Array
+    history: History
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class UniPc(Sampler):
+    """UniPC, multistep, in x_0."""
+
+    spacing: Spacing = field(
+        default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
+    )
+    """Which times it visits."""
+    order: int = field(default=2, metadata=STATIC)
+    """p, the predictor's order: 1, 2 or 3."""
+    variant: Literal["bh1", "bh2"] = field(default="bh2", metadata=STATIC)
+    """B(h), which weighs the slope where two estimates give it: h, or e^h - 1."""
+    lower_order_final: bool = field(default=True, metadata=STATIC)
+    """Lower the order of the last steps; a step onto the data is always of order 1."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_order(self.order)
+        if self.variant not in ("bh1", "bh2"):
+            raise InputError(f"variant must be 'bh1' or 'bh2'; got {self.variant!r}")
+
+    def init(self, x: Array, num_steps: int) -> Step:
+        """No step to correct."""
+        one = jnp.ones((), x.dtype)
+        return Step(
+            Estimate(jnp.zeros_like(x), jnp.zeros_like(x)),
+            Level(one, one, one),
+            jnp.zeros((), jnp.int32),
+            History.empty(x, self.order, num_steps),
+        )
+
+    def step(
+        self,
+        estimate: Estimate,
+        x_t: Array,
+        level: Level,
+        next_level: Level,
+        noise: Array,
+        memory: Step,
+    ) -> tuple[Array, Step]:
+        """Corrects the last step with the new estimate, then predicts the next."""
+        last, history = memory, memory.history
+        corrected = self._advanced(
+            last.estimate, last.level, level, last.order + 1,
+            (estimate.x_0, *history.values[1:]),
+            (half_log_snr(level), *history.lambdas[1:]),
+        )  # fmt: skip
+        # There is nothing to correct at first, nor where the last step had no length.
+        usual = (history.taken > 0) & (last.level.alpha > 0) & (level.alpha > 0)
+        x_t = jnp.where(usual, corrected, x_t)
+        estimate = Estimate(estimate.x_0, eps_of(estimate.x_0, x_t, level))
+        count = usable(self.order, self.lower_order_final, history, level, next_level)
+        x_s = self._advanced(
+            estimate, level, next_level, count,
+            history.values[: self.order - 1], history.lambdas[: self.order - 1],
+        )  # fmt: skip
+        started = Level(*(field.astype(x_t.dtype) for field in level))
+        history = history.after(estimate.x_0, half_log_snr(level))
+        return x_s, Step(estimate, started, count, history)
+
+    def _advanced(
+        self,
+        estimate: Estimate,
+        level: Level,
+        next_level: Level,
+        count: Array,
+        values: tuple[Array, ...],
+        lambdas: tuple[Array, ...],
+    ) -> Array:
+        """One step by the polynomial through the estimate and other values of x_0."""
+        x_s = euler_step(estimate, next_level)
+        now = half_log_snr(level)
+        h = half_log_snr(next_level) - now
+        slope = h / 2 if self.variant == "bh1" else -jnp.expm1(-h) / 2
+        theta = [jnp.zeros_like(h), *((at - now) / h for at in lambdas)]
+        every = (estimate.x_0, *values)
+        return x_s + next_level.alpha * integral(every, theta, count, h, slope)
