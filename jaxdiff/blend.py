@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxdiff import keys as keys_lib
 from jaxdiff.errors import InputError
 from jaxdiff.samplers import Sampler, decode, encode, sample
-from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key, Labels
+from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
 
 
 def slerp(a: Array, b: Array, fraction: ArrayLike | float) -> Array:
@@ -46,7 +46,7 @@ def slerp(a: Array, b: Array, fraction: ArrayLike | float) -> Array:
 
 
 def blend_labels(
-    a: Labels, b: Labels, fraction: ArrayLike | float, num_classes: int
+    a: ArrayLike, b: ArrayLike, fraction: ArrayLike | float, num_classes: int
 ) -> Array:
     """Labels between two classes, to `bind` a network to: shares of the embeddings.
 

@@ -1,11 +1,10 @@
-"""The command line of an experiment: `run`, `train`, `sample` and `evaluate`."""
+"""The command line of an experiment; `COMMANDS` are its commands."""
 
-import contextlib
 import difflib
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,22 +13,23 @@ import numpy as np
 
 from jaxdiff import plots, report
 from jaxdiff.checkpoint import ensure_writable, write_json_atomic
+from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
-from jaxdiff.denoiser import check_labels
+from jaxdiff.draw import SampleOptions, draw
 from jaxdiff.errors import InputError, check_seed
 from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import option_name, parse
+from jaxdiff.progress import bar
 from jaxdiff.run import Run, load
 from jaxdiff.train import train
 
-Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
-
-COMMANDS = ("run", "train", "sample", "evaluate")
+COMMANDS = ("run", "train", "sample", "compare", "evaluate")
 HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
-sample draws images from a trained run; evaluate gives its bits per dimension on
-held-out images. Each has its own flags and --help.
+sample draws images from a trained run, by any sampler; compare tells how good each
+sampler is at how many network evaluations; evaluate gives the run's bits per dimension
+on held-out images. Each has its own flags and --help.
 """
 PER_CLASS = 20
 """Samples a class that `run` draws and judges."""
@@ -41,24 +41,6 @@ class TrainOptions:
 
     workdir: Path
     """The run folder; a run that is there goes on from its newest checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """What to draw from a trained run."""
-
-    workdir: Path
-    """The run folder to sample from."""
-    labels: tuple[int, ...] | None = None
-    """The classes to draw, in turn; all of them by default."""
-    num: int = 100
-    """How many images."""
-    seed: int = 0
-    """Image i depends on the seed, on i and on its label alone."""
-    columns: int = 10
-    """The most images in a row of the picture."""
-    out: Path | None = None
-    """The folder for samples.png and samples.npz; the run folder by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +87,10 @@ def main(
     texts = {"prog": f"{program} {command}", "description": description + HELP}
     try:
         if command == "sample":
-            options = [SampleOptions(workdir=workdir)]
-            _sample(*parse(options, rest, **texts))
+            draw(*parse([SampleOptions(workdir=workdir)], rest, **texts))
+        elif command == "compare":
+            (which,) = parse([CompareOptions(workdir=workdir)], rest, **texts)
+            compare(which, judge)
         elif command == "evaluate":
             (asked,) = parse([EvaluateOptions(workdir=workdir)], rest, **texts)
             _evaluate(asked)
@@ -154,37 +138,9 @@ def _train(
         )
 
 
-def _sample(options: SampleOptions) -> None:
-    """Draws images from a trained run and writes them."""
-    run = load(options.workdir)
-    classes = run.info.num_classes
-    chosen = options.labels
-    if chosen is None and classes is not None:
-        chosen = tuple(range(classes))
-    if options.columns < 1:
-        raise InputError(f"columns must be at least 1; got {options.columns}")
-    labels = None
-    run.check_request(None, options.num, options.seed)
-    if chosen is not None:
-        if not chosen:
-            raise InputError("labels are empty: name at least one class, or leave them")
-        check_labels(np.array(chosen), classes)
-        labels = np.resize(np.array(chosen, np.int32), options.num)
-    out = options.out or options.workdir
-    ensure_writable(out, "--out" if options.out else "--workdir")
-    images = _generate(run, labels, options.num, options.seed)
-    path = out / "samples.png"
-    report.save_samples(run, images, labels, path, options.columns)
-    arrays = {"images": to_uint8(images)} | (
-        {} if labels is None else {"labels": labels}
-    )
-    np.savez_compressed(out / "samples.npz", allow_pickle=False, **arrays)
-    print(f"{options.num} images are in {path} and {out / 'samples.npz'}")
-
-
 def _generate(run: Run, labels: np.ndarray | None, num: int, seed: int) -> np.ndarray:
     """Draws images behind a progress bar."""
-    with _bar(num, "sample") as on_chunk:
+    with bar(num, "sample") as on_chunk:
         return run.generate(labels, num, seed, on_chunk=on_chunk)
 
 
@@ -195,7 +151,7 @@ def _evaluate(options: EvaluateOptions) -> None:
     check_seed(options.seed)
     dataset = run.experiment.data.load(options.split)
     num = len(dataset) if options.num is None else options.num
-    with _bar(2 * num, "evaluate") as on_chunk:
+    with bar(2 * num, "evaluate") as on_chunk:
         found = evaluate_likelihood(
             run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,
             exact_trace=options.exact_trace, on_chunk=on_chunk,
@@ -230,12 +186,3 @@ def _named(found: Likelihood) -> dict[str, Any]:
         for name, mean in found.bounds.items()
     }
     return {**bounds, "probability-flow ODE": found.ode}
-
-
-@contextlib.contextmanager
-def _bar(total: int, name: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar of images; gives the function to call with how many are done."""
-    from tqdm import tqdm
-
-    with tqdm(total=total, unit="image", desc=name, dynamic_ncols=True) as bar:
-        yield lambda done: bar.update(done - bar.n)

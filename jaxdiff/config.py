@@ -17,8 +17,12 @@ def to_dict(options: Any) -> dict[str, Any]:
     return _converter(type(options)).unstructure(options)
 
 
-def from_dict(cls: type[Options], data: dict[str, Any]) -> Options:
-    """The options of such a dict.
+def from_dict(
+    cls: type[Options],
+    data: dict[str, Any],
+    what: str = "the configuration cannot be read",
+) -> Options:
+    """The options of such a dict; `what` heads the reason where they cannot be read.
 
     Raises:
         InputError: a field is unknown, or of the wrong type or range. A missing field
@@ -30,7 +34,7 @@ def from_dict(cls: type[Options], data: dict[str, Any]) -> Options:
         return _converter(cls).structure(data, cls)
     except Exception as error:
         reasons = "; ".join(transform_error(error, cls.__name__, _reason))
-        raise InputError(f"the configuration cannot be read: {reasons}") from error
+        raise InputError(f"{what}: {reasons}") from error
 
 
 def differences(

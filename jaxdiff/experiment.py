@@ -122,6 +122,7 @@ class Experiment:
             schedule: what `self.schedule.build()` gave.
         """
         check_combination(schedule, self.prediction, self.objective)
+        self.sampling.sampler.grid(schedule)
         variance = getattr(self.sampling.sampler, "variance", None)
         learned = variance == LearnedRange()
         if learned and not self.prediction.learn_variance:
@@ -129,6 +130,21 @@ class Experiment:
                 "sampling with the variance learned-range needs a network that learns "
                 "one: set prediction.learn_variance and the objective hybrid"
             )
+
+    def check_guidance(self, num_classes: int | None) -> None:
+        """Refuses guidance where the network is told of no classes, or of no others."""
+        if self.sampling.guidance != 1:
+            if num_classes is None:
+                raise InputError(
+                    "guidance needs a model of classes; this one has none: leave it at "
+                    f"1; got {self.sampling.guidance:g}"
+                )
+            if self.network.label_dropout == 0:
+                raise InputError(
+                    "guidance needs a network that was trained without classes too: "
+                    "set network.label_dropout above 0, or leave guidance at 1; got "
+                    f"{self.sampling.guidance:g}"
+                )
 
 
 def _at_least_1(options: object, *names: str) -> None:

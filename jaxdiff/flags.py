@@ -5,12 +5,17 @@ classes is chosen by name, `--schedule cosine`, and the flags of its fields are 
 what was chosen, `--schedule.offset 0.01`.
 """
 
+import ast
+import contextlib
 import dataclasses
+import difflib
+import json
 import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.config import union_members
+from jaxdiff.config import from_dict, union_members
+from jaxdiff.errors import InputError
 
 
 def parse(
@@ -52,6 +57,62 @@ def parse(
         config=(tyro.conf.AvoidSubcommands,), prog=prog, description=description,
     )  # fmt: skip
     return list(vars(result).values())[1:]
+
+
+def parse_option(text: str, union: Any, what: str) -> Any:
+    """An option class by its name and, after a colon, its fields.
+
+    >>> from jaxdiff.samplers import SamplerOptions
+    >>> parse_option("dpm-solver:order=3,eta=1", SamplerOptions, "sampler").order
+    3
+
+    Args:
+        text: such as "ddim", "ddim:eta=0.5" or "times:times=[999,500,0]".
+        union: the union of option classes to choose from.
+        what: what it chooses, for mistakes.
+
+    Raises:
+        InputError: the name or a field is unknown, or a value does not fit.
+    """
+    name, _, rest = text.partition(":")
+    members = {option_name(member): member for member in union_members(union)}
+    if name not in members:
+        close = difflib.get_close_matches(name, members, n=1)
+        hint = f"perhaps you meant {close[0]!r}? " if close else ""
+        raise InputError(
+            f"unknown {what} {name!r}; {hint}There are: {', '.join(members)}"
+        )
+    fields = re.findall(r"([\w-]+)=(\[[^]]*\]|[^,]*)", rest)
+    if ",".join(f"{field}={value}" for field, value in fields) != rest:
+        raise InputError(
+            f"{what} {text!r}: write its options as {name}:option=value,option=value"
+        )
+    hints = get_type_hints(members[name])
+    data = {}
+    for field, value in fields:
+        key = field.replace("-", "_")
+        if key not in hints:
+            known = ", ".join(hint.replace("_", "-") for hint in hints)
+            raise InputError(f"{what} {name!r} has no option {field!r}; it has {known}")
+        if union_members(hints[key]):
+            inner = parse_option(value, hints[key], field)
+            data[key] = {"type": type(inner).__name__}
+        else:
+            data[key] = _value(value)
+    try:
+        return from_dict(members[name], data, f"{what} {text!r}")
+    except InputError as error:
+        place = f" @ {members[name].__name__}"
+        raise InputError(str(error).removesuffix(place)) from None
+
+
+def _value(text: str) -> Any:
+    """A value as Python or JSON has it, or else as text."""
+    with contextlib.suppress(ValueError, SyntaxError):
+        return ast.literal_eval(text)
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
 
 
 def option_name(cls: type | str) -> str:

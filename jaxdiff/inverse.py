@@ -18,6 +18,7 @@ The measurement is y = A x_0 + noise of deviation sigma_y, with a linear operato
   tests measure by how much, and their docstrings say so.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -123,6 +124,15 @@ class Around(Sampler):
         """That of the sampler within."""
         return self.sampler.grid(schedule)
 
+    def evaluations(self, num_steps: int) -> int:
+        """As often as the sampler within, for as many steps of that."""
+        return self.sampler.evaluations(num_steps)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise: no."""
+        return False
+
     def rule(self) -> Self:
         """The sampler without the spacing of the one within."""
         return replace(self, sampler=self.sampler.rule())
@@ -193,7 +203,16 @@ class Repaint(Replacement):
     def grid(self, schedule: AnySchedule) -> Level:
         """The grid of the sampler within, with the ways back."""
         levels = self.sampler.grid(schedule)
-        last = len(levels.alpha) - 1
+        path = self._path(len(levels.alpha) - 1)
+        return jax.tree.map(lambda a: a[np.array(path)], levels)
+
+    def evaluations(self, num_steps: int) -> int:
+        """As often as the sampler within, for each time a step of it is taken."""
+        path = self._path(num_steps)
+        return self.sampler.evaluations(sum(a < b for a, b in itertools.pairwise(path)))
+
+    def _path(self, last: int) -> list[int]:
+        """The places in the grid of the sampler within, in the order of the chain."""
         left = dict.fromkeys(range(self.jump, last, self.jump), self.passes - 1)
         path, place = [0], 0
         while place < last:
@@ -203,7 +222,7 @@ class Repaint(Replacement):
                 left[place] -= 1
                 path += range(place - 1, place - self.jump - 1, -1)
                 place -= self.jump
-        return jax.tree.map(lambda a: a[np.array(path)], levels)
+        return path
 
     def init(self, x: Array, num_steps: int) -> Any:
         """The memory of the sampler within, and a blank one for after a way back."""

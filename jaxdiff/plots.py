@@ -225,6 +225,53 @@ def save_bound(path: PathLike, terms: Mapping[str, ArrayLike]) -> None:
     _save_figure(path, figure, total)
 
 
+def save_comparison(
+    path: PathLike,
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    marks: Mapping[str, Mapping[str, float]],
+    xlabel: str,
+    ticks: Sequence[float],
+) -> None:
+    """Write as a PNG lines of points (x, y) by name, x on a logarithmic axis.
+
+    So is y, but for shares (where no line goes above 1): they are shown from 80% on,
+    or from the lowest best share where that is less.
+
+    Args:
+        path: the file to write.
+        panels: the lines of each panel, by the panel's title and the line's name.
+        marks: values to mark by a line across, by the panel's title and a name.
+        xlabel: what x is.
+        ticks: the values of x to name.
+    """
+    from matplotlib.ticker import LogLocator, MultipleLocator
+
+    figure, all_axes = _figure(panels, len(panels), width=5 + 4 * len(panels))
+    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            x, y = np.array(points, np.float64).T
+            axes.plot(x, y, marker="o", markersize=3, label=name)
+        for name, y in marks[title].items():
+            axes.axhline(y, color=_INK, linewidth=1, linestyle="--")
+            style = {"color": _INK, "fontsize": 9, "ha": "right", "va": "bottom"}
+            axes.text(max(ticks), y, name, **style)
+        axes.set_xscale("log")
+        axes.set_xticks(list(ticks), [f"{x:g}" for x in ticks])
+        axes.minorticks_off()
+        tops = [max(y for _, y in points) for points in lines.values()]
+        if max(tops) <= 1:
+            axes.set_ylim(min(0.8, *tops) - 0.01, 1.01)
+            axes.yaxis.set_major_locator(MultipleLocator(0.05))
+            axes.yaxis.set_major_formatter("{x:.0%}")
+        else:
+            axes.set_yscale("log", subs=[])
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter("{x:g}")
+        axes.margins(x=0.03)
+        axes.set(title=title, xlabel=xlabel)
+    _save_figure(path, figure, all_axes[-1])
+
+
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
     array = np.asarray(values)
     fits = array.dtype == np.uint8 and array.ndim == len(axes.split())

@@ -10,7 +10,7 @@ The folder holds
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy as np
 from jaxdiff import checkpoint, config
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
 from jaxdiff.errors import InputError, check_seed
-from jaxdiff.experiment import DataInfo, Experiment
-from jaxdiff.guidance import clip_x_0
+from jaxdiff.experiment import DataInfo, Experiment, Sampling
+from jaxdiff.guidance import classifier_free, clip_x_0
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Pmap
 from jaxdiff.samplers import sample
@@ -57,12 +57,23 @@ class Run:
         """The network bound to its averaged parameters, and to labels [batch]."""
         return bind(self.network, self.params, labels, self.experiment.prediction)
 
-    def chain_denoiser(self, params: Params, labels: Any) -> Denoiser:
+    def chain_denoiser(
+        self, params: Params, labels: Any, guidance: float = 1.0
+    ) -> Denoiser:
         """What the chain goes by: the network so bound, clipped where samples are."""
+        denoiser: Denoiser
         denoiser = bind(self.network, params, labels, self.experiment.prediction)
+        if guidance != 1:
+            denoiser = classifier_free(denoiser, guidance)
         return clip_x_0(denoiser) if self.experiment.sampling.clip else denoiser
 
-    def check_request(self, labels: np.ndarray | None, num: int, seed: int) -> None:
+    def check_request(
+        self,
+        labels: np.ndarray | None,
+        num: int,
+        seed: int,
+        sampling: Sampling | None = None,
+    ) -> None:
         """Refuses what `generate` cannot draw."""
         if num < 1:
             raise InputError(f"the number of images must be at least 1; got {num}")
@@ -71,6 +82,10 @@ class Run:
             check_labels(jnp.asarray(labels), self.network.num_classes)
             if len(labels) != num:
                 raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+        sampling = sampling or self.experiment.sampling
+        experiment = replace(self.experiment, sampling=sampling)
+        experiment.check(self.schedule)
+        experiment.check_guidance(self.info.num_classes)
 
     def generate(
         self,
@@ -78,15 +93,21 @@ class Run:
         num: int,
         seed: int,
         *,
+        sampling: Sampling | None = None,
+        indices: np.ndarray | None = None,
         every: int | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """Draws images as the experiment says, on all devices, a chunk at a time.
+        """Draws images, on all devices, a chunk at a time.
 
         Args:
-            labels: integer classes [num], or None for any class.
+            labels: integer classes [num], or shares of the classes, float
+                [num, classes]; None for any class.
             num: how many images.
-            seed: image i depends on (seed, i) and its label alone.
+            seed: image i depends on (seed, indices[i]) and its label alone.
+            sampling: how; as the experiment says by default.
+            indices: integers [num]; 0, 1, ... by default. Images of one index start
+                from the same noise.
             every: give back the trajectories (see `sample`) instead of the images.
             on_chunk: called with the number of images done after each chunk.
 
@@ -97,23 +118,24 @@ class Run:
         Raises:
             InputError: labels do not fit.
         """
-        self.check_request(labels, num, seed)
-        sampling = self.experiment.sampling
+        self.check_request(labels, num, seed, sampling)
+        how = sampling or self.experiment.sampling
 
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
             indices, classes = batch
-            denoiser = self.chain_denoiser(params, classes)
+            denoiser = self.chain_denoiser(params, classes, how.guidance)
             shape = (len(indices), *self.info.image_shape)
             result = sample(
-                denoiser, sampling.sampler, self.schedule, key, shape,
+                denoiser, how.sampler, self.schedule, key, shape,
                 indices=indices, every=every,
             )  # fmt: skip
             return result if every is None else result.swapaxes(0, 1)
 
         shared = (self.params, jax.random.key(seed))
-        batch = (np.arange(num), None if labels is None else np.asarray(labels))
-        return Pmap().map_chunks(draw, shared, batch, sampling.chunk, on_chunk)
+        indices = np.arange(num) if indices is None else indices
+        batch = (indices, None if labels is None else np.asarray(labels))
+        return Pmap().map_chunks(draw, shared, batch, how.chunk, on_chunk)
 
 
 def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:

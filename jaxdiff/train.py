@@ -99,6 +99,7 @@ def train(
     experiment.check(schedule)
     dataset = experiment.data.load("train")
     info = data_info(experiment, dataset)
+    experiment.check_guidance(info.num_classes)
     network = build_network(experiment, info)
     get_batch = partial(_batch, experiment, dataset, info)
     check_batch(get_batch(0), info.num_classes)

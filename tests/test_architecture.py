@@ -25,6 +25,7 @@ LAYERS = [
         "checkpoint",
         "metrics",
         "plots",
+        "progress",
     ],
     ["schedule", "prediction", "train_state", "optimizer"],
     ["forward", "denoiser", "diagnose"],
@@ -35,6 +36,8 @@ LAYERS = [
     ["experiment", "config"],
     ["run", "flags"],
     ["train", "report", "evaluate"],
+    ["draw"],
+    ["compare"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -90,7 +93,7 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "name", ["jaxdiff", "jaxdiff.schedule", "jaxdiff.networks.unet"]
+    "name", ["jaxdiff", "jaxdiff.schedule", "jaxdiff.networks.unet", "jaxdiff.flags"]
 )
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name))

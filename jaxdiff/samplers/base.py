@@ -113,7 +113,7 @@ def sample(
         indices: integers [batch], the images' places in the whole request; 0, 1, ... by
             default.
         x_T: where to start, floats of `shape`, instead of the noise of the key. The
-            chain computes in its type.
+            chain computes in its type, but at least in float32.
         noise: the noise of every step, [N, *shape] in the chain's order, instead of
             drawing it from the key.
         levels: each field [N + 1], to go by instead of the sampler's own grid.
@@ -121,7 +121,7 @@ def sample(
             from the last; the memory it takes grows with it.
 
     Returns:
-        Images of `shape`, float32 or of x_T's type; with `every`, the trajectory
+        Images of `shape`, in the type of the computation; with `every`, the trajectory
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
@@ -172,8 +172,9 @@ def _chain(
     every: int | None,
 ) -> Array:
     num_steps = grid.alpha.shape[0] - 1
-    dtype = jnp.float32 if x_T is None else x_T.dtype
-    grid = Level(grid.t, grid.alpha.astype(dtype), grid.sigma.astype(dtype))
+    # In 16 bits the levels would run into each other, times above all.
+    dtype = jnp.promote_types(jnp.float32 if x_T is None else x_T.dtype, jnp.float32)
+    grid = jax.tree.map(lambda a: a.astype(dtype), grid)
     keys = keys_lib.example_keys(key, indices)
 
     def draw(steps_left: Array | int) -> Array:
@@ -191,7 +192,11 @@ def _chain(
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = prior_scale(schedule, grid) * draw(num_steps) if x_T is None else x_T
+    x = (
+        prior_scale(schedule, grid) * draw(num_steps)
+        if x_T is None
+        else x_T.astype(dtype)
+    )
     levels = Level(*(field[:-1] for field in grid))
     next_levels = Level(*(field[1:] for field in grid))
     steps = (levels, next_levels, jnp.arange(num_steps)[::-1], noise)

@@ -1,0 +1,207 @@
+"""The command `compare`: how good is each sampler, at how many network evaluations?
+
+Two figures tell: the label agreement (where the experiment has a judge), and the
+Frechet distance of the pixels to those of all training images. They are told too of the
+whole chain of T steps, which all others approximate, and of as many held-out images.
+All samplers start from the same noise, and draw the same labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxdiff import plots
+from jaxdiff.checkpoint import ensure_writable, write_json_atomic
+from jaxdiff.data import Dataset, to_uint8
+from jaxdiff.draw import samplings_of, with_steps
+from jaxdiff.errors import InputError
+from jaxdiff.metrics.frechet import frechet_distance
+from jaxdiff.progress import bar
+from jaxdiff.run import Run, load
+from jaxdiff.samplers import Ancestral, Sampler
+
+Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
+"""From (images, labels, training images, training labels) the share of images that show
+their class."""
+
+SAMPLERS = (
+    "ancestral",
+    "ddim",
+    "euler",
+    "euler-ancestral",
+    "heun",
+    "heun:churn=5",
+    "flow-euler",
+    "flow-heun",
+    "dpm-solver",
+    "dpm-solver:order=3",
+    "dpm-solver:eta=1",
+    "uni-pc",
+    "uni-pc:order=3",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions:
+    """Which samplers to compare, on a trained run."""
+
+    workdir: Path
+    """The run folder; compare.json, compare.png and samplers.png are written there."""
+    sampler: tuple[str, ...] = SAMPLERS
+    """Samplers by name, with their options if any, as for the command sample."""
+    evaluations: tuple[int, ...] = (5, 10, 20, 50)
+    """The most network evaluations an image; a sampler takes the steps they give."""
+    spacing: str | None = None
+    """The time grid of all; each sampler's own by default."""
+    guidance: float = 1.0
+    """Weight of classifier-free guidance; above 0, an evaluation is still one call."""
+    num: int = 200
+    """How many images of each."""
+    seed: int = 0
+    """All randomness comes from it."""
+    columns: int = 20
+    """Images of each sampler in samplers.png."""
+
+
+class Quality(NamedTuple):
+    """How good a sampler is.
+
+    Attributes:
+        sampler: its name.
+        evaluations: how often it asked the network for an image; 0 for held-out images.
+        agreement: the share of images that are read as their label; None without a
+            judge or labels.
+        distance: the Frechet distance of the pixels to the training images'.
+    """
+
+    sampler: str
+    evaluations: int
+    agreement: float | None
+    distance: float
+
+
+def compare(options: CompareOptions, judge: Judge | None) -> None:
+    """Compares samplers on a trained run: a table, a record and pictures."""
+    run = load(options.workdir)
+    ensure_writable(options.workdir)
+    dataset = run.experiment.data.load("train")
+    if options.columns < 1:
+        raise InputError(f"columns must be at least 1; got {options.columns}")
+    if options.num < 2:
+        raise InputError(f"num must be at least 2; got {options.num}")
+    if not options.evaluations or min(options.evaluations) < 1:
+        raise InputError(
+            f"evaluations must be at least 1 each; got {options.evaluations}"
+        )
+    whole = replace(run.experiment.sampling, guidance=options.guidance)
+    if not isinstance(whole.sampler, Ancestral):
+        whole = replace(whole, sampler=Ancestral())
+    chains = [(f"all {run.schedule.num_steps} steps", run.schedule.num_steps, whole)]
+    named = samplings_of(run, options.sampler, None, options.spacing)
+    for most in sorted(set(options.evaluations)):
+        for name, sampling in named.items():
+            steps = _steps(sampling.sampler, most)
+            if steps:
+                sampler = with_steps(sampling.sampler, steps)
+                sampling = replace(sampling, sampler=sampler, guidance=options.guidance)
+                chains.append((name, sampler.evaluations(steps), sampling))
+    classes = run.info.num_classes
+    labels = None if classes is None else np.arange(options.num) % classes
+    for _, _, sampling in chains:
+        run.check_request(labels, options.num, options.seed, sampling)
+
+    held_out = run.experiment.data.load("test")
+    rows = slice(options.num)
+    real = None if held_out.labels is None else held_out.labels[rows]
+    found = [_judged("held-out images", 0, held_out.images[rows], real, dataset, judge)]
+    pictures = {}
+    with bar(options.num * len(chains), "compare") as on_chunk:
+        for i, (name, evaluations, sampling) in enumerate(chains):
+            images = to_uint8(
+                run.generate(
+                    labels, options.num, options.seed, sampling=sampling,
+                    on_chunk=partial(on_chunk, before=i * options.num),
+                )
+            )  # fmt: skip
+            quality = _judged(name, evaluations, images, labels, dataset, judge)
+            found.append(quality)
+            pictures[name, evaluations] = images[: options.columns]
+    _write(options, run, found, pictures)
+
+
+def _steps(sampler: Sampler, evaluations: int) -> int:
+    """The most steps that take so many evaluations."""
+    steps = 0
+    while sampler.evaluations(steps + 1) <= evaluations:
+        steps += 1
+    return steps
+
+
+def _judged(
+    name: str,
+    evaluations: int,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    dataset: Dataset,
+    judge: Judge | None,
+) -> Quality:
+    agreement = None
+    if judge and labels is not None and dataset.labels is not None:
+        agreement = judge(images, labels, dataset.images, dataset.labels)
+    distance = frechet_distance(images / 255, dataset.images / 255)
+    return Quality(name, evaluations, agreement, distance)
+
+
+def _write(
+    options: CompareOptions,
+    run: Run,
+    found: list[Quality],
+    pictures: dict[tuple[str, int], np.ndarray],
+) -> None:
+    """The table, compare.json, compare.png and samplers.png."""
+    print(f"{'sampler':<22}{'evaluations':>12}{'label agreement':>17}{'distance':>10}")
+    for q in found:
+        share = "" if q.agreement is None else f"{q.agreement:.1%}"
+        print(f"{q.sampler:<22}{q.evaluations:>12}{share:>17}{q.distance:>10.3f}")
+    workdir = options.workdir
+    record = {
+        "step": run.step,
+        "images": options.num,
+        "seed": options.seed,
+        "guidance": options.guidance,
+        "spacing": options.spacing,
+        "quality": [q._asdict() for q in found],
+    }
+    write_json_atomic(workdir / "compare.json", record)
+    held_out, whole, *others = found
+    titles = {"agreement": "Label agreement", "distance": "Frechet distance of pixels"}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    marks = {}
+    for key, title in titles.items():
+        if getattr(whole, key) is None:
+            continue
+        panels[title] = {}
+        for q in others:
+            points = panels[title].setdefault(q.sampler, [])
+            points.append((q.evaluations, getattr(q, key)))
+        marks[title] = {q.sampler: getattr(q, key) for q in (held_out, whole)}
+    budgets = sorted(set(options.evaluations))
+    path = workdir / "compare.png"
+    plots.save_comparison(path, panels, marks, "network evaluations", budgets)
+    # Side by side: each sampler at the second-lowest budget, where they differ.
+    shown = budgets[min(1, len(budgets) - 1)]
+    rows = {}
+    for name, evaluations in pictures:
+        if evaluations <= shown or name == whole.sampler:
+            rows[name] = evaluations
+    plots.save_grid(
+        workdir / "samplers.png",
+        np.concatenate([pictures[row] for row in rows.items()]),
+        row_labels=[f"{name}, {evaluations}" for name, evaluations in rows.items()],
+        columns=min(options.columns, options.num),
+    )
+    print(f"compare.json, compare.png and samplers.png are in {workdir}")

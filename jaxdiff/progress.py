@@ -1,0 +1,17 @@
+"""A progress bar of images."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+
+@contextlib.contextmanager
+def bar(total: int, name: str) -> Iterator[Callable[..., None]]:
+    """A progress bar of images.
+
+    Gives the function to call with how many are done, of this request and, with
+    `before`, of those before it.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="image", desc=name, dynamic_ncols=True) as shown:
+        yield lambda done, before=0: shown.update(before + done - shown.n)

@@ -1,0 +1,42 @@
+"""The Frechet distance against closed forms and SciPy's matrix root."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+
+from jaxdiff.errors import InputError
+from jaxdiff.metrics.frechet import frechet_distance
+
+RNG = np.random.default_rng(0)
+
+
+def test_two_gaussians_of_one_dimension():
+    """(m - m')^2 + (s - s')^2."""
+    a, b = RNG.normal(2, 3, 50), RNG.normal(-1, 0.5, 70)
+    expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_root_is_that_of_the_product():
+    a = RNG.normal(size=(40, 6)) @ RNG.normal(size=(6, 6)) + 1
+    b = RNG.normal(size=(60, 6)) @ RNG.normal(size=(6, 6))
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    root = scipy.linalg.sqrtm(first @ second).real
+    shift = ((a.mean(axis=0) - b.mean(axis=0)) ** 2).sum()
+    expected = shift + np.trace(first + second - 2 * root)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_set_and_itself_moved():
+    """Also where there are fewer images than pixels: a covariance without full rank."""
+    images = RNG.uniform(size=(20, 8, 8, 1))
+    assert frechet_distance(images, images) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(images, images + 0.5) == pytest.approx(16, abs=1e-6)
+
+
+def test_what_does_not_fit():
+    with pytest.raises(InputError, match="2 or more examples a set; got 1 and 5"):
+        frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
+    with pytest.raises(InputError, match="the same features; got 3 and 4"):
+        frechet_distance(np.zeros((5, 3)), np.zeros((5, 4)))
