@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, concrete
 from jaxdiff.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
 
@@ -180,9 +180,9 @@ class Karras(Counted):
     rho: float = 7.0
     """How densely the small noise scales lie, above 0."""
     sigma_min: float | None = None
-    """The last sigma / alpha; the schedule's least by default."""
+    """The last sigma / alpha; the schedule's least by default, and no less."""
     sigma_max: float | None = None
-    """The first sigma / alpha; the schedule's largest by default."""
+    """The first sigma / alpha; the schedule's largest by default, and no more."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
@@ -202,11 +202,16 @@ class Karras(Counted):
     def visited(self, schedule: AnySchedule, count: int) -> Level:
         """So many levels of the schedule, noisiest first."""
         noisiest, least = (jnp.exp(-end / 2) for end in _log_snr_ends(schedule))
-        if self.sigma_max is not None:
-            noisiest = jnp.full_like(noisiest, self.sigma_max)
-        if self.sigma_min is not None:
-            least = jnp.full_like(least, self.sigma_min)
-        high, low = noisiest ** (1 / self.rho), least ** (1 / self.rho)
+        first = jnp.minimum(noisiest, self.sigma_max or noisiest)
+        last = jnp.maximum(least, self.sigma_min or least)
+        values = concrete(first - last)
+        if values is not None and not values > 0:
+            raise InputError(
+                "sigma_min and sigma_max must overlap the schedule's "
+                f"{least:.3g}..{noisiest:.3g}; got {self.sigma_min} and "
+                f"{self.sigma_max}"
+            )
+        high, low = first ** (1 / self.rho), last ** (1 / self.rho)
         fractions = jnp.asarray(np.arange(count) / max(count - 1, 1), low.dtype)
         sigmas = (high + (low - high) * fractions) ** self.rho
         return schedule.level_at(-2 * jnp.log(sigmas))
