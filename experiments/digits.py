@@ -10,6 +10,8 @@ digits have 4.46 bits per dimension by the variational bound (fixed large varian
 
     python experiments/digits.py
     python experiments/digits.py sample --labels 7 --num 20 --seed 1 --out sevens
+    python experiments/digits.py sample --sampler dpm-solver heun --steps 10
+    python experiments/digits.py compare
     python experiments/digits.py evaluate
 """
 

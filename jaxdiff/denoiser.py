@@ -57,7 +57,7 @@ class NetworkDenoiser:
 def bind(
     network: Network,
     params: Params,
-    labels: Labels | None = None,
+    labels: ArrayLike | None = None,
     prediction: Prediction | None = None,
 ) -> NetworkDenoiser:
     """The denoiser that a network becomes once it has parameters and labels.

@@ -62,7 +62,8 @@ def draw(options: SampleOptions) -> None:
         raise InputError(f"columns must be at least 1; got {options.columns}")
     samplings = samplings_of(run, options.sampler, options.steps, options.spacing)
     out = options.out or options.workdir
-    single = out.suffix.lower() if out.suffix.lower() in FILES else ""
+    ending = "" if out.is_dir() else out.suffix.lower()
+    single = ending if ending in FILES else ""
     if single == ".gif" and len(samplings) > 1:
         raise InputError("a .gif shows one sampler; got " + ", ".join(samplings))
     for name, sampling in samplings.items():

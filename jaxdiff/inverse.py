@@ -130,8 +130,8 @@ class Around(Sampler):
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise: no."""
-        return False
+        """Whether the sampler within leaves the noise."""
+        return self.sampler.deterministic
 
     def rule(self) -> Self:
         """The sampler without the spacing of the one within."""
@@ -156,6 +156,11 @@ class Replacement(Around):
     """An image for each of the batch, or one for all; looked at where the mask is 1."""
     mask: Array
     """1 where pixels are known, 0 elsewhere; broadcasts to the images."""
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the chain leaves the noise: no."""
+        return False
 
     def advance(
         self,
@@ -395,5 +400,5 @@ def _blurred(kernel: Array, x: Array) -> Array:
     total = jnp.zeros_like(x)
     for i, row in enumerate(kernel.astype(x.dtype)):
         for j, share in enumerate(row):
-            total += share * jnp.roll(x, (reach - i, reach - j), axis=(1, 2))
+            total += share * jnp.roll(x, (i - reach, j - reach), axis=(1, 2))
     return total

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.integrate import quad  # type: ignore[import-untyped]
+from scipy.integrate import quad
 
 import jaxdiff as jd
 from jaxdiff.schedule import ScheduleOptions

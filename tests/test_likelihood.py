@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.stats import kstest, norm  # type: ignore[import-untyped]
+from scipy.stats import kstest, norm
 
 import jaxdiff as jd
 from jaxdiff import forward, likelihood

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import logsumexp  # type: ignore[import-untyped]
-from scipy.stats import multivariate_normal  # type: ignore[import-untyped]
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
 
 import jaxdiff as jd
 from jaxdiff.samplers.base import _chain as chain

@@ -173,7 +173,9 @@ def _chain(
 ) -> Array:
     num_steps = grid.alpha.shape[0] - 1
     # In 16 bits the levels would run into each other, times above all.
-    dtype = jnp.promote_types(jnp.float32 if x_T is None else x_T.dtype, jnp.float32)
+    dtype = jnp.dtype(jnp.float32)
+    if x_T is not None and x_T.dtype.itemsize > dtype.itemsize:
+        dtype = x_T.dtype
     grid = jax.tree.map(lambda a: a.astype(dtype), grid)
     keys = keys_lib.example_keys(key, indices)
 

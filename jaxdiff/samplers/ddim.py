@@ -83,6 +83,7 @@ def ddim_step(
     """Equation (1)."""
     alpha_s, sigma_s = next_level.scales(x_t)
     _, variance = posterior(estimate.x_0, x_t, level, next_level)
-    fresh = jnp.minimum(eta * jnp.sqrt(variance), sigma_s)
+    # On the way up, from data to noise, there is no such variance.
+    fresh = jnp.minimum(eta * jnp.sqrt(jnp.maximum(variance, 0.0)), sigma_s)
     kept = jnp.sqrt(sigma_s**2 - fresh**2)
     return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise

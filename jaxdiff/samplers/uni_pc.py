@@ -86,7 +86,8 @@ class UniPc(Sampler):
             (estimate.x_0, *history.values[1:]),
             (half_log_snr(level), *history.lambdas[1:]),
         )  # fmt: skip
-        # There is nothing to correct at first, nor where the last step had no length.
+        # At first there is nothing to correct; where a level has no signal lambda is
+        # infinite.
         usual = (history.taken > 0) & (last.level.alpha > 0) & (level.alpha > 0)
         x_t = jnp.where(usual, corrected, x_t)
         estimate = Estimate(estimate.x_0, eps_of(estimate.x_0, x_t, level))

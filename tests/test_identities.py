@@ -1,0 +1,250 @@
+"""Samplers that are the same, formulas written out, and published numbers."""
+
+import warnings
+from typing import Any, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.prediction import Prediction
+from jaxdiff.samplers import SamplerOptions
+from jaxdiff.schedule import ScheduleOptions
+
+KEY = jax.random.key(0)
+SCHEDULES: Any = get_args(ScheduleOptions)
+TEN: Any = {"spacing": jd.Trailing(num_steps=10)}
+DATA = jd.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 0.05]))
+
+
+def build(option):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return option().build()
+
+
+def chain(sampler, schedule, denoiser: Any = DATA, **options):
+    return jd.sample(denoiser, sampler, schedule, KEY, (64, 2), **options)
+
+
+@pytest.fixture(scope="module", params=SCHEDULES, ids=lambda option: option.__name__)
+def schedule(request):
+    return build(request.param)
+
+
+def test_first_order_solvers_are_one(schedule):
+    """DDIM, DPM-Solver++ of order 1, Euler's rule in both coordinates, and by hand."""
+    levels = jax.tree.map(np.float64, TEN["spacing"].levels(schedule))
+    x_T = np.random.default_rng(0).normal(size=(64, 2)) * schedule.prior_scale
+    x = x_T
+    mean, variance = np.array([0.4, -0.2]), np.array([0.3, 0.05])
+    for i in range(10):  # exponential Euler: x_0-hat stays, the rest is solved exactly
+        (a, a_s), (s, s_s) = levels.alpha[i : i + 2], levels.sigma[i : i + 2]
+        x_0 = mean + a * variance / (a**2 * variance + s**2) * (x - a * mean)
+        x = s_s / s * x + (a_s - s_s * a / s) * x_0
+    samplers = [jd.Ddim, jd.DpmSolver, jd.Euler, jd.FlowEuler, jd.EulerAncestral]
+    options: list[Any] = [{}, {"order": 1}, {}, {}, {"eta": 0.0}]
+    for sampler, others in zip(samplers, options, strict=True):
+        found = chain(sampler(**TEN, **others), schedule, x_T=jnp.float32(x_T))
+        np.testing.assert_allclose(found, x, rtol=2e-4, atol=2e-5)
+
+
+def test_with_as_much_noise_as_ddpm_they_are_the_ancestral_chain(schedule):
+    """By 10 steps of it: DDIM, k-diffusion's Euler, SDE-DPM-Solver++ of order 1."""
+    expected = chain(jd.Ancestral(**TEN), schedule)
+    for sampler in (
+        jd.Ddim(**TEN, eta=1.0),
+        jd.EulerAncestral(**TEN),
+        jd.DpmSolver(**TEN, order=1, eta=1.0),
+    ):
+        found = chain(sampler, schedule)
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=5e-5)
+
+
+def test_ddim_on_all_steps_is_the_ancestral_chain(short):
+    every: Any = {"spacing": jd.AllTimes()}
+    found = chain(jd.Ddim(**every, eta=1.0), short)
+    np.testing.assert_allclose(
+        found, chain(jd.Ancestral(), short), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_unipc_without_a_corrector_in_two_steps_is_dpm_solver():
+    """The first prediction is of order 1, and corrected; the second is of order 2."""
+    schedule = jd.VariancePreserving().build()
+    spacing = jd.Trailing(num_steps=2, to_data=False)
+    options: Any = {"spacing": spacing, "lower_order_final": False}
+    constant = jd.X0()
+
+    def fixed(x_t, level):  # what does not change needs no correction
+        return constant.estimate(jnp.zeros_like(x_t) + 0.3, x_t, level)
+
+    for order in (1, 2, 3):
+        found = chain(jd.UniPc(**options, order=order), schedule, fixed)
+        expected = chain(jd.DpmSolver(**options, order=order), schedule, fixed)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def by_hand(levels, x, noise, step):
+    """A loop over a grid in NumPy; `step(i, x, x_0, noise)` gives the next x."""
+    mean, variance = np.array([0.4, -0.2]), np.array([0.3, 0.05])
+    for i in range(len(levels.alpha) - 1):
+        a, s = levels.alpha[i], levels.sigma[i]
+        x_0 = mean + a * variance / (a**2 * variance + s**2) * (x - a * mean)
+        x = step(i, x, x_0, noise[i])
+    return x
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("option", [jd.Linear, jd.VarianceExploding])
+def test_dpm_solver_of_order_2_by_its_published_formula(option, eta):
+    """Lu et al. 2022b, algorithm 2; with noise, k-diffusion's sample_dpmpp_2m_sde."""
+    schedule = option().build()
+    sampler = jd.DpmSolver(spacing=jd.UniformLogSnr(num_steps=8), eta=eta)
+    levels = jax.tree.map(np.float64, sampler.grid(schedule))
+    lambdas = np.log(levels.alpha[:-1]) - np.log(levels.sigma[:-1])
+    x_T, *noise = np.random.default_rng(1).normal(size=(9, 64, 2))
+    x_T *= schedule.prior_scale
+    before: list[Any] = []
+
+    def step(i, x, x_0, eps):
+        a_s, (s, s_s) = levels.alpha[i + 1], levels.sigma[i : i + 2]
+        last = s_s == 0
+        h = np.inf if last else lambdas[i + 1] - lambdas[i]
+        lost = 1 - np.exp(-(1 + eta) * h)
+        kept = 0.0 if last else s_s / s * np.exp(-eta * h)
+        estimate = x_0
+        if before and not last:
+            r = (lambdas[i] - lambdas[i - 1]) / h
+            estimate = (1 + 1 / (2 * r)) * x_0 - 1 / (2 * r) * before[-1]
+        before.append(x_0)
+        fresh = 0.0 if last else s_s * np.sqrt(1 - np.exp(-2 * eta * h))
+        return kept * x + a_s * lost * estimate + fresh * eps
+
+    expected = by_hand(levels, x_T, noise, step)
+    found = chain(
+        sampler, schedule, x_T=jnp.float32(x_T), noise=jnp.float32(np.stack(noise))
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_heun_with_churn_by_edms_algorithm_2():
+    schedule = jd.VarianceExploding().build()
+    churn: Any = {"churn": 40, "churn_min": 0.05, "churn_max": 50, "churn_noise": 1.003}
+    sampler = jd.Heun(**churn)
+    levels = jax.tree.map(np.float64, sampler.grid(schedule))
+    x_T, *noise = np.random.default_rng(2).normal(size=(19, 64, 2))
+    mean, variance = np.array([0.4, -0.2]), np.array([0.3, 0.05])
+
+    def denoised(x, sigma):
+        return mean + variance / (variance + sigma**2) * (x - mean)
+
+    x = 80 * x_T
+    for i, (t, t_next) in enumerate(
+        zip(levels.sigma[:-1], levels.sigma[1:], strict=True)
+    ):
+        gamma = min(40 / 18, 2**0.5 - 1) if 0.05 <= t <= 50 else 0.0
+        t_hat = t + gamma * t
+        x_hat = x + np.sqrt(t_hat**2 - t**2) * 1.003 * noise[i]
+        d = (x_hat - denoised(x_hat, t_hat)) / t_hat
+        x = x_hat + (t_next - t_hat) * d
+        if t_next != 0:
+            d_next = (x - denoised(x, t_next)) / t_next
+            x = x_hat + (t_next - t_hat) * (d + d_next) / 2
+    found = chain(
+        sampler, schedule,
+        x_T=jnp.float32(80 * x_T), noise=jnp.float32(np.stack(noise)),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, x, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("cls", get_args(SamplerOptions))
+def test_evaluations_are_counted(cls, short):
+    calls = []
+
+    def counted(x_t, level):
+        jax.debug.callback(lambda t: calls.append(t), level.t)
+        return DATA(x_t, level)
+
+    sampler = cls(spacing=jd.Trailing(num_steps=5))
+    chain(sampler, short, counted).block_until_ready()
+    jax.effects_barrier()
+    assert len(calls) == sampler.evaluations(5)
+
+
+@pytest.mark.parametrize("cls", get_args(SamplerOptions))
+def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
+    """Also where the first level has no signal; `Eps` is refused there."""
+    sampler = cls(spacing=jd.Linspace(num_steps=3))
+
+    def images(x_T):
+        found = []
+        for member in get_args(Prediction):
+            prediction: Any = member()
+            if member is jd.Eps and not schedule.keeps_signal:
+                continue
+
+            def denoiser(x_t, level, prediction=prediction):
+                output = jnp.tanh(0.3 * prediction.scaled(x_t, level))
+                return prediction.estimate(output, x_t, level)
+
+            found.append(
+                jd.sample(
+                    jd.clip_x_0(denoiser), sampler, schedule, KEY, (3, 2), x_T=x_T
+                )
+            )
+        return jnp.stack(found)
+
+    found = jax.jit(images)(schedule.prior_scale * jax.random.normal(KEY, (3, 2)))
+    assert jnp.isfinite(found).all()
+    assert jnp.abs(found).max() <= 1 + 1e-6
+    assert len(found) == 5 - (not schedule.keeps_signal)
+
+
+# The test of schedulers in Hugging Face diffusers: a ramp as the image, and a function
+# in the place of a network.
+RAMP = (
+    (np.arange(768, dtype=np.float32) / 768).reshape(3, 8, 8, 4).transpose(3, 0, 1, 2)
+)
+LEADING: Any = {"spacing": jd.Leading(num_steps=10)}
+LINSPACE: Any = {"spacing": jd.Linspace(num_steps=10, to_data=False)}
+# Where diffusers ends at the first alpha_bar instead of 1, the last step stays there.
+NOT_TO_ONE: Any = {
+    "spacing": jd.Times(times=tuple(range(900, -1, -100)), to_data=False)
+}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "prediction", "beta_start", "clip", "total", "mean"),
+    [
+        (jd.Ddim(**LEADING), jd.Eps(), 1e-4, True, 172.0067, 0.223967),
+        (jd.Ddim(**LEADING), jd.V(), 1e-4, True, 52.5302, 0.0684),
+        (jd.Ddim(**LEADING), jd.Eps(), 0.01, True, 149.8295, 0.1951),
+        (jd.Ddim(**NOT_TO_ONE), jd.Eps(), 0.01, True, 149.0784, 0.1941),
+        (
+            jd.DpmSolver(**LINSPACE, lower_order_final=False),
+            *(jd.Eps(), 1e-4, False, None, 0.3301),
+        ),
+        (
+            jd.DpmSolver(**LINSPACE, lower_order_final=False),
+            *(jd.V(), 1e-4, False, None, 0.2251),
+        ),
+        (jd.UniPc(**LINSPACE), jd.Eps(), 1e-4, False, None, 0.2464),
+        (jd.UniPc(**LINSPACE), jd.V(), 1e-4, False, None, 0.1014),
+    ],
+)
+def test_published_numbers(sampler, prediction, beta_start, clip, total, mean):
+    def denoiser(x_t, level):
+        output = x_t * (level.t / (level.t + 1))
+        return jd.Estimate(*prediction.denoise(output, x_t, level))
+
+    images = jd.sample(
+        jd.clip_x_0(denoiser) if clip else denoiser, sampler,
+        jd.Linear(beta_start=beta_start).build(), KEY, RAMP.shape,
+        x_T=jnp.asarray(RAMP),
+    )  # fmt: skip
+    if total is not None:
+        assert abs(float(jnp.abs(images).sum()) - total) < 1e-2
+    assert abs(float(jnp.abs(images).mean()) - mean) < 1e-4

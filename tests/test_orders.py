@@ -1,0 +1,215 @@
+"""Every solver of the probability-flow ODE converges at its order, in float64.
+
+In y = x / alpha and s = sigma / alpha all schedules have one ODE, dy / ds = eps-hat.
+SciPy solves it here, with the mixture's eps-hat written out in NumPy.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.integrate import solve_ivp
+
+import jaxdiff as jd
+
+WEIGHTS = np.array([0.3, 0.7])
+MEANS = np.array([[0.5, -0.2], [-0.6, 0.4]])
+VARIANCES = np.array([0.25, 0.1])
+SCHEDULES = {
+    "preserving": jd.VariancePreserving(),
+    "exploding": jd.VarianceExploding(),
+    "straight": jd.StraightPath(),
+}
+STARTS = np.random.default_rng(0).normal(size=(16, 2))
+LEAST = 6.0
+"""The log signal-to-noise ratio where the chains end, short of the data."""
+
+
+@pytest.fixture(autouse=True)
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def mixture():
+    parts = [
+        jd.Gaussian.of(jnp.asarray(mean), float(variance))
+        for mean, variance in zip(MEANS, VARIANCES, strict=True)
+    ]
+    return jd.GaussianMixture.of(WEIGHTS, parts)
+
+
+def eps_hat(y, s):
+    apart = y[:, None] - MEANS
+    total = VARIANCES + s**2
+    density = WEIGHTS / total * np.exp(-(apart**2).sum(axis=-1) / (2 * total))
+    share = density / density.sum(axis=1, keepdims=True)
+    return s * ((share / total)[..., None] * apart).sum(axis=1)
+
+
+def exact(y, s_from, s_to):
+    """SciPy's solution, in log s."""
+
+    def slope(log_s, flat):
+        s = np.exp(log_s)
+        return (s * eps_hat(flat.reshape(y.shape), s)).reshape(-1)
+
+    span = np.log([s_from, s_to])
+    solved = solve_ivp(
+        slope, span, y.reshape(-1), method="DOP853", rtol=1e-12, atol=1e-13
+    )
+    return solved.y[:, -1].reshape(y.shape)
+
+
+def first_log_snr(schedule):
+    levels = jd.UniformLogSnr().levels(schedule)
+    return float(2 * jnp.log(levels.alpha[0] / levels.sigma[0]))
+
+
+def grid(first, num_steps, short=None):
+    """Even steps of log SNR; before them two of `short` h^2, where it is given."""
+    even = np.linspace(first, LEAST, num_steps + 1)
+    if short is None:
+        return even
+    tiny = short * (even[1] - even[0]) ** 2
+    rest = np.linspace(first + 2 * tiny, LEAST, num_steps + 1)
+    return np.concatenate([[first, first + tiny], rest])
+
+
+@functools.cache
+def answers(kind, first):
+    """Starts and ends of the exact paths, as y = x / alpha."""
+    s, s_end = np.exp(-first / 2), np.exp(-LEAST / 2)
+    start = STARTS * np.hypot(1, s)
+    return start, exact(start, s, s_end)
+
+
+def errors(sampler, steps, first=None, short=None):
+    """The root mean square error for each number of steps, [steps, schedules].
+
+    The chains of all schedules are one compiled chain over their levels.
+    """
+    found = []
+    firsts = {
+        kind: first_log_snr(schedule) if first is None else first
+        for kind, schedule in SCHEDULES.items()
+    }
+    pairs = [answers(kind, start) for kind, start in firsts.items()]
+    starts, ends = (np.stack(part) for part in zip(*pairs, strict=True))
+
+    def run(level, x):
+        return jd.sample(
+            mixture(), sampler, SCHEDULES["preserving"], jax.random.key(0), x.shape,
+            x_T=x, levels=level,
+        )  # fmt: skip
+
+    for num_steps in steps:
+        levels = [
+            schedule.level_at(jnp.asarray(grid(firsts[kind], num_steps, short)))
+            for kind, schedule in SCHEDULES.items()
+        ]
+        stacked: Any = jax.tree.map(lambda *a: jnp.stack(a), *levels)
+        alpha = stacked.alpha[..., None, None]
+        y = jax.jit(jax.vmap(run))(stacked, starts * alpha[:, 0]) / alpha[:, -1]
+        found.append(np.sqrt(((y - ends) ** 2).mean(axis=(1, 2))))
+    return np.array(found)
+
+
+def slopes(error, steps):
+    """The order over all the steps, for each schedule."""
+    return -np.log(error[-1] / error[0]) / np.log(steps[-1] / steps[0])
+
+
+def dpm(order, **options):
+    return jd.DpmSolver(order=order, lower_order_final=False, **options)
+
+
+def uni_pc(order, variant="bh2"):
+    return jd.UniPc(order=order, variant=variant, lower_order_final=False)
+
+
+SOLVERS = [
+    (jd.Ddim(), 1),
+    (jd.Euler(), 1),
+    (jd.FlowEuler(), 1),
+    (jd.Heun(), 2),
+    (jd.FlowHeun(), 2),
+    (dpm(1), 1),
+    (dpm(2), 2),
+    (dpm(2, variant="heun"), 2),
+    (dpm(3), 3),
+    *((uni_pc(p, variant), p + 1) for p in (1, 2, 3) for variant in ("bh1", "bh2")),
+]
+
+
+@pytest.mark.parametrize(("sampler", "order"), SOLVERS, ids=str)
+def test_error_falls_at_the_order(sampler, order):
+    """Over two octaves; from pure noise, where x_0-hat hardly changes at first."""
+    steps = (64, 256) if order == 4 else (32, 128)
+    error = errors(sampler, steps)
+    assert error.max() < 0.1
+    np.testing.assert_allclose(slopes(error, steps), order, atol=0.25)
+
+
+@pytest.mark.parametrize(("sampler", "order"), [(dpm(3), 3), (uni_pc(2), 3)], ids=str)
+def test_order_3_needs_an_accurate_start(sampler, order):
+    """In the middle of the path the first step, of order 1, leaves an error of h^2.
+
+    Of a predictor's first step, that is; UniPC corrects it to order 2, whose h^3 is in
+    keeping. Two steps of length h^2 before the others give order 3 back.
+    """
+    steps, plain = (32, 128), 2 if isinstance(sampler, jd.DpmSolver) else order
+    error = errors(sampler, steps, first=0.0)
+    np.testing.assert_allclose(slopes(error, steps), plain, atol=0.3)
+    error = errors(sampler, steps, first=0.0, short=0.5)
+    np.testing.assert_allclose(slopes(error, steps), order, atol=0.25)
+
+
+ODE_SOLVERS = [(jd.Ddim(), 1), (jd.Heun(), 2), (jd.FlowHeun(), 2), (jd.DpmSolver(), 2)]
+
+
+@pytest.mark.parametrize("kind", ["preserving", "exploding"])
+@pytest.mark.parametrize(("sampler", "order"), ODE_SOLVERS, ids=str)
+def test_encode_then_decode_returns_the_data(sampler, order, kind):
+    schedule, images = SCHEDULES[kind], jnp.asarray(0.7 * STARTS)
+    steps, error = (32, 128), []
+    for num_steps in steps:
+        spacing = jd.UniformLogSnr(num_steps=num_steps)
+        there_and_back = dataclasses.replace(sampler, spacing=spacing)
+        noise = jd.encode(mixture(), there_and_back, schedule, images)
+        again = jd.decode(mixture(), there_and_back, schedule, noise)
+        error.append(np.sqrt(((again - images) ** 2).mean()))
+    assert error[-1] < (0.1 if order == 1 else 0.01)
+    slope = -np.log(error[1] / error[0]) / np.log(steps[1] / steps[0])
+    # What is lost on the way there is partly won back: at least the order.
+    assert slope > order - 0.25
+
+
+def test_the_code_of_an_image_is_the_odes():
+    schedule, images = SCHEDULES["exploding"], jnp.asarray(0.7 * STARTS)
+    sampler = jd.Heun(spacing=jd.Karras(num_steps=200))
+    noise = jd.encode(mixture(), sampler, schedule, images)
+    np.testing.assert_allclose(
+        noise, exact(0.7 * STARTS, 0.002, 80.0), rtol=2e-3, atol=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [jd.Ancestral(), jd.Ddim(eta=0.1), jd.DpmSolver(eta=1.0), jd.Heun(churn=1.0)],
+    ids=str,
+)
+def test_encode_refuses_noise(sampler):
+    name = type(sampler).__name__
+    with pytest.raises(jd.InputError, match=f"{name} adds some: choose a determin"):
+        jd.encode(mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS))
+
+
+def test_encode_needs_two_levels():
+    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=1))
+    with pytest.raises(jd.InputError, match="one level only: take more steps"):
+        jd.encode(mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS))

@@ -1,0 +1,296 @@
+"""The stochastic samplers' chains of Gaussian data have the moments of linear algebra.
+
+The exact denoiser of Gaussian data is affine in x_t, and so is every sampler's step in
+x, in the x_0 it remembers and in the noise: mean and covariance follow a recursion.
+Here it is written twice, from the papers' formulas and out of the sampler's own step,
+and the samples of a chain are held against it.
+"""
+
+import dataclasses
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.typing import AnySchedule
+
+# A step's quantities are linear forms in these: x, the x_0 of the two steps before.
+ONE, X, OLD, OLDER, NOISE = np.eye(5)
+MEAN, VARIANCE = 0.4, 0.25
+NUM, ROW = 200_000, 1000
+SCHEDULES: dict[str, AnySchedule] = {
+    "variance-preserving": jd.VariancePreserving().build(),
+    "variance-exploding": jd.VarianceExploding().build(),
+    "straight": jd.StraightPath().build(),
+    "discrete": jd.Linear().build(),
+}
+CHURN: dict[str, Any] = {
+    "churn": 6.0,
+    "churn_min": 0.05,
+    "churn_max": 50.0,
+    "churn_noise": 1.01,
+}
+# The tests are compiled without optimisation; a chain of many points is worth it.
+OPTIONS = {"xla_backend_optimization_level": 2}
+
+
+class Chain:
+    """A grid's levels in float64, and the estimates of N(mean, variance) data."""
+
+    def __init__(self, schedule, levels, mean=MEAN, variance=VARIANCE):
+        self.alpha, self.sigma = (np.asarray(a, np.float64) for a in levels[1:])
+        self.num_steps = len(self.alpha) - 1
+        self.mean, self.variance = mean, variance
+        noisiest = schedule.level(schedule.times[-1])
+        with np.errstate(divide="ignore"):
+            self.most = np.float64(noisiest.sigma) / np.float64(noisiest.alpha)
+
+    @property
+    def ratio(self):
+        return self.sigma / self.alpha
+
+    def marginal(self, i):
+        """Mean and variance of x at level i, if all is exact."""
+        a, s = self.alpha[i], self.sigma[i]
+        return a * self.mean, a**2 * self.variance + s**2
+
+    def x_0(self, x, alpha, sigma):
+        """E[x_0 | x_t] as a linear form; x is one."""
+        k = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+        return self.mean * ONE + k * (x - alpha * self.mean * ONE)
+
+    def recursion(self, step, mean, variance):
+        """The moments at the chain's end, by a rule from step number to x' and x_0."""
+        m, cov = np.array([mean, 0.0, 0.0]), np.diag([variance, 0.0, 0.0])
+        for i in range(self.num_steps):
+            rows = np.stack([*step(self, i), OLD])
+            matrix, noise = rows[:, 1:4], rows[:, 4:]
+            m = matrix @ m + rows[:, 0]
+            cov = matrix @ cov @ matrix.T + noise @ noise.T
+        return m[0], cov[0, 0]
+
+
+def ddpm(chain, i, large=False):
+    """Ho et al. 2020, equations 6 and 7, for any two levels (Kingma et al. 2021)."""
+    (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
+    x_0 = chain.x_0(X, a, s)
+    beta = s**2 - (a / a_s * s_s) ** 2
+    mean = (a / a_s * s_s**2 * X + a_s * beta * x_0) / s**2
+    variance = beta if large else beta * s_s**2 / s**2
+    return mean + (s_s > 0) * np.sqrt(variance) * NOISE, x_0
+
+
+def ddim(chain, i, eta):
+    """Song et al. 2021, equations 12 and 16."""
+    (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
+    x_0 = chain.x_0(X, a, s)
+    fresh = eta * s_s / s * np.sqrt(s**2 - (a / a_s * s_s) ** 2)
+    eps = (X - a * x_0) / s
+    return a_s * x_0 + np.sqrt(s_s**2 - fresh**2) * eps + fresh * NOISE, x_0
+
+
+def k_ancestral(chain, i, eta):
+    """Crowson's get_ancestral_step and sample_euler_ancestral, in y = x / alpha."""
+    s, to = chain.ratio[i : i + 2]
+    y, x_0 = X / chain.alpha[i], chain.x_0(X, chain.alpha[i], chain.sigma[i])
+    up = min(to, eta * np.sqrt(to**2 * (s**2 - to**2) / s**2))
+    down = np.sqrt(to**2 - up**2)
+    y = y + (y - x_0) / s * (down - s) + up * NOISE
+    return chain.alpha[i + 1] * y, x_0
+
+
+def dpm_sde(chain, i, order, variant="midpoint"):
+    """SDE-DPM-Solver++ (Lu et al. 2022b, appendix B), order 3 its exact polynomial."""
+    with np.errstate(divide="ignore"):
+        now = -np.log(chain.ratio)
+    (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
+    x_0, h = chain.x_0(X, a, s), now[i + 1] - now[i]
+    lost = 1 - np.exp(-2 * h)
+    x = s_s / s * np.exp(-h) * X + a_s * lost * x_0 + s_s * np.sqrt(lost) * NOISE
+    count = min(order, i + 1, chain.num_steps - i) if s_s else 1
+    if count == 1:
+        return x, x_0
+    r_0 = (now[i] - now[i - 1]) / h
+    first = (x_0 - OLD) / r_0
+    phi_2 = 1 - lost / (2 * h)
+    if count == 2:
+        weight = lost / 2 if variant == "midpoint" else phi_2
+        return x + a_s * weight * first, x_0
+    r_1 = (now[i - 1] - now[i - 2]) / h
+    second = (first - (OLD - OLDER) / r_1) / (r_0 + r_1)
+    phi_3 = phi_2 / (2 * h) - 0.5
+    return x + a_s * (phi_2 * (first + r_0 * second) - 2 * phi_3 * second), x_0
+
+
+def edm(chain, i, heun=True, churn=0.0, churn_min=0.0, churn_max=np.inf, churn_noise=1):
+    """Karras et al. 2022, algorithm 2, in y = x / alpha; Euler's without line 7."""
+    s, to = chain.ratio[i : i + 2]
+    y = X / chain.alpha[i]
+    gamma = min(churn / chain.num_steps, np.sqrt(2) - 1)
+    gamma = gamma if churn_min <= s <= churn_max else 0.0
+    raised = max(s, min(s * (1 + gamma), chain.most))
+    y = y + np.sqrt(raised**2 - s**2) * churn_noise * NOISE
+    x_0 = chain.x_0(y, 1.0, raised)
+    slope = (y - x_0) / raised
+    y_next = y + (to - raised) * slope
+    if heun and to > 0:
+        y_next = y + (to - raised) / 2 * (
+            slope + (y_next - chain.x_0(y_next, 1.0, to)) / to
+        )
+    return chain.alpha[i + 1] * y_next, x_0
+
+
+RULES = {
+    "ancestral": (jd.Ancestral(), ddpm),
+    "ancestral-large": (
+        jd.Ancestral(variance=jd.FixedLarge()),
+        partial(ddpm, large=True),
+    ),
+    "ddim-half": (jd.Ddim(eta=0.5), partial(ddim, eta=0.5)),
+    "ddim": (jd.Ddim(eta=1.0), partial(ddim, eta=1.0)),
+    "euler-ancestral-half": (jd.EulerAncestral(eta=0.5), partial(k_ancestral, eta=0.5)),
+    "euler-ancestral": (jd.EulerAncestral(), partial(k_ancestral, eta=1.0)),
+    "dpm-1": (jd.DpmSolver(order=1, eta=1.0), partial(dpm_sde, order=1)),
+    "dpm-2": (jd.DpmSolver(order=2, eta=1.0), partial(dpm_sde, order=2)),
+    "dpm-2-heun": (
+        jd.DpmSolver(eta=1.0, variant="heun"),
+        partial(dpm_sde, order=2, variant="heun"),
+    ),
+    "dpm-3": (jd.DpmSolver(order=3, eta=1.0), partial(dpm_sde, order=3)),
+    "euler-churn": (jd.Euler(churn=6.0), partial(edm, heun=False, churn=6.0)),
+    "heun-churn": (jd.Heun(**CHURN), partial(edm, **CHURN)),
+}
+SECOND = ("dpm-2", "dpm-2-heun", "dpm-3", "heun-churn")
+CHAINS = [(name, kind) for name in RULES for kind in SCHEDULES]
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, variance):
+    """The moments at the chain's end by the derivatives of `sampler.advance`.
+
+    Also how much the derivatives differ between two points: 0 for an affine step.
+    """
+    blank, tree = jax.tree.flatten(sampler.init(mean[None], num_steps))
+    like_x = [leaf.shape == (1,) for leaf in blank]  # the rest hangs on the levels
+    size = 1 + sum(like_x)
+
+    def step(carry, now):
+        m, cov, memory = carry
+
+        def advance(state, noise):
+            values = iter(state[1:, None])
+            given = [
+                next(values) if like else old
+                for like, old in zip(like_x, memory, strict=True)
+            ]
+            args = (now[0], now[1], noise, jax.tree.unflatten(tree, given))
+            x, new = sampler.advance(oracle, SCHEDULES[kind], state[:1], *args)
+            new = jax.tree.leaves(new)
+            return jnp.concatenate([x, *itertools.compress(new, like_x)]), new
+
+        slopes = jax.jacfwd(lambda *point: advance(*point)[0], argnums=(0, 1))
+        none = jnp.zeros(1)
+        matrix, noise = slopes(m, none)
+        there = slopes(m + 1, none + 1)
+        bend = jnp.abs(matrix - there[0]).max() + jnp.abs(noise - there[1]).max()
+        cov = matrix @ cov @ matrix.T + noise @ noise.T
+        return (advance(m, none)[0], cov, advance(m, none)[1]), bend
+
+    m, cov = jnp.zeros(size).at[0].set(mean), jnp.zeros((size, size))
+    steps = [jax.tree.map(lambda a, i=i: a[i:][:num_steps], levels) for i in (0, 1)]
+    carry = (m, cov.at[0, 0].set(variance), blank)
+    (m, cov, _), bend = jax.lax.scan(step, carry, steps)
+    return m[0], cov[0, 0], bend.max()
+
+
+@pytest.mark.parametrize(("name", "kind"), CHAINS)
+def test_every_step_is_the_papers(name, kind):
+    """The two recursions agree, onto the data and short of it."""
+    sampler, rule = RULES[name]
+    schedule = SCHEDULES[kind]
+    with jax.enable_x64(True):
+        oracle = jd.Gaussian.of(np.array(MEAN), VARIANCE)
+        levels = jd.Karras(num_steps=9, sigma_min=0.03).levels(schedule)
+        levels = jax.tree.map(lambda a: a.astype(float), levels)
+        for grid in (levels, jax.tree.map(lambda a: a[:-1], levels)):
+            chain = Chain(schedule, grid)
+            start = chain.marginal(0)
+            *got, bend = recursion_of_the_step(
+                sampler, kind, chain.num_steps, grid, oracle, *map(jnp.asarray, start)
+            )
+            expected = chain.recursion(rule, *start)
+            np.testing.assert_allclose(got, expected, rtol=1e-9)
+            assert bend < 1e-9
+            # The mean, where the start has it, is kept exactly.
+            assert abs(got[0] - chain.marginal(-1)[0]) < 1e-9
+
+
+@pytest.mark.parametrize(("name", "kind"), CHAINS)
+def test_weak_order(name, kind):
+    """The variance's error falls as 1 / N, or as 1 / N^2.
+
+    It is of order 1 for the ancestral steps, DDIM's, Euler's, with churn too, and
+    SDE-DPM-Solver++ of order 1. It is of order 2 for SDE-DPM-Solver++ of order 2 and
+    for Heun's with churn, and also for SDE-DPM-Solver++ of order 3.
+    """
+    schedule, errors = SCHEDULES[kind], []
+    with jax.enable_x64(True):
+        for num_steps in (128, 256, 512):
+            spacing = jd.UniformLogSnr(num_steps=num_steps, to_data=False)
+            chain = Chain(schedule, spacing.levels(schedule))
+            rule = RULES[name][1]
+            if name == "heun-churn":  # at every level: its range would be a jump
+                rule = partial(edm, churn=6.0)
+            _, variance = chain.recursion(rule, *chain.marginal(0))
+            errors.append(variance / chain.marginal(-1)[1] - 1)
+    order = -np.polyfit([7, 8, 9], np.log2(np.abs(errors)), 1)[0]
+    assert abs(order - (2 if name in SECOND else 1)) < 0.25
+
+
+PAIRS = list(zip(RULES, 3 * list(SCHEDULES), strict=True))
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_samples_follow_the_recursion(name, kind):
+    """Mean and covariance of points in the plane, to 4 standard errors of a Gaussian.
+
+    The chain ends at sigma / alpha = 0.3, so that the last step's noise counts too.
+    """
+    sampler, rule = RULES[name]
+    schedule = SCHEDULES[kind]
+    spacing = jd.Karras(num_steps=8, sigma_min=0.3, to_data=False)
+    sampler = dataclasses.replace(sampler, spacing=spacing)
+    mean, covariance = np.array([0.3, -0.5]), np.array([[0.3, 0.15], [0.15, 0.2]])
+    oracle = jd.Gaussian.of(jnp.float32(mean), jnp.float32(covariance))
+
+    def denoiser(x_t, level):
+        estimate = oracle(x_t.reshape(-1, 2), level)
+        return jd.Estimate(*(a.reshape(x_t.shape) for a in estimate[:2]))
+
+    def run(key):  # a row of points is an image
+        return jd.sample(denoiser, sampler, schedule, key, (NUM // ROW, ROW, 2))
+
+    x = jax.jit(run, compiler_options=OPTIONS)(jax.random.key(7))
+    x = np.asarray(x, np.float64).reshape(-1, 2)
+    # Along each eigenvector the points are numbers; noise alone is what they start as.
+    values, basis = np.linalg.eigh(covariance)
+    levels = sampler.grid(schedule)
+    scale = 80.0 if kind == "variance-exploding" else 1.0
+    m, v = np.transpose([
+        Chain(schedule, levels, *data).recursion(rule, 0.0, scale**2)
+        for data in zip(basis.T @ mean, values, strict=True)
+    ])  # fmt: skip
+    covariance = (basis * v) @ basis.T
+    variances = np.diag(covariance)
+    assert (abs(x.mean(axis=0) - basis @ m) < 4 * np.sqrt(variances / NUM)).all()
+    error = np.sqrt((np.outer(variances, variances) + covariance**2) / NUM)
+    assert (abs(np.cov(x.T) - covariance) < 4 * error).all()
+    # No two points share noise: not neighbours, nor those of one place in two images.
+    for apart in (1, ROW):
+        shared = np.corrcoef(x[:-apart, 0], x[apart:, 0])[0, 1]
+        assert abs(shared) < 4 / np.sqrt(NUM)
