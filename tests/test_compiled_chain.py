@@ -182,7 +182,7 @@ def lowered(denoiser, sampler, shape, grid):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_long_chain_takes_no_more_memory_and_stays_on_the_device(name):
-    shape, peaks = (8, 32, 32, 3), {}
+    shape, peaks = (8, 64, 64, 3), {}
     for num_steps in (1000, 10):
         denoiser, sampler = case(name, np.arange(8), shape[1:], num_steps)
         chain, arguments = lowered(denoiser, sampler, shape, sampler.grid(SCHEDULE))

@@ -1,9 +1,10 @@
 """DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2 and appendix B).
 
 One evaluation of the network a step; the earlier ones are remembered. The maths is in
-`exponential`. Of a chain's order of convergence: the first steps have fewer times to go
-by, so that from a plain start the error falls with the square of the step for orders 2
-and 3 alike. Order 3 shows where the first two steps are short.
+`exponential`. Of the order of convergence: the first steps have fewer times to go by,
+so that order 3 shows where x_0-hat hardly changes at first, as from pure noise, or
+where the first two steps are short; else the error falls with the square of the step.
+With noise, the moments are of order 1 for order 1, and of order 2 for orders 2 and 3.
 """
 
 from dataclasses import dataclass, field
