@@ -69,7 +69,7 @@ def close(a, b):
 
 
 def test_samplers_side_by_side(trained, run, tmp_path):
-    samplers = ("ddim", "dpm-solver:order=3,eta=0.5", "heun:churn=2")
+    samplers = ("dpm-solver:order=3,eta=0.5", "heun:churn=2")
     command(
         trained,
         f"sample --sampler {' '.join(samplers)} --steps 4 --spacing uniform-log-snr "
@@ -80,7 +80,6 @@ def test_samplers_side_by_side(trained, run, tmp_path):
     np.testing.assert_array_equal(found["labels"], [3, 8, 3, 8, 3, 8])
     spacing = jd.UniformLogSnr(num_steps=4)
     rules: list[Any] = [
-        jd.Ddim(spacing=spacing),
         jd.DpmSolver(spacing=spacing, order=3, eta=0.5),
         jd.Heun(spacing=spacing, churn=2.0),
     ]
@@ -91,7 +90,7 @@ def test_samplers_side_by_side(trained, run, tmp_path):
         )
         assert close(found[f"images_{name}"], jd.to_uint8(expected))
     one = Image.open(tmp_path / "samples.png")
-    assert one.height > 3 * 64  # a row of each
+    assert one.height > 2 * 64  # a row of each
     assert one.width > 4 * 64 + 100  # and room for its name
 
 
@@ -110,11 +109,12 @@ def test_one_file_by_its_ending(trained, tmp_path):
 
 def test_images_do_not_depend_on_the_chunk(trained, tmp_path):
     ask = "sample --sampler euler-ancestral --steps 6 --num 20"
-    for chunk in (8, 16, 1000):
+    for chunk in (8, 1000):
         command(trained, f"{ask} --chunk {chunk} --out {tmp_path / f'{chunk}.npz'}")
-    several = [arrays(tmp_path / f"{chunk}.npz")["images"] for chunk in (8, 16, 1000)]
-    assert close(several[0], several[1])
-    assert close(several[0], several[2])
+    few, all_at_once = (
+        arrays(tmp_path / f"{chunk}.npz")["images"] for chunk in (8, 1000)
+    )
+    assert close(few, all_at_once)
 
 
 def test_a_blend_goes_from_class_to_class(trained, tmp_path):
@@ -229,7 +229,7 @@ def test_a_run_of_the_time_of_one_sampler_loads(trained, tmp_path, run):
 def compared(trained):
     command(
         trained,
-        "compare --sampler ddim heun dpm-solver --evaluations 6 3 --num 20 --columns 5",
+        "compare --sampler ddim heun --evaluations 6 3 --num 20 --columns 5",
         judge=judge,
     )
     return json.loads((trained / "compare.json").read_text())
@@ -240,8 +240,7 @@ def test_compare_counts_evaluations(compared):
     assert found == [
         ("held-out images", 0),
         ("all 12 steps", 12),
-        *(("ddim", 3), ("heun", 3), ("dpm-solver", 3)),
-        *(("ddim", 6), ("heun", 5), ("dpm-solver", 6)),
+        *(("ddim", 3), ("heun", 3), ("ddim", 6), ("heun", 5)),
     ]
     assert [_steps(jd.Heun(), n) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
 
@@ -267,7 +266,7 @@ def test_compare_draws_pictures(compared, trained):
     wide = Image.open(trained / "compare.png")
     assert wide.width > 1000  # two panels
     rows: Any = Image.open(trained / "samplers.png")
-    assert rows.height > 4 * 64  # the whole chain and three samplers
+    assert rows.height > 3 * 64  # the whole chain and two samplers
     assert rows.width > 5 * 64
 
 

@@ -277,10 +277,9 @@ TRANSFORMS: dict[str, Any] = {
 }
 STACKS = [
     *((name,) for name in TRANSFORMS),
-    *(("classifier_free", name) for name in list(TRANSFORMS)[1:]),
-    *((name, "classifier_free") for name in list(TRANSFORMS)[1:]),
+    ("classifier_free", "dynamic_threshold"),
+    ("dynamic_threshold", "classifier_free"),
     ("mix_classes", "autoguidance"),
-    ("autoguidance", "mix_classes"),
     ("dynamic_threshold", "classifier_guidance", "mix_classes", "classifier_free"),
 ]
 

@@ -183,6 +183,7 @@ def test_training_lowers_the_loss(tmp_path):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.long
 def test_cifar10_recipe_takes_a_step_on_fake_data():
     """The exact DDPM network and recipe, at a batch that a test can afford."""
     config = cifar10.CONFIG

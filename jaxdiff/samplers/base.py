@@ -101,8 +101,9 @@ def sample(
     Image i depends on (key, indices[i]) alone: it is the same by itself, in a batch,
     and on any number of devices. A denoiser that is a pytree (`bind`, the transforms of
     `guidance`) is an argument of the compiled chain, and so are the levels and the
-    sampler's numbers: other parameters, labels, guidance weights, keys, time grids of
-    as many steps, eta or churn do not compile again. Another number of steps does.
+    sampler's numbers: other parameters, labels, guidance weights, keys, eta, churn or
+    time grids of as many steps do not compile again (but for a grid of times between
+    integers after one of integers). Another number of steps does.
 
     Args:
         denoiser: what estimates x_0 and eps.
@@ -172,11 +173,15 @@ def _chain(
     every: int | None,
 ) -> Array:
     num_steps = grid.alpha.shape[0] - 1
-    # In 16 bits the levels would run into each other, times above all.
+    # In 16 bits the levels would run into each other. Whole times stay whole.
     dtype = jnp.dtype(jnp.float32)
     if x_T is not None and x_T.dtype.itemsize > dtype.itemsize:
         dtype = x_T.dtype
-    grid = jax.tree.map(lambda a: a.astype(dtype), grid)
+    grid = Level(
+        grid.t.astype(dtype) if jnp.issubdtype(grid.t.dtype, jnp.floating) else grid.t,
+        grid.alpha.astype(dtype),
+        grid.sigma.astype(dtype),
+    )
     keys = keys_lib.example_keys(key, indices)
 
     def draw(steps_left: Array | int) -> Array:
