@@ -20,6 +20,7 @@ from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.optimizer import Optimizer
 
+pytestmark = pytest.mark.xdist_group("draw")  # one trained run serves them all
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
     network=jd.UNetConfig(
@@ -180,12 +181,11 @@ def test_how_samplers_are_chosen(run):
         ("--sampler ddim heun --out new.gif", "a .gif shows one sampler; got ddim, h"),
     ],
 )
-def test_a_wrong_request_is_one_line(
-    trained, capsys, tmp_path, monkeypatch, line, message
-):
+def test_a_wrong_request_is_one_line(run, capsys, tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jaxdiff.draw.load", lambda workdir: run)  # to be quick
     with pytest.raises(SystemExit) as stop:
-        command(trained, f"sample {line}")
+        command(tmp_path, f"sample {line}")
     assert stop.value.code == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -288,7 +288,10 @@ def test_compare_without_a_judge(trained, capsys):
         ("--evaluations 40 --sampler ddim", "the schedule has 12 times, fewer than"),
     ],
 )
-def test_a_wrong_comparison_is_one_line(trained, capsys, line, message):
+def test_a_wrong_comparison_is_one_line(
+    trained, run, capsys, monkeypatch, line, message
+):
+    monkeypatch.setattr("jaxdiff.compare.load", lambda workdir: run)
     with pytest.raises(SystemExit) as stop:
         command(trained, f"compare {line}")
     assert stop.value.code == 2

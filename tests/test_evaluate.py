@@ -19,6 +19,7 @@ from jaxdiff.evaluate import Mean, evaluate_likelihood
 from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.optimizer import Optimizer
 
+pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
     prediction=jd.V(learn_variance=True),
