@@ -88,6 +88,7 @@ def test_the_figures_are_those_of_the_library(evaluated):
         assert picture.width > 1000
 
 
+@pytest.mark.long
 def test_figures_do_not_depend_on_the_chunks(evaluated):
     run = jd.load(evaluated)
     sampling = dataclasses.replace(run.experiment.sampling, chunk=3)

@@ -352,6 +352,7 @@ def trained(tiny, schedule, count):
     return state, history
 
 
+@pytest.mark.long
 def test_training_remembers(tiny, short, standard_promotion, tmp_path):
     """Two steps; one memory on any number of devices; kept by a checkpoint."""
     state, history = trained(tiny, short, 1)

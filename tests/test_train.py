@@ -158,6 +158,7 @@ def test_device_count_does_not_change_training(finished, tmp_path):
         np.testing.assert_allclose(a, b, atol=2e-3)
 
 
+@pytest.mark.long
 def test_unconditional_training(tmp_path):
     experiment = dataclasses.replace(
         TINY, conditional=False, training=Training(num_steps=2, batch_size=8)
