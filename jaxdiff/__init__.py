@@ -64,6 +64,7 @@ from jaxdiff.objective import Simple as Simple
 from jaxdiff.oracle import Gaussian as Gaussian
 from jaxdiff.oracle import GaussianMixture as GaussianMixture
 from jaxdiff.parallel import Pmap as Pmap
+from jaxdiff.parallel import Sharded as Sharded
 from jaxdiff.prediction import X0 as X0
 from jaxdiff.prediction import Edm as Edm
 from jaxdiff.prediction import Eps as Eps
@@ -105,11 +106,11 @@ from jaxdiff.schedule import Schedule as Schedule
 from jaxdiff.schedule import Sigmoid as Sigmoid
 from jaxdiff.schedule import ZeroTerminalSnr as ZeroTerminalSnr
 from jaxdiff.schedule import rescale_zero_terminal_snr as rescale_zero_terminal_snr
+from jaxdiff.step import train_step as train_step
 from jaxdiff.times import LogNormal as LogNormal
 from jaxdiff.times import LossHistory as LossHistory
 from jaxdiff.times import UniformTimes as UniformTimes
 from jaxdiff.train import train as train
-from jaxdiff.train import train_step as train_step
 from jaxdiff.train_state import TrainState as TrainState
 from jaxdiff.typing import Batch as Batch
 from jaxdiff.typing import Denoiser as Denoiser

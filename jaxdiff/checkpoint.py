@@ -172,7 +172,9 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
     """Create the workdir and prove that a file can be written, or `InputError`."""
-    probe = Path(directory) / f".writable.{os.getpid()}"
+    # Another host may have a process of the same number.
+    name = f".writable.{jax.process_index()}.{os.getpid()}"
+    probe = Path(directory) / name
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")

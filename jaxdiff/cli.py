@@ -1,17 +1,21 @@
 """The command line of an experiment; `COMMANDS` are its commands."""
 
+import contextlib
 import difflib
+import os
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import numpy as np
 
-from jaxdiff import plots, report
+from jaxdiff import hosts, plots, report
 from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
@@ -20,8 +24,9 @@ from jaxdiff.errors import InputError, check_seed
 from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import option_name, parse
+from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load
+from jaxdiff.run import Run, load, load_data
 from jaxdiff.train import train
 
 COMMANDS = ("run", "train", "sample", "compare", "evaluate")
@@ -44,6 +49,14 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Devices:
+    """How the devices share a trained model."""
+
+    parallel: Parallel = field(default_factory=Pmap)
+    """How devices share the work; what comes of it does not depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """What to evaluate a trained run on."""
 
@@ -59,6 +72,14 @@ class EvaluateOptions:
     """Steps of the probability-flow ODE's solver, 4 network evaluations each."""
     exact_trace: bool = False
     """Compute the ODE's divergence instead of estimating it; small images only."""
+
+
+OPTIONS: dict[str, Any] = {
+    "sample": SampleOptions,
+    "compare": CompareOptions,
+    "evaluate": EvaluateOptions,
+}
+"""The options of the commands that use a trained run."""
 
 
 def main(
@@ -79,37 +100,64 @@ def main(
         args: the command line; the program's own by default.
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        hosts.join()
+        with open(os.devnull, "w") as nowhere:
+            quiet = contextlib.nullcontext()
+            with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
+                _command(config, description, judge, args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        hosts.leave(2)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the newest checkpoint")
+        hosts.leave(130)
+    except jax.errors.JaxRuntimeError as error:
+        reason = hosts.lost(error)
+        if reason is None:
+            raise
+        print(f"error: {reason}", file=sys.stderr)
+        hosts.leave(hosts.PEER_LOST)
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        hosts.leave(1)
+
+
+def _command(
+    config: Experiment,
+    description: str,
+    judge: Judge | None,
+    args: Sequence[str] | None,
+) -> None:
+    """Does what the command line says."""
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
     if command.startswith("-"):
         command, rest = "run", [command, *rest]
     program = Path(sys.argv[0])
     workdir = Path("runs") / program.stem
     texts = {"prog": f"{program} {command}", "description": description + HELP}
-    try:
-        if command == "sample":
-            draw(*parse([SampleOptions(workdir=workdir)], rest, **texts))
-        elif command == "compare":
-            (which,) = parse([CompareOptions(workdir=workdir)], rest, **texts)
-            compare(which, judge)
-        elif command == "evaluate":
-            (asked,) = parse([EvaluateOptions(workdir=workdir)], rest, **texts)
-            _evaluate(asked)
-        elif command in COMMANDS:
-            both = [TrainOptions(workdir=workdir), config]
-            where, experiment = parse(both, rest, **texts)
-            _train(experiment, where.workdir, command == "run", judge)
-        else:
-            close = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f"perhaps you meant {close[0]!r}? " if close else ""
-            raise InputError(
-                f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the newest checkpoint")
-        sys.exit(130)
+    if command in ("run", "train"):
+        both = [TrainOptions(workdir=workdir), config]
+        where, experiment = parse(both, rest, **texts)
+        _train(experiment, where.workdir, command == "run", judge)
+        return
+    if command not in OPTIONS:
+        close = difflib.get_close_matches(command, COMMANDS, n=1)
+        hint = f"perhaps you meant {close[0]!r}? " if close else ""
+        raise InputError(
+            f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
+        )
+    options = OPTIONS[command](workdir=workdir)
+    asked, devices = parse([options, Devices()], rest, **texts)
+    run = load(asked.workdir, parallel=devices.parallel)
+    if command == "sample":
+        draw(run, asked)
+    elif command == "compare":
+        compare(run, asked, judge)
+    else:
+        _evaluate(run, asked)
 
 
 def _train(
@@ -121,14 +169,18 @@ def _train(
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     if not whole_job:
         return
-    run = load(workdir)
-    dataset = experiment.data.load("train")
+    run = load(workdir, parallel=experiment.parallel)
+    dataset = load_data(experiment, "train")
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes
-    images = _generate(run, labels, num, seed=0)
+    with bar(num, "sample") as on_chunk:
+        images = run.generate(labels, num, 0, on_chunk=on_chunk)
+    frames = report.reverse_frames(run)
+    if not hosts.is_first():
+        return
     report.save_samples(run, images, labels, workdir / "samples.png", columns=10)
-    report.save_pictures(run, dataset, workdir)
+    report.save_pictures(run, dataset, frames, workdir)
     print(f"pictures are in {workdir}: {', '.join(report.PICTURES)}")
     if judge and labels is not None and dataset.labels is not None:
         share = judge(to_uint8(images), labels, dataset.images, dataset.labels)
@@ -138,24 +190,19 @@ def _train(
         )
 
 
-def _generate(run: Run, labels: np.ndarray | None, num: int, seed: int) -> np.ndarray:
-    """Draws images behind a progress bar."""
-    with bar(num, "sample") as on_chunk:
-        return run.generate(labels, num, seed, on_chunk=on_chunk)
-
-
-def _evaluate(options: EvaluateOptions) -> None:
+def _evaluate(run: Run, options: EvaluateOptions) -> None:
     """Prints and writes a run's bits per dimension."""
-    run = load(options.workdir)
     ensure_writable(options.workdir)
     check_seed(options.seed)
-    dataset = run.experiment.data.load(options.split)
+    dataset = load_data(run.experiment, options.split)
     num = len(dataset) if options.num is None else options.num
     with bar(2 * num, "evaluate") as on_chunk:
         found = evaluate_likelihood(
             run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,
             exact_trace=options.exact_trace, on_chunk=on_chunk,
         )  # fmt: skip
+    if not hosts.is_first():
+        return
     given = "" if run.info.num_classes is None else ", given their class"
     print(
         f"bits per dimension of {num} {options.split} images{given} (mean ± standard "

@@ -19,9 +19,10 @@ from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
+from jaxdiff.hosts import is_first
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load
+from jaxdiff.run import Run, load_data
 from jaxdiff.samplers import Ancestral, Sampler
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -84,11 +85,10 @@ class Quality(NamedTuple):
     distance: float
 
 
-def compare(options: CompareOptions, judge: Judge | None) -> None:
+def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
     """Compares samplers on a trained run: a table, a record and pictures."""
-    run = load(options.workdir)
     ensure_writable(options.workdir)
-    dataset = run.experiment.data.load("train")
+    dataset = load_data(run.experiment, "train")
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")
     if options.num < 2:
@@ -114,7 +114,7 @@ def compare(options: CompareOptions, judge: Judge | None) -> None:
     for _, _, sampling in chains:
         run.check_request(labels, options.num, options.seed, sampling)
 
-    held_out = run.experiment.data.load("test")
+    held_out = load_data(run.experiment, "test")
     rows = slice(options.num)
     real = None if held_out.labels is None else held_out.labels[rows]
     found = [_judged("held-out images", 0, held_out.images[rows], real, dataset, judge)]
@@ -130,7 +130,8 @@ def compare(options: CompareOptions, judge: Judge | None) -> None:
             quality = _judged(name, evaluations, images, labels, dataset, judge)
             found.append(quality)
             pictures[name, evaluations] = images[: options.columns]
-    _write(options, run, found, pictures)
+    if is_first():
+        _write(options, run, found, pictures)
 
 
 def _steps(sampler: Sampler, evaluations: int) -> int:

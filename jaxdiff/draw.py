@@ -15,8 +15,9 @@ from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
 from jaxdiff.flags import option_name, parse_option
+from jaxdiff.hosts import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load
+from jaxdiff.run import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.spacing import Counted
 
@@ -55,9 +56,8 @@ class SampleOptions:
     file: a .png, a .gif of the chain, or a .npz."""
 
 
-def draw(options: SampleOptions) -> None:
+def draw(run: Run, options: SampleOptions) -> None:
     """Draws images from a trained run and writes them."""
-    run = load(options.workdir)
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")
     samplings = samplings_of(run, options.sampler, options.steps, options.spacing)
@@ -90,6 +90,8 @@ def draw(options: SampleOptions) -> None:
                 every=every, on_chunk=partial(on_chunk, before=i * options.num),
             )  # fmt: skip
 
+    if not is_first():
+        return
     written = []
     if single == ".gif":
         (frames,) = drawn.values()

@@ -15,7 +15,6 @@ from jaxdiff.likelihood import (
     ode_log_density,
     variational_bound,
 )
-from jaxdiff.parallel import Pmap
 from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.run import Run
 
@@ -124,7 +123,7 @@ def evaluate_likelihood(
             num_steps=ode_steps, exact_trace=exact_trace, indices=indices,
         )  # fmt: skip
 
-    parallel, shared = Pmap(), (run.params, jax.random.key(seed))
+    parallel, shared = run.parallel, (run.params, jax.random.key(seed))
     found = parallel.map_chunks(bound, shared, batch, sampling.chunk, on_chunk)
     log_density = parallel.map_chunks(
         density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)

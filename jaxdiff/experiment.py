@@ -9,6 +9,7 @@ from jaxdiff.loss import check_combination
 from jaxdiff.networks import NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
+from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
@@ -34,13 +35,17 @@ class Training:
     num_steps: int = 800_000
     """Optimiser steps in all."""
     batch_size: int = 128
-    """Images a step, over all devices; the devices must divide it."""
+    """Images a step, over all devices of all hosts; they must divide it."""
     ema_decay: float = 0.9999
     """Decay of the parameters' moving average, in [0, 1); warmed up."""
+    accumulate: int = 1
+    """In how many parts a device takes its share of a batch, to save memory."""
+    steps_per_dispatch: int = 1
+    """Steps that devices take by themselves; more help small models on fast devices."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        _at_least_1(self, "num_steps", "batch_size")
+        _at_least_1(self, "num_steps", "batch_size", "accumulate", "steps_per_dispatch")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1); got {self.ema_decay:g}")
 
@@ -104,6 +109,8 @@ class Experiment:
     """The optimiser."""
     training: Training = field(default_factory=Training)
     """How long and on how much."""
+    parallel: Parallel = field(default_factory=Pmap)
+    """How devices share the work; the result does not depend on it but for rounding."""
     seed: int = 0
     """All randomness of training comes from it; at least 0."""
     upkeep: Upkeep = field(default_factory=Upkeep)

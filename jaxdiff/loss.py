@@ -6,7 +6,7 @@
 By default L is DDPM's L_simple, E || output - eps ||^2 (Ho et al. 2020, equation 14).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,16 @@ from jaxdiff.errors import InputError, concrete
 from jaxdiff.forward import q_sample
 from jaxdiff.objective import Noised, Objective, Simple
 from jaxdiff.prediction import Eps, Prediction
-from jaxdiff.typing import AnySchedule, Array, ArrayLike, Batch, Key, Network, Params
+from jaxdiff.typing import (
+    AnySchedule,
+    Array,
+    ArrayLike,
+    Batch,
+    Key,
+    Network,
+    Params,
+    Timesteps,
+)
 
 QUARTERS = 4
 
@@ -66,11 +75,7 @@ def loss_fn(
     check_combination(schedule, prediction, objective)
     memory = objective.times.init() if memory is None else memory
     x_0 = jnp.asarray(batch.images)
-    keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
-    u = keys_lib.uniform(keys_lib.fold(keys, 0))
-    eps = keys_lib.normal(keys_lib.fold(keys, 1), x_0.shape[1:])
-    u, importance = objective.times.draw(u, schedule, memory)
-    t = objective.time(schedule, u)
+    u, importance, t, eps, dropout_keys = draw(batch, key, schedule, objective, memory)
 
     x_t = q_sample(schedule, x_0, t, eps)
     noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))
@@ -80,7 +85,7 @@ def loss_fn(
         prediction.scaled(x_t, noised.level),
         noised.level.t,
         labels,
-        keys_lib.fold(keys, 2),
+        dropout_keys,
     )
     losses = objective.losses(prediction, output, noised, schedule)
 
@@ -93,6 +98,37 @@ def loss_fn(
     metrics["share_by_quarter"] = quarter.mean(axis=0)
     metrics["seen"] = objective.times.observe(u, losses["loss"])
     return metrics["loss"], metrics
+
+
+class Draws(NamedTuple):
+    """What chance gives a batch.
+
+    Attributes:
+        u: fractions of the schedule's range, [batch].
+        importance: the losses' weights, which make up for how u was drawn, [batch].
+        t: the times at these fractions, [batch].
+        eps: the noise, of the images' shape.
+        dropout_keys: a key of each example for the network, [batch].
+    """
+
+    u: Array
+    importance: Array
+    t: Timesteps
+    eps: Array
+    dropout_keys: Key
+
+
+def draw(
+    batch: Batch, key: Key, schedule: AnySchedule, objective: Objective, memory: Any
+) -> Draws:
+    """Draws the times, the noise and the dropout of a batch; see `loss_fn`."""
+    keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
+    u = keys_lib.uniform(keys_lib.fold(keys, 0))
+    u, importance = objective.times.draw(u, schedule, memory)
+    eps = keys_lib.normal(keys_lib.fold(keys, 1), batch.images.shape[1:])
+    return Draws(
+        u, importance, objective.time(schedule, u), eps, keys_lib.fold(keys, 2)
+    )
 
 
 def check_combination(

@@ -3,15 +3,20 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+from jaxdiff.hosts import is_first
+
 
 @contextlib.contextmanager
 def bar(total: int, name: str) -> Iterator[Callable[..., None]]:
-    """A progress bar of images.
+    """A progress bar of images, in the process that shows one.
 
     Gives the function to call with how many are done, of this request and, with
     `before`, of those before it.
     """
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="image", desc=name, dynamic_ncols=True) as shown:
+    with tqdm(
+        total=total, unit="image", desc=name, dynamic_ncols=True,
+        disable=not is_first(),
+    ) as shown:  # fmt: skip
         yield lambda done, before=0: shown.update(before + done - shown.n)

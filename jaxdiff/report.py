@@ -23,14 +23,17 @@ FRAMES = 40
 """Frames of the reverse chain's animation."""
 
 
-def save_pictures(run: Run, dataset: Dataset, workdir: Path, seed: int = 0) -> None:
+def save_pictures(
+    run: Run, dataset: Dataset, frames: np.ndarray, workdir: Path, seed: int = 0
+) -> None:
     """Draws what training did and what the chains look like, all but the samples.
 
-    Writes `loss.png`, `forward.png`, `reverse.gif` and `schedules.png`.
+    Writes `loss.png`, `forward.png`, `reverse.gif` and `schedules.png`. The animation's
+    frames are those of `reverse_frames`, in which all processes take part.
     """
     save_loss(workdir)
     save_forward(run, dataset, workdir / "forward.png", seed)
-    save_reverse(run, workdir / "reverse.gif", seed)
+    plots.save_gif(workdir / "reverse.gif", frames, columns=-(-frames.shape[1] // 2))
     save_schedules(run.schedule.num_steps, workdir / "schedules.png")
 
 
@@ -89,15 +92,18 @@ def save_forward(run: Run, dataset: Dataset, path: Path, seed: int) -> None:
     plots.save_strip(path, to_uint8(frames), ["data", *(f"t = {t}" for t in times)])
 
 
-def save_reverse(run: Run, path: Path, seed: int) -> None:
-    """The reverse chain, from noise to images, one image a class."""
+def reverse_frames(run: Run, seed: int = 0) -> np.ndarray:
+    """The reverse chain, from noise to images, one image a class.
+
+    Returns:
+        uint8 [frames, images, height, width, channels].
+    """
     classes = run.info.num_classes
     labels = None if classes is None else np.arange(min(classes, 20))
     num = 10 if labels is None else len(labels)
     stride = max(1, run.schedule.num_steps // FRAMES)
     trajectories = run.generate(labels, num, seed, every=stride)
-    frames = to_uint8(trajectories).swapaxes(0, 1)
-    plots.save_gif(path, frames, columns=-(-num // 2))
+    return to_uint8(trajectories).swapaxes(0, 1)
 
 
 def save_schedules(num_steps: int, path: Path) -> None:

@@ -10,7 +10,8 @@ The folder holds
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import checkpoint, config
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
 from jaxdiff.errors import InputError, check_seed
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.guidance import classifier_free, clip_x_0
+from jaxdiff.hosts import as_first_says, first_before_others
 from jaxdiff.networks import UNet
-from jaxdiff.parallel import Pmap
+from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import sample
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Denoiser, Params
 
-NOT_TRAINING = ("upkeep", "sampling")
+NOT_TRAINING = (
+    "upkeep",
+    "sampling",
+    "parallel",
+    "training.accumulate",
+    "training.steps_per_dispatch",
+    "network.remat",
+)
 """The parts of an experiment that do not change what training computes."""
 
 
@@ -44,6 +55,7 @@ class Run:
         schedule: the noise schedule.
         params: the moving average of the network's parameters.
         step: how many steps it was trained.
+        parallel: how devices share the drawing of images.
     """
 
     experiment: Experiment
@@ -52,6 +64,7 @@ class Run:
     schedule: AnySchedule
     params: Params
     step: int
+    parallel: Parallel = field(default_factory=Pmap)
 
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
         """The network bound to its averaged parameters, and to labels [batch]."""
@@ -135,15 +148,21 @@ class Run:
         shared = (self.params, jax.random.key(seed))
         indices = np.arange(num) if indices is None else indices
         batch = (indices, None if labels is None else np.asarray(labels))
-        return Pmap().map_chunks(draw, shared, batch, how.chunk, on_chunk)
+        return self.parallel.map_chunks(draw, shared, batch, how.chunk, on_chunk)
 
 
-def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
+def load(
+    workdir: str | os.PathLike[str],
+    step: int | None = None,
+    parallel: Parallel | None = None,
+) -> Run:
     """The trained model of a run folder, from its newest checkpoint.
 
     Args:
         workdir: the folder that `train` wrote.
         step: another checkpoint than the newest.
+        parallel: how devices share the model. By default it lies on one of them, and
+            `generate` uses all of this process.
 
     Raises:
         InputError: there is no run, or no such checkpoint.
@@ -154,8 +173,11 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
     record = checkpoint.read_json(workdir / "config.json")
     experiment, info = read_record(record)
     network = build_network(experiment, info)
-    with checkpoint.Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
         template = jax.eval_shape(lambda: init_state(experiment, info))
+        if parallel is not None:
+            template = placed(template, parallel.shardings(template))
+        step = newest_step(checkpoints) if step is None else step
         state = checkpoints.restore(template, step)
     return Run(
         experiment,
@@ -164,7 +186,27 @@ def load(workdir: str | os.PathLike[str], step: int | None = None) -> Run:
         experiment.schedule.build(),
         state.ema,
         int(state.step),
+        parallel or Pmap(),
     )
+
+
+def newest_step(checkpoints: Checkpoints) -> int | None:
+    """The newest checkpoint's step, as process 0 sees it; None where there is none."""
+    newest = as_first_says(checkpoints.latest() or 0)
+    return newest or None
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes with the place where each array shall lie."""
+    return jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes, shardings,
+    )  # fmt: skip
+
+
+def load_data(experiment: Experiment, split: str) -> Dataset:
+    """A split of the experiment's data, prepared by one process before the others."""
+    return first_before_others(lambda: experiment.data.load(split))
 
 
 def build_network(experiment: Experiment, info: DataInfo) -> UNet:
@@ -217,6 +259,10 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         experiment.get("prediction", {}).setdefault("type", "Eps")
         sampling = experiment.get("sampling", {})
         sampling.get("sampler", {}).setdefault("type", "Ancestral")
+        # And blocks were recomputed or not.
+        network = experiment.get("network", {})
+        if isinstance(network.get("remat"), bool):
+            network["remat"] = "blocks" if network["remat"] else "none"
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return config.from_dict(Experiment, experiment), info
@@ -231,5 +277,8 @@ def _training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     plain = json.loads(json.dumps(_record(experiment, info)))
     # The record's "data" is the shape and the classes, the experiment's the options.
-    kept = {k: v for k, v in plain["experiment"].items() if k not in NOT_TRAINING}
+    kept = plain["experiment"]
+    for path in NOT_TRAINING:
+        *parents, name = path.split(".")
+        reduce(dict.__getitem__, parents, kept).pop(name, None)
     return {**kept, "info": plain["data"]}

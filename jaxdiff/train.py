@@ -1,85 +1,49 @@
-"""Training: one pure step, and the loop that runs it."""
+"""Training: the loop that runs the steps."""
 
 import os
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints, ensure_writable
 from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.hosts import is_first
 from jaxdiff.interrupt import between_steps
-from jaxdiff.loss import QUARTERS, check_batch, loss_fn
+from jaxdiff.loss import QUARTERS, check_batch
 from jaxdiff.metrics.writer import JsonLines
-from jaxdiff.objective import Objective
-from jaxdiff.parallel import Mean, Pmap
-from jaxdiff.prediction import Prediction
-from jaxdiff.run import build_network, init_state, write_record
+from jaxdiff.run import (
+    build_network,
+    init_state,
+    load_data,
+    newest_step,
+    placed,
+    write_record,
+)
+from jaxdiff.step import several, train_step
 from jaxdiff.train_state import TrainState
-from jaxdiff.typing import AnySchedule, Array, Batch, Network
-
-
-def train_step(
-    state: TrainState,
-    batch: Batch,
-    mean: Mean = lambda tree: tree,
-    *,
-    network: Network,
-    schedule: AnySchedule,
-    prediction: Prediction,
-    objective: Objective,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    seed: int,
-) -> tuple[TrainState, dict[str, Array]]:
-    """One step of training: a pure function of the state and the batch.
-
-    Args:
-        state: the train state.
-        batch: the examples, or one device's share of them.
-        mean: averages a pytree over the devices.
-        network: the network.
-        schedule: the noise schedule.
-        prediction: what the network predicts.
-        objective: what to make small.
-        optimizer: the Optax optimiser.
-        ema_decay: decay of the parameters' moving average.
-        seed: the run's seed; with the state's step it makes the step's key.
-
-    Returns:
-        The next state, and the metrics of `loss_fn` with `grad_norm`, the gradient's
-        global norm before clipping.
-    """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
-    gradients, metrics = gradient_fn(
-        state.params, network, schedule, batch, key, prediction, objective, state.memory
-    )
-    gradients, metrics = mean((gradients, metrics))
-    metrics["grad_norm"] = optax.tree.norm(gradients)
-    memory = objective.times.update(state.memory, metrics.pop("seen"))
-    state = state.apply_gradients(gradients, optimizer, ema_decay)
-    return state._replace(memory=memory), metrics
+from jaxdiff.typing import Array, Batch
 
 
 def train(
     experiment: Experiment,
     workdir: str | os.PathLike[str],
     *,
-    parallel: Pmap | None = None,
     progress: bool = True,
 ) -> TrainState:
     """Trains, or goes on where the workdir's newest checkpoint stopped.
 
+    Of several processes (see `jaxdiff.hosts`) each calls it with the same arguments,
+    and a workdir that all of them see.
+
     Args:
         experiment: what to train.
         workdir: the run folder; see `jaxdiff.run`.
-        parallel: how steps run on devices; all local devices by default.
         progress: show a progress bar.
 
     Returns:
@@ -93,43 +57,49 @@ def train(
 
     # What is asked for, checked before anything is written.
     training, upkeep = experiment.training, experiment.upkeep
-    parallel = parallel or Pmap()
-    parallel.check_batch_size(training.batch_size)
+    parallel = experiment.parallel
+    parallel.check_batch_size(training.batch_size, training.accumulate)
     schedule = experiment.schedule.build()
     experiment.check(schedule)
-    dataset = experiment.data.load("train")
+    dataset = load_data(experiment, "train")
     info = data_info(experiment, dataset)
     experiment.check_guidance(info.num_classes)
     network = build_network(experiment, info)
-    get_batch = partial(_batch, experiment, dataset, info)
-    check_batch(get_batch(0), info.num_classes)
+    rows = parallel.rows(training.batch_size)
+    get_batches = partial(_batches, experiment, dataset, info, rows)
+    check_batch(_batch(experiment, dataset, info, rows, 0), info.num_classes)
     workdir = Path(workdir)
     ensure_writable(workdir)
-    write_record(workdir, experiment, info)
+    if is_first():
+        write_record(workdir, experiment, info)
 
     step_fn = parallel.step(
-        partial(
-            train_step,
-            network=network,
-            schedule=schedule,
-            prediction=experiment.prediction,
-            objective=experiment.objective,
-            optimizer=experiment.optimizer.build(training.num_steps),
-            ema_decay=training.ema_decay,
-            seed=experiment.seed,
+        several(
+            partial(
+                train_step,
+                network=network,
+                schedule=schedule,
+                prediction=experiment.prediction,
+                objective=experiment.objective,
+                optimizer=experiment.optimizer.build(training.num_steps),
+                ema_decay=training.ema_decay,
+                seed=experiment.seed,
+                accumulate=training.accumulate,
+            )
         )
     )
     learning_rate = experiment.optimizer.schedule(training.num_steps)
 
     with Checkpoints(workdir / "checkpoints", keep=upkeep.keep) as checkpoints:
-        state = initial_state(experiment, info, parallel, checkpoints)
-        start = int(state.step)
+        state = parallel.enter(initial_state(experiment, info, checkpoints))
+        start = step = int(state.step)
         with (
             between_steps() as check_interrupt,
-            JsonLines(workdir / "metrics.jsonl", start) as writer,
+            _writer(workdir, start) as writer,
             tqdm(
                 total=training.num_steps, initial=start, unit="step", smoothing=0.1,
-                disable=not progress, desc="train", dynamic_ncols=True,
+                disable=not (progress and is_first()), desc="train",
+                dynamic_ncols=True,
             ) as bar,
         ):  # fmt: skip
             if start < training.num_steps:
@@ -138,10 +108,10 @@ def train(
             # are fetched when the next one has been dispatched.
             dispatched: list[dict[str, Array]] = []
             waiting: tuple[int, list[dict[str, Array]]] | None = None
-            clock = time.perf_counter()
+            clock, reported = time.perf_counter(), start
 
             def report() -> None:
-                nonlocal clock
+                nonlocal clock, reported
                 if waiting is None:
                     return
                 step, metrics = waiting
@@ -149,17 +119,25 @@ def train(
                 now = time.perf_counter()
                 values["learning_rate"] = float(learning_rate(step - 1))
                 values["images_per_s"] = (
-                    len(metrics) * training.batch_size / (now - clock)
+                    (step - reported) * training.batch_size / (now - clock)
                 )
-                clock = now
-                writer.write(step, values)
+                clock, reported = now, step
+                if writer is not None:
+                    writer.write(step, values)
                 bar.set_postfix_str(
                     f"loss {values['loss']:.4f}, {values['images_per_s']:.0f} images/s"
                 )
                 bar.update(step - bar.n)
 
-            for step in range(start + 1, training.num_steps + 1):
-                state, metrics = step_fn(state, get_batch(step - 1))
+            while step < training.num_steps:
+                # As many as may be dispatched, up to the next report or the end.
+                count = min(
+                    training.steps_per_dispatch,
+                    upkeep.log_every - step % upkeep.log_every,
+                    training.num_steps - step,
+                )
+                state, metrics = step_fn(state, get_batches(step, count))
+                step += count
                 dispatched.append(metrics)
                 last = step == training.num_steps
                 if step % upkeep.log_every == 0 or last:
@@ -169,25 +147,27 @@ def train(
                     # A run that goes on from here must find its metrics up to here.
                     report()
                     waiting = None
-                    checkpoints.save(step, state)
+                    checkpoints.save(step, parallel.leave(state))
                 check_interrupt()
-    return state
+    return parallel.leave(state)
 
 
 def initial_state(
-    experiment: Experiment, info: DataInfo, parallel: Pmap, checkpoints: Checkpoints
+    experiment: Experiment, info: DataInfo, checkpoints: Checkpoints
 ) -> TrainState:
     """The newest checkpoint's state, or that of step 0, on the devices."""
     init = partial(init_state, experiment, info)
     shapes = jax.eval_shape(init)
-    shardings = parallel.shardings(shapes)
-    if checkpoints.latest() is None:
+    shardings = experiment.parallel.shardings(shapes)
+    newest = newest_step(checkpoints)
+    if newest is None:
         return jax.jit(init, out_shardings=shardings)()
-    template = jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes, shardings,
-    )  # fmt: skip
-    return checkpoints.restore(template)
+    return checkpoints.restore(placed(shapes, shardings), newest)
+
+
+def _writer(workdir: Path, step: int) -> AbstractContextManager[JsonLines | None]:
+    """What writes the metrics after a step, in the process that does."""
+    return JsonLines(workdir / "metrics.jsonl", step) if is_first() else nullcontext()
 
 
 def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
@@ -201,9 +181,14 @@ def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
 
 
 def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """The means over several steps, with the loss of each quarter of the time range."""
+    """The means over several steps, with the loss of each quarter of the time range.
+
+    Args:
+        metrics: of each dispatch the metrics of its steps, [steps, ...].
+    """
     means: dict[str, Any] = {
-        name: np.mean([m[name] for m in metrics], axis=0) for name in metrics[0]
+        name: np.concatenate([m[name] for m in metrics]).mean(axis=0)
+        for name in metrics[0]
     }
     part, share = means.pop("loss_by_quarter"), means.pop("share_by_quarter")
     for q in range(QUARTERS):
@@ -212,10 +197,30 @@ def summary(metrics: list[dict[str, np.ndarray]]) -> dict[str, float]:
     return {name: float(value) for name, value in means.items()}
 
 
-def _batch(
-    experiment: Experiment, dataset: data.Dataset, info: DataInfo, step: int
+def _batches(
+    experiment: Experiment,
+    dataset: data.Dataset,
+    info: DataInfo,
+    rows: np.ndarray,
+    step: int,
+    count: int,
 ) -> Batch:
-    """The batch of a step, without its labels where the model takes none."""
+    """These rows of the batches of `count` steps, [rows, count, ...]."""
+    steps = range(step, step + count)
+    batches = [_batch(experiment, dataset, info, rows, s) for s in steps]
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *batches)
+
+
+def _batch(
+    experiment: Experiment,
+    dataset: data.Dataset,
+    info: DataInfo,
+    rows: np.ndarray,
+    step: int,
+) -> Batch:
+    """These rows of a step's batch, without labels where the model takes none."""
     size = experiment.training.batch_size
-    batch = data.batch(dataset, experiment.seed, step, size, flip=experiment.data.flip)
+    batch = data.batch(
+        dataset, experiment.seed, step, size, flip=experiment.data.flip, rows=rows
+    )
     return batch if info.num_classes is not None else batch._replace(labels=None)

@@ -14,6 +14,7 @@ from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
 from jaxdiff.objective import Bound, Hybrid, Objective, Simple
 from jaxdiff.optimizer import Optimizer
+from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
@@ -49,7 +50,7 @@ CHANGED = Experiment(
         dropout=0.3,
         label_dropout=0.7,
         dtype="bfloat16",
-        remat=True,
+        remat="cheap",
     ),
     optimizer=Optimizer(
         learning_rate=1e-3,
@@ -60,7 +61,10 @@ CHANGED = Experiment(
         weight_decay=1 / 3,
         clip_norm=5e-324,
     ),
-    training=Training(num_steps=3, batch_size=5, ema_decay=0.0),
+    training=Training(
+        num_steps=3, batch_size=5, ema_decay=0.0, accumulate=5, steps_per_dispatch=2
+    ),
+    parallel=Sharded(data=2, fsdp=3),
     seed=2**32 - 1,
     upkeep=Upkeep(log_every=3, checkpoint_every=9, keep=1),
     sampling=Sampling(
@@ -84,6 +88,7 @@ VARIANTS = [
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(objective=member()) for member in get_args(Objective)),
+    *(Experiment(parallel=member()) for member in get_args(Parallel)),
     *(
         Experiment(objective=Simple(weighting=member()))
         for member in get_args(WeightingOptions)
@@ -283,7 +288,8 @@ def test_every_changed_field_is_a_difference():
     name = "sampling.sampler.variance"
     expected = {name if path.startswith(name) else path for path in expected}
     # Absent is as good as None, and one data set's flips are another's default.
-    assert set(paths) == expected - {"data.label_key", "data.flip"}
+    same = {"data.label_key", "data.flip", "parallel.num_devices"}
+    assert set(paths) == expected - same
     assert len(set(paths)) == len(paths)
     assert "training.num_steps: 800000, not 3" in differences(old, new)
     assert "schedule.type: 'Linear', not 'Sigmoid'" in differences(old, new)

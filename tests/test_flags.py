@@ -18,6 +18,7 @@ from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
 from jaxdiff.networks import UNetConfig
 from jaxdiff.objective import Objective, Simple
+from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
@@ -37,6 +38,7 @@ MEMBERS = {
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "objective": get_args(Objective),
+    "parallel": get_args(Parallel),
     "objective.weighting": get_args(WeightingOptions),
     "objective.times": get_args(TimesOptions),
     "sampling.sampler": get_args(SamplerOptions),
@@ -49,6 +51,7 @@ ALL = dataclasses.replace(
     schedule=Linear(),
     prediction=Eps(),
     objective=Simple(),
+    parallel=Pmap(),
     sampling=Sampling(guidance=2.5, clip=False, chunk=1),
 )
 """No field has its default, but those of a choice."""

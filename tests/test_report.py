@@ -149,7 +149,8 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)
     labels = None if name == "unlabelled" else np.array([0, 1, 2, 0, 1])
     write_metrics(tmp_path)
-    report.save_pictures(run, from_arrays(images, labels), tmp_path)
+    frames = report.reverse_frames(run)
+    report.save_pictures(run, from_arrays(images, labels), frames, tmp_path)
     report.save_samples(run, shades(5), labels, tmp_path / "samples.png", 5)
     written = {path.name for path in tmp_path.iterdir()} - {"metrics.jsonl"}
     assert written == set(report.PICTURES)
@@ -196,8 +197,11 @@ def test_the_reverse_chain_shows_an_image_a_class(
     monkeypatch.setattr(jd.Run, "generate", generate)
     info = labelled.info._replace(num_classes=num_classes)
     run = jd.Run(**{**vars(labelled), "info": info})
-    report.save_reverse(run, tmp_path / "reverse.gif", seed=4)
+    frames = report.reverse_frames(run, seed=4)
     assert calls == [(list(range(asked)), asked, 4, 1)]
+    write_metrics(tmp_path)
+    images = from_arrays(jd.to_uint8(shades(3)))
+    report.save_pictures(run, images, frames, tmp_path)
     with GifImageFile(tmp_path / "reverse.gif") as gif:
         for frame in range(gif.n_frames):
             gif.seek(frame)
@@ -213,7 +217,7 @@ def test_the_reverse_chain_shows_an_image_a_class(
 
 @pytest.mark.parametrize("num_steps", [1, 39, 40, 79, 80, 1000])
 def test_the_animation_has_about_as_many_frames_as_it_should(
-    tmp_path, monkeypatch, unlabelled, num_steps
+    monkeypatch, unlabelled, num_steps
 ):
     strides = []
 
@@ -224,7 +228,7 @@ def test_the_animation_has_about_as_many_frames_as_it_should(
     monkeypatch.setattr(jd.Run, "generate", generate)
     schedule = jd.Schedule(*(np.full(num_steps, 0.5, np.float32),) * 5)  # type: ignore[arg-type]
     run = jd.Run(**{**vars(unlabelled), "schedule": schedule})
-    report.save_reverse(run, tmp_path / "reverse.gif", seed=0)
+    report.reverse_frames(run)
     frames = num_steps // strides[0]
     assert min(num_steps, report.FRAMES) <= frames < 2 * report.FRAMES
 

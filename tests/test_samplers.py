@@ -91,7 +91,7 @@ def test_noise_is_the_same_on_any_number_of_devices():
 
     one = draw(key, jnp.asarray(indices))
     for count in (1, 2, 8):
-        parallel = jd.Pmap(jax.local_devices()[:count])
+        parallel = jd.Pmap(num_devices=count)
         np.testing.assert_array_equal(parallel.map(draw)(key, indices), one)
     np.testing.assert_array_equal(draw(key, jnp.array([42]))[0], one[42])
 
@@ -111,7 +111,7 @@ def test_images_agree_alone_in_a_batch_and_on_devices(tiny, short):
     shared, batch = (params, jax.random.key(0)), (np.arange(16), labels)
     whole = draw(shared, jax.tree.map(jnp.asarray, batch))
     for count in (1, 8):
-        parallel = jd.Pmap(jax.local_devices()[:count])
+        parallel = jd.Pmap(num_devices=count)
         got = parallel.map(draw)(shared, batch)
         np.testing.assert_allclose(got, whole, atol=2e-5)
     alone = draw(shared, (jnp.array([9]), jnp.array([labels[9]])))

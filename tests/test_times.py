@@ -326,7 +326,7 @@ def trained(tiny, schedule, count):
     """The state after two steps, on so many devices, and the memories."""
     network, params = tiny
     optimizer = optax.sgd(1e-2)
-    parallel = jd.Pmap(jax.local_devices()[:count])
+    parallel = jd.Pmap(num_devices=count)
     params = jax.tree.map(jnp.copy, params)  # the state is donated
     state = jd.TrainState.create(params, optimizer, FEW.init())
     state = jax.device_put(state, parallel.shardings(state))

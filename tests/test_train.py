@@ -148,9 +148,8 @@ def test_images_do_not_depend_on_the_chunk(finished):
 
 def test_device_count_does_not_change_training(finished, tmp_path):
     _, eight = finished
-    one = jd.train(
-        TINY, tmp_path, parallel=jd.Pmap(jax.local_devices()[:1]), progress=False
-    )
+    alone = dataclasses.replace(TINY, parallel=jd.Pmap(num_devices=1))
+    one = jd.train(alone, tmp_path, progress=False)
     for a, b in zip(
         jax.tree.leaves(one.params), jax.tree.leaves(eight.params), strict=True
     ):
@@ -193,7 +192,7 @@ def test_cifar10_recipe_takes_a_step_on_fake_data():
     assert sum(p.size for p in jax.tree.leaves(state.params)) == 35_746_307
     optimizer = config.optimizer.build(config.training.num_steps)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
-    parallel = jd.Pmap(jax.local_devices()[:1])
+    parallel = jd.Pmap(num_devices=1)
 
     def step(state, batch, mean):
         return jd.train_step(
@@ -219,7 +218,10 @@ def test_summary_weighs_quarters_by_their_examples():
             "loss": np.mean(losses), "loss_by_quarter": part, "share_by_quarter": share
         }  # fmt: skip
 
-    values = summary([line([1.0, 2.0], [0, 0]), line([3.0, 5.0], [0, 3])])
+    steps = [line([1.0, 2.0], [0, 0]), line([3.0, 5.0], [0, 3])]
+    one_by_one = [jax.tree.map(lambda a: np.asarray(a)[None], s) for s in steps]
+    values = summary(one_by_one)
+    assert summary([jax.tree.map(lambda *a: np.stack(a), *steps)]) == values
     assert values == {"loss": 2.75, "loss_q1": 2.0, "loss_q4": 5.0}
 
 

@@ -123,7 +123,13 @@ def order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 
 def batch(
-    dataset: Dataset, seed: int, step: int, batch_size: int, *, flip: bool = False
+    dataset: Dataset,
+    seed: int,
+    step: int,
+    batch_size: int,
+    *,
+    flip: bool = False,
+    rows: np.ndarray | None = None,
 ) -> Batch:
     """The examples of one training step: a pure function of `seed` and `step`.
 
@@ -137,6 +143,8 @@ def batch(
         step: the training step, from 0.
         batch_size: how many examples; it may exceed the size of the data set.
         flip: mirror each example left to right with probability 1/2.
+        rows: which examples of the batch to read, integers [rows]; all by default. The
+            others are not touched.
     """
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; give at least 1")
@@ -149,14 +157,16 @@ def batch(
             for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
         ]
     )
+    rows = np.arange(batch_size) if rows is None else rows
+    chosen = chosen[rows]
     images = dataset.images[chosen]
     if flip:
-        mirrored = _flips(seed, first, batch_size)[:, None, None, None]
+        mirrored = _flips(seed, first, batch_size)[rows, None, None, None]
         images = np.where(mirrored, images[:, :, ::-1], images)
     return Batch(
         images=to_float(images),
         labels=None if dataset.labels is None else dataset.labels[chosen],
-        indices=np.arange(batch_size, dtype=np.int32),
+        indices=rows.astype(np.int32),
     )
 
 

@@ -176,3 +176,21 @@ def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Arra
     if keys is None or rate == 0:
         return labels
     return jnp.where(keys_lib.uniform(keys) < rate, null, labels)
+
+
+def rematerialised(policy: str) -> tuple[type[ResBlock], type[Attention]]:
+    """The two kinds of blocks, as their backward pass shall get what it needs.
+
+    Args:
+        policy: "none" keeps everything of the forward pass; "cheap" keeps what
+            convolutions and matrix products gave, and recomputes norms, activations
+            and dropout; "blocks" keeps a block's input only (Chen et al. 2016).
+    """
+    if policy == "none":
+        return ResBlock, Attention
+    keep = _is_product if policy == "cheap" else None
+    return nn.remat(ResBlock, policy=keep), nn.remat(Attention, policy=keep)
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)

@@ -17,12 +17,11 @@ import jax.numpy as jnp
 from jaxdiff import keys as keys_lib
 from jaxdiff.errors import InputError
 from jaxdiff.networks.layers import (
-    Attention,
     Downsample,
     Norm,
-    ResBlock,
     Upsample,
     drop_labels,
+    rematerialised,
     timestep_embedding,
 )
 from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
@@ -54,8 +53,9 @@ class UNetConfig:
     """How often training hides the class, in [0, 1); guidance needs it above 0."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and output are float32."""
-    remat: bool = False
-    """Recompute each block in the backward pass: less memory, more time."""
+    remat: Literal["none", "cheap", "blocks"] = "none"
+    """What the backward pass recomputes to save memory: nothing, all but convolutions
+    and matrix products, or whole blocks."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
@@ -67,6 +67,10 @@ class UNetConfig:
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(
                 f"dtype must be 'float32' or 'bfloat16'; got {self.dtype!r}"
+            )
+        if self.remat not in ("none", "cheap", "blocks"):
+            raise InputError(
+                f"remat must be 'none', 'cheap' or 'blocks'; got {self.remat!r}"
             )
         if self.channels % 2 or self.channels < 4:
             raise InputError(
@@ -181,7 +185,7 @@ class UNet(nn.Module):
             stream = next(streams)
             return None if keys is None else keys_lib.fold(keys, stream)
 
-        block_class = nn.remat(ResBlock) if config.remat else ResBlock
+        block_class, attention_class = rematerialised(config.remat)
 
         def block(x: Images, features: int, name: str) -> Images:
             layer = block_class(
@@ -190,7 +194,7 @@ class UNet(nn.Module):
             return layer(x, embedding, next_keys())
 
         def attend(x: Images, name: str) -> Images:
-            layer = Attention(
+            layer = attention_class(
                 config.heads, config.groups, dtype, name=f"{name}_attention"
             )
             return layer(x)

@@ -1,0 +1,114 @@
+"""One step of training, and several, as pure functions."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxdiff.loss import loss_fn
+from jaxdiff.objective import Objective
+from jaxdiff.parallel import Mean, Step
+from jaxdiff.prediction import Prediction
+from jaxdiff.train_state import TrainState
+from jaxdiff.typing import AnySchedule, Array, Batch, Network
+
+Tree = TypeVar("Tree")
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    mean: Mean = lambda tree: tree,
+    *,
+    network: Network,
+    schedule: AnySchedule,
+    prediction: Prediction,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    seed: int,
+    accumulate: int = 1,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One step of training: a pure function of the state and the batch.
+
+    Args:
+        state: the train state.
+        batch: the examples, or one device's share of them.
+        mean: averages a pytree over the devices.
+        network: the network.
+        schedule: the noise schedule.
+        prediction: what the network predicts.
+        objective: what to make small.
+        optimizer: the Optax optimiser.
+        ema_decay: decay of the parameters' moving average.
+        seed: the run's seed; with the state's step it makes the step's key.
+        accumulate: in how many parts the examples are taken, one after the other, to
+            save memory; it divides their number. The gradient is the whole batch's.
+
+    Returns:
+        The next state, and the metrics of `loss_fn` with `grad_norm`, the gradient's
+        global norm before clipping.
+    """
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    gradient_fn = jax.grad(loss_fn, has_aux=True)
+
+    def gradient_of(part: Batch) -> Any:
+        return gradient_fn(
+            state.params, network, schedule, part, key, prediction, objective,
+            state.memory,
+        )  # fmt: skip
+
+    gradients, metrics = mean(averaged(gradient_of, batch, accumulate))
+    metrics["grad_norm"] = optax.tree.norm(gradients)
+    memory = objective.times.update(state.memory, metrics.pop("seen"))
+    state = state.apply_gradients(gradients, optimizer, ema_decay)
+    return state._replace(memory=memory), metrics
+
+
+def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:
+    """The mean of `fn` over equal parts of a batch, taken one after the other.
+
+    Part i has the examples i, i + parts, ...: each device's own are then in every part,
+    and none moves to another device.
+    """
+    if parts == 1:
+        return fn(batch)
+
+    def split(a: Array) -> Array:
+        return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
+
+    def add(total: Tree, part: Any) -> tuple[Tree, None]:
+        return jax.tree.map(jnp.add, total, fn(part)), None
+
+    split_batch = jax.tree.map(split, batch)
+    shapes = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], split_batch))
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, split_batch)
+    return jax.tree.map(lambda a: a / parts, total)
+
+
+def several(step: Step) -> Step:
+    """Several steps as one, by a scan over their batches.
+
+    For small models on fast devices, where starting a step takes longer than the step.
+
+    Args:
+        step: `(state, batch, mean) -> (state, metrics)`.
+
+    Returns:
+        The same with a second axis in the batch, [examples, steps, ...], and a first
+        one in the metrics, [steps, ...].
+    """
+
+    def steps(state: Any, batch: Any, mean: Mean) -> tuple[Any, Any]:
+        count = jax.tree.leaves(batch)[0].shape[1]
+        if count == 1:  # a loop of one would only hinder the compiler
+            only = jax.tree.map(lambda a: a[:, 0], batch)
+            state, metrics = step(state, only, mean)
+            return state, jax.tree.map(lambda a: a[None], metrics)
+        batches = jax.tree.map(lambda a: a.swapaxes(0, 1), batch)
+        return jax.lax.scan(lambda s, b: step(s, b, mean), state, batches)
+
+    return steps
