@@ -183,7 +183,7 @@ def test_how_samplers_are_chosen(run):
 )
 def test_a_wrong_request_is_one_line(run, capsys, tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxdiff.draw.load", lambda workdir: run)  # to be quick
+    monkeypatch.setattr("jaxdiff.cli.load", lambda *_, **__: run)  # to be quick
     with pytest.raises(SystemExit) as stop:
         command(tmp_path, f"sample {line}")
     assert stop.value.code == 2
@@ -291,7 +291,7 @@ def test_compare_without_a_judge(trained, capsys):
 def test_a_wrong_comparison_is_one_line(
     trained, run, capsys, monkeypatch, line, message
 ):
-    monkeypatch.setattr("jaxdiff.compare.load", lambda workdir: run)
+    monkeypatch.setattr("jaxdiff.cli.load", lambda *_, **__: run)
     with pytest.raises(SystemExit) as stop:
         command(trained, f"compare {line}")
     assert stop.value.code == 2

@@ -139,7 +139,8 @@ def other(value: Any, hint: Any, place: int) -> Any:
     if get_origin(hint) is Literal:
         return next(choice for choice in get_args(hint) if choice != value)
     if value is None:
-        return float(place) if float in get_args(hint) else "x"
+        numbers = [kind for kind in (float, int) if kind in get_args(hint)]
+        return numbers[0](place + 1) if numbers else "x"
     if isinstance(value, tuple):
         return (0.5, 0.25)
     if isinstance(value, bool):
