@@ -49,12 +49,24 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
             raise InputError(
                 f"{CLUSTER} must be one of {', '.join(CLUSTERS)}; got {cluster!r}"
             )
-        jax.distributed.initialize(
-            cluster_detection_method=CLUSTERS[cluster],
-            heartbeat_timeout_seconds=HEARTBEAT_S,
-        )
+        try:
+            jax.distributed.initialize(
+                cluster_detection_method=CLUSTERS[cluster],
+                heartbeat_timeout_seconds=HEARTBEAT_S,
+            )
+        except (KeyError, ValueError) as error:  # a variable that JAX looks for
+            raise InputError(
+                f"{CLUSTER} is {cluster!r}, but JAX finds none here ({error}): start "
+                f"through launch/{cluster}, or unset it"
+            ) from error
     elif given:
         address, count, process = _checked(given)
+        # Where the others do not come, JAX ends the process, in words of its own.
+        print(
+            f"process {process} of {count}: meets the others at {address}",
+            file=sys.stderr,
+            flush=True,
+        )
         jax.distributed.initialize(
             address,
             count,

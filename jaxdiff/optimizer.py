@@ -25,6 +25,9 @@ class Optimizer:
     """Adam's decay of the mean, in [0, 1)."""
     beta_2: float = 0.999
     """Adam's decay of the variance, in [0, 1)."""
+    epsilon: float = 1e-8
+    """What Adam adds to the root of the variance; above 0. Where a gradient is smaller,
+    a step is smaller too."""
     weight_decay: float = 0.0
     """Decoupled weight decay; at least 0."""
     clip_norm: float = 1.0
@@ -36,7 +39,7 @@ class Optimizer:
             raise InputError(
                 f"decay must be 'constant' or 'cosine'; got {self.decay!r}"
             )
-        for name in ("learning_rate", "clip_norm"):
+        for name in ("learning_rate", "epsilon", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0; got {getattr(self, name):g}")
         for name in ("warmup_steps", "weight_decay"):
@@ -68,6 +71,7 @@ class Optimizer:
                 self.schedule(num_steps),
                 b1=self.beta_1,
                 b2=self.beta_2,
+                eps=self.epsilon,
                 weight_decay=self.weight_decay,
             ),
         )

@@ -7,6 +7,15 @@
 
 Both are told of one global batch, whose rows the devices divide. A process gives, and
 so reads, only the `rows` of its own devices; what comes back is the same in all.
+
+A step asks one thing of all devices together: `mean_of(fn, shared, batch)`, the mean
+over the devices of `fn(shared, its share of the batch)`. For it each of N devices sends
+as many bytes as follow, where P are the bytes of `shared`, and of the mean:
+
+    Pmap      2 (N - 1)/N P                 an all-reduce of the results
+    Sharded   2 (fsdp - 1)/fsdp P           an all-gather of `shared`, and a
+                                            reduce-scatter of the results
+              + 2 (data - 1)/data P/fsdp    an all-reduce of that between the groups
 """
 
 import math
@@ -23,12 +32,19 @@ from jaxdiff.errors import InputError
 
 State = TypeVar("State")
 Tree = TypeVar("Tree")
-Mean = Callable[[Any], Any]
-Step = Callable[[State, Any, Mean], tuple[State, Any]]
+MeanOf = Callable[[Callable[[Any, Any], Any], Any, Any], Any]
+Step = Callable[[State, Any, MeanOf], tuple[State, Any]]
 
 AXIS = "devices"
+ROWS = PartitionSpec(("data", "fsdp"))
+"""How `Sharded` divides a batch: its first axis over all devices."""
 SMALL = 1024
 """Arrays of fewer numbers are not split: sending them costs more than keeping them."""
+
+
+def alone(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
+    """The `mean_of` of a step on one device."""
+    return fn(shared, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,22 +124,22 @@ class Pmap(Everywhere):
         return _first_devices(self.num_devices)
 
     def step(self, fn: Step) -> Callable[[State, Any], tuple[State, Any]]:
-        """Compiles `fn(state, batch, mean) -> (state, metrics)`.
+        """Compiles `fn(state, batch, mean_of) -> (state, metrics)`.
 
         Args:
-            fn: takes its device's share of the batch, and `mean`, which averages a
-                pytree over the devices; what it returns must be the same on each.
+            fn: what it returns must be the same on each device, which is so if it looks
+                at the batch through `mean_of` only; see the head of this file.
 
         Returns:
             A function of the state, which is donated, and of this process's `rows` of
             the batch, arrays with a leading axis.
         """
 
-        def mean(tree: Any) -> Any:
-            return jax.lax.pmean(tree, AXIS)
+        def mean_of(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
+            return jax.lax.pmean(fn(shared, batch), AXIS)
 
         mapped = jax.pmap(
-            lambda state, batch: fn(state, batch, mean),
+            lambda state, batch: fn(state, batch, mean_of),
             axis_name=AXIS,
             in_axes=(None, 0),
             out_axes=None,
@@ -216,15 +232,11 @@ class Sharded(Everywhere):
         )  # fmt: skip
 
     def step(self, fn: Step) -> Callable[[State, Any], tuple[State, Any]]:
-        """Compiles `fn(state, batch, mean)`; see `Pmap.step`.
-
-        Here `fn` sees the whole batch, and the compiler divides the work: `mean` has
-        nothing left to average.
-        """
+        """Compiles `fn(state, batch, mean_of)`; see `Pmap.step`."""
         whole = NamedSharding(self.mesh, PartitionSpec())
 
         def run(state: State, batch: Any) -> tuple[State, Any]:
-            state, metrics = fn(state, batch, lambda tree: tree)
+            state, metrics = fn(state, batch, self._mean_of)
             place = jax.lax.with_sharding_constraint
             return place(state, self.shardings(state)), place(metrics, whole)
 
@@ -234,11 +246,7 @@ class Sharded(Everywhere):
     def shardings(self, state: State) -> State:
         """Where a state's arrays live: each split along its longest divisible axis."""
         mesh = self.mesh
-
-        def place(a: Any) -> NamedSharding:
-            return NamedSharding(mesh, _split_axis(a.shape, mesh.shape["fsdp"]))
-
-        return jax.tree.map(place, state)
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(state))
 
     def enter(self, state: State) -> State:
         """The state as `step` takes it: as it is."""
@@ -257,7 +265,15 @@ class Sharded(Everywhere):
     def map(self, fn: Callable[[Any, Any], Tree]) -> Callable[[Any, Any], Tree]:
         """Compiles `fn(shared, batch) -> results`; see `Everywhere.map`."""
         whole = NamedSharding(self.mesh, PartitionSpec())
-        compiled = jax.jit(fn, out_shardings=whole)
+
+        def on_all(shared: Any, batch: Any) -> Tree:
+            def on_each(shared: Any, batch: Any) -> Tree:
+                return fn(self._gathered(shared, specs), batch)
+
+            specs = self._specs(shared)
+            return self._on_each(on_each, (specs, ROWS), ROWS)(shared, batch)
+
+        compiled = jax.jit(on_all, out_shardings=whole)
 
         def run(shared: Any, batch: Any) -> Tree:
             rows = self.rows(len(jax.tree.leaves(batch)[0]))
@@ -266,9 +282,53 @@ class Sharded(Everywhere):
 
         return run
 
+    def _mean_of(self, fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
+        """What of `shared` is split is gathered; the mean is split again."""
+        count = len(self.devices)
+        share = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((len(a) // count, *a.shape[1:]), a.dtype),
+            batch,
+        )
+        given = self._specs(shared)
+        wanted = self._specs(jax.eval_shape(fn, shared, share))
+
+        def reduced(a: jax.Array, spec: PartitionSpec) -> jax.Array:
+            if "fsdp" not in spec:
+                return jax.lax.pmean(a, ("data", "fsdp"))
+            axis = spec.index("fsdp")
+            a = jax.lax.psum_scatter(a, "fsdp", scatter_dimension=axis, tiled=True)
+            return (jax.lax.psum(a, "data") if self.data > 1 else a) / count
+
+        def on_each(shared: Any, batch: Any) -> Tree:
+            results = fn(self._gathered(shared, given), batch)
+            return jax.tree.map(reduced, results, wanted)
+
+        return self._on_each(on_each, (given, ROWS), wanted)(shared, batch)
+
+    def _on_each(self, fn: Any, in_specs: Any, out_specs: Any) -> Any:
+        """`fn` on every device, of its own parts."""
+        return jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+    def _gathered(self, tree: Tree, specs: Any) -> Tree:
+        """The whole of every array, on each device, from the parts of its group."""
+
+        def gathered(a: jax.Array, spec: PartitionSpec) -> jax.Array:
+            if "fsdp" not in spec:
+                return a
+            return jax.lax.all_gather(a, "fsdp", axis=spec.index("fsdp"), tiled=True)
+
+        return jax.tree.map(gathered, tree, specs)
+
+    def _specs(self, tree: Tree) -> Tree:
+        """How each array is split within a group of devices."""
+        parts = self.mesh.shape["fsdp"]
+        return jax.tree.map(lambda a: _split_axis(a.shape, parts), tree)
+
     @property
     def _by_row(self) -> NamedSharding:
-        return NamedSharding(self.mesh, PartitionSpec(("data", "fsdp")))
+        return NamedSharding(self.mesh, ROWS)
 
     def _spread(self, batch: Tree) -> Tree:
         """This process's rows of a batch, as arrays of all processes."""
@@ -330,7 +390,7 @@ def _relabel(tree: Tree, shardings: Tree) -> Tree:
 def _split_axis(shape: tuple[int, ...], parts: int) -> PartitionSpec:
     """Along the last of the longest axes that `parts` divides; small arrays stay."""
     whole = [size if size % parts == 0 else 0 for size in shape]
-    if math.prod(shape) < SMALL or not any(whole):
+    if parts == 1 or math.prod(shape) < SMALL or not any(whole):
         return PartitionSpec()
     axis = max(range(len(shape)), key=lambda i: (whole[i], i))
     return PartitionSpec(*[None] * axis, "fsdp")

@@ -9,7 +9,7 @@ import optax
 
 from jaxdiff.loss import loss_fn
 from jaxdiff.objective import Objective
-from jaxdiff.parallel import Mean, Step
+from jaxdiff.parallel import MeanOf, Step, alone
 from jaxdiff.prediction import Prediction
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Batch, Network
@@ -20,7 +20,7 @@ Tree = TypeVar("Tree")
 def train_step(
     state: TrainState,
     batch: Batch,
-    mean: Mean = lambda tree: tree,
+    mean_of: MeanOf = alone,
     *,
     network: Network,
     schedule: AnySchedule,
@@ -36,7 +36,7 @@ def train_step(
     Args:
         state: the train state.
         batch: the examples, or one device's share of them.
-        mean: averages a pytree over the devices.
+        mean_of: averages a function of the batch over the devices; see `parallel`.
         network: the network.
         schedule: the noise schedule.
         prediction: what the network predicts.
@@ -54,13 +54,18 @@ def train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
 
-    def gradient_of(part: Batch) -> Any:
-        return gradient_fn(
-            state.params, network, schedule, part, key, prediction, objective,
-            state.memory,
-        )  # fmt: skip
+    def gradient_of(shared: Any, share: Batch) -> Any:
+        params, memory, key = shared
 
-    gradients, metrics = mean(averaged(gradient_of, batch, accumulate))
+        def of(part: Batch) -> Any:
+            return gradient_fn(
+                params, network, schedule, part, key, prediction, objective, memory
+            )
+
+        return averaged(of, share, accumulate)
+
+    shared = (state.params, state.memory, key)
+    gradients, metrics = mean_of(gradient_of, shared, batch)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     memory = objective.times.update(state.memory, metrics.pop("seen"))
     state = state.apply_gradients(gradients, optimizer, ema_decay)
@@ -95,20 +100,20 @@ def several(step: Step) -> Step:
     For small models on fast devices, where starting a step takes longer than the step.
 
     Args:
-        step: `(state, batch, mean) -> (state, metrics)`.
+        step: `(state, batch, mean_of) -> (state, metrics)`.
 
     Returns:
         The same with a second axis in the batch, [examples, steps, ...], and a first
         one in the metrics, [steps, ...].
     """
 
-    def steps(state: Any, batch: Any, mean: Mean) -> tuple[Any, Any]:
+    def steps(state: Any, batch: Any, mean_of: MeanOf) -> tuple[Any, Any]:
         count = jax.tree.leaves(batch)[0].shape[1]
         if count == 1:  # a loop of one would only hinder the compiler
             only = jax.tree.map(lambda a: a[:, 0], batch)
-            state, metrics = step(state, only, mean)
+            state, metrics = step(state, only, mean_of)
             return state, jax.tree.map(lambda a: a[None], metrics)
         batches = jax.tree.map(lambda a: a.swapaxes(0, 1), batch)
-        return jax.lax.scan(lambda s, b: step(s, b, mean), state, batches)
+        return jax.lax.scan(lambda s, b: step(s, b, mean_of), state, batches)
 
     return steps

@@ -58,6 +58,7 @@ CHANGED = Experiment(
         decay="cosine",
         beta_1=0.1,
         beta_2=0.2,
+        epsilon=1e-3,
         weight_decay=1 / 3,
         clip_norm=5e-324,
     ),

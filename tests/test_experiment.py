@@ -32,6 +32,7 @@ NAN, INF = float("nan"), float("inf")
         *((Optimizer, "warmup_steps", v) for v in (-1, -100)),
         *((Optimizer, "beta_1", v) for v in (-0.1, 1.0, NAN)),
         *((Optimizer, "beta_2", v) for v in (-0.1, 1.0, NAN)),
+        *((Optimizer, "epsilon", v) for v in (0.0, -1e-8, NAN)),
         *((Optimizer, "weight_decay", v) for v in (-0.1, NAN)),
         *((Optimizer, "clip_norm", v) for v in (0.0, -1.0, NAN)),
         *((UNetConfig, "channels", v) for v in (0, -4, 2, 5)),

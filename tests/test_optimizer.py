@@ -52,7 +52,7 @@ def reference(options, params, gradients, num_steps=STEPS):
             mean[k] = b1 * mean[k] + (1 - b1) * g
             square[k] = b2 * square[k] + (1 - b2) * g**2
             step = mean[k] / (1 - b1 ** (i + 1))
-            step /= np.sqrt(square[k] / (1 - b2 ** (i + 1))) + 1e-8
+            step /= np.sqrt(square[k] / (1 - b2 ** (i + 1))) + options.epsilon
             params[k] = params[k] - rate * (step + options.weight_decay * params[k])
         found.append(dict(params))
     return found
@@ -102,6 +102,7 @@ def test_learning_rate_at_the_places_that_matter():
         Optimizer(learning_rate=0.05, warmup_steps=0, weight_decay=0.3, clip_norm=2),
         Optimizer(learning_rate=0.1, warmup_steps=2, beta_1=0.5, beta_2=0.8),
         Optimizer(learning_rate=0.1, warmup_steps=1, beta_1=0, beta_2=0),
+        Optimizer(learning_rate=0.1, warmup_steps=1, epsilon=0.5),
     ],
 )
 def test_every_step_is_adamw_after_clipping(options):

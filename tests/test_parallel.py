@@ -1,4 +1,7 @@
-"""Pmap: any number of devices computes what one does."""
+"""Pmap and Sharded, one by one; test_layouts.py has them do the same work."""
+
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -6,73 +9,177 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.parallel import SMALL, alone
+from jaxdiff.step import averaged, several
+
+LAYOUTS = [
+    jd.Pmap(num_devices=1),
+    jd.Pmap(num_devices=2),
+    jd.Pmap(),
+    jd.Sharded(data=8),
+    jd.Sharded(data=4, fsdp=2),
+    jd.Sharded(),
+]
 
 
-@pytest.fixture(scope="module")
-def batch():
-    images = jax.random.uniform(jax.random.key(7), (16, 8, 8, 1), minval=-1)
-    return jd.Batch(np.asarray(images), np.arange(16) % 10, np.arange(16))
-
-
-def gradients_on(count, tiny, schedule, batch):
-    """Loss, metrics and gradients of one batch, shared by so many devices."""
-    network, params = tiny
-    parallel = jd.Pmap(num_devices=count)
-
-    def step(params, batch, mean):
-        key = jax.random.key(0)
-        gradient_fn = jax.grad(jd.loss_fn, has_aux=True)
-        return mean(gradient_fn(params, network, schedule, batch, key))
-
-    # The state is donated, so each call needs a copy of its own.
-    return parallel.step(step)(jax.tree.map(jnp.copy, params), batch)
-
-
-def test_devices_share_one_gradient(tiny, short, batch):
-    expected, metrics = gradients_on(1, tiny, short, batch)
-    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected))
-    got, other = gradients_on(8, tiny, short, batch)
-    for name in metrics:
-        np.testing.assert_allclose(other[name], metrics[name], rtol=1e-5, atol=1e-6)
-    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5 * scale, rtol=1e-4)
-
-
-def test_a_state_stays_whole_and_is_donated():
-    parallel = jd.Pmap()
-    init = lambda: {"w": jnp.zeros(3), "n": jnp.zeros((), jnp.int32)}  # noqa: E731
+def state_on(parallel, width=SMALL):
+    """A state with a large array and a small one, where the layout wants it."""
+    init = lambda: {"w": jnp.zeros((3, width)), "n": jnp.zeros((), jnp.int32)}  # noqa: E731
     shardings = parallel.shardings(jax.eval_shape(init))
-    state = jax.jit(init, out_shardings=shardings)()
+    return parallel.enter(jax.jit(init, out_shardings=shardings)()), shardings
+
+
+@pytest.mark.parametrize("parallel", LAYOUTS, ids=str)
+def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
+    state, shardings = state_on(parallel)
     traces = []
 
-    def step(state, batch, mean):
+    def step(state, batch, mean_of):
         traces.append(1)
-        gradient = mean(batch.sum(axis=0))
-        return {"w": state["w"] + gradient, "n": state["n"] + 1}, gradient
+
+        def squares(w, share):
+            assert w.shape == (3, SMALL)  # whole, wherever its parts live
+            return {"w": (w + share.mean(axis=0)) ** 2, "rows": len(share) + share[0]}
+
+        found = mean_of(squares, state["w"], batch)
+        return {"w": found["w"], "n": state["n"] + 1}, found["rows"].mean()
 
     compiled = parallel.step(step)
+    rows = np.arange(16 * 3 * SMALL, dtype=np.float32).reshape(16, 3, SMALL) / 4096
+    count = len(parallel.devices)
+    w = np.zeros((3, SMALL))
     for _ in range(3):
         before = state
-        state, gradient = compiled(before, np.ones((16, 3), np.float32))
+        state, length = compiled(before, rows)
         assert before["w"].is_deleted()
-    np.testing.assert_array_equal(gradient, 2)  # 16 rows over 8 devices, averaged
-    np.testing.assert_array_equal(state["w"], 6)
-    assert state["w"].shape == (3,)
+        shares = rows.reshape(count, -1, 3, SMALL).mean(axis=1, dtype=np.float64)
+        w = ((w + shares) ** 2).mean(axis=0)
+        firsts = rows[:: 16 // count]
+        np.testing.assert_allclose(length, 16 / count + firsts.mean(), rtol=1e-6)
+        np.testing.assert_allclose(state["w"], w, rtol=1e-5)
     assert int(state["n"]) == 3
-    assert state["w"].sharding == shardings["w"]
+    left = parallel.leave(state)
+    assert left["w"].sharding.is_equivalent_to(shardings["w"], 2)
+    # A second would be for a state that came back in another place than it went.
     assert len(traces) == 1
 
 
-def test_map_keeps_the_order():
-    for count in (1, 2, 8):
-        parallel = jd.Pmap(num_devices=count)
-        doubled = parallel.map(lambda scale, x: {"y": scale * x})
-        rows = np.arange(16, dtype=np.float32)
-        np.testing.assert_array_equal(doubled(np.float32(2), rows)["y"], 2 * rows)
+@pytest.mark.parametrize(
+    ("shape", "parts", "axis"),
+    [
+        ((3, 3, 64, 128), 8, 3),
+        ((3, 3, 128, 64), 8, 2),
+        ((3, 3, 64, 64), 8, 3),  # the last of the longest
+        ((3, 3, 100, 64), 8, 3),  # 8 does not divide 100
+        ((1026, 7), 8, None),
+        ((1023,), 1, None),
+        ((SMALL - 8,), 8, None),  # too small to be worth it
+        ((SMALL,), 8, 0),
+        ((), 8, None),
+    ],
+)
+def test_the_longest_axis_that_divides_is_split(shape, parts, axis):
+    parallel = jd.Sharded(data=8 // parts, fsdp=parts)
+    place: Any = parallel.shardings(jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert tuple(place.spec) == (() if axis is None else (None,) * axis + ("fsdp",))
+
+
+@pytest.mark.parametrize(
+    ("parallel", "expected"),
+    [
+        (jd.Sharded(), {"all-gather": 1, "reduce-scatter": 1}),
+        (
+            jd.Sharded(data=4, fsdp=2),
+            {"all-gather": 1, "reduce-scatter": 1, "all-reduce": 1},
+        ),
+        (jd.Sharded(data=8), {"all-reduce": 1}),
+    ],
+    ids=str,
+)
+def test_what_is_sent(parallel, expected):
+    """What the module says, and nothing else: no activation crosses the network."""
+    state, _ = state_on(parallel, 8 * SMALL)
+
+    def step(state, batch, mean_of):
+        def gradient(w, share):
+            return jax.grad(lambda w: jnp.tanh(share @ w).mean())(w)
+
+        return {**state, "w": state["w"] - mean_of(gradient, state["w"], batch)}, {}
+
+    def run(state, batch):
+        state, metrics = step(state, batch, parallel._mean_of)
+        place = jax.lax.with_sharding_constraint
+        return place(state, parallel.shardings(state)), metrics
+
+    batch = parallel._spread(np.zeros((16, 3), np.float32))
+    text: Any = jax.jit(run).lower(state, batch).compile().as_text()
+    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    found: dict[str, int] = {}
+    for kind in re.findall(rf"\b({kinds})(?:-start)?\(", text):
+        found[kind] = found.get(kind, 0) + 1
+    assert found == expected
+
+
+@pytest.mark.parametrize("parallel", LAYOUTS, ids=str)
+def test_map_keeps_the_order(parallel):
+    state, _ = state_on(parallel)
+    doubled = parallel.map(lambda shared, x: {"y": 2 * x + shared["w"][0, :1]})
+    rows = np.arange(16, dtype=np.float32)
+    np.testing.assert_array_equal(doubled(state, rows)["y"], 2 * rows)
+
+
+def test_a_batch_is_read_by_the_row():
+    rows = jd.Sharded(data=2, fsdp=4).rows(16)
+    np.testing.assert_array_equal(rows, np.arange(16))  # one process reads all
+    np.testing.assert_array_equal(jd.Pmap().rows(8), np.arange(8))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_accumulation_averages(parts):
+    rows = np.arange(24, dtype=np.float32).reshape(8, 3)
+    fn = lambda batch: {"a": (batch**2).mean(axis=0), "n": jnp.float32(len(batch))}  # noqa: E731
+    found = averaged(fn, jnp.asarray(rows), parts)
+    np.testing.assert_allclose(found["a"], (rows**2).mean(axis=0), rtol=1e-6)
+    assert float(found["n"]) == 8 / parts
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_several_steps_are_as_many_single_ones(count):
+    def step(state, batch, mean_of):
+        mean = mean_of(lambda _, share: share.mean(axis=0), (), batch)
+        return 2 * state + mean, {"mean": mean}
+
+    rows = np.arange(8 * count, dtype=np.float32).reshape(8, count)
+    state, metrics = jax.jit(lambda s, b: several(step)(s, b, alone))(
+        jnp.float32(1), rows
+    )
+    expected = 1.0
+    for i in range(count):
+        expected = 2 * expected + rows[:, i].mean()
+    assert float(state) == expected
+    np.testing.assert_array_equal(metrics["mean"], rows.mean(axis=0))
 
 
 def test_a_batch_that_the_devices_do_not_divide():
-    with pytest.raises(ValueError, match="8 devices; got 12: use 8 or 16"):
-        jd.Pmap().check_batch_size(12)
-    with pytest.raises(ValueError, match="8 devices; got 3: use 8"):
-        jd.Pmap().map(lambda _, x: x)(None, np.zeros(3))
+    for parallel in (jd.Pmap(), jd.Sharded(data=2)):
+        with pytest.raises(ValueError, match="8 devices; got 12: use 8 or 16"):
+            parallel.check_batch_size(12)
+        with pytest.raises(ValueError, match="8 devices; got 3: use 8"):
+            parallel.map(lambda _, x: x)((), np.zeros(3))
+    with pytest.raises(ValueError, match="times 3 accumulated parts; got 32: use 24"):
+        jd.Pmap().check_batch_size(32, 3)
+
+
+def test_a_layout_that_the_devices_do_not_fill():
+    with pytest.raises(ValueError, match="data must divide the 8 devices; got 3"):
+        jd.Sharded(data=3).mesh  # noqa: B018
+    with pytest.raises(ValueError, match="for 16 devices, but there are 8"):
+        jd.Sharded(data=4, fsdp=4).devices  # noqa: B018
+    with pytest.raises(ValueError, match="for 9 devices, but there are 8"):
+        jd.Pmap(num_devices=9).devices  # noqa: B018
+    for wrong in ({"num_devices": 0},):
+        with pytest.raises(ValueError, match="at least 1; got 0"):
+            jd.Pmap(**wrong)
+    for wrong in ({"data": 0}, {"fsdp": 0}):
+        with pytest.raises(ValueError, match="at least 1; got 0"):
+            jd.Sharded(**wrong)
