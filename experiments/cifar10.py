@@ -11,6 +11,8 @@ The images are those of TensorFlow Datasets, downloaded and prepared on first us
 
     python experiments/cifar10.py train
     python experiments/cifar10.py sample
+    sbatch -N 2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm \
+        python experiments/cifar10.py train --workdir /shared/runs/cifar10
 """
 
 from jaxdiff.cli import main

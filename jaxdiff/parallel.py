@@ -21,6 +21,7 @@ as many bytes as follow, where P are the bytes of `shared`, and of the mean:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar
 
@@ -216,7 +217,7 @@ class Sharded(Everywhere):
         """The devices, of all processes."""
         return _first_devices(None if self.fsdp is None else self.data * self.fsdp)
 
-    @property
+    @cached_property
     def mesh(self) -> Mesh:
         """The devices as [data, fsdp]."""
         count = len(self.devices)
@@ -326,7 +327,7 @@ class Sharded(Everywhere):
         parts = self.mesh.shape["fsdp"]
         return jax.tree.map(lambda a: _split_axis(a.shape, parts), tree)
 
-    @property
+    @cached_property
     def _by_row(self) -> NamedSharding:
         return NamedSharding(self.mesh, ROWS)
 

@@ -55,7 +55,7 @@ class UNetConfig:
     """Type of the computation; parameters and output are float32."""
     remat: Literal["none", "cheap", "blocks"] = "none"
     """What the backward pass recomputes to save memory: nothing, all but convolutions
-    and matrix products, or whole blocks."""
+    and matrix products, or whole blocks. (XLA undoes it on the CPU.)"""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
