@@ -31,8 +31,9 @@ neighbours are left out; weak scaling, b images a device whatever N.
 
 The measurement compares, for one batch on 1 to 8 devices of one process and on 1 to 4
 processes, the time of a step with that of a step that only sends. Cores are shared, so
-that it shows what more devices cost, not what they gain: where (5) holds, the two times
-differ by the same computing, however many devices share it.
+that it shows what more devices cost, not what they gain. Where (5) holds, the two times
+differ by the same computing, however many devices share it; and where (2) and (3) do,
+sending takes as long as all devices' bytes take at one rate.
 """
 
 import argparse
@@ -207,13 +208,16 @@ def measure(options: argparse.Namespace) -> None:
     print(
         f"{size / 4e6:.2f} M parameters, {batch} images a step, whichever the devices"
     )
-    print(f"{'layout':<9}devices  processes  a step  only sending  difference    sent")
-    for (layout, count, processes), times in found.items():
+    print(
+        f"{'layout':<9}devices  processes  a step  only sending  difference  "
+        "sent by all      rate"
+    )
+    for (layout, count, processes), (step, send) in found.items():
         data, fsdp = (count, 1) if layout == "Pmap" else (1, count)
-        step, send = times
+        total = count * sent(size, data, fsdp) / 1e6
         print(
             f"{layout:<9}{count:>7}{processes:>11}{step:>6.2f} s{send:>12.3f} s"
-            f"{step - send:>10.2f} s{sent(size, data, fsdp) / 1e6:>5.1f} MB"
+            f"{step - send:>10.2f} s{total:>10.1f} MB{total / send:>5.0f} MB/s"
         )
 
 
