@@ -84,15 +84,11 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
     results = first_step(experiment)
     jd.train(experiment, folder / "train", progress=False)
 
-    def start_from_the_middle() -> bool:
+    if hosts.is_first():
         (folder / "resumed" / "checkpoints").mkdir(parents=True)
         for place in ("config.json", f"checkpoints/{HALF}"):
             copy = shutil.copytree if (before / place).is_dir() else shutil.copy
             copy(before / place, folder / "resumed" / place)
-        return True
-
-    if hosts.is_first():
-        start_from_the_middle()
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("copied")
     jd.train(experiment, folder / "resumed", progress=False)
