@@ -136,6 +136,25 @@ def test_local_joins_its_processes(tmp_path):
         assert "3 devices" in log
 
 
+def test_local_shares_the_gpus(tmp_path):
+    """With an nvidia-smi that lists four."""
+    listing = tmp_path / "nvidia-smi"
+    show = "echo $JAX_PROCESS_ID has $CUDA_VISIBLE_DEVICES"
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    for gpus, message in (
+        (4, "0 has 0,1"),
+        (3, "2 processes cannot share 3"),
+        (0, "-g finds no GPU"),
+    ):
+        listing.write_text("#!/bin/sh\n" + "echo GPU\n" * gpus)
+        listing.chmod(0o755)
+        done = launch(f"launch/local -n 2 -g -o {tmp_path} bash -c", show, PATH=path)
+        assert message in done.stdout
+        assert done.returncode == (0 if gpus == 4 else 2)
+        if gpus == 4:
+            assert (tmp_path / "process-1.log").read_text() == "1 has 2,3\n"
+
+
 def test_local_stops_all_when_one_fails(tmp_path):
     start = time.monotonic()
     done = launch(
