@@ -54,8 +54,9 @@ from tqdm import tqdm
 
 import jaxdiff as jd
 from jaxdiff import hosts
-from jaxdiff.optimizer import Optimizer
+from jaxdiff.experiment import DataInfo
 from jaxdiff.parallel import Parallel, Pmap, Sharded
+from jaxdiff.run import build_network, init_state
 
 NETWORKS = {
     "CIFAR-10, 32x32": ((32, 32, 3), jd.UNetConfig(), 128),
@@ -100,27 +101,23 @@ def seconds_to_send(
 
 
 def network_of(
-    shape: tuple[int, int, int], config: jd.UNetConfig, layout: Parallel, batch: int
+    shape: tuple[int, int, int], config: jd.UNetConfig, batch: int
 ) -> tuple[Callable[..., Any], Callable[[], jd.TrainState], Callable[[Any], jd.Batch]]:
     """The pure step, the state of step 0, and any rows of a batch."""
-    network = config.build(out_channels=shape[-1])
-    optimizer = Optimizer().build(10)
+    experiment, info = jd.Experiment(network=config), DataInfo(shape, None, None)
     images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape))
-
-    def init() -> jd.TrainState:
-        one = jnp.zeros((1, *shape)), jnp.zeros(1, jnp.int32)
-        params = network.init(jax.random.key(0), *one)["params"]
-        return jd.TrainState.create(params, optimizer)
 
     def rows_of(rows: np.ndarray) -> jd.Batch:
         return jd.Batch(images[rows].astype(np.float32), None, rows.astype(np.int32))
 
     step = partial(
-        jd.train_step, network=network, schedule=jd.Linear().build(),
-        prediction=jd.Eps(), objective=jd.Simple(), optimizer=optimizer,
-        ema_decay=0.999, seed=0,
+        jd.train_step, network=build_network(experiment, info),
+        schedule=experiment.schedule.build(), prediction=experiment.prediction,
+        objective=experiment.objective,
+        optimizer=experiment.optimizer.build(experiment.training.num_steps),
+        ema_decay=experiment.training.ema_decay, seed=experiment.seed,
     )  # fmt: skip
-    return step, init, rows_of
+    return step, partial(init_state, experiment, info), rows_of
 
 
 def size_of(params: Any) -> int:
@@ -136,7 +133,7 @@ def predict(options: argparse.Namespace) -> None:
         "efficiency where sending waits for computing, and where it hides behind it"
     )
     for name, (shape, config, images) in NETWORKS.items():
-        step, init, rows_of = network_of(shape, config, Pmap(), 1)
+        step, init, rows_of = network_of(shape, config, 1)
         state = jax.eval_shape(init)
         size = 4 * size_of(state.params)
         lowered: Any = jax.jit(step).lower(state, rows_of(np.arange(1)))
@@ -167,7 +164,7 @@ def time_steps(layouts: dict[Any, Parallel], rounds: int) -> list[tuple[Any, Any
     shape, config, batch = SMALL
     runs = {}
     for name, layout in layouts.items():
-        step, init, rows_of = network_of(shape, config, layout, batch)
+        step, init, rows_of = network_of(shape, config, batch)
 
         def only_send(state: Any, batch: Any, mean_of: Any) -> Any:
             params = mean_of(lambda params, _: params, state.params, batch)
@@ -204,7 +201,7 @@ def measure(options: argparse.Namespace) -> None:
         for (layout, count), times in json.loads(shown.stdout.splitlines()[-1]):
             found[layout, count, processes] = times
     shape, config, batch = SMALL
-    size = 4 * size_of(jax.eval_shape(network_of(shape, config, Pmap(), 1)[1]).params)
+    size = 4 * size_of(jax.eval_shape(network_of(shape, config, 1)[1]).params)
     print(
         f"{size / 4e6:.2f} M parameters, {batch} images a step, whichever the devices"
     )

@@ -203,6 +203,8 @@ def test_local_passes_ctrl_c_on(tmp_path):
         ("slurm", "give the command to run"),
         ("tpu slice zone", "give the slice, its zone, and the command"),
         ("gke -n 2 -a gpu -i i -v v -j n c", "-a must be KIND:SIZE; got 'gpu'"),
+        ("gke -n 2 -a tpu-v5p:2y -i i -v v -j n c", "must be KIND:SIZE; got 'tpu-v5p"),
+        ("gke -n 3 -a tpu-v5p:2x2 -i i -v v -j n c", "cannot share 4 chips evenly"),
         ("gke -n x -a g:8 -i i -v v -j n c", "-n must be a number of machines"),
         ("gke -n 2 -a g:8 -i i -v v -j N c", "-j must be lower-case letters"),
         ("gke -n 2 -a g:8 -v v -j n c", "give the image with -i"),
