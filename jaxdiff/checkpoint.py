@@ -1,72 +1,180 @@
-"""Checkpoints of a training state, and the small JSON files beside them.
+"""Checkpoints of a training state: the newest whole one is always there.
+
+Each is a folder `<step>`, which gets this name when all of it is written, read back and
+listed in its record with the hash of every file (see `sealed`). Under other names lies
+what a killed run left: `<step>.writing...` and `<step>.removed`.
 
 Only this file uses Orbax, which it loads when the first `Checkpoints` is made.
 """
 
-import json
 import logging
 import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 
 from jaxdiff.errors import InputError
+from jaxdiff.files import cannot_write, error_number, flush_folder
+from jaxdiff.sealed import Damaged, read_record, seal, verify
+
+FORMAT = 1
+"""The version of what a checkpoint holds; this code reads it and none above."""
 
 
 class Checkpoints:
-    """The newest checkpoints of one run, a directory `<directory>/<step>` for each.
+    """The checkpoints of one run.
 
     Reading changes nothing on the disk: others may read while one process trains.
 
     Args:
         directory: where the checkpoints lie; the first `save` creates it.
         keep: how many of the newest ones remain.
+        keep_every: those whose step is a multiple of it remain as well.
+        keep_best: and that whose record has the smallest value of this name among its
+            "metrics".
 
     Raises:
-        InputError: `keep` is not positive, or Orbax is not installed.
+        InputError: `keep` or `keep_every` is not positive, or Orbax is not installed.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int = 3):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int = 3,
+        keep_every: int | None = None,
+        keep_best: str | None = None,
+    ):
         if keep < 1:
             raise InputError(f"keep={keep} checkpoints is too few: give at least 1")
+        if keep_every is not None and keep_every < 1:
+            raise InputError(f"keep_every must be at least 1; got {keep_every}")
         self._ocp = _orbax()
         self._directory = Path(directory).absolute()
-        self._keep = keep
-        self._writer: Any = None
+        self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
+        self._damaged: dict[int, str] = {}
+        self._proven: int | None = None
+        self._writer: ThreadPoolExecutor | None = None
+        self._saving: Future[None] | None = None
 
-    def save(self, step: int, state: Any) -> None:
+    def save(
+        self, step: int, state: Any, record: Mapping[str, Any] | None = None
+    ) -> None:
         """Start to write `state`, once the previous save is done.
 
-        The values are taken before this returns, so the next step may be given the
-        state's buffers (`donate_argnums`). The files have another name until all are
-        there: a kill leaves the previous checkpoint as the newest.
+        The values are copied to the host's memory before this returns, so the next step
+        may be given the state's buffers (`donate_argnums`); no device holds a second
+        copy. The folder has another name until it is proven complete, and only then are
+        older ones removed: a kill leaves the previous checkpoint as the newest.
 
         Args:
-            step: a number above the newest checkpoint's.
+            step: a number above that of every whole checkpoint.
             state: a pytree of jax arrays (of a PRNG key, its `jax.random.key_data`).
+            record: JSON data to keep with it; see `record`.
 
         Raises:
-            InputError: there is already a checkpoint of this step or a later one.
+            InputError: there is already a checkpoint of this step or a later one, or
+                it cannot be written; or the save before could not.
         """
         self.wait()
-        if max(self._steps(), default=-1) >= step:
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, "checkpoint")
+            self._clean()
+        newest = max(self._steps() - self._damaged.keys(), default=-1)
+        if newest >= step and jax.process_index() == 0:
             raise InputError(
                 f"cannot save step {step} in '{self._directory}', which holds step "
-                f"{self.latest()}: continue from it or choose another directory"
+                f"{newest}: continue from it or choose another directory"
             )
-        if self._writer is None:
-            policies = self._ocp.training.preservation_policies
-            self._writer = self._ocp.training.Checkpointer(
-                self._directory,
-                preservation_policy=policies.LatestN(self._keep),
-                cleanup_tmp_directories=True,  # what a killed run left half-written
-            )
-        self._writer.save_async(step, state, force=True)
+        writing = self._directory / f"{step}.writing"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            saved = self._ocp.save_async(writing, state)
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from None
+        record = {**(record or {}), "format": FORMAT, "step": step}
+        self._saving = self._writer.submit(self._finish, saved, step, record)
+
+    def check(self) -> None:
+        """Raise what made a save fail, if it is known already."""
+        if self._saving is not None and self._saving.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when the last save is on the disk; raise what made it fail."""
+        if self._saving is not None:
+            saving, self._saving = self._saving, None
+            saving.result()
 
     def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None when there is none."""
-        return max(self._steps(), default=None)
+        """The step of the newest whole checkpoint, or None when there is none at all.
+
+        Every byte of it is read. A newer one that is damaged is named in a warning.
+
+        Raises:
+            InputError: there are checkpoints, and all are damaged.
+        """
+        steps = sorted(self._steps(), reverse=True)
+        for step in steps:
+            try:
+                verify(self._directory / str(step))
+            except Damaged as reason:
+                self._damaged[step] = str(reason)
+                continue
+            for damaged in sorted(self._damaged):
+                if damaged > step:
+                    warnings.warn(
+                        f"the checkpoint '{self._directory / str(damaged)}' is damaged "
+                        f"({self._damaged[damaged]}): that of step {step} is used",
+                        stacklevel=2,
+                    )
+            self._proven = step
+            return step
+        if not steps:
+            return None
+        reasons = "; ".join(f"{step}: {self._damaged[step]}" for step in steps[:3])
+        more = f"; and {len(steps) - 3} more" if len(steps) > 3 else ""
+        raise InputError(
+            f"no checkpoint in '{self._directory}' is as it was written ({reasons}"
+            f"{more}): put back a whole one, or move the folder away to begin anew"
+        )
+
+    def record(self, step: int) -> dict[str, Any]:
+        """What `save` was given to keep with the state, and its "step" and "files".
+
+        Raises:
+            InputError: there is no such checkpoint, it is damaged, or a newer version
+                wrote it.
+        """
+        path = self._path(step)
+        try:
+            record = read_record(path)
+        except Damaged as reason:
+            raise _damaged(path, reason) from reason
+        if record.get("format") != FORMAT:
+            raise InputError(
+                f"the checkpoint '{path}' has format {record.get('format')!r}, of "
+                f"another version of jaxdiff; this one reads {FORMAT}: install that"
+            )
+        return record
+
+    def status(self) -> dict[int, tuple[int, str | None]]:
+        """Of every checkpoint its size in bytes, and what is damaged, if anything."""
+        found = {}
+        for step in sorted(self._steps()):
+            path, reason = self._directory / str(step), None
+            try:
+                verify(path)
+            except Damaged as damaged:
+                reason = str(damaged)
+            files = [p.lstat().st_size for p in path.rglob("*") if not p.is_dir()]
+            found[step] = sum(files), reason
+        return found
 
     def restore(self, template: Any, step: int | None = None) -> Any:
         """The state that was saved, bit for bit, on whichever devices there are now.
@@ -75,21 +183,22 @@ class Checkpoints:
             template: the state's structure, whose leaves have a `shape`, a `dtype` and
                 perhaps a `sharding`, else they go to the first local device. Arrays
                 do, but shapes (`jax.eval_shape`) leave the device's memory free.
-            step: which checkpoint, the newest when None.
+            step: which checkpoint, the newest whole one when None.
 
         Raises:
-            InputError: there is no such checkpoint, or it holds a different state.
+            InputError: there is no such checkpoint, it is damaged, or it holds a
+                different state.
         """
         self.wait()
-        steps = self._steps()
-        step = max(steps, default=None) if step is None else step
-        if step not in steps:
-            which = "" if step is None else f" of step {step}"
-            raise InputError(
-                f"there is no checkpoint{which} in '{self._directory}', which holds "
-                f"{sorted(steps) or 'none'}: train first, or choose another"
-            )
-        path = self._directory / str(step)
+        step = self.latest() if step is None else step
+        path = self._path(step)
+        self.record(int(path.name))
+        # Of several processes one reads it all.
+        if step != self._proven and jax.process_index() == 0:
+            try:
+                verify(path)
+            except Damaged as reason:
+                raise _damaged(path, reason) from reason
         there = self._ocp.metadata(path).metadata
         self._check(path, there, template)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -106,16 +215,14 @@ class Checkpoints:
         found = {_name(p): leaf for p, leaf in loaded}
         return jax.tree.map_with_path(lambda p, _: found[_name(p)], template)
 
-    def wait(self) -> None:
-        """Return when the last save is on the disk; raise what made it fail."""
-        if self._writer is not None:
-            self._writer.wait()
-
     def close(self) -> None:
-        """Wait, and release the threads that write."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        """Wait, and release the thread that writes."""
+        try:
+            self.wait()
+        finally:
+            if self._writer is not None:
+                self._writer.shutdown()
+                self._writer = None
 
     def __enter__(self) -> Self:
         return self
@@ -123,9 +230,89 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _finish(self, saved: Any, step: int, record: dict[str, Any]) -> None:
+        """Proves a checkpoint complete, gives it its name, and makes room for others.
+
+        In a thread; process 0 does it for all.
+        """
+        try:
+            saved.result()
+            if jax.process_index() != 0:
+                return
+            writing = self._directory / f"{step}.writing"
+            seal(writing, record)
+            target = self._directory / str(step)
+            if target.exists():  # a damaged one, from which the run did not go on
+                self._remove(step)
+            writing.rename(target)
+            flush_folder(self._directory)
+            self._damaged.pop(step, None)
+            for old in self._steps() - self._kept(step):
+                self._remove(old)
+        except (OSError, ValueError) as error:
+            self._clean()
+            raise self._failed(step, error) from None
+
+    def _kept(self, newest: int) -> set[int]:
+        """Those that stay once this one is complete; and damaged ones above it."""
+        steps = self._steps()
+        whole = sorted(steps - self._damaged.keys())
+        kept = {step for step in steps if step > newest} | set(whole[-self._keep :])
+        if self._keep_every is not None:
+            kept |= {step for step in whole if step % self._keep_every == 0}
+        if self._keep_best is not None:
+            values = {}
+            for step in whole:
+                try:
+                    metrics = read_record(self._directory / str(step))["metrics"]
+                    values[step] = float(metrics[self._keep_best])
+                except (Damaged, KeyError, TypeError, ValueError):
+                    continue  # one without such a value
+            if values:
+                kept.add(min(values, key=lambda step: (values[step], -step)))
+        return kept
+
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint; a kill in between leaves none that looks whole."""
+        removed = self._directory / f"{step}.removed"
+        shutil.rmtree(removed, ignore_errors=True)
+        (self._directory / str(step)).rename(removed)
+        shutil.rmtree(removed)
+
+    def _clean(self) -> None:
+        """Removes what was left half-written or half-removed."""
+        if jax.process_index() == 0:
+            for pattern in ("*.writing*", "*.removed"):
+                for path in self._directory.glob(pattern):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _failed(self, step: int, error: Exception) -> Exception:
+        """What to raise: an `InputError` where the disk is to blame."""
+        if error_number(error) is None:
+            return error
+        newest = max(self._steps() - self._damaged.keys(), default=None)
+        reason = cannot_write(self._directory / str(step), error)
+        left = "none is there yet" if newest is None else f"that of step {newest} stays"
+        return InputError(f"the checkpoint of step {step} is lost, {left}: {reason}")
+
+    def _path(self, step: int | None) -> Path:
+        steps = self._steps()
+        if step not in steps:
+            which = "" if step is None else f" of step {step}"
+            raise InputError(
+                f"there is no checkpoint{which} in '{self._directory}', which holds "
+                f"{sorted(steps) or 'none'}: train first, or choose another"
+            )
+        return self._directory / str(step)
+
     def _steps(self) -> set[int]:
-        found = self._ocp.path.step.standard_name_format().find_all(self._directory)
-        return {c.step for c in found if c.commit_timestamp_nsecs is not None}
+        """The steps of which there is a finished folder, whole or damaged."""
+        if not self._directory.is_dir():
+            return set()
+        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        return {
+            int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n
+        }
 
     def _check(self, path: Path, metadata: Any, template: Any) -> None:
         """Refuse another state: Orbax would cast other dtypes and say nothing."""
@@ -142,46 +329,8 @@ class Checkpoints:
             )
 
 
-def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
-    """Write `data`; a reader, or a crash, meets the old file or the new one."""
-    path = Path(path)
-    text = json.dumps(data, indent=2) + "\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write '{path}': {error.strerror}") from error
-
-
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The dictionary in a JSON file; `InputError` where there is none."""
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:  # of JSON or of UTF-8
-        raise InputError(f"'{path}' is not a JSON file: {error}") from error
-    if not isinstance(data, dict):
-        raise InputError(f"'{path}' holds a {type(data).__name__}, not a JSON object")
-    return data
-
-
-def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
-    """Create the workdir and prove that a file can be written, or `InputError`."""
-    # Another host may have a process of the same number.
-    name = f".writable.{jax.process_index()}.{os.getpid()}"
-    probe = Path(directory) / name
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
-        probe.unlink()
-    except OSError as error:
-        reason = f"cannot write to the folder '{directory}': {error.strerror}"
-        raise InputError(f"{reason}; choose another with {flag}") from error
+def _damaged(path: Path, reason: Damaged) -> InputError:
+    return InputError(f"the checkpoint '{path}' is damaged ({reason}): choose another")
 
 
 def _orbax() -> Any:
@@ -195,8 +344,8 @@ def _orbax() -> Any:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """An error, or not Orbax's."""
-    return record.levelno >= logging.ERROR or "orbax" not in record.pathname
+    """Not Orbax's, whose errors are raised as well."""
+    return "orbax" not in record.pathname
 
 
 def _leaves(tree: Any) -> dict[str, str]:

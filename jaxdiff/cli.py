@@ -16,13 +16,13 @@ import jax
 import numpy as np
 
 from jaxdiff import hosts, plots, report
-from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
 from jaxdiff.errors import InputError, check_seed
 from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
+from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.flags import option_name, parse
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress import bar

@@ -15,10 +15,10 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.checkpoint import ensure_writable, write_json_atomic
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
+from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.hosts import is_first
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.progress import bar

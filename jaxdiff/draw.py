@@ -9,11 +9,11 @@ import numpy as np
 
 from jaxdiff import plots, report
 from jaxdiff.blend import blend_labels
-from jaxdiff.checkpoint import ensure_writable
 from jaxdiff.data import to_uint8
 from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
+from jaxdiff.files import ensure_writable
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.hosts import is_first
 from jaxdiff.progress import bar

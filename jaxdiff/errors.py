@@ -15,6 +15,18 @@ class InputError(ValueError):
     """
 
 
+class NonFinite(FloatingPointError):
+    """The loss or the gradient of a step is not a finite number: training stopped.
+
+    Attributes:
+        step: the state's number after that step.
+    """
+
+    def __init__(self, message: str, step: int):
+        super().__init__(message)
+        self.step = step
+
+
 def concrete(array: Any) -> np.ndarray | None:
     """The values to check, or None under `jit`, where they are not known yet.
 

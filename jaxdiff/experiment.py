@@ -1,7 +1,7 @@
 """An experiment: the frozen composition of every option."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from jaxdiff.data import Data, Digits
 from jaxdiff.errors import InputError, check_seed
@@ -16,6 +16,9 @@ from jaxdiff.samplers import Ancestral, SamplerOptions
 from jaxdiff.schedule import Linear, ScheduleOptions
 from jaxdiff.typing import AnySchedule
 
+METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")
+"""The metrics of a run by which a checkpoint may be the best; lower is better."""
+
 
 class DataInfo(NamedTuple):
     """What a trained model must know of its data."""
@@ -26,6 +29,8 @@ class DataInfo(NamedTuple):
     """None where the model is unconditional."""
     class_names: tuple[str, ...] | None
     """A name a class, or None."""
+    fingerprint: str | None = None
+    """Of what it is trained on, see `Dataset.fingerprint`; None in older runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +47,24 @@ class Training:
     """In how many parts a device takes its share of a batch, to save memory."""
     steps_per_dispatch: int = 1
     """Steps that devices take by themselves; more help small models on fast devices."""
+    nonfinite: Literal["stop", "skip", "go-on"] = "stop"
+    """What a step does whose loss or gradient is not finite: it stops the run, is left
+    out, or changes the model all the same."""
+    max_skips: int = 100
+    """How many steps a run may leave out before it stops."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        _at_least_1(self, "num_steps", "batch_size", "accumulate", "steps_per_dispatch")
+        _at_least_1(
+            self, "num_steps", "batch_size", "accumulate", "steps_per_dispatch",
+            "max_skips",
+        )  # fmt: skip
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1); got {self.ema_decay:g}")
+        if self.nonfinite not in ("stop", "skip", "go-on"):
+            raise InputError(
+                f"nonfinite must be 'stop', 'skip' or 'go-on'; got {self.nonfinite!r}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +74,29 @@ class Upkeep:
     log_every: int = 100
     """Steps between two lines of metrics."""
     checkpoint_every: int = 5000
-    """Steps between two checkpoints, a multiple of log_every."""
+    """Steps between two checkpoints."""
+    checkpoint_minutes: float | None = None
+    """Save as well when so many minutes have passed since the last checkpoint, at the
+    next line of metrics."""
     keep: int = 3
     """How many checkpoints stay, the newest."""
+    keep_every: int | None = None
+    """Those whose step is a multiple of it stay too, for good."""
+    keep_best: Literal[METRICS] | None = None  # type: ignore[valid-type]
+    """And that with the lowest value of this metric in the line before it."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
         _at_least_1(self, "log_every", "checkpoint_every", "keep")
-        if self.checkpoint_every % self.log_every:
+        if self.keep_every is not None:
+            _at_least_1(self, "keep_every")
+        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise InputError(
-                f"checkpoint_every must be a multiple of log_every ({self.log_every}); "
-                f"got {self.checkpoint_every}"
+                f"checkpoint_minutes must be above 0; got {self.checkpoint_minutes:g}"
+            )
+        if self.keep_best is not None and self.keep_best not in METRICS:
+            raise InputError(
+                f"keep_best must be one of {', '.join(METRICS)}; got {self.keep_best!r}"
             )
 
 

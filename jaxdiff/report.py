@@ -66,7 +66,7 @@ def save_samples(
 
 def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
-    lines = writer.read(workdir / "metrics.jsonl")
+    lines = writer.read(workdir / "metrics.jsonl", "step")
     names = {"loss": "loss"} | {
         f"loss_q{q + 1}": f"t in {q / QUARTERS:g}..{(q + 1) / QUARTERS:g} T"
         for q in range(QUARTERS)

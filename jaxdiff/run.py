@@ -4,7 +4,9 @@ The folder holds
 
     config.json      the experiment, and what the model must know of its data
     checkpoints/     the newest train states
-    metrics.jsonl    one line every `log_every` steps
+    metrics.jsonl    what the steps gave, one line every `log_every` of them
+    history.jsonl    when it was started with which versions and devices, and its speed
+    nonfinite.json   the step that stopped it, where its loss was not finite
 """
 
 import json
@@ -19,14 +21,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import checkpoint, config
+from jaxdiff import config
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
 from jaxdiff.errors import InputError, check_seed
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
+from jaxdiff.files import read_json, write_json_atomic
 from jaxdiff.guidance import classifier_free, clip_x_0
-from jaxdiff.hosts import as_first_says, first_before_others
+from jaxdiff.hosts import as_first_says, first_before_others, is_first
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import sample
@@ -39,9 +42,13 @@ NOT_TRAINING = (
     "parallel",
     "training.accumulate",
     "training.steps_per_dispatch",
+    "training.nonfinite",
+    "training.max_skips",
     "network.remat",
 )
 """The parts of an experiment that do not change what training computes."""
+CONFIG, CHECKPOINTS = "config.json", "checkpoints"
+"""Names in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -168,16 +175,15 @@ def load(
         InputError: there is no run, or no such checkpoint.
     """
     workdir = Path(workdir)
-    if not (workdir / "config.json").exists():
-        raise InputError(f"there is no run in '{workdir}': train one, or name another")
-    record = checkpoint.read_json(workdir / "config.json")
-    experiment, info = read_record(record)
+    experiment, info = read_config(workdir)
     network = build_network(experiment, info)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         template = jax.eval_shape(lambda: init_state(experiment, info))
         if parallel is not None:
             template = placed(template, parallel.shardings(template))
         step = newest_step(checkpoints) if step is None else step
+        if step is not None:
+            check_record(checkpoints.record(step), workdir, experiment, info)
         state = checkpoints.restore(template, step)
     return Run(
         experiment,
@@ -191,8 +197,8 @@ def load(
 
 
 def newest_step(checkpoints: Checkpoints) -> int | None:
-    """The newest checkpoint's step, as process 0 sees it; None where there is none."""
-    newest = as_first_says(checkpoints.latest() or 0)
+    """The newest whole checkpoint, as process 0 sees it; None where there is none."""
+    newest = as_first_says((checkpoints.latest() or 0) if is_first() else 0)
     return newest or None
 
 
@@ -226,24 +232,57 @@ def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
     return TrainState.create(params, optimizer, experiment.objective.times.init())
 
 
-def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Records the configuration in the workdir, or checks it against the one there.
+def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
+    """The experiment and the data of a run folder.
 
     Raises:
-        InputError: the workdir holds a run of another configuration.
+        InputError: there is no run, or its config.json cannot be read.
     """
-    path = workdir / "config.json"
-    if path.exists():
-        old = read_record(checkpoint.read_json(path))
-        found = config.differences(
-            _training_part(*old), _training_part(experiment, info)
+    if not (workdir / CONFIG).exists():
+        raise InputError(f"there is no run in '{workdir}': train one, or name another")
+    return read_record(read_json(workdir / CONFIG))
+
+
+def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
+    """Records the configuration in the workdir."""
+    write_json_atomic(workdir / CONFIG, _record(experiment, info))
+
+
+def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
+    """Refuses a workdir that holds a run of another configuration, or of other data."""
+    if (workdir / CONFIG).exists():
+        there = training_part(*read_config(workdir))
+        _refuse_other(there, experiment, info, f"'{workdir}' holds a run")
+
+
+def check_record(
+    record: dict[str, Any], workdir: Path, experiment: Experiment, info: DataInfo
+) -> None:
+    """Refuses a checkpoint of another configuration, by what `train` put with it."""
+    there = record.get("configuration")
+    what = f"the checkpoint of step {record['step']} in '{workdir}' is"
+    if not isinstance(there, dict):
+        raise InputError(f"{what} not of a training run: choose another")
+    _refuse_other(there, experiment, info, what)
+
+
+def _refuse_other(
+    there: dict[str, Any], experiment: Experiment, info: DataInfo, what: str
+) -> None:
+    here = training_part(experiment, info)
+    told = there.get("info")
+    if isinstance(told, dict) and told.get("fingerprint") is None:
+        here["info"]["fingerprint"] = None  # an older run, which did not record it
+        told.setdefault("fingerprint", None)
+    found = config.differences(there, here)
+    if not found:
+        return
+    remedy = "choose another --workdir, or the same options"
+    if len(found) == 1 and found[0].startswith("info.fingerprint"):
+        remedy = "the images or labels have changed: bring the old ones back, or " + (
+            "choose another --workdir"
         )
-        if found:
-            raise InputError(
-                f"'{workdir}' holds a run of another configuration ("
-                f"{'; '.join(found)}): choose another --workdir, or the same options"
-            )
-    checkpoint.write_json_atomic(path, _record(experiment, info))
+    raise InputError(f"{what} of another configuration ({'; '.join(found)}): {remedy}")
 
 
 def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
@@ -252,8 +291,9 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         data = dict(record["data"])
         names = data["class_names"]
         info = DataInfo(
-            tuple(data["image_shape"]), data["num_classes"], names and tuple(names)
-        )
+            tuple(data["image_shape"]), data["num_classes"], names and tuple(names),
+            data.get("fingerprint"),
+        )  # fmt: skip
         experiment = record["experiment"]
         # At first there was one prediction and one sampler, and no need to name them.
         experiment.get("prediction", {}).setdefault("type", "Eps")
@@ -273,7 +313,7 @@ def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     return {"experiment": config.to_dict(experiment), "data": info._asdict()}
 
 
-def _training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
+def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """What two runs must share for one to go on where the other stopped."""
     plain = json.loads(json.dumps(_record(experiment, info)))
     # The record's "data" is the shape and the classes, the experiment's the options.

@@ -1,6 +1,7 @@
 """One step of training, and several, as pure functions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -30,6 +31,7 @@ def train_step(
     ema_decay: float,
     seed: int,
     accumulate: int = 1,
+    guard: bool = True,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One step of training: a pure function of the state and the batch.
 
@@ -46,10 +48,12 @@ def train_step(
         seed: the run's seed; with the state's step it makes the step's key.
         accumulate: in how many parts the examples are taken, one after the other, to
             save memory; it divides their number. The gradient is the whole batch's.
+        guard: where the loss or the gradient is not finite, leave all of the state as
+            it is but the number of the step.
 
     Returns:
         The next state, and the metrics of `loss_fn` with `grad_norm`, the gradient's
-        global norm before clipping.
+        global norm before clipping, and `finite`, whether it and the loss are.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
@@ -67,9 +71,15 @@ def train_step(
     shared = (state.params, state.memory, key)
     gradients, metrics = mean_of(gradient_of, shared, batch)
     metrics["grad_norm"] = optax.tree.norm(gradients)
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+    metrics["finite"] = finite
     memory = objective.times.update(state.memory, metrics.pop("seen"))
-    state = state.apply_gradients(gradients, optimizer, ema_decay)
-    return state._replace(memory=memory), metrics
+    stepped = state.apply_gradients(gradients, optimizer, ema_decay)
+    stepped = stepped._replace(memory=memory)
+    if guard:
+        kept = state._replace(step=stepped.step)
+        stepped = jax.tree.map(partial(jnp.where, finite), stepped, kept)
+    return stepped, metrics
 
 
 def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:

@@ -26,11 +26,11 @@ from jaxdiff import hosts
 from jaxdiff.data import batch
 from jaxdiff.evaluate import evaluate_likelihood
 from jaxdiff.experiment import Sampling, Training, Upkeep
+from jaxdiff.job import data_info
 from jaxdiff.loss import draw
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel
 from jaxdiff.run import build_network, init_state
-from jaxdiff.train import data_info
 
 STEPS, HALF, BATCH = 10, 5, 16
 EXPERIMENT = jd.Experiment(

@@ -14,7 +14,8 @@ import jaxdiff
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 LAYERS = [
     ["errors"],
-    ["typing"],
+    ["typing", "files", "provenance"],
+    ["sealed"],
     [
         "continuous",
         "hosts",
@@ -34,7 +35,8 @@ LAYERS = [
     ["objective", "guidance", "inverse", "blend"],
     ["loss", "likelihood"],
     ["experiment", "config"],
-    ["run", "flags", "step"],
+    ["run", "flags", "step", "log"],
+    ["job"],
     ["train", "report", "evaluate"],
     ["draw"],
     ["compare"],

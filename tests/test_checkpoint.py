@@ -15,13 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff.checkpoint import (
-    Checkpoints,
-    ensure_writable,
-    read_json,
-    write_json_atomic,
-)
+from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.errors import InputError
+from jaxdiff.files import ensure_writable, read_json, write_json_atomic
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 
@@ -197,7 +193,7 @@ def test_latest_counts_only_what_is_complete(tmp_path):
         assert checkpoints.latest() == 1
         big = [jnp.full(4_000_000, i, jnp.float32) for i in range(4)]
         checkpoints.save(9, big)
-        if list(tmp_path.glob("9.orbax*")):  # still being written
+        if list(tmp_path.glob("9.writing*")):  # still being written
             assert checkpoints.latest() == 1
         checkpoints.wait()
         assert checkpoints.latest() == 9
@@ -215,7 +211,8 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path):
         checkpoints.save(1, [normal(i) for i in range(10)])
         checkpoints.wait()
         checkpoints.save(2, [normal(i) + 1 for i in range(10)])
-        while not any(f.is_file() for f in directory.glob("2.orbax*/state/**/*")):
+        parts = "2.writing.orbax*/state/**/*"
+        while not any(f.is_file() for f in directory.glob(parts)):
             if checkpoints.latest() == 2:
                 break
         os.kill(os.getpid(), signal.SIGKILL)
@@ -229,7 +226,7 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path):
         names = sorted(p.name for p in folder.iterdir())
         if "2" not in names:
             break
-    assert names == ["1", "2.orbax-checkpoint-tmp"]
+    assert names == ["1", "2.writing.orbax-checkpoint-tmp"]
     template = [jax.ShapeDtypeStruct((1_000_000,), jnp.float32)] * 10
     with Checkpoints(folder, keep=1) as checkpoints:
         assert checkpoints.latest() == 1

@@ -401,9 +401,9 @@ def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
         )
         assert f"process {killed} ended with code 137" in log
 
-    steps = [line["step"] for line in writer.read(workdir / "metrics.jsonl")]
+    steps = [line["step"] for line in writer.read(workdir / "metrics.jsonl", "step")]
     assert steps[-1] < 60
     again = launch(f"launch/local -n 2 -o {logs} {line}", **cache)
     assert again.returncode == 0, again.stdout
-    lines = writer.read(workdir / "metrics.jsonl")
+    lines = writer.read(workdir / "metrics.jsonl", "step")
     assert [line["step"] for line in lines] == list(range(5, 65, 5))

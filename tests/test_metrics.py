@@ -7,8 +7,13 @@ import pytest
 
 from jaxdiff.data import Digits
 from jaxdiff.errors import InputError
+from jaxdiff.metrics import writer
 from jaxdiff.metrics.agreement import label_agreement
-from jaxdiff.metrics.writer import JsonLines, read
+from jaxdiff.metrics.writer import JsonLines
+
+
+def read(path):
+    return writer.read(path, "step")
 
 
 def write(path, from_step, *steps, **values):

@@ -15,10 +15,10 @@ import pytest
 import jaxdiff as jd
 from experiments import cifar10
 from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.log import summary
 from jaxdiff.loss import QUARTERS
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.run import init_state
-from jaxdiff.train import summary
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
@@ -60,12 +60,12 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
-    """Stopped by Ctrl-C in step 7, after the checkpoint of step 4."""
+    """Stopped by Ctrl-C in step 5, in the middle of an interval and of a save."""
     workdir, state = finished
     steps: list[int] = []
 
     def stop(*args, **kwargs):
-        if len(steps) == 6:
+        if len(steps) == 5:
             signal.raise_signal(signal.SIGINT)
         steps.append(1)
         return real(*args, **kwargs)
@@ -79,16 +79,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             jd.train(TINY, tmp_path, progress=False)
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-    assert len(steps) == 7  # of which the first is train's own look at a batch
-    assert jd.load(tmp_path).step == 4
+    assert len(steps) == 6  # of which the first is train's own look at a batch
+    assert jd.load(tmp_path).step == 5
     again = jd.train(TINY, tmp_path, progress=False)
     assert same_bits(state, again)
-    read = lambda folder: [  # noqa: E731
-        {k: v for k, v in json.loads(line).items() if k != "images_per_s"}
-        for line in (folder / "metrics.jsonl").read_text().splitlines()
-    ]
-    assert read(tmp_path) == read(workdir)
-    assert [line["step"] for line in read(tmp_path)] == [2, 4, 6, 8]
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert lines == (workdir / "metrics.jsonl").read_text()
+    assert [json.loads(line)["step"] for line in lines.splitlines()] == [2, 4, 6, 8]
 
 
 def test_another_configuration_is_refused_by_its_fields(finished):
@@ -121,7 +118,8 @@ def test_load_gives_back_the_averaged_model(finished):
     workdir, state = finished
     run = jd.load(workdir)
     assert (run.experiment, run.step) == (TINY, 8)
-    assert run.info == DataInfo((8, 8, 1), 10, tuple("0123456789"))
+    fingerprint = TINY.data.load().fingerprint()
+    assert run.info == DataInfo((8, 8, 1), 10, tuple("0123456789"), fingerprint)
     assert same_bits(run.params, state.ema)
     assert not same_bits(run.params, state.params)
     labels = np.array([3, 1, 4])
@@ -200,18 +198,27 @@ def test_cifar10_recipe_takes_a_step_on_fake_data():
 
 
 def test_summary_weighs_quarters_by_their_examples():
-    def line(losses, quarters):
+    def line(losses, quarters, norm):
         share = np.bincount(quarters, minlength=QUARTERS) / len(quarters)
         part = np.bincount(quarters, losses, minlength=QUARTERS) / len(quarters)
+        loss = np.mean(losses)
         return {
-            "loss": np.mean(losses), "loss_by_quarter": part, "share_by_quarter": share
+            "loss": loss, "loss_by_quarter": part, "share_by_quarter": share,
+            "grad_norm": norm, "finite": np.isfinite(loss),
         }  # fmt: skip
 
-    steps = [line([1.0, 2.0], [0, 0]), line([3.0, 5.0], [0, 3])]
-    one_by_one = [jax.tree.map(lambda a: np.asarray(a)[None], s) for s in steps]
-    values = summary(one_by_one)
-    assert summary([jax.tree.map(lambda *a: np.stack(a), *steps)]) == values
-    assert values == {"loss": 2.75, "loss_q1": 2.0, "loss_q4": 5.0}
+    def of(*steps):
+        return summary(jax.tree.map(lambda *a: np.stack(a), *steps), clip_norm=1)
+
+    steps = [line([1.0, 2.0], [0, 0], 0.5), line([3.0, 5.0], [0, 3], 2.0)]
+    means = {
+        "loss": 2.75, "loss_q1": 2.0, "loss_q4": 5.0, "grad_norm": 1.25,
+        "grad_norm_max": 2.0, "clipped": 0.5,
+    }  # fmt: skip
+    assert of(*steps) == means
+    bad = line([np.nan, 1.0], [0, 1], np.inf)
+    assert of(*steps, bad) == {**means, "nonfinite": 1}
+    assert of(bad) == {"nonfinite": 1}
 
 
 def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Images in memory, and batches of them as pure functions of the seed and the step."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +44,14 @@ class Dataset:
         """Height, width and channels."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def fingerprint(self) -> str:
+        """A hash of every image and label, of their order and of the classes' names."""
+        digest = hashlib.sha256(repr((self.images.shape, self.class_names)).encode())
+        for array in (self.images, self.labels):
+            if array is not None:
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
 
 
 def from_arrays(

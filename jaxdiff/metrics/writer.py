@@ -1,30 +1,45 @@
-"""Metrics as JSON lines."""
+"""Metrics and events as JSON lines."""
 
+import fcntl
 import json
 import os
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from jaxdiff.errors import InputError
+from jaxdiff.files import cannot_write, write_atomic
 
 
 class JsonLines:
     """Appends one JSON object a line, each with its `step`; a context manager.
 
     Opened again by a resumed run, it first drops the lines after the step that the run
-    goes on from, so that no line is doubled.
+    goes on from: the run writes them again, and no line is doubled. A file that is as
+    it should be is not touched.
+
+    Raises:
+        InputError: the disk is full, or the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], from_step: int):
-        path = Path(path)
-        kept = [line for line in read(path) if line["step"] <= from_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
-        self._file = path.open("a")
+        self._path = Path(path)
+        kept = [line for line in read(path, "step") if line["step"] <= from_step]
+        text = "".join(_line(line) for line in kept)
+        if not self._path.exists() or self._path.read_bytes() != text.encode():
+            write_atomic(path, text)
+        self._file = _appending(self._path)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        _append(self._file, self._path, {"step": step, **values})
+
+    def flush(self) -> None:
+        """Returns when every line is on the disk itself."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
         """Closes the file."""
@@ -37,11 +52,88 @@ class JsonLines:
         self.close()
 
 
-def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The lines of such a file; none where it does not exist."""
+class History:
+    """What happened to a run, an event a line; held by the one process that trains it.
+
+    Args:
+        path: the file; lines are only ever appended.
+
+    Raises:
+        InputError: another process trains this run, or the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = Path(path)
+        self._file = _appending(self._path)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise InputError(
+                f"another process trains in '{self._path.parent}': wait for it, or "
+                "choose another --workdir"
+            ) from error
+        except OSError:  # a file system without locks: then users must take care
+            pass
+        if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
+            self._file.write("\n")  # a kill cut the last line short
+
+    def write(self, event: str, **values: Any) -> None:
+        """Appends one line."""
+        _append(self._file, self._path, {"event": event, **values})
+
+    def close(self) -> None:
+        """Closes the file, and lets others train."""
+        self._file.close()
+
+    def __enter__(self) -> "History":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
+    """The lines of such a file; none where it does not exist.
+
+    A last line that a kill cut short is passed over. Others that cannot be read are
+    too, with a warning.
+
+    Args:
+        path: the file.
+        key: what each line must have.
+    """
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
-    # A last line without its end was cut short by a kill; its step will be redone.
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    found, lost = [], 0
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            value = json.loads(line)
+            value[key]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            lost += bool(line)
+        else:
+            found.append(value)
+    if lost:
+        warnings.warn(f"'{path}' has {lost} lines that cannot be read", stacklevel=2)
+    return found
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, allow_nan=False) + "\n"
+
+
+def _appending(path: Path) -> IO[str]:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def _append(file: IO[str], path: Path, value: dict[str, Any]) -> None:
+    try:
+        file.write(_line(value))
+        file.flush()
+    except OSError as error:
+        raise cannot_write(path, error) from error

@@ -1,0 +1,101 @@
+"""Files of a run folder: written whole or not at all, read as data."""
+
+import errno
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdiff.errors import InputError
+
+
+def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
+    """Write `data`; a reader, or a crash, meets the old file or the new one."""
+    write_atomic(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def write_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text, also to the disk itself, in the place of what was there."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise cannot_write(path, error) from error
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dictionary in a JSON file; `InputError` where there is none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:  # of JSON or of UTF-8
+        raise InputError(f"'{path}' is not a JSON file: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"'{path}' holds a {type(data).__name__}, not a JSON object")
+    return data
+
+
+def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
+    """Create the workdir and prove that a file can be written, or `InputError`."""
+    # Another host may have a process of the same number.
+    name = f".writable.{jax.process_index()}.{os.getpid()}"
+    probe = Path(directory) / name
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"x")
+        probe.unlink()
+    except OSError as error:
+        reason = f"cannot write to the folder '{directory}': {error.strerror}"
+        raise InputError(f"{reason}; choose another with {flag}") from error
+
+
+def flush_folder(folder: str | os.PathLike[str]) -> None:
+    """Make sure that what was created or renamed in a folder outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def error_number(error: BaseException) -> int | None:
+    """The system's number of an error, also of one in TensorStore's words."""
+    for one in (error, error.__cause__):
+        if isinstance(one, OSError):
+            return one.errno
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
+
+
+def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputError:
+    """What to tell of a write that failed: why, and what to do."""
+    code = error_number(error)
+    reason = os.strerror(code) if code else str(error)
+    remedy = "make it writable"
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        place = Path(path)
+        while not place.exists():
+            place = place.parent
+        free = size(shutil.disk_usage(place).free)
+        remedy = f"{free} are free on the disk of '{place}': free more"
+    return InputError(f"cannot write '{path}': {reason}; {remedy}, then start again")
+
+
+def size(count: float) -> str:
+    """A number of bytes to read: 900 bytes, 1.2 MB."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count:.0f} bytes"
