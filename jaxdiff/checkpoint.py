@@ -111,15 +111,19 @@ class Checkpoints:
             saving, self._saving = self._saving, None
             saving.result()
 
-    def latest(self) -> int | None:
+    def latest(self, below: int | None = None) -> int | None:
         """The step of the newest whole checkpoint, or None when there is none at all.
 
         Every byte of it is read. A newer one that is damaged is named in a warning.
 
+        Args:
+            below: of those whose step is below this.
+
         Raises:
             InputError: there are checkpoints, and all are damaged.
         """
-        steps = sorted(self._steps(), reverse=True)
+        found = self._steps()
+        steps = sorted((s for s in found if below is None or s < below), reverse=True)
         for step in steps:
             try:
                 verify(self._directory / str(step))

@@ -7,7 +7,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,22 +19,36 @@ from jaxdiff import hosts, plots, report
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError, NonFinite, check_seed
 from jaxdiff.evaluate import Likelihood, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.flags import option_name, parse
+from jaxdiff.interrupt import Terminated
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress import bar
+from jaxdiff.replay import ReplayOptions, replay
+from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import Run, load, load_data
+from jaxdiff.status import StatusOptions, status
 from jaxdiff.train import train
 
-COMMANDS = ("run", "train", "sample", "compare", "evaluate")
+COMMANDS = (
+    "run", "train", "sample", "compare", "evaluate", "status", "replay", "reproduce"
+)  # fmt: skip
+NOT_FINITE = 4
+"""The exit code of a training whose loss is not finite."""
 HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
 sample draws images from a trained run, by any sampler; compare tells how good each
 sampler is at how many network evaluations; evaluate gives the run's bits per dimension
-on held-out images. Each has its own flags and --help.
+on held-out images; status says what a run folder holds; replay takes one step again, to
+look at its batch; reproduce runs a run again and compares. Each has its own flags and
+--help.
+
+Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
+full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
+SIGTERM, once the step is saved.
 """
 PER_CLASS = 20
 """Samples a class that `run` draws and judges."""
@@ -79,7 +93,20 @@ OPTIONS: dict[str, Any] = {
     "compare": CompareOptions,
     "evaluate": EvaluateOptions,
 }
-"""The options of the commands that use a trained run."""
+"""The options of the commands that use a trained model."""
+
+
+def _reproduce(options: ReproduceOptions) -> None:
+    if not reproduce(options):
+        hosts.leave(1)
+
+
+ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
+    "status": (StatusOptions, lambda options: print(status(options.workdir))),
+    "replay": (ReplayOptions, replay),
+    "reproduce": (ReproduceOptions, _reproduce),
+}
+"""The options of the commands that look at a run's folder, and what they do."""
 
 
 def main(
@@ -109,9 +136,12 @@ def main(
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         hosts.leave(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the newest checkpoint")
-        hosts.leave(130)
+    except NonFinite as error:
+        print(f"error: {error}", file=sys.stderr)
+        hosts.leave(NOT_FINITE)
+    except (KeyboardInterrupt, Terminated) as error:
+        print(f"{error or 'stopped'}; the same command goes on", file=sys.stderr)
+        hosts.leave(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
         reason = hosts.lost(error)
         if reason is None:
@@ -142,6 +172,11 @@ def _command(
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
         _train(experiment, where.workdir, command == "run", judge)
+        return
+    if command in ON_FOLDERS:
+        cls, act = ON_FOLDERS[command]
+        (asked,) = parse([cls(workdir=workdir)], rest, **texts)
+        act(asked)
         return
     if command not in OPTIONS:
         close = difflib.get_close_matches(command, COMMANDS, n=1)

@@ -1,6 +1,7 @@
 """What a run says of itself while it trains: each interval's metrics, exactly once."""
 
 import time
+from collections import deque
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +19,7 @@ from jaxdiff.loss import QUARTERS
 from jaxdiff.metrics.writer import History, JsonLines
 from jaxdiff.typing import Array
 
-METRICS, HISTORY = "metrics.jsonl", "history.jsonl"
+METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"
 """Names in the run folder."""
 Metrics = dict[str, np.ndarray]
 """Of one or more steps, each [steps, ...]."""
@@ -73,7 +74,8 @@ class Log:
         self._waiting: tuple[int, list[dict[str, Array]]] | None = None
         self._fetched = step
         self._last: dict[str, float] = {}
-        self._clock = time.perf_counter(), step
+        # At a checkpoint two intervals are fetched at once: the speed is that of both.
+        self._clocks = deque([(time.perf_counter(), step)], maxlen=2)
         self._lines: JsonLines | None = None
 
     def __enter__(self) -> "Log":
@@ -134,8 +136,8 @@ class Log:
         self._interval, self._last = [], values
         if self._lines is not None:
             self._lines.write(step, values)
-        (then, before), now = self._clock, time.perf_counter()
-        self._clock = now, step
+        (then, before), now = self._clocks[0], time.perf_counter()
+        self._clocks.append((now, step))
         speed = (step - before) * self._experiment.training.batch_size / (now - then)
         self.tell("speed", step=step, time=provenance.now(), images_per_s=speed)
         loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
@@ -168,7 +170,7 @@ class Log:
                 self._bar.write(f"warning: {what}: the step is left out ({count})")
                 return
             what += f", and {training.max_skips} steps were left out before"
-        path = self._workdir / "nonfinite.json"
+        path = self._workdir / NONFINITE
         if is_first():
             write_json_atomic(
                 path,

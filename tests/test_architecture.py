@@ -37,8 +37,8 @@ LAYERS = [
     ["experiment", "config"],
     ["run", "flags", "step", "log"],
     ["job"],
-    ["train", "report", "evaluate"],
-    ["draw"],
+    ["train", "report", "evaluate", "replay", "status"],
+    ["draw", "reproduce"],
     ["compare"],
     ["cli"],
 ]

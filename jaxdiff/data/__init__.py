@@ -5,6 +5,7 @@ from typing import TypeAlias
 from jaxdiff.data.dataset import (
     Dataset,
     batch,
+    examples,
     from_arrays,
     order,
     to_float,
@@ -22,6 +23,7 @@ __all__ = [
     "Digits",
     "Tfds",
     "batch",
+    "examples",
     "from_arrays",
     "order",
     "to_float",

@@ -155,27 +155,31 @@ def batch(
         rows: which examples of the batch to read, integers [rows]; all by default. The
             others are not touched.
     """
-    if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give at least 1")
-    size = len(dataset)
-    first = step * batch_size
-    epochs, places = np.divmod(np.arange(first, first + batch_size), size)
-    chosen = np.concatenate(
-        [
-            order(seed, epoch, size)[places[epochs == epoch]]
-            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
-        ]
-    )
     rows = np.arange(batch_size) if rows is None else rows
-    chosen = chosen[rows]
+    chosen = examples(len(dataset), seed, step, batch_size)[rows]
     images = dataset.images[chosen]
     if flip:
+        first = step * batch_size
         mirrored = _flips(seed, first, batch_size)[rows, None, None, None]
         images = np.where(mirrored, images[:, :, ::-1], images)
     return Batch(
         images=to_float(images),
         labels=None if dataset.labels is None else dataset.labels[chosen],
         indices=rows.astype(np.int32),
+    )
+
+
+def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
+    """Which of `size` examples a step's batch has, integers [batch_size]."""
+    if batch_size < 1:
+        raise InputError(f"batch_size is {batch_size}; give at least 1")
+    first = step * batch_size
+    epochs, places = np.divmod(np.arange(first, first + batch_size), size)
+    return np.concatenate(
+        [
+            order(seed, epoch, size)[places[epochs == epoch]]
+            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
+        ]
     )
 
 

@@ -1,0 +1,154 @@
+"""The command `replay`: one step of a run again, with all that one may ask of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import data, plots
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.data import to_uint8
+from jaxdiff.errors import InputError
+from jaxdiff.files import ensure_writable, read_json
+from jaxdiff.job import Job
+from jaxdiff.log import NONFINITE
+from jaxdiff.loss import draw, loss_fn
+from jaxdiff.run import CHECKPOINTS, check_record, check_workdir, read_config
+from jaxdiff.train_state import TrainState
+from jaxdiff.typing import Batch
+
+SHOWN = 10
+"""How many examples and gradients are printed, those that are not finite first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions:
+    """Which step of which run to look at."""
+
+    workdir: Path
+    """The run folder."""
+    step: int | None = None
+    """The step, from 1, as metrics.jsonl and error messages count them; by default that
+    whose loss was not finite."""
+    out: Path | None = None
+    """Where replay-STEP.npz and .png are written; the run folder by default."""
+
+
+def replay(options: ReplayOptions) -> None:
+    """Takes a step again from the checkpoint before it, and tells what it did.
+
+    The steps in between are the run's own, bit for bit on the same devices (where
+    `steps_per_dispatch` is above 1, but for rounding). Nothing of the run is changed.
+
+    Raises:
+        InputError: there is no such run or step, or its data has changed.
+    """
+    from tqdm import tqdm
+
+    if jax.process_count() > 1:
+        raise InputError("replay runs in one process: start it without a launcher")
+    workdir, step = options.workdir, options.step
+    experiment, _ = read_config(workdir)
+    if step is None:
+        if not (workdir / NONFINITE).exists():
+            raise InputError(
+                f"'{workdir}' has no {NONFINITE}: give the step to replay by --step"
+            )
+        step = read_json(workdir / NONFINITE).get("step")
+    if type(step) is not int or not 1 <= step <= experiment.training.num_steps:
+        raise InputError(
+            f"step must lie in 1..{experiment.training.num_steps}; got {step!r}"
+        )
+    out = options.out or workdir
+    ensure_writable(out, "--out" if options.out else "--workdir")
+    job = Job.of(experiment)
+    check_workdir(workdir, experiment, job.info)
+    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+        start = checkpoints.latest(below=step)
+        if start is not None:
+            check_record(checkpoints.record(start), workdir, experiment, job.info)
+        state = experiment.parallel.enter(job.initial_state(checkpoints, start))
+    at = start or 0
+    with tqdm(total=step - at, unit="step", desc="replay", dynamic_ncols=True) as bar:
+        while at < step - 1:
+            state, at, _ = job.advance(state, at, step - 1)
+            bar.update(at - bar.n - (start or 0))
+        before = jax.device_get(experiment.parallel.leave(state))
+        _, _, metrics = job.advance(state, at, step)
+        bar.update(1)
+    loss, norm = (float(metrics[name][0]) for name in ("loss", "grad_norm"))
+    print(
+        f"step {step} of seed {experiment.seed}, from the checkpoint of step "
+        f"{start or 0}: loss {loss:g}, gradient's norm {norm:g}"
+    )
+
+    size = experiment.training.batch_size
+    batch = job.batch(step - 1, np.arange(size))
+    places = data.examples(len(job.dataset), experiment.seed, step - 1, size)
+    losses, times, gradient = _one_by_one(job, before, batch)
+    # Those that are not finite first, then from the largest.
+    order = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf), kind="stable")
+    print(f"  {'in the data':>12} {'class':>6} {'time':>8} {'loss':>12}")
+    for i in order[:SHOWN]:
+        label = "-" if batch.labels is None else batch.labels[i]
+        print(f"  {places[i]:>12} {label:>6} {times[i]:>8g} {losses[i]:>12.6g}")
+    norms = {name: float(np.linalg.norm(g)) for name, g in gradient.items()}
+    bad = [name for name, value in norms.items() if not np.isfinite(value)]
+    if bad:
+        more = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        print(f"  gradients not finite: {', '.join(bad[:SHOWN])}{more}")
+    else:
+        largest = sorted(norms, key=norms.__getitem__, reverse=True)[:3]
+        parts = [f"{name} {norms[name]:.3g}" for name in largest]
+        print(f"  the largest gradients: {', '.join(parts)}")
+
+    file = out / f"replay-{step}.npz"
+    arrays: dict[str, Any] = {
+        "images": batch.images, "examples": places, "times": times, "losses": losses
+    }  # fmt: skip
+    if batch.labels is not None:
+        arrays["labels"] = batch.labels
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    picture = file.with_suffix(".png")
+    plots.save_grid(picture, to_uint8(batch.images[order][:64]), columns=8)
+    print(
+        f"the batch is in {file}, and its images, the largest loss first, in {picture}"
+    )
+
+
+def _one_by_one(
+    job: Job, state: TrainState, batch: Batch
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Of each example the loss and the time, and the gradient of all by its names.
+
+    On one device and an example at a time, so that it fits wherever a step did.
+    """
+    experiment = job.experiment
+    key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
+    prediction, objective = experiment.prediction, experiment.objective
+
+    @jax.jit
+    def run(state: TrainState, batch: Batch) -> Any:
+        def one(total: Any, example: Batch) -> Any:
+            single = jax.tree.map(lambda a: a[None], example)
+            (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+                state.params, job.network, job.schedule, single, key, prediction,
+                objective, state.memory,
+            )  # fmt: skip
+            t = draw(single, key, job.schedule, objective, state.memory).t[0]
+            return jax.tree.map(jnp.add, total, gradient), (loss, t)
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        total, (losses, times) = jax.lax.scan(one, zeros, batch)
+        return losses, times, jax.tree.map(lambda a: a / len(losses), total)
+
+    batch = jax.tree.map(jnp.asarray, batch)
+    losses, times, gradient = jax.device_get(run(state, batch))
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(gradient)
+    }
+    return losses, times, named

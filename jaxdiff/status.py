@@ -1,0 +1,104 @@
+"""The command `status`: what a run folder holds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxdiff import config
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.files import size
+from jaxdiff.log import HISTORY, METRICS, NONFINITE
+from jaxdiff.metrics import writer
+from jaxdiff.run import CHECKPOINTS, read_config
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Which run to look at."""
+
+    workdir: Path
+    """The run folder; it is only read, also while a process trains in it."""
+
+
+def status(workdir: Path) -> str:
+    """What a run folder holds, as text: every checkpoint is read and checked.
+
+    Raises:
+        InputError: there is no run, or its configuration cannot be read.
+    """
+    experiment, info = read_config(workdir)
+    found = Checkpoints(workdir / CHECKPOINTS).status()
+    whole = [step for step, (_, reason) in found.items() if reason is None]
+    end = experiment.training.num_steps
+    lines = [f"{workdir}: {_reached(max(whole, default=0), end)}", "", "checkpoints"]
+    for step, (count, reason) in found.items():
+        word = "whole" if reason is None else f"damaged: {reason}"
+        lines.append(f"  step {step:<10,} {size(count):>9}  {word}")
+    lines += [] if found else ["  none"]
+
+    metrics = writer.read(workdir / METRICS, "step")
+    if metrics:
+        last = metrics[-1]
+        lines += ["", f"metrics of step {last.pop('step'):,}, the last line"]
+        lines += [f"  {name:<15} {_number(value)}" for name, value in last.items()]
+        skipped = sum(line.get("nonfinite", 0) for line in metrics)
+        if skipped:
+            lines.append(f"  steps with a loss that was not finite: {skipped}")
+    if (workdir / NONFINITE).exists():
+        lines += ["", f"a loss that was not finite stopped it once: see {NONFINITE}"]
+
+    history = writer.read(workdir / HISTORY, "event")
+    starts = [event for event in history if event["event"] == "start"]
+    speeds = [event for event in history if event["event"] == "speed"]
+    lines += ["", "history"]
+    lines += [f"  {_start(event)}" for event in starts[-5:]] or ["  none"]
+    if len(starts) > 5:
+        lines.insert(-5, f"  {len(starts) - 5} starts before")
+    if speeds:
+        speed, when = speeds[-1].get("images_per_s"), speeds[-1].get("time")
+        lines.append(f"  {when}  {_number(speed)} images/s, the last figure")
+
+    lines += ["", "data"]
+    lines += [f"  {name:<12} {_plain(v)}" for name, v in info._asdict().items()]
+    lines += ["", "configuration"]
+    lines += [
+        f"  {name:<12} {_plain(value)}"
+        for name, value in config.to_dict(experiment).items()
+    ]
+    return "\n".join(lines)
+
+
+def _reached(step: int, end: int) -> str:
+    word = ", finished" if step >= end else ""
+    return f"step {step:,} of {end:,} ({step / end:.0%}){word}"
+
+
+def _start(event: dict[str, Any]) -> str:
+    """A start of the run in one line."""
+    versions, devices = event.get("versions", {}), event.get("devices", {})
+    code = event.get("code", {})
+    made = code.get("commit", f"source {code.get('source', 'unknown')}")
+    names = ("jaxdiff", "jax", "flax", "optax", "python")
+    return (
+        f"{event.get('time')}  from step {event.get('step')} on "
+        f"{devices.get('count')} x {devices.get('kind')}, processes: "
+        f"{devices.get('processes')}; "
+        + ", ".join(f"{name} {versions.get(name)}" for name in names)
+        + f"; {made}"
+    )
+
+
+def _plain(value: Any) -> str:
+    """Options in one line, without the braces and quotes of JSON."""
+    if isinstance(value, dict):
+        rest = dict(value)
+        name = rest.pop("type", None)
+        parts = [f"{key}={_plain(v)}" for key, v in rest.items()]
+        return f"{name or ''}({', '.join(parts)})" if name else ", ".join(parts)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_plain, value)) + "]"
+    return _number(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
