@@ -1,0 +1,333 @@
+"""Faults of the disk: what is damaged is named, and a good checkpoint is never lost."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import threading
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import checkpoint, sealed
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.errors import InputError
+
+STATE = {"a": {"w": jnp.arange(300.0)}, "step": jnp.int32(0)}
+
+
+def state(step):
+    return jax.tree.map(lambda x: x + step, STATE)
+
+
+@pytest.fixture
+def two(tmp_path):
+    """Two checkpoints, of steps 1 and 2."""
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, state(step), {"note": step})
+    return tmp_path
+
+
+def files(folder):
+    found = sorted(p for p in folder.rglob("*") if p.is_file())
+    assert len(found) > 8
+    return found
+
+
+def used(folder):
+    """The step that is used, its state, and what was warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        checkpoints = Checkpoints(folder)
+        step = checkpoints.latest()
+        assert step is not None
+        restored = checkpoints.restore(STATE, step)
+    np.testing.assert_array_equal(restored["a"]["w"], np.arange(300.0) + step)
+    assert int(restored["step"]) == step
+    return step, [str(w.message) for w in caught]
+
+
+def flipped(content, place):
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def test_a_whole_checkpoint_is_used_in_silence(two):
+    assert used(two) == (2, [])
+    assert Checkpoints(two).record(2)["note"] == 2
+
+
+def test_every_byte_of_every_file_counts(two):
+    """One file at a time is flipped in a bit, cut short, emptied, lengthened, lost."""
+    chance = np.random.default_rng(0)
+    for path in files(two / "2"):
+        content = path.read_bytes()
+        ways = {"lost": None, "longer": content + b"\0"}
+        if content:
+            places = {0, len(content) - 1, *chance.integers(0, len(content), 3)}
+            ways |= {f"flip {i}": flipped(content, int(i)) for i in places}
+            ways |= {"shorter": content[:-1], "empty": b""}
+        for way, damage in ways.items():
+            path.unlink() if damage is None else path.write_bytes(damage)
+            step, messages = used(two)
+            path.write_bytes(content)
+            assert step == 1, (path, way)
+            (message,) = messages
+            assert "\n" not in message
+            assert f"'{two / '2'}' is damaged" in message
+            assert str(path.relative_to(two / "2")) in message
+            assert "that of step 1 is used" in message
+    assert used(two) == (2, [])
+
+
+def test_what_was_not_written_is_told(two):
+    (two / "2" / "state" / "extra").write_bytes(b"x")
+    (message,) = used(two)[1]
+    assert "'state/extra' was not in it when it was written" in message
+
+
+def test_a_link_is_not_followed(two, tmp_path):
+    """A checkpoint from elsewhere cannot make us read what lies outside of it."""
+    path = two / "2" / "state" / "_METADATA"
+    secret = tmp_path / "secret"
+    path.rename(secret)
+    path.symlink_to(secret)
+    assert "'state/_METADATA' is a link" in used(two)[1][0]
+    path.unlink()
+    os.mkfifo(path)  # reading it would never end
+    assert "'state/_METADATA' is no regular file" in used(two)[1][0]
+
+
+@pytest.mark.parametrize(
+    "files", [{"../../secret": [1, "0"]}, {"/etc/passwd": [1, "0"]}, {"x": "y"}, [1], 3]
+)
+def test_a_record_is_data(two, files):
+    """A record that names other places, and hashes itself correctly."""
+    path = two / "2" / sealed.RECORD
+    record = json.loads(path.read_text())
+    del record["sha256"]
+    path.write_text(sealed._text({**record, "files": files}))
+    step, (message,) = used(two)
+    assert step == 1
+    assert f"'{two / '2'}' is damaged" in message
+
+
+def test_asked_for_by_its_step_it_is_refused(two):
+    path = two / "2" / "state" / "_METADATA"
+    path.write_bytes(b"{}")
+    with pytest.raises(InputError, match="'state/_METADATA' has 2 bytes"):
+        Checkpoints(two).restore(STATE, step=2)
+
+
+def test_where_none_is_whole_nothing_begins(two):
+    for step in (1, 2):
+        (two / str(step) / "state" / "manifest.ocdbt").unlink()
+    with pytest.raises(InputError, match="no checkpoint in") as error:
+        Checkpoints(two).latest()
+    for words in (
+        "2: 'state/manifest.ocdbt' is missing",
+        "1: ",
+        "begin anew",
+        "is as it was",
+    ):
+        assert words in str(error.value)
+
+
+def test_a_newer_version_is_refused(two, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    with pytest.raises(InputError, match="has format 1, of another version of jaxdiff"):
+        Checkpoints(two).restore(STATE)
+
+
+def test_a_damaged_one_is_replaced_when_the_run_comes_there_again(two):
+    (two / "2" / "state" / "_METADATA").unlink()
+    with Checkpoints(two, keep=2) as checkpoints, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert checkpoints.latest() == 1
+        checkpoints.save(2, state(2))
+        checkpoints.wait()
+        assert sorted(p.name for p in two.iterdir()) == ["1", "2"]
+        checkpoints.save(3, state(3))
+    assert used(two) == (3, [])
+    assert sorted(p.name for p in two.iterdir()) == ["2", "3"]
+
+
+def test_damaged_ones_do_not_push_out_good_ones(two):
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(5, state(5))
+    (two / "5" / "state" / "_METADATA").unlink()
+    with Checkpoints(two, keep=2) as checkpoints, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert checkpoints.latest() == 2
+        checkpoints.save(3, state(3))
+        checkpoints.wait()
+        # The damaged one is from later on: it stays, to be looked at.
+        assert sorted(p.name for p in two.iterdir()) == ["2", "3", "5"]
+        checkpoints.save(6, state(6))
+    assert sorted(p.name for p in two.iterdir()) == ["3", "6"]
+
+
+def test_which_ones_stay(tmp_path):
+    losses = {10: 3.0, 20: 1.0, 30: 2.0, 40: 5.0, 50: 4.0, 60: 6.0}
+    with Checkpoints(tmp_path, keep=1, keep_every=30, keep_best="loss") as checkpoints:
+        for step, loss in losses.items():
+            checkpoints.save(step, state(step), {"metrics": {"loss": loss}})
+        checkpoints.save(70, state(70), {"metrics": {}})
+    assert sorted(int(p.name) for p in tmp_path.iterdir()) == [20, 30, 60, 70]
+
+
+def test_none_is_removed_before_the_next_is_proven(two, monkeypatch):
+    """At each removal, there is a newer checkpoint in which every byte is right."""
+    removed = []
+
+    def look(self, step):
+        whole = [s for s in self._steps() if s > step and s not in self._damaged]
+        for newer in whole:
+            sealed.verify(two / str(newer))
+        assert whole, f"{step} is removed, and none is newer"
+        removed.append(step)
+        remove(self, step)
+
+    remove = Checkpoints._remove
+    monkeypatch.setattr(Checkpoints, "_remove", look)
+    with Checkpoints(two, keep=1) as checkpoints:
+        for step in (3, 4):
+            checkpoints.save(step, state(step))
+    assert sorted(removed) == [1, 2, 3]
+
+
+def test_a_save_that_cannot_be_proven_removes_nothing(two, monkeypatch):
+    def broken(folder, record):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(checkpoint, "seal", broken)
+    checkpoints = Checkpoints(two, keep=1)
+    checkpoints.save(3, state(3))
+    with pytest.raises(
+        InputError, match="step 3 is lost, that of step 2 stays: cannot"
+    ):
+        checkpoints.wait()
+    assert sorted(p.name for p in two.iterdir()) == ["1", "2"]
+    assert used(two) == (2, [])
+
+
+def test_what_a_kill_left_is_removed_by_the_next_save(two):
+    for name in ("3.writing", "4.writing.orbax-checkpoint-tmp", "1.removed"):
+        shutil.copytree(two / "1", two / name)
+    assert used(two) == (2, [])
+    with Checkpoints(two) as checkpoints:
+        checkpoints.save(3, state(3))
+    assert sorted(p.name for p in two.iterdir()) == ["1", "2", "3"]
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 1 MiB, and a function that changes how it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o"]
+    made = subprocess.run([*mount, "size=1m", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"no right to mount a file system: {made.stderr.decode().strip()}")
+    yield (
+        folder,
+        lambda options: subprocess.run(
+            ["mount", "-o", f"remount,{options}", folder], check=True
+        ),
+    )
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk(disk):
+    folder, remount = disk
+    place = folder / "checkpoints"
+    big = {"w": jax.random.normal(jax.random.key(0), (150_000,))}  # 600 kB
+    with Checkpoints(place) as checkpoints:
+        checkpoints.save(1, big)
+        checkpoints.wait()
+        checkpoints.save(2, big)
+        with pytest.raises(InputError) as error:
+            checkpoints.wait()
+        message = str(error.value)
+        assert "checkpoint of step 2 is lost, that of step 1 stays: " in message
+        assert "No space left on device; " in message
+        assert f"are free on the disk of '{place}': free more, then start" in message
+        assert "\n" not in message
+    assert [p.name for p in place.iterdir()] == ["1"]
+    remount("size=8m")
+    with Checkpoints(place) as checkpoints:
+        np.testing.assert_array_equal(checkpoints.restore(big)["w"], big["w"])
+        checkpoints.save(2, big)
+    assert Checkpoints(place).latest() == 2
+
+
+def test_a_folder_that_becomes_read_only(disk):
+    folder, remount = disk
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(1, state(1))
+        checkpoints.wait()
+        remount("ro")
+        message = "step 2 is lost, that of step 1 stays: .*Read-only file system; make"
+        with pytest.raises(InputError, match=message):  # at once, or when it is done
+            [checkpoints.save(2, state(2)), checkpoints.wait()]
+        assert used(folder) == (1, [])
+
+
+def on_devices():
+    """The bytes of all arrays on all devices; what two arrays share counts once."""
+    buffers = {}
+    for array in jax.live_arrays():
+        for shard in array.addressable_shards:
+            place = shard.device, shard.data.unsafe_buffer_pointer()
+            buffers[place] = shard.data.nbytes
+    return sum(buffers.values())
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_no_device_holds_a_second_copy(tmp_path, count):
+    """While a state is copied, written and proven, its devices hold it once."""
+    mesh = jax.sharding.Mesh(jax.devices()[:count], ("batch",))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    big = jax.device_put({"w": np.zeros((1000, 1000)), "v": np.ones(500)}, everywhere)
+    jax.block_until_ready(big)
+    expected, seen = on_devices(), []
+    assert expected >= count * 4_000_000
+    with Checkpoints(tmp_path) as checkpoints:
+        saving = threading.Thread(target=checkpoints.save, args=(1, big))
+        saving.start()
+        while saving.is_alive() or not (tmp_path / "1").exists():
+            seen.append(on_devices())
+        saving.join()
+    # Replicas share the work: each device may slice its part off, no more.
+    assert max(seen) <= expected + 4_100_000
+
+
+def test_sealing_is_undone_by_any_change(tmp_path):
+    folder = tmp_path / "folder"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "inner" / "file").write_bytes(b"abc")
+    sealed.seal(folder, {"a": 1})
+    record = sealed.verify(folder)
+    assert record["a"] == 1
+    assert list(record["files"]) == ["inner/file"]
+    path = folder / sealed.RECORD
+    text = path.read_text()
+    for i in range(len(text)):
+        path.write_bytes(flipped(text.encode(), i))
+        with pytest.raises(sealed.Damaged, match=r"jaxdiff\.json is not as it was"):
+            sealed.verify(folder)
+    path.write_text(text)
+    assert sealed.verify(folder) == record
+
+
+def test_the_folder_module_names_no_pickle():
+    """Checkpoints and configurations are data: nothing here could run what they say."""
+    root = pathlib.Path(checkpoint.__file__).parent
+    for path in root.rglob("*.py"):
+        text = path.read_text()
+        for word in ("import pickle", "cloudpickle", "allow_pickle=True", " eval("):
+            assert word not in text, f"{path}: {word}"
