@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 
 class Checkpoints:
@@ -185,11 +185,7 @@ def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") 
 
 
 def _orbax() -> Any:
-    try:
-        from orbax.checkpoint import v1
-    except ImportError as error:
-        remedy = "pip install 'jaxdiff[experiments]'"
-        raise InputError(f"checkpoints need Orbax: {remedy}") from error
+    v1 = require("orbax.checkpoint").v1
     logging.getLogger("absl").addFilter(_is_worth_saying)
     return v1
 

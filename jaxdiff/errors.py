@@ -1,5 +1,6 @@
 """The one error a user's mistake raises."""
 
+import importlib
 import warnings
 from typing import Any
 
@@ -13,6 +14,20 @@ class InputError(ValueError):
     The command line prints the line and exits with code 2; any other exception is a
     defect of the library and keeps its traceback.
     """
+
+
+def require(module: str) -> Any:
+    """An optional package, or a module in one; they wait until they are needed."""
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except ImportError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{package} cannot be imported ({reason}); "
+            "run: pip install 'jaxdiff[experiments]'"
+        ) from error
 
 
 def concrete(array: Any) -> np.ndarray | None:

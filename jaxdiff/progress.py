@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
+from jaxdiff.errors import require
 from jaxdiff.hosts import is_first
 
 
@@ -13,9 +14,7 @@ def bar(total: int, name: str) -> Iterator[Callable[..., None]]:
     Gives the function to call with how many are done, of this request and, with
     `before`, of those before it.
     """
-    from tqdm import tqdm
-
-    with tqdm(
+    with require("tqdm").tqdm(
         total=total, unit="image", desc=name, dynamic_ncols=True,
         disable=not is_first(),
     ) as shown:  # fmt: skip

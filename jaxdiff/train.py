@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints, ensure_writable
+from jaxdiff.errors import require
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.hosts import is_first
 from jaxdiff.interrupt import between_steps
@@ -53,7 +54,7 @@ def train(
         InputError: an option does not fit the data or the devices; the workdir cannot
             be written, or holds a run of another configuration.
     """
-    from tqdm import tqdm
+    tqdm = require("tqdm").tqdm
 
     # What is asked for, checked before anything is written.
     training, upkeep = experiment.training, experiment.upkeep
