@@ -34,6 +34,7 @@ LAYERS = [
     ["objective", "guidance", "inverse", "blend"],
     ["loss", "likelihood"],
     ["experiment", "config"],
+    ["wrong_flags"],
     ["run", "flags", "step"],
     ["train", "report", "evaluate"],
     ["draw"],
@@ -44,6 +45,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY = {
     "flax": "networks", "orbax": "checkpoint", "tyro": "flags", "matplotlib": "plots",
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
+    "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
 }  # fmt: skip
 LAZY = (
     "tensorflow_datasets",
@@ -66,6 +68,9 @@ def imports_of(path):
                 yield from (f"jaxdiff.{alias.name}" for alias in node.names)
             else:
                 yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            assert isinstance(node.args[0], ast.Constant), "a name to look for"
+            yield node.args[0].value
 
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")
