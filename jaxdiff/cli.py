@@ -21,7 +21,7 @@ from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
 from jaxdiff.errors import InputError, check_seed
-from jaxdiff.evaluate import Likelihood, evaluate_likelihood
+from jaxdiff.evaluate import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import option_name, parse
 from jaxdiff.parallel import Parallel, Pmap
@@ -107,7 +107,7 @@ def main(
             with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         hosts.leave(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the newest checkpoint")
@@ -133,7 +133,7 @@ def _command(
 ) -> None:
     """Does what the command line says."""
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
-    if command.startswith("-"):
+    if not command[:1].isalnum():
         command, rest = "run", [command, *rest]
     program = Path(sys.argv[0])
     workdir = Path("runs") / program.stem
@@ -164,6 +164,8 @@ def _train(
     experiment: Experiment, workdir: Path, whole_job: bool, judge: Judge | None
 ) -> None:
     """Trains; for the whole job also samples, draws the pictures and judges."""
+    if whole_job:
+        plots.check_installed()
     start = time.monotonic()
     train(experiment, workdir)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
@@ -196,6 +198,8 @@ def _evaluate(run: Run, options: EvaluateOptions) -> None:
     check_seed(options.seed)
     dataset = load_data(run.experiment, options.split)
     num = len(dataset) if options.num is None else options.num
+    check_evaluation(run, dataset, num, options.ode_steps)
+    plots.check_installed()
     with bar(2 * num, "evaluate") as on_chunk:
         found = evaluate_likelihood(
             run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,

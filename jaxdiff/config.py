@@ -6,7 +6,7 @@ refused by name.
 
 import dataclasses
 import re
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxdiff.errors import InputError, require
 
@@ -70,6 +70,7 @@ def _converter(cls: type) -> Any:
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _same_type)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
+    converter.register_structure_hook_func(_is_choice, _one_of)
 
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
@@ -113,6 +114,19 @@ def _tuple_hook(hint: Any, converter: Any) -> Any:
         return tuple(inner(value, list[hint.__args__[0]]))
 
     return structure
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
+def _one_of(value: Any, hint: Any) -> Any:
+    """The value, if it is one of the choices; cattrs would tell them as code."""
+    if value not in get_args(hint):
+        raise InputError(
+            f"expected one of {', '.join(map(repr, get_args(hint)))}; got {value!r}"
+        )
+    return value
 
 
 def _same_type(value: Any, cls: Any) -> Any:

@@ -1,5 +1,6 @@
 """An experiment: the frozen composition of every option."""
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +88,8 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuses options out of range."""
         _at_least_1(self, "chunk")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance must be finite; got {self.guidance:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

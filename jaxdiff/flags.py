@@ -111,7 +111,7 @@ def parse_option(text: str, union: Any, what: str) -> Any:
     name, _, rest = text.partition(":")
     members = {option_name(member): member for member in union_members(union)}
     if name not in members:
-        close = difflib.get_close_matches(name, members, n=1)
+        close = difflib.get_close_matches(name.lower(), members, n=1)
         hint = f"perhaps you meant {close[0]!r}? " if close else ""
         raise InputError(
             f"unknown {what} {name!r}; {hint}There are: {', '.join(members)}"

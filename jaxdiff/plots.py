@@ -269,6 +269,12 @@ def save_comparison(
     _save_figure(path, figure, all_axes[-1])
 
 
+def check_installed() -> None:
+    """Refuses to begin what could not be drawn in the end."""
+    require("matplotlib")
+    require("PIL")
+
+
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
     array = np.asarray(values)
     fits = array.dtype == np.uint8 and array.ndim == len(axes.split())

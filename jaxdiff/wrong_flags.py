@@ -132,8 +132,10 @@ def _unrecognized(
         for flag, hint in flags.items()
         if hint is bool
     ]
-    close = difflib.get_close_matches(name, [*flags, *negated, *HELP], n=1)
-    return f"{what}; perhaps you meant {close[0]}" if close else what
+    # Without the hyphens, which all have in common.
+    known = {flag.lstrip("-"): flag for flag in [*flags, *negated, *HELP]}
+    close = difflib.get_close_matches(name.lstrip("-").replace("_", "-"), known, n=1)
+    return f"{what}; perhaps you meant {known[close[0]]}" if close else what
 
 
 def _expected(hint: Any) -> str:
