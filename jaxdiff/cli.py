@@ -107,7 +107,8 @@ def main(
             with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        line = " ".join(map(str.strip, str(error).splitlines()))
+        print(f"error: {line}", file=sys.stderr)
         hosts.leave(2)
     except KeyboardInterrupt:
         print("stopped; the same command goes on from the newest checkpoint")
