@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 from jaxdiff.files import cannot_write, error_number, flush_folder
 from jaxdiff.sealed import Damaged, read_record, seal, verify
 
@@ -338,11 +338,7 @@ def _damaged(path: Path, reason: Damaged) -> InputError:
 
 
 def _orbax() -> Any:
-    try:
-        from orbax.checkpoint import v1
-    except ImportError as error:
-        remedy = "pip install 'jaxdiff[experiments]'"
-        raise InputError(f"checkpoints need Orbax: {remedy}") from error
+    v1 = require("orbax.checkpoint").v1
     logging.getLogger("absl").addFilter(_is_worth_saying)
     return v1
 

@@ -20,7 +20,7 @@ from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
 from jaxdiff.errors import InputError, NonFinite, check_seed
-from jaxdiff.evaluate import Likelihood, evaluate_likelihood
+from jaxdiff.evaluate import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.flags import option_name, parse
@@ -134,7 +134,8 @@ def main(
             with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        line = " ".join(map(str.strip, str(error).splitlines()))
+        print(f"error: {line}", file=sys.stderr)
         hosts.leave(2)
     except NonFinite as error:
         print(f"error: {error}", file=sys.stderr)
@@ -163,7 +164,7 @@ def _command(
 ) -> None:
     """Does what the command line says."""
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
-    if command.startswith("-"):
+    if not command[:1].isalnum():
         command, rest = "run", [command, *rest]
     program = Path(sys.argv[0])
     workdir = Path("runs") / program.stem
@@ -199,6 +200,8 @@ def _train(
     experiment: Experiment, workdir: Path, whole_job: bool, judge: Judge | None
 ) -> None:
     """Trains; for the whole job also samples, draws the pictures and judges."""
+    if whole_job:
+        plots.check_installed()
     start = time.monotonic()
     train(experiment, workdir)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
@@ -231,6 +234,8 @@ def _evaluate(run: Run, options: EvaluateOptions) -> None:
     check_seed(options.seed)
     dataset = load_data(run.experiment, options.split)
     num = len(dataset) if options.num is None else options.num
+    check_evaluation(run, dataset, num, options.ode_steps)
+    plots.check_installed()
     with bar(2 * num, "evaluate") as on_chunk:
         found = evaluate_likelihood(
             run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,

@@ -87,12 +87,11 @@ class Quality(NamedTuple):
 
 def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
     """Compares samplers on a trained run: a table, a record and pictures."""
-    ensure_writable(options.workdir)
-    dataset = load_data(run.experiment, "train")
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")
     if options.num < 2:
         raise InputError(f"num must be at least 2; got {options.num}")
+    run.check_request(None, options.num, options.seed)
     if not options.evaluations or min(options.evaluations) < 1:
         raise InputError(
             f"evaluations must be at least 1 each; got {options.evaluations}"
@@ -113,7 +112,10 @@ def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
     labels = None if classes is None else np.arange(options.num) % classes
     for _, _, sampling in chains:
         run.check_request(labels, options.num, options.seed, sampling)
+    plots.check_installed()
+    ensure_writable(options.workdir)
 
+    dataset = load_data(run.experiment, "train")
     held_out = load_data(run.experiment, "test")
     rows = slice(options.num)
     real = None if held_out.labels is None else held_out.labels[rows]

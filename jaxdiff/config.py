@@ -5,9 +5,10 @@ refused by name.
 """
 
 import dataclasses
-from typing import Any, TypeVar, get_origin, get_type_hints
+import re
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 Options = TypeVar("Options")
 
@@ -28,12 +29,11 @@ def from_dict(
         InputError: a field is unknown, or of the wrong type or range. A missing field
             takes its default, so that the files of older versions still load.
     """
-    from cattrs import transform_error
-
+    cattrs = require("cattrs")
     try:
         return _converter(cls).structure(data, cls)
     except Exception as error:
-        reasons = "; ".join(transform_error(error, cls.__name__, _reason))
+        reasons = "; ".join(cattrs.transform_error(error, cls.__name__, _reason))
         raise InputError(f"{what}: {reasons}") from error
 
 
@@ -57,15 +57,20 @@ def union_members(hint: Any) -> tuple[type, ...]:
     return members if all(map(dataclasses.is_dataclass, members)) else ()
 
 
+def option_name(cls: type | str) -> str:
+    """The name that chooses an option class: `FixedSmall` is "fixed-small"."""
+    name = cls if isinstance(cls, str) else cls.__name__
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+
+
 def _converter(cls: type) -> Any:
     """A strict converter that knows every union of options below `cls`."""
-    from cattrs.preconf.json import make_converter
-    from cattrs.strategies import configure_tagged_union
-
-    converter = make_converter(forbid_extra_keys=True)
+    strategies = require("cattrs.strategies")
+    converter = require("cattrs.preconf.json").make_converter(forbid_extra_keys=True)
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _same_type)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
+    converter.register_structure_hook_func(_is_choice, _one_of)
 
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
@@ -75,7 +80,7 @@ def _converter(cls: type) -> Any:
             ):
                 register(member)
             if members:
-                configure_tagged_union(hint, converter, tag_name="type")
+                strategies.configure_tagged_union(hint, converter, tag_name="type")
                 converter.register_structure_hook(hint, _checked(converter, hint))
 
     register(cls)
@@ -111,6 +116,19 @@ def _tuple_hook(hint: Any, converter: Any) -> Any:
     return structure
 
 
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
+def _one_of(value: Any, hint: Any) -> Any:
+    """The value, if it is one of the choices; cattrs would tell them as code."""
+    if value not in get_args(hint):
+        raise InputError(
+            f"expected one of {', '.join(map(repr, get_args(hint)))}; got {value!r}"
+        )
+    return value
+
+
 def _same_type(value: Any, cls: Any) -> Any:
     """The value, if it is of this type: cattrs would call `cls(value)`."""
     if type(value) is cls or (cls is float and type(value) is int):
@@ -119,6 +137,6 @@ def _same_type(value: Any, cls: Any) -> Any:
 
 
 def _reason(error: BaseException, cls: type | None) -> str:
-    from cattrs.v import format_exception
-
-    return str(error) if isinstance(error, InputError) else format_exception(error, cls)
+    if isinstance(error, InputError):
+        return str(error)
+    return require("cattrs.v").format_exception(error, cls)

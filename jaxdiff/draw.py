@@ -22,6 +22,8 @@ from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.spacing import Counted
 
 FILES = (".png", ".gif", ".npz")
+NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
+"""Endings of files that are not written; a folder's name may have any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,11 @@ def draw(run: Run, options: SampleOptions) -> None:
     samplings = samplings_of(run, options.sampler, options.steps, options.spacing)
     out = options.out or options.workdir
     ending = "" if out.is_dir() else out.suffix.lower()
+    if ending in NO_FILES:
+        raise InputError(
+            f"--out {out}: {ending} is not written; name a {', '.join(FILES)}, or a "
+            "folder"
+        )
     single = ending if ending in FILES else ""
     if single == ".gif" and len(samplings) > 1:
         raise InputError("a .gif shows one sampler; got " + ", ".join(samplings))
@@ -74,6 +81,8 @@ def draw(run: Run, options: SampleOptions) -> None:
     labels, indices = _labels(run, options)
     for sampling in samplings.values():
         run.check_request(labels, options.num, options.seed, sampling)
+    if single != ".npz":
+        plots.check_installed()
     ensure_writable(
         out.parent if single else out, "--out" if options.out else "--workdir"
     )

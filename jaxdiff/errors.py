@@ -1,5 +1,6 @@
 """The one error a user's mistake raises."""
 
+import importlib
 import warnings
 from typing import Any
 
@@ -25,6 +26,20 @@ class NonFinite(FloatingPointError):
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
+
+
+def require(module: str) -> Any:
+    """An optional package, or a module in one; they wait until they are needed."""
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except ImportError as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(
+            f"{package} cannot be imported ({reason}); "
+            "run: pip install 'jaxdiff[experiments]'"
+        ) from error
 
 
 def concrete(array: Any) -> np.ndarray | None:

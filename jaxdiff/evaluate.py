@@ -54,6 +54,21 @@ class Likelihood(NamedTuple):
     ode: Mean
 
 
+def check_evaluation(run: Run, dataset: Dataset, num: int, ode_steps: int) -> None:
+    """Refuses what `evaluate_likelihood` cannot do, before it begins."""
+    if not 1 <= num <= len(dataset):
+        raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
+    if ode_steps < 1:
+        raise InputError(f"ode_steps must be at least 1; got {ode_steps}")
+    if dataset.image_shape != run.info.image_shape:
+        raise InputError(
+            f"the model's images have shape {run.info.image_shape}; these have "
+            f"{dataset.image_shape}"
+        )
+    if run.info.num_classes is not None and dataset.labels is None:
+        raise InputError("the model is class-conditional, but there are no labels")
+
+
 def evaluate_likelihood(
     run: Run,
     dataset: Dataset,
@@ -84,19 +99,9 @@ def evaluate_likelihood(
             or labels are missing.
     """
     num = len(dataset) if num is None else num
-    if not 1 <= num <= len(dataset):
-        raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
-    if ode_steps < 1:
-        raise InputError(f"ode_steps must be at least 1; got {ode_steps}")
-    if dataset.image_shape != run.info.image_shape:
-        raise InputError(
-            f"the model's images have shape {run.info.image_shape}; these have "
-            f"{dataset.image_shape}"
-        )
+    check_evaluation(run, dataset, num, ode_steps)
     labels = None
-    if run.info.num_classes is not None:
-        if dataset.labels is None:
-            raise InputError("the model is class-conditional, but there are no labels")
+    if run.info.num_classes is not None and dataset.labels is not None:
         labels = dataset.labels[:num]
     batch = (np.arange(num), to_float(dataset.images[:num]), labels)
     prediction, sampling = run.experiment.prediction, run.experiment.sampling

@@ -1,5 +1,6 @@
 """An experiment: the frozen composition of every option."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -90,6 +91,11 @@ class Upkeep:
         _at_least_1(self, "log_every", "checkpoint_every", "keep")
         if self.keep_every is not None:
             _at_least_1(self, "keep_every")
+            if self.keep_every % self.checkpoint_every:
+                raise InputError(
+                    "keep_every must be a multiple of checkpoint_every "
+                    f"({self.checkpoint_every}); got {self.keep_every}"
+                )
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise InputError(
                 f"checkpoint_minutes must be above 0; got {self.checkpoint_minutes:g}"
@@ -116,6 +122,8 @@ class Sampling:
     def __post_init__(self) -> None:
         """Refuses options out of range."""
         _at_least_1(self, "chunk")
+        if not math.isfinite(self.guidance):
+            raise InputError(f"guidance must be finite; got {self.guidance:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

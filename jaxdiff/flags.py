@@ -9,19 +9,22 @@ import ast
 import contextlib
 import dataclasses
 import difflib
+import io
 import json
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.config import from_dict, union_members
-from jaxdiff.errors import InputError
+from jaxdiff.config import from_dict, option_name, union_members
+from jaxdiff.errors import InputError, require
+from jaxdiff.wrong_flags import HELP, Outcome, check_words, choices, explain
 
 
 def parse(
     options: Sequence[Any], args: list[str], prog: str, description: str
 ) -> list[Any]:
-    """Reads flags over option classes; prints help or mistakes and exits.
+    """Reads flags over option classes; prints help and exits.
 
     Args:
         options: instances of frozen dataclasses, whose fields are the flags.
@@ -31,32 +34,63 @@ def parse(
 
     Returns:
         The instances with the flags' values in them.
+
+    Raises:
+        InputError: a flag or a value is none of theirs.
     """
-    import tyro
+    words = [word for word in args if word not in HELP]
+    if words == args:
+        check_words(args)
+    outcome = _read(options, args, prog, description)
+    if outcome.refusal or outcome.left:
+        again = partial(_read, options, prog=prog, description=description)
+        reason = explain(outcome, words, again)
+        raise InputError(reason if outcome.own else f"{reason}; see {prog} --help")
+    return outcome.options
 
-    # The names first, again until what they choose opens no other choice.
+
+def _read(
+    options: Sequence[Any], args: list[str], prog: str, description: str
+) -> Outcome:
+    """Reads flags, or tells why they are refused; prints help and exits."""
+    tyro = require("tyro")
     options = list(options)
-    while True:
-        names = _names(options)
-        chosen = tyro.cli(
-            type(names), default=names, args=args, add_help=False,
-            return_unknown_args=True, prog=prog,
-        )[0]  # fmt: skip
-        if chosen == names:
-            break
-        options = [_replaced(option, vars(chosen)) for option in options]
-
-    parts = [names, *options]
-    unnamed = tyro.conf.arg(name="")
-    together: Any = dataclasses.make_dataclass(
-        "Together",
-        [(_field(p), Annotated[type(p), unnamed]) for p in parts],
-    )
-    result = tyro.cli(
-        together, default=together(*parts), args=args,
-        config=(tyro.conf.AvoidSubcommands,), prog=prog, description=description,
-    )  # fmt: skip
-    return list(vars(result).values())[1:]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            # The names first, again until what they choose opens no other choice.
+            while True:
+                names = _names(options)
+                chosen = tyro.cli(
+                    type(names), default=names, args=args, add_help=False,
+                    return_unknown_args=True, prog=prog,
+                )[0]  # fmt: skip
+                if chosen == names:
+                    break
+                options = [_replaced(option, vars(chosen)) for option in options]
+            parts = [names, *options]
+            unnamed = tyro.conf.arg(name="")
+            together: Any = dataclasses.make_dataclass(
+                "Together",
+                [(_field(p), Annotated[type(p), unnamed]) for p in parts],
+            )
+            result, left = tyro.cli(
+                together, default=together(*parts), args=args,
+                return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
+                prog=prog, description=description,
+            )  # fmt: skip
+    except InputError as error:
+        return Outcome(options, [], str(error), own=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # tyro prints what an option class raises, and exits while it handles it.
+        reason: BaseException | None = stop
+        while reason is not None and not isinstance(reason, InputError):
+            reason = reason.__context__
+        own = reason is not None
+        return Outcome(options, [], str(reason) if own else said.getvalue(), own)
+    return Outcome(list(vars(result).values())[1:], left)
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:
@@ -77,7 +111,7 @@ def parse_option(text: str, union: Any, what: str) -> Any:
     name, _, rest = text.partition(":")
     members = {option_name(member): member for member in union_members(union)}
     if name not in members:
-        close = difflib.get_close_matches(name, members, n=1)
+        close = difflib.get_close_matches(name.lower(), members, n=1)
         hint = f"perhaps you meant {close[0]!r}? " if close else ""
         raise InputError(
             f"unknown {what} {name!r}; {hint}There are: {', '.join(members)}"
@@ -115,40 +149,17 @@ def _value(text: str) -> Any:
     return text
 
 
-def option_name(cls: type | str) -> str:
-    """The name that chooses an option class: `FixedSmall` is "fixed-small"."""
-    name = cls if isinstance(cls, str) else cls.__name__
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
-
-
 def _names(options: Sequence[Any]) -> Any:
     """A dataclass instance with a field for each choice: the chosen class's name."""
-    import tyro
-
+    tyro = require("tyro")
     fields: list[Any] = []
-    for option in options:
-        for path, members, value in _choices(option):
-            names = Literal[tuple(map(option_name, members))]  # type: ignore[valid-type]
-            flag = tyro.conf.arg(
-                name=path, help=(type(value).__doc__ or "").split("\n")[0]
-            )
-            default = dataclasses.field(default=option_name(type(value)))
-            fields.append((_field_name(path), Annotated[names, flag], default))
+    for path, members, value in choices(options):
+        names = Literal[tuple(map(option_name, members))]  # type: ignore[valid-type]
+        about = (type(value).__doc__ or "").split("\n")[0]
+        flag = tyro.conf.arg(name=path, help=about)
+        default = dataclasses.field(default=option_name(type(value)))
+        fields.append((_field_name(path), Annotated[names, flag], default))
     return dataclasses.make_dataclass("Names", fields)()
-
-
-def _choices(option: Any, prefix: str = "") -> list[tuple[str, tuple[type, ...], Any]]:
-    """Path, members and present value of every choice below an option class."""
-    found = []
-    hints = get_type_hints(type(option))
-    for field in dataclasses.fields(option):
-        value, path = getattr(option, field.name), f"{prefix}{field.name}"
-        members = union_members(hints[field.name])
-        if members:
-            found.append((path, members, value))
-        if dataclasses.is_dataclass(value):
-            found += _choices(value, f"{path}.")
-    return found
 
 
 def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:

@@ -42,6 +42,8 @@ class Optimizer:
         for name in ("learning_rate", "epsilon", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise InputError(f"{name} must be above 0; got {getattr(self, name):g}")
+        if self.learning_rate == float("inf"):
+            raise InputError("learning_rate must be finite; got inf")
         for name in ("warmup_steps", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise InputError(

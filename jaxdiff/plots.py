@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 from jaxdiff.typing import ArrayLike
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -90,8 +90,7 @@ def save_gif(
         hold: how many milliseconds the last frame is shown.
         scale: the whole factor of enlargement, by default to about 64 pixels.
     """
-    from PIL import Image
-
+    image = require("PIL.Image")
     stack = _checked("frames", frames, "F, N, H, W, C")
     if min(milliseconds, hold) < 20:
         raise InputError(f"milliseconds, hold: {milliseconds}, {hold}; give 20 or more")
@@ -100,11 +99,11 @@ def save_gif(
         palette = np.arange(256).repeat(3).tolist()
         stack = np.rint(stack / 17).astype(np.uint8) * 17
     else:
-        tall = Image.fromarray(stack.reshape(-1, stack.shape[3], 3)).quantize(63)
+        tall = image.fromarray(stack.reshape(-1, stack.shape[3], 3)).quantize(63)
         palette = (tall.getpalette() or [])[: 3 * 63]
         palette += [GAP_COLOUR] * (3 * 256 - len(palette))
         stack = np.asarray(tall).reshape(*stack.shape[:-1], 1)
-    pictures = [Image.fromarray(_sheet(f, columns, scale)[0][..., 0]) for f in stack]
+    pictures = [image.fromarray(_sheet(f, columns, scale)[0][..., 0]) for f in stack]
     for picture in pictures:
         picture.putpalette(palette)
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
@@ -120,8 +119,7 @@ def save_loss_curve(
     Each of the series is a name and [S] losses; the first is drawn thicker. Losses that
     are not finite or not above 0 are left out.
     """
-    from matplotlib.ticker import LogLocator
-
+    ticker = require("matplotlib.ticker")
     figure, (axes,) = _figure(series, 1, width=7.5)
     x = np.asarray(steps)
     style = {"color": _INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
@@ -134,7 +132,7 @@ def save_loss_curve(
         axes.plot(x[kept], y[kept], label=name, **style)
         style = {}
     axes.set_yscale("log", subs=[])
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="training step", ylabel="loss", xlim=(0, None))
     _save_figure(path, figure, axes)
@@ -244,8 +242,7 @@ def save_comparison(
         xlabel: what x is.
         ticks: the values of x to name.
     """
-    from matplotlib.ticker import LogLocator, MultipleLocator
-
+    ticker = require("matplotlib.ticker")
     figure, all_axes = _figure(panels, len(panels), width=5 + 4 * len(panels))
     for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
         for name, points in lines.items():
@@ -261,15 +258,21 @@ def save_comparison(
         tops = [max(y for _, y in points) for points in lines.values()]
         if max(tops) <= 1:
             axes.set_ylim(min(0.8, *tops) - 0.01, 1.01)
-            axes.yaxis.set_major_locator(MultipleLocator(0.05))
+            axes.yaxis.set_major_locator(ticker.MultipleLocator(0.05))
             axes.yaxis.set_major_formatter("{x:.0%}")
         else:
             axes.set_yscale("log", subs=[])
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.03)
         axes.set(title=title, xlabel=xlabel)
     _save_figure(path, figure, all_axes[-1])
+
+
+def check_installed() -> None:
+    """Refuses to begin what could not be drawn in the end."""
+    require("matplotlib")
+    require("PIL")
 
 
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
@@ -290,11 +293,8 @@ def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int
 
 
 def _font() -> Any:
-    import matplotlib
-    from PIL import ImageFont
-
-    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    return ImageFont.truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
+    folder = Path(require("matplotlib").get_data_path(), "fonts", "ttf")
+    return require("PIL.ImageFont").truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
 
 
 def _sheet(
@@ -323,23 +323,22 @@ def _save_png(
     path: PathLike, sheet: np.ndarray, texts: list[Any], anchor: str, room: Any
 ) -> None:
     """Save the sheet with texts (x, y, text) and `room` for them to the left, below."""
-    from PIL import Image, ImageDraw
-
+    image = require("PIL.Image")
     pads = ((0, room[1]), (room[0], 0), (0, 0))
     padded = np.pad(sheet, pads, constant_values=GAP_COLOUR)
-    picture = Image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
-    draw = ImageDraw.Draw(picture)
+    picture = image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
+    draw = require("PIL.ImageDraw").Draw(picture)
     for x, y, text in texts:
         draw.text((x, y), text, fill=_INK, font=_font(), anchor=anchor)
     picture.save(path, "PNG", optimize=True)
 
 
 def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
-    from matplotlib.figure import Figure
-
     if not lines:
         raise InputError("nothing to draw: give at least one name and its values")
-    figure = Figure((width, 3.6), dpi=120, facecolor="white", layout="constrained")
+    figure = require("matplotlib.figure").Figure(
+        (width, 3.6), dpi=120, facecolor="white", layout="constrained"
+    )
     panel_axes = list(figure.subplots(1, panels, squeeze=False)[0])
     for axes in panel_axes:
         styles = [style for style in ("-", "--", ":") for _ in range(4)]
@@ -353,11 +352,9 @@ def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
 
 def _save_figure(path: PathLike, figure: Any, axes: Any) -> None:
     """Save as a PNG of 128 colours, the legend of `axes` to its right."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from PIL import Image
-
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
-    canvas = FigureCanvasAgg(figure)
+    canvas = require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    picture = require("PIL.Image").fromarray(pixels)
     picture.quantize(128).save(path, "PNG", optimize=True)

@@ -1,22 +1,21 @@
-"""A progress bar of images."""
+"""A progress bar."""
 
 import contextlib
 from collections.abc import Callable, Iterator
 
+from jaxdiff.errors import require
 from jaxdiff.hosts import is_first
 
 
 @contextlib.contextmanager
-def bar(total: int, name: str) -> Iterator[Callable[..., None]]:
-    """A progress bar of images, in the process that shows one.
+def bar(total: int, name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
+    """A progress bar of images or steps, in the process that shows one.
 
     Gives the function to call with how many are done, of this request and, with
     `before`, of those before it.
     """
-    from tqdm import tqdm
-
-    with tqdm(
-        total=total, unit="image", desc=name, dynamic_ncols=True,
+    with require("tqdm").tqdm(
+        total=total, unit=unit, desc=name, dynamic_ncols=True,
         disable=not is_first(),
     ) as shown:  # fmt: skip
         yield lambda done, before=0: shown.update(before + done - shown.n)

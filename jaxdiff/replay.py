@@ -16,6 +16,7 @@ from jaxdiff.files import ensure_writable, read_json
 from jaxdiff.job import Job
 from jaxdiff.log import NONFINITE
 from jaxdiff.loss import draw, loss_fn
+from jaxdiff.progress import bar
 from jaxdiff.run import CHECKPOINTS, check_record, check_workdir, read_config
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import Batch
@@ -46,8 +47,6 @@ def replay(options: ReplayOptions) -> None:
     Raises:
         InputError: there is no such run or step, or its data has changed.
     """
-    from tqdm import tqdm
-
     if jax.process_count() > 1:
         raise InputError("replay runs in one process: start it without a launcher")
     workdir, step = options.workdir, options.step
@@ -72,13 +71,13 @@ def replay(options: ReplayOptions) -> None:
             check_record(checkpoints.record(start), workdir, experiment, job.info)
         state = experiment.parallel.enter(job.initial_state(checkpoints, start))
     at = start or 0
-    with tqdm(total=step - at, unit="step", desc="replay", dynamic_ncols=True) as bar:
+    with bar(step - at, "replay", "step") as done:
         while at < step - 1:
             state, at, _ = job.advance(state, at, step - 1)
-            bar.update(at - bar.n - (start or 0))
+            done(at - (start or 0))
         before = jax.device_get(experiment.parallel.leave(state))
         _, _, metrics = job.advance(state, at, step)
-        bar.update(1)
+        done(step - (start or 0))
     loss, norm = (float(metrics[name][0]) for name in ("loss", "grad_norm"))
     print(
         f"step {step} of seed {experiment.seed}, from the checkpoint of step "

@@ -97,6 +97,8 @@ class Run:
         """Refuses what `generate` cannot draw."""
         if num < 1:
             raise InputError(f"the number of images must be at least 1; got {num}")
+        if num >= 2**31:  # of which an index is a 32-bit integer
+            raise InputError(f"the number of images must be below 2^31; got {num}")
         check_seed(seed)
         if labels is not None:
             check_labels(jnp.asarray(labels), self.network.num_classes)
@@ -303,9 +305,20 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         network = experiment.get("network", {})
         if isinstance(network.get("remat"), bool):
             network["remat"] = "blocks" if network["remat"] else "none"
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        classes = info.num_classes
+        if len(info.image_shape) != 3 or not _positive(*info.image_shape):
+            raise InputError(f"image_shape is {data['image_shape']}")
+        if classes is not None and not _positive(classes):
+            raise InputError(f"num_classes is {classes!r}")
+    except KeyError as error:
+        raise InputError(f"the run's config.json is incomplete: no {error}") from error
+    except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return config.from_dict(Experiment, experiment), info
+
+
+def _positive(*sizes: Any) -> bool:
+    return all(isinstance(size, int) and size > 0 for size in sizes)
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

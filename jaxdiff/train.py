@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.errors import require
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable
 from jaxdiff.hosts import as_first_says, is_first
@@ -50,7 +51,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state is saved.
         Terminated: SIGTERM, which is a SystemExit; the state is saved.
     """
-    from tqdm import tqdm
+    tqdm = require("tqdm").tqdm
 
     # What is asked for, checked before anything is written.
     job = Job.of(experiment)

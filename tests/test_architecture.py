@@ -35,6 +35,7 @@ LAYERS = [
     ["objective", "guidance", "inverse", "blend"],
     ["loss", "likelihood"],
     ["experiment", "config"],
+    ["wrong_flags"],
     ["run", "flags", "step", "log"],
     ["job"],
     ["train", "report", "evaluate", "replay", "status"],
@@ -46,6 +47,7 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ONLY = {
     "flax": "networks", "orbax": "checkpoint", "tyro": "flags", "matplotlib": "plots",
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
+    "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
 }  # fmt: skip
 LAZY = (
     "tensorflow_datasets",
@@ -68,6 +70,9 @@ def imports_of(path):
                 yield from (f"jaxdiff.{alias.name}" for alias in node.names)
             else:
                 yield node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "require":
+            assert isinstance(node.args[0], ast.Constant), "a name to look for"
+            yield node.args[0].value
 
 
 FILES = sorted(p for p in ROOT.rglob("*.py") if p != ROOT / "__init__.py")

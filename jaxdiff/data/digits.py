@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset
-from jaxdiff.data.prepare import first_line, prepared, quiet, require
+from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 
 @dataclass(frozen=True, kw_only=True)

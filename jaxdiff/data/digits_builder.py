@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxdiff.data.dataset import order
-from jaxdiff.data.prepare import require
+from jaxdiff.errors import require
 
 _TRAIN = 1500
 

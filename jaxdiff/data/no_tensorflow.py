@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from jaxdiff.errors import require
+
 
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
@@ -24,10 +26,9 @@ def without_tensorflow() -> Iterator[None]:
     if find_spec("tensorflow") is not None:
         yield
         return
-    from tensorflow_datasets.core.utils import lazy_imports_utils
-
+    utils = require("tensorflow_datasets.core.utils.lazy_imports_utils")
     # The lazy module keeps what it imported under this name of its own instance.
-    lazy = vars(lazy_imports_utils.tensorflow)
+    lazy = vars(utils.tensorflow)
     lazy["_module"] = _stand_in()
     try:
         yield
@@ -64,10 +65,9 @@ def _open(path: str | os.PathLike[str], mode: str = "r") -> IO[Any]:
 
 
 def _encode(pixels: np.ndarray, encoding: str) -> SimpleNamespace:
-    from PIL import Image
-
     if pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, encoding, quality=95)  # PNG has no quality
+    picture = require("PIL.Image").fromarray(pixels)
+    picture.save(buffer, encoding, quality=95)  # PNG has no quality
     return SimpleNamespace(numpy=buffer.getvalue)  # as an eager tensor would give it

@@ -1,27 +1,15 @@
 """Prepare data with TFDS, without TensorFlow and without its noise."""
 
 import contextlib
-import importlib
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from jaxdiff.data.no_tensorflow import without_tensorflow
-from jaxdiff.errors import InputError
+from jaxdiff.errors import require
 
 _RETRIES = 4
-
-
-def require(module: str) -> Any:
-    """Import an optional package, or tell how to install it."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(
-            f"{module} cannot be imported ({error}); "
-            "run: pip install 'jaxdiff[experiments]'"
-        ) from error
 
 
 def prepared(make_builder: Callable[[], Any]) -> Any:

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.data.dataset import Dataset, from_arrays
-from jaxdiff.data.prepare import require
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 _BIG = 5000  # a split of so many examples shows its progress
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset
-from jaxdiff.data.prepare import first_line, prepared, quiet, require
+from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,11 @@ class Tfds:
             raise InputError(f"split is {split!r}; give 'train' or 'test'")
         tfds = require("tensorflow_datasets")
         folder = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+        if folder.is_file():
+            raise InputError(
+                f"cannot prepare data set {self.name!r} in {folder}: it is a file; "
+                "name a folder with data_dir"
+            )
 
         def make_builder() -> Any:
             return _builder(tfds, self.name, folder)

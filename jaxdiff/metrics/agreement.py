@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 
 def label_agreement(
@@ -29,8 +29,6 @@ def label_agreement(
     Raises:
         InputError: the images differ in shape.
     """
-    from sklearn.svm import SVC
-
     if images.shape[1:] != train_images.shape[1:]:
         raise InputError(
             f"images and train_images must have one shape; got {images.shape[1:]} and "
@@ -40,5 +38,6 @@ def label_agreement(
     def pixels(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1) * (16 / 255)
 
-    classifier = SVC(gamma=0.001).fit(pixels(train_images), train_labels)
+    classifier = require("sklearn.svm").SVC(gamma=0.001)
+    classifier.fit(pixels(train_images), train_labels)
     return float(classifier.score(pixels(images), labels))

@@ -80,6 +80,8 @@ class UNetConfig:
             raise InputError(
                 f"multipliers must be positive, one a level; got {self.multipliers}"
             )
+        if min(self.attention, default=1) < 1:
+            raise InputError(f"attention must be positive; got {self.attention}")
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(

@@ -1,0 +1,44 @@
+"""A run folder that no training has made, for tests of what is done with one."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import jaxdiff as jd
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.run import init_state, training_part, write_record
+
+NETWORK = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=(), groups=2)
+CONFIG = jd.Experiment(
+    network=NETWORK,
+    schedule=jd.Linear(num_steps=8, beta_end=0.9),
+    optimizer=Optimizer(warmup_steps=2),
+    training=Training(num_steps=2, batch_size=8),
+    upkeep=Upkeep(log_every=1, checkpoint_every=2),
+    sampling=Sampling(chunk=8),
+)
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """Everything in a folder, with its bytes."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def fake_run(workdir: Path, conditional: bool) -> None:
+    """A run folder as `train` leaves it, of parameters that are all zero."""
+    experiment = dataclasses.replace(CONFIG, conditional=conditional)
+    classes = (10, tuple("0123456789")) if conditional else (None, None)
+    info = DataInfo((8, 8, 1), *classes)
+    workdir.mkdir()
+    write_record(workdir, experiment, info)
+    shapes = jax.eval_shape(lambda: init_state(experiment, info))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        checkpoints.save(2, state, {"configuration": training_part(experiment, info)})
