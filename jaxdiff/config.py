@@ -5,9 +5,10 @@ refused by name.
 """
 
 import dataclasses
-from typing import Any, TypeVar, get_origin, get_type_hints
+import math
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, shown
 
 Options = TypeVar("Options")
 
@@ -66,6 +67,7 @@ def _converter(cls: type) -> Any:
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _same_type)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
+    converter.register_structure_hook_func(_is_literal, _one_of)
 
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
@@ -90,7 +92,9 @@ def _checked(converter: Any, hint: Any) -> Any:
     def structure(value: Any, _: Any) -> Any:
         tag = value.get("type") if isinstance(value, dict) else value
         if tag not in names:
-            raise InputError(f"type must be one of {', '.join(names)}; got {tag!r}")
+            raise InputError(
+                f"type must be one of {', '.join(names)}; got {shown(tag)}"
+            )
         return inner(value, hint)
 
     return structure
@@ -105,17 +109,34 @@ def _tuple_hook(hint: Any, converter: Any) -> Any:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise InputError(f"expected a list; got {value!r}")
+            raise InputError(f"expected a list; got {shown(value)}")
         return tuple(inner(value, list[hint.__args__[0]]))
 
     return structure
 
 
+def _is_literal(hint: Any) -> bool:
+    return get_origin(hint) is Literal
+
+
+def _one_of(value: Any, hint: Any) -> Any:
+    """The value, if it is one of these: cattrs would take True for 1."""
+    for choice in get_args(hint):
+        if type(value) is type(choice) and value == choice:
+            return value
+    choices = ", ".join(map(repr, get_args(hint)))
+    raise InputError(f"expected one of {choices}; got {shown(value)}")
+
+
 def _same_type(value: Any, cls: Any) -> Any:
     """The value, if it is of this type: cattrs would call `cls(value)`."""
+    if type(value) is int and abs(value) >= 2**63:
+        raise InputError(f"numbers must fit into 64 bits; got {shown(value)}")
+    if type(value) is float and not math.isfinite(value):
+        raise InputError(f"numbers must be finite; got {value}")
     if type(value) is cls or (cls is float and type(value) is int):
         return cls(value)
-    raise InputError(f"expected {cls.__name__}; got {value!r}")
+    raise InputError(f"expected {cls.__name__}; got {shown(value)}")
 
 
 def _reason(error: BaseException, cls: type | None) -> str:

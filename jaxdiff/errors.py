@@ -12,7 +12,23 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2; any other exception is a
     defect of the library and keeps its traceback.
+
+    What a value, a file's name or another library brings into the message can have line
+    breaks, or characters that command a terminal: they are written as escapes.
     """
+
+    def __init__(self, message: str):
+        escaped = (c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__("".join(escaped))
+
+
+def shown(value: Any) -> str:
+    """A value of any type and size, for a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or thousands of digits
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def concrete(array: Any) -> np.ndarray | None:

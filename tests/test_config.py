@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from jaxdiff.config import differences, from_dict, to_dict, union_members
-from jaxdiff.data import Digits, Tfds
+from jaxdiff.data import Digits, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
@@ -85,7 +85,7 @@ CHANGED = Experiment(
 )
 """No field has its default."""
 VARIANTS = [
-    *(Experiment(data=d) for d in (Digits(flip=True), Tfds(name="mnist"))),
+    *(Experiment(data=d) for d in (Digits(flip=True), Folder(path="p"), Tfds(name="mnist"))),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(objective=member()) for member in get_args(Objective)),
@@ -223,6 +223,12 @@ def test_wrong_data_is_refused_by_the_name_of_its_field(path, value, words):
         ("optimizer.clip_norm", "1"),
         ("conditional", "false"),
         ("conditional", 2),
+        ("data", {"type": "Folder", "channels": True}),
+        ("data", {"type": "Folder", "channels": 1.0}),
+        ("optimizer.clip_norm", float("inf")),
+        ("optimizer.clip_norm", float("nan")),
+        ("optimizer.clip_norm", 10**400),
+        ("training.num_steps", 2**63),
         ("network.multipliers", "12"),
         ("data", {"type": "Tfds", "name": 3}),
     ],
