@@ -6,6 +6,7 @@ refused by name.
 
 import dataclasses
 import math
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxdiff.errors import InputError, shown
@@ -58,6 +59,7 @@ def union_members(hint: Any) -> tuple[type, ...]:
     return members if all(map(dataclasses.is_dataclass, members)) else ()
 
 
+@lru_cache
 def _converter(cls: type) -> Any:
     """A strict converter that knows every union of options below `cls`."""
     from cattrs.preconf.json import make_converter

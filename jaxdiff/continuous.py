@@ -22,7 +22,12 @@ import jax
 import jax.numpy as jnp
 from jax import nn
 
-from jaxdiff.errors import InputError, concrete, warn_visible_signal
+from jaxdiff.errors import (
+    InputError,
+    check_num_steps,
+    concrete,
+    warn_visible_signal,
+)
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0
@@ -57,8 +62,7 @@ class ContinuousSchedule:
 
     def build(self) -> "ContinuousSchedule":
         """The schedule: this object, its options checked."""
-        if self.num_steps < 2:
-            raise InputError(f"num_steps must be at least 2; got {self.num_steps}")
+        check_num_steps(self.num_steps, least=2)
         last = self.level(1.0)
         warn_visible_signal(float(last.alpha / jnp.hypot(last.alpha, last.sigma)))
         return self

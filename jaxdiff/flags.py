@@ -11,11 +11,14 @@ import dataclasses
 import difflib
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.config import from_dict, union_members
 from jaxdiff.errors import InputError
+
+_LONGEST = 10_000  # letters of an option: longer ones could overflow Python's parser
 
 
 def parse(
@@ -74,6 +77,8 @@ def parse_option(text: str, union: Any, what: str) -> Any:
     Raises:
         InputError: the name or a field is unknown, or a value does not fit.
     """
+    if len(text) > _LONGEST:
+        raise InputError(f"{what} is {len(text)} letters long; give {_LONGEST} at most")
     name, _, rest = text.partition(":")
     members = {option_name(member): member for member in union_members(union)}
     if name not in members:
@@ -108,9 +113,13 @@ def parse_option(text: str, union: Any, what: str) -> Any:
 
 def _value(text: str) -> Any:
     """A value as Python or JSON has it, or else as text."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    with contextlib.suppress(ValueError):
+    # The parsers give up on what is nested too deep in several ways.
+    gives_up = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as "invalid escape sequence"
+        with contextlib.suppress(*gives_up):
+            return ast.literal_eval(text)
+    with contextlib.suppress(*gives_up):
         return json.loads(text)
     return text
 

@@ -23,7 +23,7 @@ from jaxdiff import checkpoint, config
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError, check_seed, shown
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.guidance import classifier_free, clip_x_0
 from jaxdiff.hosts import as_first_says, first_before_others
@@ -42,6 +42,7 @@ NOT_TRAINING = (
     "network.remat",
 )
 """The parts of an experiment that do not change what training computes."""
+_LARGEST = 2**20  # of an image's sides, channels and classes
 
 
 @dataclass(frozen=True)
@@ -249,11 +250,7 @@ def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
 def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     """The experiment and data of a run folder's config.json."""
     try:
-        data = dict(record["data"])
-        names = data["class_names"]
-        info = DataInfo(
-            tuple(data["image_shape"]), data["num_classes"], names and tuple(names)
-        )
+        info = _read_info(record["data"])
         experiment = record["experiment"]
         # At first there was one prediction and one sampler, and no need to name them.
         experiment.get("prediction", {}).setdefault("type", "Eps")
@@ -266,6 +263,23 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return config.from_dict(Experiment, experiment), info
+
+
+def _read_info(data: dict[str, Any]) -> DataInfo:
+    """What a record says of its data."""
+    shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
+    are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
+    if (
+        not (isinstance(shape, list | tuple) and len(shape) == 3)
+        or not all(type(size) is int and 1 <= size <= _LARGEST for size in shape)
+        or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
+        or not (names is None or (are_names and len(names) == count))
+    ):
+        raise InputError(
+            f"no data has image_shape {shown(shape)}, num_classes {shown(count)} and "
+            f"class_names {shown(names)}"
+        )
+    return DataInfo(tuple(shape), count, names and tuple(names))
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

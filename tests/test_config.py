@@ -85,7 +85,10 @@ CHANGED = Experiment(
 )
 """No field has its default."""
 VARIANTS = [
-    *(Experiment(data=d) for d in (Digits(flip=True), Folder(path="p"), Tfds(name="mnist"))),
+    *(
+        Experiment(data=d)
+        for d in (Digits(flip=True), Folder(path="p"), Tfds(name="mnist"))
+    ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(objective=member()) for member in get_args(Objective)),

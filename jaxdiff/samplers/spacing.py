@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError, check_num_steps, concrete
 from jaxdiff.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
 
@@ -85,8 +85,7 @@ class Counted:
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        if self.num_steps < 1:
-            raise InputError(f"num_steps must be at least 1; got {self.num_steps}")
+        check_num_steps(self.num_steps)
 
     def levels(self, schedule: AnySchedule) -> Level:
         """N + 1 levels, each field [N + 1], from noise to data.
