@@ -16,7 +16,8 @@ Options = TypeVar("Options")
 
 def to_dict(options: Any) -> dict[str, Any]:
     """The options as nested dicts of plain data; a union's member by its `type`."""
-    return _converter(type(options)).unstructure(options)
+    cls: Any = type(options)
+    return _converter(cls).unstructure(options)
 
 
 def from_dict(
@@ -32,8 +33,9 @@ def from_dict(
     """
     from cattrs import transform_error
 
+    hint: Any = cls
     try:
-        return _converter(cls).structure(data, cls)
+        return _converter(hint).structure(data, cls)
     except Exception as error:
         reasons = "; ".join(transform_error(error, cls.__name__, _reason))
         raise InputError(f"{what}: {reasons}") from error

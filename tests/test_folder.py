@@ -106,7 +106,7 @@ def test_both_splits_number_the_classes_alike(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "bad.png").touch()
     put(tmp_path, "c/1.png", 99)
-    found = {}
+    found: dict[int, int] = {}
     for split in ("train", "test"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
