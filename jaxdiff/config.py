@@ -5,11 +5,10 @@ refused by name.
 """
 
 import dataclasses
-import math
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxdiff.errors import InputError, shown
+from jaxdiff.errors import InputError, is_finite, shown
 
 Options = TypeVar("Options")
 
@@ -136,8 +135,8 @@ def _same_type(value: Any, cls: Any) -> Any:
     """The value, if it is of this type: cattrs would call `cls(value)`."""
     if type(value) is int and abs(value) >= 2**63:
         raise InputError(f"numbers must fit into 64 bits; got {shown(value)}")
-    if type(value) is float and not math.isfinite(value):
-        raise InputError(f"numbers must be finite; got {value}")
+    if type(value) is float and not is_finite(value):
+        raise InputError(f"numbers must be finite in float32; got {value:g}")
     if type(value) is cls or (cls is float and type(value) is int):
         return cls(value)
     raise InputError(f"expected {cls.__name__}; got {shown(value)}")

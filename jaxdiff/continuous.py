@@ -31,6 +31,7 @@ from jaxdiff.errors import (
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0
+_MOST_LOG = 80.0  # of a number that float32 can hold, with some room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +174,12 @@ class VarianceExploding(ContinuousSchedule):
             )
         if not 0 < self.rho < math.inf:
             raise InputError(f"rho must be above 0; got {self.rho:g}")
+        largest = max(abs(math.log(s)) for s in (self.sigma_min, self.sigma_max))
+        if largest / self.rho > _MOST_LOG:
+            raise InputError(
+                f"rho must be at least {largest / _MOST_LOG:.3g} for sigma from "
+                f"{self.sigma_min:g} to {self.sigma_max:g}; got {self.rho:g}"
+            )
         return super().build()
 
     def _level(self, u: Array) -> Level:

@@ -1,6 +1,5 @@
 """The one error a user's mistake raises."""
 
-import math
 import warnings
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -64,17 +63,22 @@ def check_num_steps(num_steps: int, least: int = 1) -> None:
         )
 
 
-def check_finite(options: Any, prefix: str = "") -> None:
-    """Refuses an infinite number, or none, in any field of nested options.
+def is_finite(value: float) -> bool:
+    """Whether a number is finite in float32, in which it will be computed with."""
+    return abs(value) <= float(np.finfo(np.float32).max)
 
-    The file of a configuration could not be read back.
+
+def check_finite(options: Any, prefix: str = "") -> None:
+    """Refuses what is no finite float32 in any field of nested options.
+
+    Computing takes it for infinite; JSON has no such number.
     """
     for field in fields(options):
         value, name = getattr(options, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             check_finite(value, f"{name}.")
-        elif isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{name} must be a finite number; got {value}")
+        elif isinstance(value, float) and not is_finite(value):
+            raise InputError(f"{name} must be a finite float32; got {value:g}")
 
 
 VISIBLE_SIGNAL = 0.05

@@ -80,6 +80,10 @@ class UNetConfig:
             raise InputError(
                 f"multipliers must be positive, one a level; got {self.multipliers}"
             )
+        if len(self.multipliers) > 20:
+            raise InputError(
+                f"multipliers must be of at most 20 levels; got {len(self.multipliers)}"
+            )
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
