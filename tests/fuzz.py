@@ -59,14 +59,15 @@ def or_refused(fn: Callable[[], Any]) -> Any:
     own, and no hanging.
     """
     start = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    result, message = None, ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
         warnings.filterwarnings("ignore", "the last step keeps", UserWarning)
-        result, message = None, ""
         try:
             result = fn()
         except InputError as error:
             message = str(error)
+    assert not caught, caught[0]
     assert message == "" or message.isprintable()
     assert len(message) < 60_000
     assert time.monotonic() - start < SLOW, "it hangs"

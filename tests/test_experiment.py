@@ -53,7 +53,7 @@ def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
 
 
 def test_too_many_levels_are_refused():
-    with pytest.raises(InputError, match="multipliers must .* 20 levels; got 20000"):
+    with pytest.raises(InputError, match=r"multipliers must .* 20 levels; got 20000"):
         UNetConfig(multipliers=(1,) * 20_000)
 
 
