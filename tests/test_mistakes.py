@@ -19,7 +19,7 @@ from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.cli import main
 from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.optimizer import Optimizer
-from jaxdiff.run import init_state, write_record
+from jaxdiff.run import init_state, read_record, write_record
 
 NETWORK = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=(), groups=2)
 CONFIG = jd.Experiment(
@@ -61,7 +61,8 @@ def folder(tmp_path_factory):
     fake_run(folder / "unconditional", conditional=False)
     (folder / "file").write_text("not a folder")
     (folder / "empty").mkdir()
-    for name, text in (("torn", '{"experiment": {'), ("hollow", "{}")):
+    texts = {"torn": '{"experiment": {', "hollow": "{}", "deep": '{"a":' * 100_000}
+    for name, text in texts.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(text)
     record = json.loads((folder / "trained" / "config.json").read_text())
@@ -179,6 +180,15 @@ def plain(text: str) -> str:
             "train --data tfds --data.name cifar10:9.9.9 --data.data-dir none",
             "'cifar10:9.9.9'.*3.0.2.*give a name, name/config or name:version",
         ),
+        (
+            "train --workdir new --data tfds --data.name kaggle:mnist",
+            "no name 'kaggle:mnist'; give a name, .* without a namespace",
+        ),
+        ("train --workdir new --data folder", "no folder of images .* --data.path"),
+        (
+            "train --workdir new --data folder --data.path empty",
+            "there is no image in 'empty'",
+        ),
         # Folders:
         (
             "train --workdir file/new",
@@ -197,6 +207,7 @@ def plain(text: str) -> str:
         ("train --workdir unconditional", "conditional: False, not True"),
         ("train --workdir torn", "'torn/config.json' is not a JSON file"),
         ("sample --workdir torn", "'torn/config.json' is not a JSON file"),
+        ("sample --workdir deep", "'deep/config.json' is nested too deep to be read"),
         ("sample --workdir hollow", "config.json is incomplete: 'data'"),
         ("sample --workdir spoilt", "configuration cannot be read: .*training"),
         ("sample --workdir nowhere", ".*'nowhere"),
@@ -299,6 +310,32 @@ def test_a_wrong_flag_is_told_with_what_is_right(refused, line, words):
     text = plain(refused(line))
     for word in words:
         assert word in text
+
+
+def test_an_input_error_is_one_line_of_limited_length():
+    assert str(jd.InputError("a 'é'")) == "a 'é'"
+    text = str(jd.InputError("line\nbreak \x1b[31m \u2028 \udcff"))
+    assert text == r"line\nbreak \x1b[31m \u2028 \udcff"
+    assert len(str(jd.InputError("x" * 10**6))) == 5000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        None, [], {}, {"image_shape": [8, 8, 1]},
+        *({"image_shape": [8, 8, 1], "num_classes": 2, "class_names": [*"ab"]} | wrong
+          for wrong in ({"image_shape": [8, 8]}, {"image_shape": [8, 8, 0]},
+                        {"image_shape": [8, 8, True]}, {"image_shape": [8, 8, 1e9]},
+                        {"image_shape": [8, 8, 2**40]}, {"image_shape": "888"},
+                        {"num_classes": 3}, {"num_classes": "2"}, {"num_classes": 0},
+                        {"num_classes": None}, {"class_names": ["a", 2]},
+                        {"class_names": "ab"}, {"class_names": []})),
+    ],
+)  # fmt: skip
+def test_a_record_of_impossible_data_is_refused(data):
+    record = {"experiment": {}, "data": data}
+    with pytest.raises(jd.InputError, match=r"config\.json is incomplete"):
+        read_record(record)
 
 
 # Mistakes in Python. B is a batch of 4 images of 8x8 grey pixels.
