@@ -319,9 +319,11 @@ def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
             "a schedule of zero terminal SNR needs at least 2 steps; got 1"
         )
     signal = np.cumprod(1 - np.asarray(schedule.betas, np.float64)) ** 0.5
-    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-    alphas_bar = signal**2
-    return Schedule.from_betas(1 - alphas_bar / np.append(1.0, alphas_bar[:-1]))
+    with np.errstate(all="ignore"):  # where no signal is lost, 0 / 0 is no beta
+        signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+        alphas_bar = signal**2
+        betas = 1 - alphas_bar / np.append(1.0, alphas_bar[:-1])
+    return Schedule.from_betas(betas)
 
 
 ScheduleOptions: TypeAlias = (

@@ -13,7 +13,7 @@ from jaxdiff.networks import UNetConfig
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps
 from jaxdiff.samplers import Ancestral, Karras, Leading
-from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid, ZeroTerminalSnr
 
 NAN, INF = float("nan"), float("inf")
 
@@ -87,6 +87,10 @@ def test_a_chain_of_too_many_steps_is_refused(spacing):
                 "num_steps must be at most 1000000; got 1000000000000",
             )
             for s in (Linear, Cosine, StraightPath)
+        ),
+        (
+            ZeroTerminalSnr(base=Linear(beta_start=1e-30, beta_end=1e-30)),
+            r"betas\[0\] = ",
         ),
         (VarianceExploding(rho=0.01), "rho must be at least 0.0777 .*; got 0.01"),
         *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
