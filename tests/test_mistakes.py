@@ -319,23 +319,25 @@ def test_an_input_error_is_one_line_of_limited_length():
     assert len(str(jd.InputError("x" * 10**6))) == 5000
 
 
+POSSIBLE = {"image_shape": [8, 8, 1], "num_classes": 2, "class_names": ["a", "b"]}
+WRONG: list[dict[str, Any]] = [
+    {"image_shape": [8, 8]}, {"image_shape": [8, 8, 0]}, {"image_shape": [8, 8, True]},
+    {"image_shape": [8, 8, 1e9]}, {"image_shape": [8, 8, 2**40]},
+    {"image_shape": "888"}, {"num_classes": 3}, {"num_classes": "2"},
+    {"num_classes": 0}, {"num_classes": None}, {"class_names": ["a", 2]},
+    {"class_names": "ab"}, {"class_names": []},
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     "data",
-    [
-        None, [], {}, {"image_shape": [8, 8, 1]},
-        *({"image_shape": [8, 8, 1], "num_classes": 2, "class_names": [*"ab"]} | wrong
-          for wrong in ({"image_shape": [8, 8]}, {"image_shape": [8, 8, 0]},
-                        {"image_shape": [8, 8, True]}, {"image_shape": [8, 8, 1e9]},
-                        {"image_shape": [8, 8, 2**40]}, {"image_shape": "888"},
-                        {"num_classes": 3}, {"num_classes": "2"}, {"num_classes": 0},
-                        {"num_classes": None}, {"class_names": ["a", 2]},
-                        {"class_names": "ab"}, {"class_names": []})),
-    ],
-)  # fmt: skip
+    [None, [], {}, {"image_shape": [8, 8, 1]}, *(POSSIBLE | wrong for wrong in WRONG)],
+)
 def test_a_record_of_impossible_data_is_refused(data):
     record = {"experiment": {}, "data": data}
     with pytest.raises(jd.InputError, match=r"config\.json is incomplete"):
         read_record(record)
+    assert read_record({"experiment": {}, "data": POSSIBLE})[1].num_classes == 2
 
 
 # Mistakes in Python. B is a batch of 4 images of 8x8 grey pixels.
