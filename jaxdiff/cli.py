@@ -134,8 +134,7 @@ def main(
             with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
     except InputError as error:
-        line = " ".join(map(str.strip, str(error).splitlines()))
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         hosts.leave(2)
     except NonFinite as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,16 +6,18 @@ refused by name.
 
 import dataclasses
 import re
+from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, is_finite, require, shown
 
 Options = TypeVar("Options")
 
 
 def to_dict(options: Any) -> dict[str, Any]:
     """The options as nested dicts of plain data; a union's member by its `type`."""
-    return _converter(type(options)).unstructure(options)
+    cls: Any = type(options)
+    return _converter(cls).unstructure(options)
 
 
 def from_dict(
@@ -30,8 +32,9 @@ def from_dict(
             takes its default, so that the files of older versions still load.
     """
     cattrs = require("cattrs")
+    hint: Any = cls
     try:
-        return _converter(cls).structure(data, cls)
+        return _converter(hint).structure(data, cls)
     except Exception as error:
         reasons = "; ".join(cattrs.transform_error(error, cls.__name__, _reason))
         raise InputError(f"{what}: {reasons}") from error
@@ -63,6 +66,7 @@ def option_name(cls: type | str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
+@lru_cache
 def _converter(cls: type) -> Any:
     """A strict converter that knows every union of options below `cls`."""
     strategies = require("cattrs.strategies")
@@ -70,7 +74,7 @@ def _converter(cls: type) -> Any:
     for plain in (bool, int, float, str):
         converter.register_structure_hook(plain, _same_type)
     converter.register_structure_hook_factory(_is_tuple, _tuple_hook)
-    converter.register_structure_hook_func(_is_choice, _one_of)
+    converter.register_structure_hook_func(_is_literal, _one_of)
 
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
@@ -95,7 +99,9 @@ def _checked(converter: Any, hint: Any) -> Any:
     def structure(value: Any, _: Any) -> Any:
         tag = value.get("type") if isinstance(value, dict) else value
         if tag not in names:
-            raise InputError(f"type must be one of {', '.join(names)}; got {tag!r}")
+            raise InputError(
+                f"type must be one of {', '.join(names)}; got {shown(tag)}"
+            )
         return inner(value, hint)
 
     return structure
@@ -110,30 +116,34 @@ def _tuple_hook(hint: Any, converter: Any) -> Any:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise InputError(f"expected a list; got {value!r}")
+            raise InputError(f"expected a list; got {shown(value)}")
         return tuple(inner(value, list[hint.__args__[0]]))
 
     return structure
 
 
-def _is_choice(hint: Any) -> bool:
+def _is_literal(hint: Any) -> bool:
     return get_origin(hint) is Literal
 
 
 def _one_of(value: Any, hint: Any) -> Any:
-    """The value, if it is one of the choices; cattrs would tell them as code."""
-    if value not in get_args(hint):
-        raise InputError(
-            f"expected one of {', '.join(map(repr, get_args(hint)))}; got {value!r}"
-        )
-    return value
+    """The value, if it is one of these: cattrs would take True for 1."""
+    for choice in get_args(hint):
+        if type(value) is type(choice) and value == choice:
+            return value
+    choices = ", ".join(map(repr, get_args(hint)))
+    raise InputError(f"expected one of {choices}; got {shown(value)}")
 
 
 def _same_type(value: Any, cls: Any) -> Any:
     """The value, if it is of this type: cattrs would call `cls(value)`."""
+    if type(value) is int and abs(value) >= 2**63:
+        raise InputError(f"numbers must fit into 64 bits; got {shown(value)}")
+    if type(value) is float and not is_finite(value):
+        raise InputError(f"numbers must be finite in float32; got {value:g}")
     if type(value) is cls or (cls is float and type(value) is int):
         return cls(value)
-    raise InputError(f"expected {cls.__name__}; got {value!r}")
+    raise InputError(f"expected {cls.__name__}; got {shown(value)}")
 
 
 def _reason(error: BaseException, cls: type | None) -> str:

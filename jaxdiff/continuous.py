@@ -22,10 +22,16 @@ import jax
 import jax.numpy as jnp
 from jax import nn
 
-from jaxdiff.errors import InputError, concrete, warn_visible_signal
+from jaxdiff.errors import (
+    InputError,
+    check_num_steps,
+    concrete,
+    warn_visible_signal,
+)
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0
+_MOST_LOG = 80.0  # of a number that float32 can hold, with some room
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +63,7 @@ class ContinuousSchedule:
 
     def build(self) -> "ContinuousSchedule":
         """The schedule: this object, its options checked."""
-        if self.num_steps < 2:
-            raise InputError(f"num_steps must be at least 2; got {self.num_steps}")
+        check_num_steps(self.num_steps, least=2)
         last = self.level(1.0)
         warn_visible_signal(float(last.alpha / jnp.hypot(last.alpha, last.sigma)))
         return self
@@ -169,6 +174,12 @@ class VarianceExploding(ContinuousSchedule):
             )
         if not 0 < self.rho < math.inf:
             raise InputError(f"rho must be above 0; got {self.rho:g}")
+        largest = max(abs(math.log(s)) for s in (self.sigma_min, self.sigma_max))
+        if largest / self.rho > _MOST_LOG:
+            raise InputError(
+                f"rho must be at least {largest / _MOST_LOG:.3g} for sigma from "
+                f"{self.sigma_min:g} to {self.sigma_max:g}; got {self.rho:g}"
+            )
         return super().build()
 
     def _level(self, u: Array) -> Level:

@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import jax
@@ -13,7 +14,26 @@ class InputError(ValueError):
 
     The command line prints the line and exits with code 2; any other exception is a
     defect of the library and keeps its traceback.
+
+    What a value, a file's name or another library brings into the message can have line
+    breaks, or characters that command a terminal: they are written as escapes, and a
+    message of more than 5,000 letters is cut.
     """
+
+    def __init__(self, message: str):
+        if len(message) > 5000:
+            message = f"{message[:4997]}..."
+        escaped = (c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__("".join(escaped))
+
+
+def shown(value: Any) -> str:
+    """A value of any type and size, for a message."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or thousands of digits
+        return f"a very large {type(value).__name__}"
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 class NonFinite(FloatingPointError):
@@ -54,6 +74,38 @@ def check_seed(seed: int) -> None:
     """Refuses a seed that is no unsigned 32-bit number."""
     if not 0 <= seed < 2**32:
         raise InputError(f"seed must lie in 0..2^32 - 1; got {seed}")
+
+
+MOST_STEPS = 1_000_000
+"""The most steps of a chain; the tables of a typing error's would fill the memory."""
+
+
+def check_num_steps(num_steps: int, least: int = 1) -> None:
+    """Refuses a chain of too few steps, or of too many."""
+    if num_steps < least:
+        raise InputError(f"num_steps must be at least {least}; got {shown(num_steps)}")
+    if num_steps > MOST_STEPS:
+        raise InputError(
+            f"num_steps must be at most {MOST_STEPS}; got {shown(num_steps)}"
+        )
+
+
+def is_finite(value: float) -> bool:
+    """Whether a number is finite in float32, in which it will be computed with."""
+    return abs(value) <= float(np.finfo(np.float32).max)
+
+
+def check_finite(options: Any, prefix: str = "") -> None:
+    """Refuses what is no finite float32 in any field of nested options.
+
+    Computing takes it for infinite; JSON has no such number.
+    """
+    for field in fields(options):
+        value, name = getattr(options, field.name), f"{prefix}{field.name}"
+        if is_dataclass(value):
+            check_finite(value, f"{name}.")
+        elif isinstance(value, float) and not is_finite(value):
+            raise InputError(f"{name} must be a finite float32; got {value:g}")
 
 
 VISIBLE_SIGNAL = 0.05

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from jaxdiff.data import Data, Digits
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError, check_finite, check_seed
 from jaxdiff.loss import check_combination
 from jaxdiff.networks import NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
@@ -158,6 +158,7 @@ class Experiment:
     def __post_init__(self) -> None:
         """Refuses options out of range."""
         check_seed(self.seed)
+        check_finite(self)
 
     def check(self, schedule: AnySchedule) -> None:
         """Refuses options that do not go together, before anything is trained.

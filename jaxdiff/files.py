@@ -42,6 +42,8 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:  # of JSON or of UTF-8
         raise InputError(f"'{path}' is not a JSON file: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"'{path}' is nested too deep to be read") from error
     if not isinstance(data, dict):
         raise InputError(f"'{path}' holds a {type(data).__name__}, not a JSON object")
     return data

@@ -12,6 +12,7 @@ import difflib
 import io
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
@@ -19,6 +20,8 @@ from typing import Annotated, Any, Literal, get_type_hints
 from jaxdiff.config import from_dict, option_name, union_members
 from jaxdiff.errors import InputError, require
 from jaxdiff.wrong_flags import HELP, Outcome, check_words, choices, explain
+
+_LONGEST = 10_000  # letters of an option: longer ones could overflow Python's parser
 
 
 def parse(
@@ -108,6 +111,8 @@ def parse_option(text: str, union: Any, what: str) -> Any:
     Raises:
         InputError: the name or a field is unknown, or a value does not fit.
     """
+    if len(text) > _LONGEST:
+        raise InputError(f"{what} is {len(text)} letters long; give {_LONGEST} at most")
     name, _, rest = text.partition(":")
     members = {option_name(member): member for member in union_members(union)}
     if name not in members:
@@ -142,9 +147,13 @@ def parse_option(text: str, union: Any, what: str) -> Any:
 
 def _value(text: str) -> Any:
     """A value as Python or JSON has it, or else as text."""
-    with contextlib.suppress(ValueError, SyntaxError):
-        return ast.literal_eval(text)
-    with contextlib.suppress(ValueError):
+    # The parsers give up on what is nested too deep in several ways.
+    gives_up = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # such as "invalid escape sequence"
+        with contextlib.suppress(*gives_up):
+            return ast.literal_eval(text)
+    with contextlib.suppress(*gives_up):
         return json.loads(text)
     return text
 

@@ -46,6 +46,8 @@ def reproduce(options: ReproduceOptions) -> bool:
     again = options.again or first.with_name(first.name + "-again")
     if again.resolve() == first.resolve():
         raise InputError(f"'{again}' is the run itself: give another --again")
+    if again.exists() and not again.is_dir():
+        raise InputError(f"'{again}' is no folder: give another --again")
     experiment, info = read_config(first)
     with Checkpoints(first / CHECKPOINTS) as checkpoints:
         step = newest_step(checkpoints)

@@ -25,7 +25,7 @@ from jaxdiff import config
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError, check_seed, shown
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.files import read_json, write_json_atomic
 from jaxdiff.guidance import classifier_free, clip_x_0
@@ -49,6 +49,7 @@ NOT_TRAINING = (
 """The parts of an experiment that do not change what training computes."""
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 """Names in the run folder."""
+_LARGEST = 2**20  # of an image's sides, channels and classes
 
 
 @dataclass(frozen=True)
@@ -279,23 +280,21 @@ def _refuse_other(
     found = config.differences(there, here)
     if not found:
         return
-    remedy = "choose another --workdir, or the same options"
-    if len(found) == 1 and found[0].startswith("info.fingerprint"):
-        remedy = "the images or labels have changed: bring the old ones back, or " + (
-            "choose another --workdir"
+    if len(found) == 1 and found[0].startswith("info.fingerprint: "):
+        raise InputError(
+            f"{what} of other data (fingerprint {found[0].partition(': ')[2]}): images "
+            "or labels have changed: bring them back, or choose another --workdir"
         )
-    raise InputError(f"{what} of another configuration ({'; '.join(found)}): {remedy}")
+    raise InputError(
+        f"{what} of another configuration ({'; '.join(found)}): choose another "
+        "--workdir, or the same options"
+    )
 
 
 def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     """The experiment and data of a run folder's config.json."""
     try:
-        data = dict(record["data"])
-        names = data["class_names"]
-        info = DataInfo(
-            tuple(data["image_shape"]), data["num_classes"], names and tuple(names),
-            data.get("fingerprint"),
-        )  # fmt: skip
+        info = _read_info(record["data"])
         experiment = record["experiment"]
         # At first there was one prediction and one sampler, and no need to name them.
         experiment.get("prediction", {}).setdefault("type", "Eps")
@@ -305,11 +304,6 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         network = experiment.get("network", {})
         if isinstance(network.get("remat"), bool):
             network["remat"] = "blocks" if network["remat"] else "none"
-        classes = info.num_classes
-        if len(info.image_shape) != 3 or not _positive(*info.image_shape):
-            raise InputError(f"image_shape is {data['image_shape']}")
-        if classes is not None and not _positive(classes):
-            raise InputError(f"num_classes is {classes!r}")
     except KeyError as error:
         raise InputError(f"the run's config.json is incomplete: no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
@@ -317,8 +311,23 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     return config.from_dict(Experiment, experiment), info
 
 
-def _positive(*sizes: Any) -> bool:
-    return all(isinstance(size, int) and size > 0 for size in sizes)
+def _read_info(data: dict[str, Any]) -> DataInfo:
+    """What a record says of its data."""
+    shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
+    fingerprint = data.get("fingerprint")
+    are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
+    if (
+        not (isinstance(shape, list | tuple) and len(shape) == 3)
+        or not all(type(size) is int and 1 <= size <= _LARGEST for size in shape)
+        or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
+        or not (names is None or (are_names and len(names) == count))
+        or not (fingerprint is None or isinstance(fingerprint, str))
+    ):
+        raise InputError(
+            f"no data has image_shape {shown(shape)}, num_classes {shown(count)}, "
+            f"class_names {shown(names)} and fingerprint {shown(fingerprint)}"
+        )
+    return DataInfo(tuple(shape), count, names and tuple(names), fingerprint)
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

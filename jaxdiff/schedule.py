@@ -23,7 +23,13 @@ import numpy as np
 from jax import nn
 
 from jaxdiff.continuous import StraightPath, VarianceExploding, VariancePreserving
-from jaxdiff.errors import InputError, check_range, concrete, warn_visible_signal
+from jaxdiff.errors import (
+    InputError,
+    check_num_steps,
+    check_range,
+    concrete,
+    warn_visible_signal,
+)
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 
@@ -181,7 +187,7 @@ class Linear:
         >>> print(f"{schedule.alphas_bar[-1]:.4g}")
         4.036e-05
         """
-        _check_num_steps(self.num_steps)
+        check_num_steps(self.num_steps)
         _check_betas(self.beta_start, self.beta_end)
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return Schedule.from_betas(betas)
@@ -200,7 +206,7 @@ class Quadratic:
 
     def build(self) -> Schedule:
         """The schedule's tables."""
-        _check_num_steps(self.num_steps)
+        check_num_steps(self.num_steps)
         _check_betas(self.beta_start, self.beta_end)
         roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps)
         return Schedule.from_betas(roots**2)
@@ -268,16 +274,13 @@ def _from_alphas_bar(
     alphas_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float
 ) -> Schedule:
     """Discretises alphas_bar(u), u in [0, 1]: beta_t = 1 - a(u_{t+1}) / a(u_t)."""
-    _check_num_steps(num_steps)
+    check_num_steps(num_steps)
     if not 0 < max_beta < 1:
         raise InputError(f"max_beta must lie in (0, 1); got {max_beta:g}")
-    values = alphas_bar(np.arange(num_steps + 1) / num_steps)
-    return Schedule.from_betas(np.minimum(1 - values[1:] / values[:-1], max_beta))
-
-
-def _check_num_steps(num_steps: int) -> None:
-    if num_steps < 1:
-        raise InputError(f"num_steps must be at least 1; got {num_steps}")
+    with np.errstate(all="ignore"):  # what overflows is refused as no beta
+        values = alphas_bar(np.arange(num_steps + 1) / num_steps)
+        betas = np.minimum(1 - values[1:] / values[:-1], max_beta)
+    return Schedule.from_betas(betas)
 
 
 def _check_betas(beta_start: float, beta_end: float) -> None:
@@ -316,9 +319,11 @@ def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
             "a schedule of zero terminal SNR needs at least 2 steps; got 1"
         )
     signal = np.cumprod(1 - np.asarray(schedule.betas, np.float64)) ** 0.5
-    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
-    alphas_bar = signal**2
-    return Schedule.from_betas(1 - alphas_bar / np.append(1.0, alphas_bar[:-1]))
+    with np.errstate(all="ignore"):  # where no signal is lost, 0 / 0 is no beta
+        signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+        alphas_bar = signal**2
+        betas = 1 - alphas_bar / np.append(1.0, alphas_bar[:-1])
+    return Schedule.from_betas(betas)
 
 
 ScheduleOptions: TypeAlias = (

@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.errors import require
@@ -67,21 +68,21 @@ def train(
 
     with (
         between_steps() as asked,
-        held(workdir) as history,
         Checkpoints(
             workdir / CHECKPOINTS, keep=upkeep.keep, keep_every=upkeep.keep_every,
             keep_best=upkeep.keep_best,
         ) as checkpoints,
     ):  # fmt: skip
-        if is_first():
-            write_record(workdir, experiment, job.info)
         newest = newest_step(checkpoints)
-        record = {} if newest is None else checkpoints.record(newest)
+        record: dict[str, Any] = {}
         if newest is not None:
+            record = checkpoints.record(newest)
             check_record(record, workdir, experiment, job.info)
         state = parallel.enter(job.initial_state(checkpoints, newest))
         step = newest or 0
+
         with (
+            held(workdir) as history,
             tqdm(
                 total=end, initial=step, unit="step", smoothing=0.1,
                 disable=not (progress and is_first()), desc="train",
@@ -89,6 +90,8 @@ def train(
             ) as bar,
             Log(workdir, experiment, step, record, history, bar) as log,
         ):  # fmt: skip
+            if is_first():
+                write_record(workdir, experiment, job.info)
             if step < end:
                 bar.set_postfix_str("compiling")
             saved_at = time.monotonic()
@@ -96,15 +99,12 @@ def train(
                 state, step, metrics = job.advance(state, step, end)
                 log.add(step, metrics)
                 stop = asked(step)
-                due = step % upkeep.checkpoint_every == 0 or step == end or stop
-                if (
-                    not due
-                    and upkeep.checkpoint_minutes
-                    and not step % upkeep.log_every
-                ):
+                due = stop or step == end or step % upkeep.checkpoint_every == 0
+                if upkeep.checkpoint_minutes and step % upkeep.log_every == 0:
                     minutes = (time.monotonic() - saved_at) / 60
                     # The clocks of several processes differ.
-                    due = bool(as_first_says(minutes >= upkeep.checkpoint_minutes))
+                    late = as_first_says(minutes >= upkeep.checkpoint_minutes)
+                    due = due or bool(late)
                 if due:
                     log.catch_up()  # nothing that is not finite is saved
                     checkpoints.save(

@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from jaxdiff.config import differences, from_dict, to_dict, union_members
-from jaxdiff.data import Digits, Tfds
+from jaxdiff.data import Digits, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
@@ -63,11 +63,24 @@ CHANGED = Experiment(
         clip_norm=5e-324,
     ),
     training=Training(
-        num_steps=3, batch_size=5, ema_decay=0.0, accumulate=5, steps_per_dispatch=2
+        num_steps=3,
+        batch_size=5,
+        ema_decay=0.0,
+        accumulate=5,
+        steps_per_dispatch=2,
+        nonfinite="skip",
+        max_skips=1,
     ),
     parallel=Sharded(data=2, fsdp=3),
     seed=2**32 - 1,
-    upkeep=Upkeep(log_every=3, checkpoint_every=9, keep=1),
+    upkeep=Upkeep(
+        log_every=3,
+        checkpoint_every=9,
+        checkpoint_minutes=1.5,
+        keep=1,
+        keep_every=18,
+        keep_best="loss",
+    ),
     sampling=Sampling(
         sampler=Euler(
             spacing=Karras(
@@ -85,7 +98,10 @@ CHANGED = Experiment(
 )
 """No field has its default."""
 VARIANTS = [
-    *(Experiment(data=d) for d in (Digits(flip=True), Tfds(name="mnist"))),
+    *(
+        Experiment(data=d)
+        for d in (Digits(flip=True), Folder(path="p"), Tfds(name="mnist"))
+    ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(objective=member()) for member in get_args(Objective)),
@@ -202,7 +218,7 @@ def test_the_type_of_a_member_is_in_the_data():
         ("sampling.sampler.variance", {}, ("sampling.sampler.variance",)),
         ("data", {"type": "Mnist"}, ("data",)),
         ("training.num_steps", 0, ("training",)),
-        ("upkeep.checkpoint_every", 7, ("upkeep",)),
+        ("upkeep.keep_every", 7, ("upkeep",)),
     ],
 )
 def test_wrong_data_is_refused_by_the_name_of_its_field(path, value, words):
@@ -223,6 +239,12 @@ def test_wrong_data_is_refused_by_the_name_of_its_field(path, value, words):
         ("optimizer.clip_norm", "1"),
         ("conditional", "false"),
         ("conditional", 2),
+        ("data", {"type": "Folder", "channels": True}),
+        ("data", {"type": "Folder", "channels": 1.0}),
+        ("optimizer.clip_norm", float("inf")),
+        ("optimizer.clip_norm", float("nan")),
+        ("optimizer.clip_norm", 10**400),
+        ("training.num_steps", 2**63),
         ("network.multipliers", "12"),
         ("data", {"type": "Tfds", "name": 3}),
     ],
@@ -244,7 +266,7 @@ def test_a_missing_field_takes_its_default(name):
     [
         ("training.num_steps", 0, "num_steps must be at least 1; got 0"),
         ("seed", -1, "seed must lie in"),
-        ("upkeep.checkpoint_every", 7, r"multiple of log_every \(100\); got 7"),
+        ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\); got 7"),
         ("schedule.type", "Cosin", "(?=.*'Cosin').*Cosine"),
         ("data", {"type": "Mnist"}, "(?=.*'Mnist').*Tfds"),
         ("sampling.sampler.variance", {}, "(?=.*type).*FixedSmall"),

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
+from jaxdiff.continuous import StraightPath, VarianceExploding
 from jaxdiff.data import Digits, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps
-from jaxdiff.samplers import Ancestral
-from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid
+from jaxdiff.samplers import Ancestral, Karras, Leading
+from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid, ZeroTerminalSnr
 
 NAN, INF = float("nan"), float("inf")
 
@@ -24,7 +25,8 @@ NAN, INF = float("nan"), float("inf")
         *((Training, "batch_size", v) for v in (0, -8)),
         *((Training, "ema_decay", v) for v in (-0.1, 1.0, 1.5, NAN)),
         *((Upkeep, "log_every", v) for v in (0, -1)),
-        *((Upkeep, "checkpoint_every", v) for v in (0, -100, 150)),
+        *((Upkeep, "checkpoint_every", v) for v in (0, -100)),
+        *((Upkeep, "keep_every", v) for v in (0, -100, 150)),
         *((Upkeep, "keep", v) for v in (0, -1)),
         *((Sampling, "chunk", v) for v in (0, -1)),
         *((Experiment, "seed", v) for v in (-1, 2**32)),
@@ -51,9 +53,46 @@ def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
         cls(**{field: value})
 
 
+def test_too_many_levels_are_refused():
+    with pytest.raises(InputError, match=r"multipliers must .* 20 levels; got 20000"):
+        UNetConfig(multipliers=(1,) * 20_000)
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"optimizer": Optimizer(clip_norm=INF)}, "optimizer.clip_norm"),
+        ({"optimizer": Optimizer(clip_norm=1e39)}, "optimizer.clip_norm"),
+        ({"schedule": Linear(beta_end=NAN)}, "schedule.beta_end"),
+    ],
+)
+def test_an_experiment_has_finite_numbers(options, path):
+    """Else its file could be written, but not read."""
+    with pytest.raises(InputError, match=f"^{path} must be a finite float32; got"):
+        Experiment(**options)
+
+
+@pytest.mark.parametrize("spacing", [Leading, Karras])
+def test_a_chain_of_too_many_steps_is_refused(spacing):
+    with pytest.raises(InputError, match="num_steps must be at most 1000000; got 1000"):
+        spacing(num_steps=10**12)
+
+
 @pytest.mark.parametrize(
     ("schedule", "words"),
     [
+        *(
+            (
+                s(num_steps=10**12),
+                "num_steps must be at most 1000000; got 1000000000000",
+            )
+            for s in (Linear, Cosine, StraightPath)
+        ),
+        (
+            ZeroTerminalSnr(base=Linear(beta_start=1e-30, beta_end=1e-30)),
+            r"betas\[0\] = ",
+        ),
+        (VarianceExploding(rho=0.01), "rho must be at least 0.0777 .*; got 0.01"),
         *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
         *((s(num_steps=-2), "num_steps must .* got -2") for s in (Cosine, Sigmoid)),
         (Linear(beta_start=0), "beta_start must .* got 0"),

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import shlex
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -33,16 +34,23 @@ def folder(tmp_path_factory):
     text = (folder / "trained" / "config.json").read_text()
     texts = {
         "torn": '{"experiment": {',
+        "deep": '{"a":' * 100_000,
         "hollow": "{}",
         "other": '{"model": "resnet", "lr": 0.1}',
         "untrained": text,
         "spoilt": _changed(text, ("experiment", "training", "num_steps"), 0),
         "larger": _changed(text, ("data", "image_shape"), [16, 16, 1]),
         "shapeless": _changed(text, ("data", "image_shape"), "8x8"),
+        "changed": _changed(text, ("data", "fingerprint"), "0123456789abcdef"),
+        "damaged": text,
+        "transplanted": text,
     }
     for name, text in texts.items():
         (folder / name).mkdir()
         (folder / name / "config.json").write_text(text)
+    for name, run in (("damaged", "trained"), ("transplanted", "unconditional")):
+        shutil.copytree(folder / run / "checkpoints", folder / name / "checkpoints")
+    (folder / "damaged" / "checkpoints" / "2" / "state" / "_METADATA").unlink()
     jd.Digits().load()  # in a cache of its own, not here
     return folder
 
@@ -171,4 +179,4 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_command", fail)
     with pytest.raises(SystemExit):
         cli.main(CONFIG, "What it is.", args=[])
-    assert capsys.readouterr() == ("", "error: one two\n")
+    assert capsys.readouterr() == ("", "error: one\\n  two\n")

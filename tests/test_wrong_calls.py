@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.run import read_record
 from tests.fake_run import CONFIG, NETWORK
 
 # B is a batch of 4 images of 8x8 grey pixels.
@@ -233,3 +234,31 @@ def test_a_wrong_call_of_a_network_with_classes(classes, call: Call, message):
 def test_more_wrong_calls(classes, call: Call, message):
     with pytest.raises(jd.InputError, match=message):
         call(*classes)
+
+
+def test_an_input_error_is_one_line_of_limited_length():
+    assert str(jd.InputError("a 'é'")) == "a 'é'"
+    text = str(jd.InputError("line\nbreak \x1b[31m \u2028 \udcff"))
+    assert text == r"line\nbreak \x1b[31m \u2028 \udcff"
+    assert len(str(jd.InputError("x" * 10**6))) == 5000
+
+
+POSSIBLE = {"image_shape": [8, 8, 1], "num_classes": 2, "class_names": ["a", "b"]}
+WRONG: list[dict[str, Any]] = [
+    {"image_shape": [8, 8]}, {"image_shape": [8, 8, 0]}, {"image_shape": [8, 8, True]},
+    {"image_shape": [8, 8, 1e9]}, {"image_shape": [8, 8, 2**40]},
+    {"image_shape": "888"}, {"num_classes": 3}, {"num_classes": "2"},
+    {"num_classes": 0}, {"num_classes": None}, {"class_names": ["a", 2]},
+    {"class_names": "ab"}, {"class_names": []},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "data",
+    [None, [], {}, {"image_shape": [8, 8, 1]}, *(POSSIBLE | wrong for wrong in WRONG)],
+)
+def test_a_record_of_impossible_data_is_refused(data):
+    record = {"experiment": {}, "data": data}
+    with pytest.raises(jd.InputError, match=r"config\.json is incomplete"):
+        read_record(record)
+    assert read_record({"experiment": {}, "data": POSSIBLE})[1].num_classes == 2

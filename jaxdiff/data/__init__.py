@@ -12,15 +12,17 @@ from jaxdiff.data.dataset import (
     to_uint8,
 )
 from jaxdiff.data.digits import Digits
+from jaxdiff.data.folder import Folder
 from jaxdiff.data.tfds import Tfds
 
-Data: TypeAlias = Digits | Tfds
+Data: TypeAlias = Digits | Folder | Tfds
 """The data sets that the command line offers."""
 
 __all__ = [
     "Data",
     "Dataset",
     "Digits",
+    "Folder",
     "Tfds",
     "batch",
     "examples",

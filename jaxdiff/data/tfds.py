@@ -1,6 +1,14 @@
-"""Any image data set of TensorFlow Datasets, without TensorFlow."""
+"""Any image data set of TensorFlow Datasets, without TensorFlow.
 
+A name in a configuration, or in the files of prepared data, is data and never code. To
+TFDS, "namespace:name" is code to download and run, and a feature's class is a module to
+import: both are refused before it is asked.
+"""
+
+import contextlib
 import difflib
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +17,13 @@ from jaxdiff.data.dataset import Dataset
 from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, require
+
+_NAME = re.compile(
+    r"[a-zA-Z]\w*"  # the data set
+    r"(/\w[\w+.-]*)?"  # its config
+    r"(:(\d+|\*)(\.(\d+|\*)){2})?",  # its version, "*" for any
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +60,11 @@ class Tfds:
         splits = {"train": self.train_split, "test": self.test_split}
         if split not in splits:
             raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        if not _NAME.fullmatch(self.name):
+            raise InputError(
+                f"TensorFlow Datasets has no name {self.name!r}; give a name, "
+                "name/config, name:1.2.3 or name/config:1.2.3, without a namespace"
+            )
         tfds = require("tensorflow_datasets")
         folder = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
         if folder.is_file():
@@ -78,7 +98,10 @@ class Tfds:
 
 def _builder(tfds: Any, name: str, folder: Path) -> Any:
     try:
-        return tfds.builder(name, data_dir=folder)
+        with _known_features_only(tfds):
+            return tfds.builder(name, data_dir=folder)
+    except InputError:
+        raise
     except tfds.core.DatasetNotFoundError as error:
         raise InputError(_not_found(tfds, name, folder)) from error
     except Exception as error:  # a wrong config, version or spelling
@@ -86,6 +109,31 @@ def _builder(tfds: Any, name: str, folder: Path) -> Any:
             f"TensorFlow Datasets cannot make {name!r}: {first_line(error)}; "
             "give a name, name/config or name:version"
         ) from error
+
+
+@contextlib.contextmanager
+def _known_features_only(tfds: Any) -> Iterator[None]:
+    """Refuses features whose module TFDS would import to read prepared data.
+
+    Features of its own are all right, and so are those of a builder that was imported.
+    """
+    connector = tfds.features.FeatureConnector
+    given = vars(connector)["cls_from_name"]
+
+    def checked(cls: Any, name: str) -> Any:
+        ours = name.startswith("tensorflow_datasets.core.features.")
+        if not ours and name not in cls._registered_features:
+            raise InputError(
+                f"the prepared data has a feature of the class {name!r}, which would "
+                "be imported: import it yourself if you trust it"
+            )
+        return given.__get__(None, cls)(name)
+
+    connector.cls_from_name = classmethod(checked)
+    try:
+        yield
+    finally:
+        connector.cls_from_name = given
 
 
 def _not_found(tfds: Any, name: str, folder: Path) -> str:

@@ -82,6 +82,10 @@ class UNetConfig:
             )
         if min(self.attention, default=1) < 1:
             raise InputError(f"attention must be positive; got {self.attention}")
+        if len(self.multipliers) > 20:
+            raise InputError(
+                f"multipliers must be of at most 20 levels; got {len(self.multipliers)}"
+            )
         for name in ("dropout", "label_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(

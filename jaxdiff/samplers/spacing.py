@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError, check_num_steps, check_range, concrete
 from jaxdiff.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
 
@@ -68,6 +68,9 @@ class Times:
                 raise InputError(
                     f"times must be integers for a discrete schedule; got {self.times}"
                 )
+            # Clipped as a float: what no integer holds would be cast to any.
+            times = np.clip(times, -(2.0**53), 2.0**53).astype(np.int64)
+            check_range("t", times, schedule.num_steps)
             times = times.astype(np.int32)
         if not (np.diff(times) < 0).all():
             raise InputError(f"times must decrease; got {self.times}")
@@ -85,8 +88,7 @@ class Counted:
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        if self.num_steps < 1:
-            raise InputError(f"num_steps must be at least 1; got {self.num_steps}")
+        check_num_steps(self.num_steps)
 
     def levels(self, schedule: AnySchedule) -> Level:
         """N + 1 levels, each field [N + 1], from noise to data.
@@ -189,6 +191,8 @@ class Karras(Counted):
         super().__post_init__()
         if not 0 < self.rho < math.inf:
             raise InputError(f"rho must be above 0; got {self.rho:g}")
+        if self.rho < 0.1:  # float32 has no (sigma / alpha)^(1 / rho)
+            raise InputError(f"rho must be at least 0.1; got {self.rho:g}")
         for name in ("sigma_min", "sigma_max"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

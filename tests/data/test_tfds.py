@@ -151,7 +151,7 @@ def test_tfds_reads_tfrecords(split, tmp_path):
         ({"name": "tiny_pgn"}, "close to it: .*tiny_png.*prepared in .*: tiny_png$"),
         ({"name": "cifar1"}, "close to it: cifar10, .*prepared in .*: tiny_png$"),
         ({"name": "tiny_png:7.0.0"}, "cannot make 'tiny_png:7.0.0'"),
-        ({"name": "not a name"}, "cannot make 'not a name'"),
+        ({"name": "not a name"}, "has no name 'not a name'; give a name, name/config"),
     ],
 )
 def test_tfds_refuses(options, message, tmp_path):
@@ -167,3 +167,73 @@ def test_tfds_refuses_another_split_and_a_bad_folder(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot prepare data set 'tiny_png' in"):
         tiny(tmp_path / "file").load()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "huggingface:mnist",
+        "kaggle:mnist/config:1.0.0",
+        "my_space:tiny_png",
+        "a:b",
+        "tiny_png/a=1",
+        "tiny_png/config/a=True,b=3",
+        "tiny_png:1.0.0/a=1",
+        "tiny_png/..",
+        "tiny_png/../x",
+        "../tiny_png",
+        "/tiny_png",
+        "tiny_png\n",
+        "tiny_pn\u0261",
+        "tiny_png:latest",
+        "tiny_png:1.0",
+        "1",
+        "",
+        "\0",
+    ],
+)
+def test_a_name_that_is_more_than_a_name_never_reaches_tfds(
+    name, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tfds, "builder", lambda *_, **__: pytest.fail("asked"))
+    with pytest.raises(InputError, match=r"no name .*; give a name, name/config") as e:
+        tiny(tmp_path, name).load()
+    assert str(e.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "Tiny_png", "a/b", "a:1.2.3", "a/b-c.d+e:1.2.3", "a:1.*.*", "c4/en.x"]
+)
+def test_every_kind_of_name_reaches_tfds(name, tmp_path, monkeypatch):
+    asked = []
+
+    def builder(name, **options):
+        asked.append(name)
+        raise InputError("stop")
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(InputError, match="stop"):
+        tiny(tmp_path, name).load()
+    assert asked == [name]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_feature_of_prepared_data_imports_no_module(nested, tmp_path, monkeypatch):
+    builder = TinyUnknown(data_dir=tmp_path)
+    prepare.prepared(lambda: builder)
+    path = builder.data_path / "features.json"
+    features = json.loads(path.read_text())
+    evil = "evil_module.Feature"
+    if nested:
+        features["featuresDict"]["features"]["text"]["pythonClassName"] = evil
+    else:
+        features["pythonClassName"] = evil
+    path.write_text(json.dumps(features))
+    (tmp_path / "evil_module.py").write_text("raise SystemExit('it ran')")
+    monkeypatch.syspath_prepend(tmp_path)
+    before = tfds.features.FeatureConnector.cls_from_name
+    with pytest.raises(InputError, match=r"class 'evil_module.Feature', which would"):
+        tiny(tmp_path, "tiny_unknown").load()
+    assert tfds.features.FeatureConnector.cls_from_name == before
+    with pytest.raises(SystemExit, match="it ran"):  # as TFDS does by itself
+        tfds.builder("tiny_unknown", data_dir=tmp_path)

@@ -1,0 +1,36 @@
+"""The short form of `fuzz`: the same examples each time."""
+
+import copy
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from jaxdiff.config import to_dict
+from jaxdiff.run import read_record
+from tests.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
+
+
+@pytest.mark.parametrize("name", PROPERTIES)
+def test_anything_is_read_or_refused_in_one_line(name):
+    check, strategies, count = PROPERTIES[name]
+    settings(
+        max_examples=count, deadline=None, database=None, derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )(given(**strategies)(check))()  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_image_is_read_as_it_is(name, monkeypatch):
+    """Else mutating them would try nothing."""
+    read = []
+    monkeypatch.setattr("tests.fuzz.or_refused", lambda fn: read.append(fn()))
+    check_image(IMAGES[name], 8, 3)
+    assert read[0].shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+def test_every_record_is_read_as_it_is(record):
+    experiment, info = read_record(copy.deepcopy(record))
+    assert json.loads(json.dumps(to_dict(experiment))) == record["experiment"]
+    assert list(info.image_shape) == record["data"]["image_shape"]
