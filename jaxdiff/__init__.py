@@ -31,6 +31,7 @@ from jaxdiff.denoiser import bind as bind
 from jaxdiff.diagnose import Diagnosis as Diagnosis
 from jaxdiff.diagnose import diagnose as diagnose
 from jaxdiff.errors import InputError as InputError
+from jaxdiff.errors import NonFinite as NonFinite
 from jaxdiff.experiment import Experiment as Experiment
 from jaxdiff.forward import Posterior as Posterior
 from jaxdiff.forward import log_snr as log_snr
@@ -44,6 +45,7 @@ from jaxdiff.guidance import classifier_guidance as classifier_guidance
 from jaxdiff.guidance import clip_x_0 as clip_x_0
 from jaxdiff.guidance import dynamic_threshold as dynamic_threshold
 from jaxdiff.guidance import mix_classes as mix_classes
+from jaxdiff.interrupt import Terminated as Terminated
 from jaxdiff.inverse import Dps as Dps
 from jaxdiff.inverse import Repaint as Repaint
 from jaxdiff.inverse import Replacement as Replacement

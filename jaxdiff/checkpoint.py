@@ -94,7 +94,12 @@ class Checkpoints:
         writing = self._directory / f"{step}.writing"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            saved = self._ocp.save_async(writing, state)
+            # Orbax counts its timeouts by a clock that may jump: it shall have none.
+            patient = self._ocp.options.AsyncOptions(
+                timeout_secs=2**31 - 1, create_directories_asynchronously=False
+            )
+            with self._ocp.Context(async_options=patient):
+                saved = self._ocp.save_async(writing, state)
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from None
         record = {**(record or {}), "format": FORMAT, "step": step}

@@ -140,7 +140,7 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         hosts.leave(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
-        print(f"{error or 'stopped'}; the same command goes on", file=sys.stderr)
+        print(f"{str(error) or 'stopped'}; the same command goes on", file=sys.stderr)
         hosts.leave(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
         reason = hosts.lost(error)

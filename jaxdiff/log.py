@@ -229,7 +229,7 @@ def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:
                 means[f"loss_q{q + 1}"] = part[q] / share[q]
         means["grad_norm_max"] = norms.max()
         means["clipped"] = (norms > clip_norm).mean()
-        values = {name: float(value) for name, value in means.items()}
+        values = {n: float(v) for n, v in means.items() if np.isfinite(v)}
     if not finite.all():
         values["nonfinite"] = int((~finite).sum())
     return values

@@ -115,4 +115,4 @@ def _hash(path: Path, flush: bool = False) -> str:
 def _text(record: dict[str, Any]) -> str:
     """The record as it is written, with the hash of the rest of it."""
     digest = hashlib.sha256(json.dumps(record).encode()).hexdigest()
-    return json.dumps({**record, "sha256": digest}, indent=1, allow_nan=False) + "\n"
+    return json.dumps({**record, "sha256": digest}, indent=1) + "\n"

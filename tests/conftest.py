@@ -1,6 +1,7 @@
 """Settings of every test: 8 host devices, and no silent broadcasting or promotion."""
 
 import os
+import subprocess
 
 # More threads than devices: a device that waits in an all-reduce holds one, and with
 # none left over the devices wait for each other for ever.
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
+from tests.runs import TINY
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
@@ -60,3 +62,28 @@ def tiny():
 def short():
     """A schedule of 20 steps that ends in noise."""
     return jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6).build()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """A run from start to end, and its final state; tests that use it are one group."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"):
+        return workdir, jax.device_get(jd.train(TINY, workdir, progress=False))
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A file system of 1 MiB, and a function that changes how it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+    made = subprocess.run(mount, capture_output=True, text=True)
+    if made.returncode:
+        pytest.skip(f"no right to mount a file system: {made.stderr.strip()}")
+
+    def remount(options):
+        subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
+
+    yield folder, remount
+    subprocess.run(["umount", folder], check=True)

@@ -4,7 +4,6 @@ import json
 import os
 import pathlib
 import shutil
-import subprocess
 import threading
 import warnings
 
@@ -222,24 +221,6 @@ def test_what_a_kill_left_is_removed_by_the_next_save(two):
     with Checkpoints(two) as checkpoints:
         checkpoints.save(3, state(3))
     assert sorted(p.name for p in two.iterdir()) == ["1", "2", "3"]
-
-
-@pytest.fixture
-def disk(tmp_path):
-    """A file system of 1 MiB, and a function that changes how it is mounted."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o"]
-    made = subprocess.run([*mount, "size=1m", "tmpfs", folder], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"no right to mount a file system: {made.stderr.decode().strip()}")
-    yield (
-        folder,
-        lambda options: subprocess.run(
-            ["mount", "-o", f"remount,{options}", folder], check=True
-        ),
-    )
-    subprocess.run(["umount", folder], check=True)
 
 
 def test_a_full_disk(disk):

@@ -17,34 +17,13 @@ from experiments import cifar10
 from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.log import summary
 from jaxdiff.loss import QUARTERS
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.run import init_state
+from tests.runs import TINY, same_bits
 
-pytestmark = pytest.mark.usefixtures("standard_promotion")
-
-TINY = jd.Experiment(
-    schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
-    network=jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=()),
-    optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
-    training=Training(num_steps=8, batch_size=16, ema_decay=0.9),
-    upkeep=Upkeep(log_every=2, checkpoint_every=4),
-    sampling=Sampling(chunk=8),
-)
-
-
-def same_bits(a, b):
-    return all(
-        np.array_equal(x, y)
-        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    )
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run from start to end, and its final state."""
-    workdir = tmp_path_factory.mktemp("finished")
-    with jax.numpy_dtype_promotion("standard"):
-        return workdir, jax.device_get(jd.train(TINY, workdir, progress=False))
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    pytest.mark.xdist_group("finished"),
+]
 
 
 def test_one_seed_gives_the_same_bits(finished, tmp_path):
@@ -59,26 +38,36 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
     assert not same_bits(state.params, other.params)
 
 
-def test_a_stopped_run_goes_on_bit_for_bit(finished, tmp_path, monkeypatch):
-    """Stopped by Ctrl-C in step 5, in the middle of an interval and of a save."""
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, jd.Terminated)],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_stopped_run_goes_on_bit_for_bit(
+    finished, tmp_path, monkeypatch, capfd, number, error
+):
+    """Stopped in step 5, in the middle of an interval and between two saves."""
     workdir, state = finished
     steps: list[int] = []
 
     def stop(*args, **kwargs):
         if len(steps) == 5:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         steps.append(1)
         return real(*args, **kwargs)
 
     import jaxdiff.data
 
     real = jaxdiff.data.batch
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    handler = {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
+    before = signal.signal(number, handler)
     with monkeypatch.context() as patch:
         patch.setattr(jaxdiff.data, "batch", stop)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(error, match=f"by {number.name}; step 5 is saved") as raised:
             jd.train(TINY, tmp_path, progress=False)
-    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    assert signal.signal(number, before) is handler
+    assert getattr(raised.value, "code", 143) == 143
+    assert "finishing the step, then saving" in capfd.readouterr().err
     assert len(steps) == 6  # of which the first is train's own look at a batch
     assert jd.load(tmp_path).step == 5
     again = jd.train(TINY, tmp_path, progress=False)

@@ -1,0 +1,25 @@
+"""A training that takes a second, for tests of what surrounds it."""
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.experiment import Sampling, Training, Upkeep
+from jaxdiff.optimizer import Optimizer
+
+TINY = jd.Experiment(
+    schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
+    network=jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=()),
+    optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
+    training=Training(num_steps=8, batch_size=16, ema_decay=0.9),
+    upkeep=Upkeep(log_every=2, checkpoint_every=4),
+    sampling=Sampling(chunk=8),
+)
+
+
+def same_bits(a, b):
+    """Whether two trees have the same leaves."""
+    return all(
+        np.array_equal(x, y)
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
