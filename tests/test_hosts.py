@@ -17,6 +17,7 @@ import jaxdiff as jd
 from jaxdiff import hosts
 from jaxdiff.errors import InputError
 from jaxdiff.metrics import writer
+from tests.crash import processes_of
 
 ROOT = pathlib.Path(jd.__file__).parent.parent
 LAUNCHERS = ["local", "slurm", "gke", "tpu"]
@@ -345,22 +346,6 @@ TRAIN = (
 )
 
 
-def processes_of(launcher):
-    """The launcher's processes by their rank."""
-    found = {}
-    for path in pathlib.Path("/proc").glob("[0-9]*"):
-        try:
-            parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            environ = (path / "environ").read_bytes().split(b"\0")
-            name = (path / "comm").read_text()
-        except OSError:  # it has ended
-            continue
-        ranks = [e for e in environ if e.startswith(b"JAX_PROCESS_ID=")]
-        if int(parent) == launcher and ranks and name.startswith("python"):
-            found[int(ranks[0].partition(b"=")[2])] = int(path.name)
-    return found
-
-
 @pytest.mark.parametrize(
     ("killed", "layout"),
     [(2, "pmap"), pytest.param(0, "sharded", marks=pytest.mark.long)],
@@ -407,3 +392,32 @@ def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
     assert again.returncode == 0, again.stdout
     lines = writer.read(workdir / "metrics.jsonl", "step")
     assert [line["step"] for line in lines] == list(range(5, 65, 5))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name
+)
+def test_one_process_that_is_asked_to_stop_stops_all(tmp_path, rank, number):
+    """After the same step, which is saved: pre-emption may tell one of them only."""
+    workdir, logs = tmp_path / "run", tmp_path / "logs"
+    line = f"{sys.executable} {TRAIN} {workdir}".replace("steps 60", "steps 60000")
+    with subprocess.Popen(
+        shlex.split(f"launch/local -n 2 -o {logs} {line}"), cwd=ROOT, text=True,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as launcher:  # fmt: skip
+        limit = time.monotonic() + 240
+        while not (workdir / "checkpoints" / "10").exists():
+            assert time.monotonic() < limit
+            time.sleep(0.1)
+        os.kill(processes_of(launcher.pid)[rank], number)
+        shown, _ = launcher.communicate(timeout=60)
+    assert f"process {rank} ended with code {128 + number}" in shown
+    assert f"process {1 - rank} ended with code 143 (TERM)" in shown
+    saved = re.findall(
+        r"stopped by SIG\w+; step (\d+) is saved",
+        "".join((logs / f"process-{i}.log").read_text() for i in range(2)),
+    )
+    newest = max(int(p.name) for p in (workdir / "checkpoints").iterdir())
+    assert saved == [str(newest)] * 2
