@@ -178,10 +178,14 @@ class Checkpoints:
         for step in sorted(self._steps()):
             path, reason = self._directory / str(step), None
             try:
+                files = [p.lstat().st_size for p in path.rglob("*") if not p.is_dir()]
                 verify(path)
+            except FileNotFoundError:  # the run has removed it meanwhile
+                continue
             except Damaged as damaged:
+                if not path.exists():
+                    continue
                 reason = str(damaged)
-            files = [p.lstat().st_size for p in path.rglob("*") if not p.is_dir()]
             found[step] = sum(files), reason
         return found
 

@@ -17,7 +17,8 @@ from jaxdiff.job import Job
 from jaxdiff.log import NONFINITE
 from jaxdiff.loss import draw, loss_fn
 from jaxdiff.progress import bar
-from jaxdiff.run import CHECKPOINTS, check_record, check_workdir, read_config
+from jaxdiff.record import check_record, check_workdir, read_config
+from jaxdiff.run import CHECKPOINTS
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import Batch
 

@@ -15,7 +15,8 @@ from jaxdiff.hosts import is_first
 from jaxdiff.log import HISTORY, METRICS
 from jaxdiff.metrics import writer
 from jaxdiff.parallel import Pmap
-from jaxdiff.run import CHECKPOINTS, init_state, newest_step, placed, read_config
+from jaxdiff.record import read_config
+from jaxdiff.run import CHECKPOINTS, init_state, newest_step, placed
 from jaxdiff.train import train
 
 

@@ -9,7 +9,8 @@ from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.files import size
 from jaxdiff.log import HISTORY, METRICS, NONFINITE
 from jaxdiff.metrics import writer
-from jaxdiff.run import CHECKPOINTS, read_config
+from jaxdiff.record import read_config
+from jaxdiff.run import CHECKPOINTS
 
 
 @dataclass(frozen=True, kw_only=True)

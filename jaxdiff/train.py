@@ -13,14 +13,8 @@ from jaxdiff.hosts import as_first_says, is_first
 from jaxdiff.interrupt import between_steps
 from jaxdiff.job import Job
 from jaxdiff.log import Log, held
-from jaxdiff.run import (
-    CHECKPOINTS,
-    check_record,
-    check_workdir,
-    newest_step,
-    training_part,
-    write_record,
-)
+from jaxdiff.record import check_record, check_workdir, training_part, write_record
+from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.train_state import TrainState
 
 

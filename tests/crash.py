@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.metrics import writer
+from jaxdiff.record import read_config
 from jaxdiff.reproduce import digest
-from jaxdiff.run import init_state, read_config
+from jaxdiff.run import init_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 10

@@ -42,7 +42,8 @@ from jaxdiff.flags import option_name, parse_option
 from jaxdiff.objective import Bound, Objective, Simple
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.prediction import Edm, Prediction
-from jaxdiff.run import build_network, read_record
+from jaxdiff.record import read_record
+from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
 from jaxdiff.schedule import ScheduleOptions, ZeroTerminalSnr
 from jaxdiff.times import TimesOptions

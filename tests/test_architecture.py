@@ -36,6 +36,7 @@ LAYERS = [
     ["loss", "likelihood"],
     ["experiment", "config"],
     ["wrong_flags"],
+    ["record"],
     ["run", "flags", "step", "log"],
     ["job"],
     ["train", "report", "evaluate", "replay", "status"],

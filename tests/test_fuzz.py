@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from jaxdiff.config import to_dict
-from jaxdiff.run import read_record
+from jaxdiff.record import read_record
 from tests.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
 
 

@@ -27,7 +27,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.checkpoint import Checkpoints
-from jaxdiff.run import init_state, read_record
+from jaxdiff.record import read_record
+from jaxdiff.run import init_state
 from tests.layouts import BATCH, EXPERIMENT, HALF, STEPS, first_step, layout, work
 
 pytestmark = [

@@ -21,9 +21,10 @@ from jaxdiff import cli, provenance
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.metrics import writer
+from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
-from jaxdiff.run import init_state, read_config
+from jaxdiff.run import init_state
 from jaxdiff.status import status
 from tests.fake_run import snapshot
 from tests.runs import TINY, same_bits
