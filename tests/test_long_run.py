@@ -412,7 +412,10 @@ def test_a_second_ctrl_c_ends_it_at_once():
         assert process.stderr.readline() == "\n"
         assert "then saving; press Ctrl-C to stop" in process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=10) == 130
+        try:
+            assert process.wait(timeout=10) == 130
+        finally:
+            process.kill()
 
 
 def test_a_run_may_keep_the_best(tmp_path):
