@@ -35,7 +35,7 @@ from jaxdiff.reproduce import digest
 from jaxdiff.run import init_state
 
 ROOT = pathlib.Path(__file__).parent.parent
-EVERY = 10
+EVERY = 30
 """Steps between two checkpoints; a line of metrics takes 7, so that saves cut them."""
 NETWORK = "--network.channels 8 --network.multipliers 1 --network.attention"
 PATIENCE_S = 300
@@ -158,10 +158,9 @@ def kill_once(arguments, env, log, workdir, chance, startup):
             time.sleep(chance.uniform(0, 0.3))
     victims = [process.pid]
     if arguments[0].startswith("launch"):
+        wait_for(lambda: len(processes_of(process.pid)) == 2)
         ranks = processes_of(process.pid)
-        chosen = chance.choice([[0], [1], [0, 1]])
-        victims = [ranks[r] for r in chosen if r in ranks] or list(ranks.values())
-        how = f"{how}, of {' and '.join(map(str, chosen))}"
+        victims = [ranks[r] for r in chance.choice([[0], [1], [0, 1]]) if r in ranks]
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     code = process.wait()
@@ -186,7 +185,7 @@ def final(workdir):
     return found
 
 
-def crash(folder, kills, processes, seed, steps_per_kill=40):
+def crash(folder, kills, processes, seed, steps_per_kill=80):
     """Runs the test; gives back where the kills struck.
 
     Raises:
@@ -231,7 +230,7 @@ def main():
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps-per-kill", type=int, default=40)
+    parser.add_argument("--steps-per-kill", type=int, default=80)
     parser.add_argument("--folder", type=pathlib.Path, help="a new one by default")
     asked = parser.parse_args()
     folder = asked.folder or pathlib.Path(tempfile.mkdtemp(prefix="crash."))

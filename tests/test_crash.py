@@ -6,13 +6,13 @@ from tests import crash
 
 
 def test_a_run_that_is_killed_computes_the_same_bits(tmp_path):
-    where = crash.crash(tmp_path, kills=3, processes=1, seed=0, steps_per_kill=40)
+    where = crash.crash(tmp_path, kills=3, processes=1, seed=0)
     assert sum(where.values()) == 3
 
 
 @pytest.mark.long
 def test_so_does_one_of_two_processes(tmp_path):
-    where = crash.crash(tmp_path, kills=6, processes=2, seed=0, steps_per_kill=40)
+    where = crash.crash(tmp_path, kills=6, processes=2, seed=0)
     assert sum(where.values()) == 6
 
 
