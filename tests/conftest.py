@@ -1,6 +1,7 @@
 """Settings of every test: 8 host devices, and no silent broadcasting or promotion."""
 
 import os
+import pathlib
 import subprocess
 
 # More threads than devices: a device that waits in an all-reduce holds one, and with
@@ -38,6 +39,18 @@ def _cache(tmp_path_factory):
     os.environ["JAXDIFF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs():
+    """Compiled programs take memory maps, of which Linux gives a process 65,530.
+
+    Without any left the process is killed by a segmentation fault.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -347,10 +347,14 @@ TRAIN = (
 
 
 @pytest.mark.parametrize(
-    ("killed", "layout"),
-    [(2, "pmap"), pytest.param(0, "sharded", marks=pytest.mark.long)],
+    ("count", "killed", "layout"),
+    [
+        (2, 1, "pmap"),
+        pytest.param(4, 2, "pmap", marks=pytest.mark.long),
+        pytest.param(4, 0, "sharded", marks=pytest.mark.long),
+    ],
 )
-def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
+def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
     """And the run goes on from its newest checkpoint, on other devices."""
     logs, workdir = tmp_path / "logs", tmp_path / "run"
     line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
@@ -358,7 +362,7 @@ def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
         "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"]
     }
     with subprocess.Popen(
-        shlex.split(f"launch/local -n 4 -o {logs} {line}"), cwd=ROOT, text=True,
+        shlex.split(f"launch/local -n {count} -o {logs} {line}"), cwd=ROOT, text=True,
         env=environment(**cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as launcher:  # fmt: skip
         limit = time.monotonic() + 240
@@ -367,7 +371,7 @@ def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
             assert time.monotonic() < limit
             time.sleep(0.1)
         ranks = processes_of(launcher.pid)
-        assert sorted(ranks) == [0, 1, 2, 3]
+        assert sorted(ranks) == list(range(count))
         os.kill(ranks[killed], signal.SIGKILL)
         start = time.monotonic()
         shown, _ = launcher.communicate(timeout=60)
@@ -375,20 +379,20 @@ def test_a_killed_process_ends_the_others(tmp_path, killed, layout):
     assert launcher.returncode == 128 + signal.SIGKILL
     assert f"process {killed} ended with code 137 (KILL)" in shown
     assert shown.count("the others are stopped") == 1
-    for rank in {0, 1, 2, 3} - {killed}:
+    for rank in set(range(count)) - {killed}:
         (code,) = re.findall(rf"process {rank} ended with code (\d+)", shown)
         assert int(code) != 0
         log = (logs / f"process-{rank}.log").read_text()
         # This package's words, or those of JAX where it was faster.
         assert (
-            f"process {rank} stops: its work with the other 3 failed" in log
+            f"process {rank} stops: its work with the other {count - 1} failed" in log
             or "This most likely indicates that another task died" in log
         )
         assert f"process {killed} ended with code 137" in log
 
     steps = [line["step"] for line in writer.read(workdir / "metrics.jsonl", "step")]
     assert steps[-1] < 60
-    again = launch(f"launch/local -n 2 -o {logs} {line}", **cache)
+    again = launch(f"launch/local -n {count // 2} -o {logs} {line}", **cache)
     assert again.returncode == 0, again.stdout
     lines = writer.read(workdir / "metrics.jsonl", "step")
     assert [line["step"] for line in lines] == list(range(5, 65, 5))
