@@ -65,15 +65,19 @@ class Log:
                 for name, values in record.get("pending", {}).items()
             }
             self._skipped = int(record.get("skipped", 0))
-        except (AttributeError, TypeError, ValueError) as error:
+            self._last: dict[str, float] = dict(record.get("metrics", {}))
+            lengths = {len(values) for values in pending.values()}
+            if pending and (not pending.keys() >= NEEDED or len(lengths) != 1):
+                raise ValueError("not the metrics of steps")
+        except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
-                f"the checkpoint of step {step} has metrics that cannot be read"
+                f"the checkpoint of step {step} has metrics that cannot be read: "
+                "choose another"
             ) from error
         self._interval: list[Metrics] = [pending] if pending else []
         self._dispatched: list[dict[str, Array]] = []
         self._waiting: tuple[int, list[dict[str, Array]]] | None = None
         self._fetched = step
-        self._last: dict[str, float] = {}
         # At a checkpoint two intervals are fetched at once: the speed is that of both.
         self._clocks = deque([(time.perf_counter(), step)], maxlen=2)
         self._lines: JsonLines | None = None
@@ -202,6 +206,8 @@ def held(workdir: Path) -> AbstractContextManager[History | None]:
 
 DTYPES = {"finite": np.bool_}
 """Of the metrics that are not float32."""
+NEEDED = {"finite", "loss", "grad_norm", "loss_by_quarter", "share_by_quarter"}
+"""The metrics that every step has."""
 
 
 def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:

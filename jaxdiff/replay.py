@@ -113,7 +113,8 @@ def replay(options: ReplayOptions) -> None:
         arrays["labels"] = batch.labels
     np.savez_compressed(file, allow_pickle=False, **arrays)
     picture = file.with_suffix(".png")
-    plots.save_grid(picture, to_uint8(batch.images[order][:64]), columns=8)
+    shown = np.nan_to_num(batch.images[order][:64], nan=1.0)
+    plots.save_grid(picture, to_uint8(shown), columns=8)
     print(
         f"the batch is in {file}, and its images, the largest loss first, in {picture}"
     )

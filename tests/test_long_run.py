@@ -17,7 +17,7 @@ import pytest
 
 import jaxdiff as jd
 import jaxdiff.data
-from jaxdiff import cli, provenance
+from jaxdiff import cli, log, provenance
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.metrics import writer
@@ -359,15 +359,23 @@ def test_a_digest_is_of_names_types_shapes_and_bytes():
     assert digest({"b": np.ones(1), "a": np.zeros((2, 3), np.float32)}) == digest(tree)
 
 
-def test_a_pending_interval_that_cannot_be_read(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"pending": {"loss": "none"}}, {"pending": {"loss": [1.0]}}, {"pending": [1]},
+        {"pending": {name: [1] * i for i, name in enumerate(sorted(log.NEEDED))}},
+        {"skipped": "many"}, {"skipped": float("inf")}, {"metrics": 3},
+    ],
+)  # fmt: skip
+def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
     record = Checkpoints.record
 
-    def hostile(self, step):
-        return {**record(self, step), "pending": {"loss": "none"}}
+    def changed(self, step):
+        return {**record(self, step), **hostile}
 
-    monkeypatch.setattr(Checkpoints, "record", hostile)
+    monkeypatch.setattr(Checkpoints, "record", changed)
     with pytest.raises(jd.InputError, match="step 8 has metrics that cannot be read"):
         run(workdir)
 
