@@ -222,11 +222,13 @@ class Checkpoints:
 
         # Leaves go by their names. Orbax would also compare the empty parts of the
         # trees, of which another version may have more, or fewer.
-        wanted = {_name(p): abstract(x) for p, x in jax.tree.leaves_with_path(template)}
-        asked = jax.tree.map_with_path(lambda p, _: wanted[_name(p)], there)
+        wanted = {
+            leaf_name(p): abstract(x) for p, x in jax.tree.leaves_with_path(template)
+        }
+        asked = jax.tree.map_with_path(lambda p, _: wanted[leaf_name(p)], there)
         loaded = jax.tree.leaves_with_path(self._ocp.load(path, asked))
-        found = {_name(p): leaf for p, leaf in loaded}
-        return jax.tree.map_with_path(lambda p, _: found[_name(p)], template)
+        found = {leaf_name(p): leaf for p, leaf in loaded}
+        return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
     def close(self) -> None:
         """Wait, and release the thread that writes."""
@@ -360,8 +362,9 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 def _leaves(tree: Any) -> dict[str, str]:
     """Each leaf's path and type, such as "params/dense/kernel": "float32[3, 4]"."""
     leaves = jax.tree.leaves_with_path(tree)
-    return {_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {leaf_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _name(path: Any) -> str:
+def leaf_name(path: Any) -> str:
+    """A leaf's path in its tree, such as "params/dense/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

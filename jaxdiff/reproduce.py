@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.checkpoint import Checkpoints, leaf_name
 from jaxdiff.errors import InputError
 from jaxdiff.hosts import is_first
 from jaxdiff.log import HISTORY, METRICS
@@ -85,8 +85,7 @@ def digest(tree: Any) -> str:
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
         array = np.asarray(leaf)
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        found.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        found.update(f"{leaf_name(path)} {array.dtype} {array.shape}\0".encode())
         found.update(array.tobytes())
     return found.hexdigest()[:16]
 
