@@ -11,6 +11,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.forward import q_sample
+from jaxdiff.log import METRICS
 from jaxdiff.loss import QUARTERS
 from jaxdiff.metrics import writer
 from jaxdiff.run import Run
@@ -66,7 +67,7 @@ def save_samples(
 
 def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
-    lines = writer.read(workdir / "metrics.jsonl", "step")
+    lines = writer.read(workdir / METRICS, "step")
     names = {"loss": "loss"} | {
         f"loss_q{q + 1}": f"t in {q / QUARTERS:g}..{(q + 1) / QUARTERS:g} T"
         for q in range(QUARTERS)

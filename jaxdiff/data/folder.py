@@ -13,8 +13,7 @@ import numpy as np
 
 from jaxdiff.data.dataset import Dataset, from_arrays
 from jaxdiff.data.images import check_size, read_image
-from jaxdiff.data.prepare import require
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """The endings of image files, in small or capital letters."""
