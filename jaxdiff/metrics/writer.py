@@ -5,13 +5,42 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Self
 
 from jaxdiff.errors import InputError
 from jaxdiff.files import cannot_write, write_atomic
 
 
-class JsonLines:
+class _Appended:
+    """A file to whose end JSON lines are written; a context manager."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = Path(path)
+        try:
+            self._file = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def append(self, value: dict[str, Any]) -> None:
+        """Writes one line."""
+        try:
+            self._file.write(_line(value))
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class JsonLines(_Appended):
     """Appends one JSON object a line, each with its `step`; a context manager.
 
     Opened again by a resumed run, it first drops the lines after the step that the run
@@ -23,16 +52,16 @@ class JsonLines:
     """
 
     def __init__(self, path: str | os.PathLike[str], from_step: int):
-        self._path = Path(path)
+        path = Path(path)
         kept = [line for line in read(path, "step") if line["step"] <= from_step]
         text = "".join(_line(line) for line in kept)
-        if not self._path.exists() or self._path.read_bytes() != text.encode():
+        if not path.exists() or path.read_bytes() != text.encode():
             write_atomic(path, text)
-        self._file = _appending(self._path)
+        super().__init__(path)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends one line."""
-        _append(self._file, self._path, {"step": step, **values})
+        self.append({"step": step, **values})
 
     def flush(self) -> None:
         """Returns when every line is on the disk itself."""
@@ -41,19 +70,11 @@ class JsonLines:
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
 
-    def __enter__(self) -> "JsonLines":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class History:
+class History(_Appended):
     """What happened to a run, an event a line; held by the one process that trains it.
+
+    Closing it lets others train.
 
     Args:
         path: the file; lines are only ever appended.
@@ -63,8 +84,7 @@ class History:
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        self._path = Path(path)
-        self._file = _appending(self._path)
+        super().__init__(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -80,17 +100,7 @@ class History:
 
     def write(self, event: str, **values: Any) -> None:
         """Appends one line."""
-        _append(self._file, self._path, {"event": event, **values})
-
-    def close(self) -> None:
-        """Closes the file, and lets others train."""
-        self._file.close()
-
-    def __enter__(self) -> "History":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+        self.append({"event": event, **values})
 
 
 def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
@@ -122,18 +132,3 @@ def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
 
 def _line(value: dict[str, Any]) -> str:
     return json.dumps(value, allow_nan=False) + "\n"
-
-
-def _appending(path: Path) -> IO[str]:
-    try:
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise cannot_write(path, error) from error
-
-
-def _append(file: IO[str], path: Path, value: dict[str, Any]) -> None:
-    try:
-        file.write(_line(value))
-        file.flush()
-    except OSError as error:
-        raise cannot_write(path, error) from error
