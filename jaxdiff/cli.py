@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxdiff import hosts, plots, report
+from jaxdiff import cores, hosts, plots, report
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
@@ -25,8 +25,11 @@ from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.flags import option_name, parse
 from jaxdiff.interrupt import Terminated
+from jaxdiff.job import Job
+from jaxdiff.log import last_start
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress import bar
+from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import Run, load, load_data
@@ -171,11 +174,14 @@ def _command(
     if command in ("run", "train"):
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
+        cores.use(_devices(experiment))
         _train(experiment, where.workdir, command == "run", judge)
         return
     if command in ON_FOLDERS:
         cls, act = ON_FOLDERS[command]
         (asked,) = parse([cls(workdir=workdir)], rest, **texts)
+        if command != "status":
+            cores.use(_devices_again(asked.workdir))
         act(asked)
         return
     if command not in OPTIONS:
@@ -186,6 +192,7 @@ def _command(
         )
     options = OPTIONS[command](workdir=workdir)
     asked, devices = parse([options, Devices()], rest, **texts)
+    cores.use(devices.parallel.usable(cores.available()))
     run = load(asked.workdir, parallel=devices.parallel)
     if command == "sample":
         draw(run, asked)
@@ -195,6 +202,25 @@ def _command(
         _evaluate(run, asked)
 
 
+def _devices(experiment: Experiment) -> int:
+    """How many CPU devices train best: as many of the cores as divide a batch."""
+    training = experiment.training
+    rows = max(1, training.batch_size // training.accumulate)
+    return experiment.parallel.usable(cores.available(), rows)
+
+
+def _devices_again(workdir: Path) -> int:
+    """As many as a run had, where one process can: others would round differently."""
+    experiment, _ = read_config(workdir)
+    found = last_start(workdir).get("devices")
+    if isinstance(found, dict) and found.get("backend") == "cpu":
+        count = found.get("count")
+        possible = range(1, experiment.training.batch_size + 1)
+        if found.get("processes") == 1 and type(count) is int and count in possible:
+            return count
+    return _devices(experiment)
+
+
 def _train(
     experiment: Experiment, workdir: Path, whole_job: bool, judge: Judge | None
 ) -> None:
@@ -202,12 +228,13 @@ def _train(
     if whole_job:
         plots.check_installed()
     start = time.monotonic()
-    train(experiment, workdir)
+    job = Job.of(experiment)
+    train(experiment, workdir, job=job)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     if not whole_job:
         return
     run = load(workdir, parallel=experiment.parallel)
-    dataset = load_data(experiment, "train")
+    dataset = job.dataset
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes

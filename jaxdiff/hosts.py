@@ -100,7 +100,8 @@ def _checked(given: Mapping[str, str]) -> tuple[str, int, int]:
 
 def is_first() -> bool:
     """Whether this process is the one that writes logs and pictures."""
-    return jax.process_index() == 0
+    # One that works alone is, which is known before JAX has looked for its devices.
+    return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def first_before_others(make: Callable[[], Result]) -> Result:

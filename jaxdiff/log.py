@@ -16,7 +16,7 @@ from jaxdiff.experiment import Experiment
 from jaxdiff.files import write_json_atomic
 from jaxdiff.hosts import is_first
 from jaxdiff.loss import QUARTERS
-from jaxdiff.metrics.writer import History, JsonLines
+from jaxdiff.metrics.writer import History, JsonLines, read
 from jaxdiff.typing import Array
 
 METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"
@@ -202,6 +202,13 @@ def held(workdir: Path) -> AbstractContextManager[History | None]:
         InputError: another process trains in this folder.
     """
     return History(workdir / HISTORY) if is_first() else nullcontext()
+
+
+def last_start(workdir: Path) -> dict[str, Any]:
+    """How a run was last started, by its history; empty where that does not tell."""
+    events = read(workdir / HISTORY, "event")
+    starts = [event for event in events if event["event"] == "start"]
+    return starts[-1] if starts else {}
 
 
 DTYPES = {"finite": np.bool_}

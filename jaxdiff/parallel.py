@@ -57,6 +57,24 @@ class Everywhere:
         """The devices, of all processes."""
         raise NotImplementedError
 
+    def usable(self, most: int, rows: int = 0) -> int:
+        """How many of so many devices to use: what is asked for, else all that fit.
+
+        Args:
+            most: there can be so many.
+            rows: of a batch, which the devices must divide; 0 where they need not.
+        """
+        asked, groups = self._asked
+        if asked is not None:
+            return min(asked, most)
+        counts = [n for n in range(most, 0, -1) if rows % n == 0]
+        return next((n for n in counts if n % groups == 0), counts[0])
+
+    @property
+    def _asked(self) -> tuple[int | None, int]:
+        """How many devices are asked for, if any, and what must divide them."""
+        raise NotImplementedError
+
     def map(self, fn: Callable[[Any, Any], Tree]) -> Callable[[Any, Any], Tree]:
         """Compiles `fn(shared, batch) -> results`, a row of results for each of batch.
 
@@ -122,7 +140,11 @@ class Pmap(Everywhere):
     @property
     def devices(self) -> list[jax.Device]:
         """The devices, of all processes."""
-        return _first_devices(self.num_devices)
+        return _first_devices(self._asked[0])
+
+    @property
+    def _asked(self) -> tuple[int | None, int]:
+        return self.num_devices, 1
 
     def step(self, fn: Step) -> Callable[[State, Any], tuple[State, Any]]:
         """Compiles `fn(state, batch, mean_of) -> (state, metrics)`.
@@ -215,7 +237,11 @@ class Sharded(Everywhere):
     @property
     def devices(self) -> list[jax.Device]:
         """The devices, of all processes."""
-        return _first_devices(None if self.fsdp is None else self.data * self.fsdp)
+        return _first_devices(self._asked[0])
+
+    @property
+    def _asked(self) -> tuple[int | None, int]:
+        return None if self.fsdp is None else self.data * self.fsdp, self.data
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -351,6 +377,14 @@ class Sharded(Everywhere):
 
 Parallel: TypeAlias = Pmap | Sharded
 """The ways to be parallel that the command line offers."""
+
+
+def in_words(parallel: Parallel) -> str:
+    """Its devices, such as "8 CPU devices of 2 processes"."""
+    count, processes = len(parallel.devices), jax.process_count()
+    kind = parallel.devices[0].device_kind.replace("cpu", "CPU")
+    words = f"{count} {kind} device" + "s" * (count > 1)
+    return words + (f" of {processes} processes" if processes > 1 else "")
 
 
 def _first_devices(count: int | None) -> list[jax.Device]:

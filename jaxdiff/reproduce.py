@@ -12,7 +12,7 @@ import numpy as np
 from jaxdiff.checkpoint import Checkpoints, leaf_name
 from jaxdiff.errors import InputError
 from jaxdiff.hosts import is_first
-from jaxdiff.log import HISTORY, METRICS
+from jaxdiff.log import METRICS, last_start
 from jaxdiff.metrics import writer
 from jaxdiff.parallel import Pmap
 from jaxdiff.record import read_config
@@ -92,11 +92,7 @@ def digest(tree: Any) -> str:
 
 def _differences(first: Path, again: Path) -> list[str]:
     """What differs in how the two were last started."""
-    starts = []
-    for folder in (first, again):
-        events = writer.read(folder / HISTORY, "event")
-        found = [event for event in events if event["event"] == "start"]
-        starts.append(found[-1] if found else {})
+    starts = [last_start(folder) for folder in (first, again)]
     lines = []
     for part in ("code", "versions", "devices", "machine"):
         one, two = (start.get(part, {}) for start in starts)

@@ -1,6 +1,7 @@
 """Training: the loop that runs the steps."""
 
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from jaxdiff.hosts import as_first_says, is_first
 from jaxdiff.interrupt import between_steps
 from jaxdiff.job import Job
 from jaxdiff.log import Log, held
+from jaxdiff.parallel import in_words
 from jaxdiff.record import check_record, check_workdir, training_part, write_record
 from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.train_state import TrainState
@@ -24,6 +26,7 @@ def train(
     *,
     until: int | None = None,
     progress: bool = True,
+    job: Job | None = None,
 ) -> TrainState:
     """Trains, or goes on where the workdir's newest whole checkpoint stopped.
 
@@ -34,7 +37,8 @@ def train(
         experiment: what to train.
         workdir: the run folder; see `jaxdiff.run`.
         until: stop after so many steps, with a checkpoint; by default at the end.
-        progress: show a progress bar.
+        progress: show a progress bar, and on what it trains.
+        job: the experiment's own, where it is built already.
 
     Returns:
         The final train state.
@@ -49,7 +53,7 @@ def train(
     tqdm = require("tqdm").tqdm
 
     # What is asked for, checked before anything is written.
-    job = Job.of(experiment)
+    job = job or Job.of(experiment)
     training, upkeep, parallel = (
         experiment.training, experiment.upkeep, experiment.parallel
     )  # fmt: skip
@@ -87,6 +91,8 @@ def train(
             if is_first():
                 write_record(workdir, experiment, job.info)
             if step < end:
+                if progress and is_first():
+                    bar.write(f"trains on {in_words(parallel)}", file=sys.stderr)
                 bar.set_postfix_str("compiling")
             saved_at = time.monotonic()
             while step < end:

@@ -18,6 +18,7 @@ LAYERS = [
     ["sealed"],
     [
         "continuous",
+        "cores",
         "hosts",
         "keys",
         "interrupt",
