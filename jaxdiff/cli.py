@@ -174,14 +174,14 @@ def _command(
     if command in ("run", "train"):
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
-        cores.use(_devices(experiment))
+        cores.use(train_devices(experiment))
         _train(experiment, where.workdir, command == "run", judge)
         return
     if command in ON_FOLDERS:
         cls, act = ON_FOLDERS[command]
         (asked,) = parse([cls(workdir=workdir)], rest, **texts)
         if command != "status":
-            cores.use(_devices_again(asked.workdir))
+            cores.use(devices_again(asked.workdir))
         act(asked)
         return
     if command not in OPTIONS:
@@ -202,14 +202,14 @@ def _command(
         _evaluate(run, asked)
 
 
-def _devices(experiment: Experiment) -> int:
+def train_devices(experiment: Experiment) -> int:
     """How many CPU devices train best: as many of the cores as divide a batch."""
     training = experiment.training
     rows = max(1, training.batch_size // training.accumulate)
     return experiment.parallel.usable(cores.available(), rows)
 
 
-def _devices_again(workdir: Path) -> int:
+def devices_again(workdir: Path) -> int:
     """As many as a run had, where one process can: others would round differently."""
     experiment, _ = read_config(workdir)
     found = last_start(workdir).get("devices")
@@ -218,7 +218,7 @@ def _devices_again(workdir: Path) -> int:
         possible = range(1, experiment.training.batch_size + 1)
         if found.get("processes") == 1 and type(count) is int and count in possible:
             return count
-    return _devices(experiment)
+    return train_devices(experiment)
 
 
 def _train(

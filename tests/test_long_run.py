@@ -390,7 +390,7 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
     ],
 )
 def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
-    def stop(*args):
+    def stop(*args, **options):
         raise error
 
     monkeypatch.setattr(cli, "train", stop)
