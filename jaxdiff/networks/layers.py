@@ -1,6 +1,7 @@
 """The parts of the U-Net (Ho et al. 2020, appendix B)."""
 
 import math
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
+from jaxdiff.networks.convolution import convolve
 from jaxdiff.typing import Array, Images, Key, Timesteps
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -88,11 +90,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Images, embedding: Array, keys: Key | None) -> Images:
         """X [batch, h, w, c], time embedding [batch, e], keys [batch] when training."""
-
-        def conv(name: str, init: Any = _init) -> nn.Conv:
-            return nn.Conv(
-                self.features, (3, 3), dtype=self.dtype, kernel_init=init, name=name
-            )
+        conv = partial(conv3x3, self.features, self.dtype)
 
         def dense(name: str) -> nn.Dense:
             return nn.Dense(
@@ -145,15 +143,7 @@ class Downsample(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """X [batch, height, width, channels], both sizes even."""
-        conv = nn.Conv(
-            x.shape[-1],
-            (3, 3),
-            strides=2,
-            dtype=self.dtype,
-            kernel_init=_init,
-            name="conv",
-        )
-        return conv(x)
+        return conv3x3(x.shape[-1], self.dtype, "conv", strides=2)(x)
 
 
 class Upsample(nn.Module):
@@ -165,10 +155,7 @@ class Upsample(nn.Module):
     def __call__(self, x: Images) -> Images:
         """X [batch, height, width, channels]."""
         x = x.repeat(2, axis=1).repeat(2, axis=2)
-        conv = nn.Conv(
-            x.shape[-1], (3, 3), dtype=self.dtype, kernel_init=_init, name="conv"
-        )
-        return conv(x)
+        return conv3x3(x.shape[-1], self.dtype, "conv")(x)
 
 
 def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Array:
@@ -176,6 +163,21 @@ def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Arra
     if keys is None or rate == 0:
         return labels
     return jnp.where(keys_lib.uniform(keys) < rate, null, labels)
+
+
+def conv3x3(
+    features: int, dtype: Any, name: str, init: Any = _init, strides: int = 1
+) -> nn.Conv:
+    """A 3x3 convolution, padded to the same size (divided by `strides`)."""
+    return nn.Conv(
+        features,
+        (3, 3),
+        strides=strides,
+        dtype=dtype,
+        kernel_init=init,
+        name=name,
+        conv_general_dilated=convolve,
+    )
 
 
 def rematerialised(policy: str) -> tuple[type[ResBlock], type[Attention]]:

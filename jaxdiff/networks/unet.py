@@ -20,6 +20,7 @@ from jaxdiff.networks.layers import (
     Downsample,
     Norm,
     Upsample,
+    conv3x3,
     drop_labels,
     rematerialised,
     timestep_embedding,
@@ -212,7 +213,7 @@ class UNet(nn.Module):
         label_keys = next_keys()
         embedding = self._embed(t, labels, label_keys)
 
-        x = self._conv(config.channels, "conv_in")(x.astype(dtype))
+        x = conv3x3(config.channels, dtype, "conv_in")(x.astype(dtype))
         skips = [x]
         for level, multiplier in enumerate(config.multipliers):
             if level > 0:
@@ -234,7 +235,7 @@ class UNet(nn.Module):
                 x = Upsample(dtype, name=f"up_{level}_upsample")(x)
 
         x = nn.swish(Norm(config.groups, dtype, name="norm_out")(x))
-        x = self._conv(self.out_channels, "conv_out", nn.initializers.zeros)(x)
+        x = conv3x3(self.out_channels, dtype, "conv_out", nn.initializers.zeros)(x)
         return x.astype(jnp.float32)
 
     def _embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
@@ -263,8 +264,3 @@ class UNet(nn.Module):
             return embedding + shares @ embed.embedding.astype(dtype)
         labels = drop_labels(labels, self.config.label_dropout, null, keys)
         return embedding + embed(labels)
-
-    def _conv(self, features: int, name: str, init: Any = None) -> nn.Conv:
-        init = init or nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-        dtype = jnp.dtype(self.config.dtype)
-        return nn.Conv(features, (3, 3), dtype=dtype, kernel_init=init, name=name)

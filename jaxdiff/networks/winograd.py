@@ -1,0 +1,131 @@
+"""3x3 convolutions for the CPU, by Winograd's minimal filtering.
+
+F(2x2, 3x3) of Lavin and Gray 2016 ("Fast algorithms for convolutional neural
+networks", section 4.1): the output is cut into tiles Y of 2x2 pixels, each of which
+sees a tile d of 4x4 pixels of the input, and for the kernel g
+
+    (1)  Y = A^T [(G g G^T) * (B^T d B)] A
+
+where * multiplies number by number: 16 products instead of 36. Summed over the
+channels, each of the 16 is a matrix product [tiles, in] x [in, out]. By (1) a loss
+whose gradient by Y is dY has the gradient by g
+
+    (2)  dg = G^T [(B^T d B) * (A dY A^T)] G,   summed over the tiles,
+
+again 16 matrix products; that by the input is (1) of dY with the kernel turned around.
+
+The products are of some hundred tiles at a time, whose transforms stay in the cache.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.typing import Array
+
+TILES = 256
+"""Tiles at a time: the rows of a matrix product."""
+G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
+
+
+@jax.custom_jvp
+def convolve(x: Array, kernel: Array) -> Array:
+    """The convolution of images with a 3x3 kernel, padded to the same size.
+
+    Args:
+        x: float32 [batch, height, width, in], both sizes even.
+        kernel: float32 [3, 3, in, out].
+
+    Returns:
+        float32 [batch, height, width, out].
+    """
+    spectrum = jnp.einsum("ai,bj,ijco->abco", G, G, kernel)
+    spectrum = spectrum.reshape(16, *kernel.shape[2:])
+
+    def of(x: Array) -> Array:
+        products = jnp.einsum("ptc,pco->pto", _input_tiles(x), spectrum)
+        shape = (*x.shape[:1], x.shape[1] // 2, x.shape[2] // 2, -1)
+        tiles = [product.reshape(shape) for product in products]
+        rows = [_output(tiles[i::4]) for i in range(4)]
+        first, second = (_output(row) for row in zip(*rows, strict=True))
+        return jnp.stack([jnp.stack(first, 3), jnp.stack(second, 3)], 2)
+
+    y = jax.lax.map(of, _chunks(x))
+    return y.reshape(*x.shape[:3], -1)
+
+
+def input_gradient(dy: Array, kernel: Array) -> Array:
+    """The gradient of `convolve` by x, from that by its result."""
+    return convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3))
+
+
+def kernel_gradient(x: Array, dy: Array) -> Array:
+    """The gradient of `convolve` by its kernel, from that by its result: (2)."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
+        x, dy = chunk
+        rows = _spread(_pairs(dy, 1))
+        tiles = jnp.stack([d for row in rows for d in _spread(_pairs(row, 2))])
+        tiles = tiles.reshape(16, -1, dy.shape[-1])
+        return total + jnp.einsum("ptc,pto->pco", _input_tiles(x), tiles), None
+
+    zeros = jnp.zeros((16, x.shape[-1], dy.shape[-1]), x.dtype)
+    total, _ = jax.lax.scan(add, zeros, (_chunks(x), _chunks(dy)))
+    spectrum = total.reshape(4, 4, *total.shape[1:])
+    return jnp.einsum("ai,bj,abco->ijco", G, G, spectrum)
+
+
+@convolve.defjvp
+def _tangent(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    """Of the gradients' transposes, so that to transpose it gives the gradients."""
+    x, kernel = primals
+    dx, dkernel = tangents
+    y = convolve(x, kernel)
+    by_x = jax.linear_transpose(lambda dy: input_gradient(dy, kernel), y)
+    by_kernel = jax.linear_transpose(lambda dy: kernel_gradient(x, dy), y)
+    return y, by_x(dx)[0] + by_kernel(dkernel)[0]
+
+
+def _chunks(x: Array) -> Array:
+    """[chunks, images of a chunk, height, width, channels]."""
+    batch, height, width, _ = x.shape
+    size = math.gcd(batch, max(1, 4 * TILES // (height * width)))
+    return x.reshape(batch // size, size, *x.shape[1:])
+
+
+def _input_tiles(x: Array) -> Array:
+    """B^T d B: [16, tiles, channels]."""
+
+    def slices(x: Array, axis: int) -> list[Array]:
+        end = x.shape[axis] - 2
+        return [jax.lax.slice_in_dim(x, i, end + i - 1, 2, axis) for i in range(4)]
+
+    def transformed(d: Sequence[Array]) -> list[Array]:
+        return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
+
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    rows = transformed(slices(padded, 1))
+    tiles = jnp.stack([d for row in rows for d in transformed(slices(row, 2))])
+    return tiles.reshape(16, -1, x.shape[-1])
+
+
+def _output(m: Sequence[Array]) -> list[Array]:
+    """A^T m: four to two."""
+    return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
+
+
+def _spread(y: Sequence[Array]) -> list[Array]:
+    """A y: two to four."""
+    return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
+
+
+def _pairs(x: Array, axis: int) -> list[Array]:
+    """Every second row, or column, from the first and from the second."""
+    return [jax.lax.slice_in_dim(x, i, None, 2, axis) for i in range(2)]
