@@ -1,0 +1,199 @@
+import ast
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from experiments import benchmark
+from jaxdiff.record import training_part
+
+TINY = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    """A network that takes no time; the tests' devices are there already."""
+    monkeypatch.setitem(benchmark.NETWORKS, "tiny", ((8, 8, 1), TINY, 64, 64))
+    monkeypatch.setitem(benchmark.MATMUL, "cpu", 8)
+    monkeypatch.setattr(benchmark, "set_up", lambda options: None)
+
+
+def options(*words):
+    return benchmark.read(
+        [
+            "--networks",
+            "tiny",
+            "--dtypes",
+            "float32",
+            "--rounds",
+            "1",
+            "--devices",
+            "1",
+            *words,
+        ]
+    )
+
+
+def fake_peer(*rows, before="", code=0):
+    """The command of a program that prints these rows."""
+    lines = "\n".join(json.dumps(row) for row in rows)
+    program = f"import sys; print({before + lines!r}); sys.exit({code})"
+    return shlex.join([sys.executable, "-c", program])
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("small", 6_469_889), ("cifar", 35_746_307)]
+)
+def test_the_networks_have_their_sizes(name, size):
+    shape, config, _, _ = benchmark.NETWORKS[name]
+    network = config.build(shape[-1])
+    arrays = (np.zeros((1, *shape), np.float32), np.zeros(1, np.int32))
+    params = jax.eval_shape(network.init, jax.random.key(0), *arrays)["params"]
+    found = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert found == pytest.approx(size, rel=0.01)
+
+
+def test_speeds_of_a_tiny_network(tmp_path, capsys):
+    out = tmp_path / "lines.jsonl"
+    benchmark.main(
+        [
+            "--networks", "tiny", "--dtypes", "float32", "--rounds", "1",
+            "--devices", "1", "--what", "forward", "train_step",
+            "--peak-tflops", "1", "--out", str(out),
+        ]
+    )  # fmt: skip
+    rows = {row["what"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert rows.keys() == {"forward", "train_step"}
+    for row in rows.values():
+        assert row["images_per_s"] == pytest.approx(64 / row["seconds"])
+        assert 0 < row["mfu"] < 1
+        assert row["memory_mb"] >= row["temp_mb"] > 0
+        assert row["on"]["devices"]["count"] == 8  # the others wait
+        assert "jax" in row["on"]["versions"]
+    flops = {what: row["gflop_per_image"] for what, row in rows.items()}
+    assert flops["train_step"] == pytest.approx(3 * flops["forward"], rel=0.05)
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[:4] == ["what", "network", "dtype", "batch"]
+    assert len(lines) == 2
+
+
+def test_what_the_trainer_is_given_can_be_recorded():
+    layout = benchmark.Alternating(segment=2, num_devices=1)
+    case = benchmark.Case.of(options(), "tiny", "float32", parallel=layout)
+    found = training_part(case.job.experiment, case.job.info)
+    assert found["data"] == {"flip": False, "shape": [8, 8, 1], "size": 1024}
+
+
+@pytest.mark.long
+def test_the_trainer_against_its_step():
+    rows: list[benchmark.Row] = []
+    benchmark.trainer(options("--what", "trainer", "--segment", "1"), rows.append)
+    (row,) = rows
+    assert 0 < row["ratio"] < 10
+    assert 0 < row["ratio_saved"] < 10
+    assert row["images_per_s"] == pytest.approx(64 / row["seconds"])
+
+
+def test_segments_alternate(monkeypatch):
+    clock = iter(range(100))
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+    layout = benchmark.Alternating(segment=2, num_devices=1)
+    taken = []
+
+    def compiled(state, batch):
+        taken.append(batch)
+        return state, None
+
+    monkeypatch.setattr(benchmark.Pmap, "step", lambda self, fn: compiled)
+    step = layout.step(None)
+    for i in range(8):
+        step(np.zeros(1), i)
+    # From step 3 on: two bare ones of a batch, the training's two, and so on.
+    assert taken == [0, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 7, 7]
+    assert layout.times == {"bare": [0.5] * 3, "loop": [0.5] * 2}
+
+
+def test_ratios_to_a_peer():
+    row = {"config": "tiny", "dtype": "float32", "what": "sample", "batch": 16}
+    peer = fake_peer(
+        {**row, "mode": "eager", "images_per_s": 1e-3},
+        {**row, "mode": "compile", "images_per_s": 1e9},
+        {**row, "config": "other", "images_per_s": 1.0},
+        before="not JSON\n[1]\n",
+    )
+    rows: list[benchmark.Row] = []
+    benchmark.against_peer(
+        options("--peer", peer, "--pairs", "2", "--steps", "2"), rows.append
+    )
+    slow, fast = rows
+    assert (slow["peer_mode"], fast["peer_mode"]) == ("eager", "compile")
+    assert slow["batch"] == 16
+    assert slow["pairs"] == 2
+    assert fast["ratio"] < 1 < slow["ratio"]
+    assert slow["ratio"] == pytest.approx(1e12 * fast["ratio"])
+    assert slow["low"] <= slow["ratio"] <= slow["high"]
+
+
+def test_what_a_line_of_the_peer_lacks():
+    peer = fake_peer({"images_per_s": 5})
+    found = benchmark.peer_rows(options("--peer", peer, "--what", "sample"))
+    assert found == {("tiny", "", "float32", "sample", None): 5.0}
+
+
+@pytest.mark.parametrize(
+    ("peer", "said"),
+    [
+        ("", "needs a command"),
+        ("'", "No closing quotation"),
+        ("no-such-program-here", "cannot run"),
+        (fake_peer(code=3), "ended with code 3"),
+        (fake_peer({"what": "forward"}), "must print JSON lines with images_per_s"),
+        (fake_peer({"images_per_s": 1, "what": "?"}), "none is of what is asked for"),
+        (fake_peer({"images_per_s": "1"}), "must be above 0"),
+        (fake_peer({"images_per_s": 1, "batch": 0}), "must be at least 1"),
+    ],
+)
+def test_a_bad_peer_is_told_in_one_line(peer, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(["--peer", peer])
+    assert stopped.value.code == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert said in last
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--rounds", "0"],
+        ["--batch", "x"],
+        ["--peak-tflops", "nan"],
+        ["--networks", "large"],
+        ["--growth", "--what", "trainer"],
+        ["--growth", "--compile"],
+        ["--out", "/no/such/folder/lines"],
+        ["--networks", "tiny", "--batch", "3"],
+    ],
+)
+def test_wrong_options_end_with_code_2(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        benchmark.main(words)
+    assert stopped.value.code == 2
+    assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_it_imports_what_jaxdiff_needs_and_no_more():
+    found = set()
+    for node in ast.walk(ast.parse(Path(benchmark.__file__).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add((node.module or "").split(".")[0])
+    needed = {"jaxdiff", "jax", "flax", "optax", "numpy"}
+    assert found - sys.stdlib_module_names <= needed
