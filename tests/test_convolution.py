@@ -1,5 +1,7 @@
 """The CPU's own convolution: the same values and gradients as the plain one's."""
 
+from typing import Any
+
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -94,7 +96,8 @@ def test_the_network_is_the_same_either_way(monkeypatch):
     params = jax.tree.map(lambda a: a + 0.01, params)  # the last layers start at zero
 
     def loss(params):
-        return (network.apply({"params": params}, x, t) ** 2).sum()
+        output: Any = network.apply({"params": params}, x, t)
+        return (output**2).sum()
 
     traced = jax.jit(jax.grad(loss)).trace(params)
     here = traced.lower()

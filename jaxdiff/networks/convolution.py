@@ -1,7 +1,6 @@
 """Which program a convolution is, by the kind of device that it runs on."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -24,10 +23,10 @@ def convolve(
     values but for rounding. Which one it is is decided when the program is compiled for
     its device.
     """
-    plain = partial(
-        jax.lax.conv_general_dilated,
-        window_strides=strides, padding=padding, **options,
-    )  # fmt: skip
+
+    def plain(x: Array, kernel: Array) -> Array:
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
+
     _, height, width, _ = x.shape
     gains = (
         x.dtype == kernel.dtype == jnp.float32
