@@ -58,7 +58,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff import provenance
+from jaxdiff import cores, provenance
 from jaxdiff.data import from_arrays
 from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.job import Job
@@ -731,13 +731,8 @@ def read(arguments: Sequence[str] | None = None) -> Options:
 
 def set_up(options: Options) -> None:
     """Makes every core of a CPU a device; JAX must not have started."""
-    batches = [options.batch or NETWORKS[name][2] for name in options.networks]
-    common, cores = math.gcd(*batches), os.cpu_count() or 1
-    usual = max(n for n in range(1, cores + 1) if common % n == 0)
-    devices = options.devices or usual
-    jax.config.update("jax_num_cpu_devices", devices)
-    # Devices that wait in an all-reduce hold threads: with too few they wait for ever.
-    os.environ.setdefault("NPROC", str(4 * devices + 16))
+    rows = math.gcd(*(options.batch or NETWORKS[name][2] for name in options.networks))
+    cores.use(options.devices or Pmap().usable(cores.available(), rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
