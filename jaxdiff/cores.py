@@ -46,6 +46,7 @@ def use(count: int, environ: MutableMapping[str, str] = os.environ) -> None:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:  # JAX has started
             return
-    if count > 1:
-        # Devices wait for each other in threads; with too few they would wait for ever.
+    if count > available():
+        # Devices wait for each other in threads, of which XLA has one a core: with too
+        # few they would wait for ever, and with more than it needs it is slower.
         environ.setdefault("NPROC", str(4 * count + 16))
