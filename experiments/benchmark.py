@@ -612,7 +612,7 @@ def against_peer(options: Options, tell: Tell) -> None:
         for _ in range(options.pairs):
             measured: dict[Any, float] = {}
             for row, rate in peer_rows(options).items():
-                network, _, dtype, what, batch = key = row
+                network, _, dtype, what, batch = row
                 key = (network, dtype, what, batch)
                 if key not in made:
                     case = Case.of(options, network, dtype, batch=batch)
