@@ -1,7 +1,6 @@
 """One step of training, and several, as pure functions."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -74,11 +73,13 @@ def train_step(
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
     memory = objective.times.update(state.memory, metrics.pop("seen"))
-    stepped = state.apply_gradients(gradients, optimizer, ema_decay)
-    stepped = stepped._replace(memory=memory)
-    if guard:
-        kept = state._replace(step=stepped.step)
-        stepped = jax.tree.map(partial(jnp.where, finite), stepped, kept)
+    kept = state._replace(step=state.step + 1)
+
+    def update() -> TrainState:
+        stepped = state.apply_gradients(gradients, optimizer, ema_decay)
+        return stepped._replace(memory=memory)
+
+    stepped = jax.lax.cond(finite, update, lambda: kept) if guard else update()
     return stepped, metrics
 
 

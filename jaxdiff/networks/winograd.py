@@ -43,16 +43,14 @@ def convolve(x: Array, kernel: Array) -> Array:
     Returns:
         float32 [batch, height, width, out].
     """
-    spectrum = jnp.einsum("ai,bj,ijco->abco", G, G, kernel)
+    spectrum = jnp.einsum("ai,bj,ijco->baco", G, G, kernel)
     spectrum = spectrum.reshape(16, *kernel.shape[2:])
 
     def of(x: Array) -> Array:
         products = jnp.einsum("ptc,pco->pto", _input_tiles(x), spectrum)
-        shape = (*x.shape[:1], x.shape[1] // 2, x.shape[2] // 2, -1)
-        tiles = [product.reshape(shape) for product in products]
-        rows = [_output(tiles[i::4]) for i in range(4)]
-        first, second = (_output(row) for row in zip(*rows, strict=True))
-        return jnp.stack([jnp.stack(first, 3), jnp.stack(second, 3)], 2)
+        shape = (4, 4, *x.shape[:1], x.shape[1] // 2, x.shape[2] // 2, -1)
+        rows = jnp.stack(_output(products.reshape(shape)), 4)
+        return jnp.stack(_output(rows), 2)
 
     y = jax.lax.map(of, _chunks(x))
     return y.reshape(*x.shape[:3], -1)
@@ -69,15 +67,14 @@ def kernel_gradient(x: Array, dy: Array) -> Array:
     @partial(jax.checkpoint, prevent_cse=False)
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         x, dy = chunk
-        rows = _spread(_pairs(dy, 1))
-        tiles = jnp.stack([d for row in rows for d in _spread(_pairs(row, 2))])
-        tiles = tiles.reshape(16, -1, dy.shape[-1])
+        rows = jnp.stack(_spread(_pairs(dy, 1)))
+        tiles = jnp.stack(_spread(_pairs(rows, 3))).reshape(16, -1, dy.shape[-1])
         return total + jnp.einsum("ptc,pto->pco", _input_tiles(x), tiles), None
 
     zeros = jnp.zeros((16, x.shape[-1], dy.shape[-1]), x.dtype)
     total, _ = jax.lax.scan(add, zeros, (_chunks(x), _chunks(dy)))
     spectrum = total.reshape(4, 4, *total.shape[1:])
-    return jnp.einsum("ai,bj,abco->ijco", G, G, spectrum)
+    return jnp.einsum("ai,bj,baco->ijco", G, G, spectrum)
 
 
 @convolve.defjvp
@@ -111,8 +108,8 @@ def _input_tiles(x: Array) -> Array:
         return [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3]]
 
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    rows = transformed(slices(padded, 1))
-    tiles = jnp.stack([d for row in rows for d in transformed(slices(row, 2))])
+    rows = jnp.stack(transformed(slices(padded, 1)))
+    tiles = jnp.stack(transformed(slices(rows, 3)))
     return tiles.reshape(16, -1, x.shape[-1])
 
 
