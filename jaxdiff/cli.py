@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxdiff import cores, hosts, plots, report
+from jaxdiff import compiled, cores, hosts, plots, report
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
@@ -165,6 +165,7 @@ def _command(
     args: Sequence[str] | None,
 ) -> None:
     """Does what the command line says."""
+    compiled.keep()
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
     if not command[:1].isalnum():
         command, rest = "run", [command, *rest]

@@ -17,6 +17,7 @@ LAYERS = [
     ["typing", "files", "provenance"],
     ["sealed"],
     [
+        "compiled",
         "continuous",
         "cores",
         "hosts",

@@ -2,15 +2,14 @@
 
 import contextlib
 import io
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset
 from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, require
+from jaxdiff.files import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,3 @@ class Digits:
                 "set JAXDIFF_CACHE to a folder you can write"
             ) from error
         return read(builder, split, image_key="image", label_key="label")
-
-
-def cache_folder() -> Path:
-    """Where prepared data is kept."""
-    if cache := os.environ.get("JAXDIFF_CACHE"):
-        return Path(cache).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "jaxdiff"

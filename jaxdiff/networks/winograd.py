@@ -113,7 +113,7 @@ def _input_tiles(x: Array) -> Array:
     return tiles.reshape(16, -1, x.shape[-1])
 
 
-def _output(m: Sequence[Array]) -> list[Array]:
+def _output(m: Array) -> list[Array]:
     """A^T m: four to two."""
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
 
