@@ -276,8 +276,26 @@ def count(job: Job, what: str) -> float:
     fn: Callable[..., Any] = partial(jd.train_step, **job.step_options)
     if what == "forward":
         fn, arguments = partial(evaluate, job), (state.params, *batch[::2])
-    lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))
-    return float(lowered.cost_analysis()["flops"])
+    # Only a CPU's client counts the operations of a program that is not compiled.
+    with jax.default_device(cpu_device()):
+        lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))
+        return float(lowered.cost_analysis()["flops"])
+
+
+def cpu_device() -> jax.Device:
+    """A CPU of this machine, as JAX knows it.
+
+    Raises:
+        InputError: JAX_PLATFORMS keeps JAX from it.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        kept = os.environ.get("JAX_PLATFORMS", "")
+        raise jd.InputError(
+            f"the benchmark counts operations on the CPU: JAX_PLATFORMS must be unset "
+            f"or have cpu in it; got {kept!r}"
+        ) from error
 
 
 def evaluate(job: Job, params: Any, images: Any, times: Any) -> Any:

@@ -188,6 +188,16 @@ def test_wrong_options_end_with_code_2(words, capsys):
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_operations_are_not_counted_without_a_cpu(monkeypatch):
+    def none(backend):
+        raise RuntimeError("no such backend")
+
+    monkeypatch.setattr(benchmark.jax, "local_devices", none)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    with pytest.raises(jd.InputError, match=r"have cpu in it; got 'cuda'"):
+        benchmark.cpu_device()
+
+
 def test_it_imports_what_jaxdiff_needs_and_no_more():
     found = set()
     for node in ast.walk(ast.parse(Path(benchmark.__file__).read_text())):
