@@ -231,13 +231,14 @@ class Program:
 
     Attributes:
         call: starts it once, and gives what to wait for.
-        flops: of one call, over all devices.
+        flops: counts the operations of one call, over all devices. That traces it
+            once more, so only who shows them asks.
         repeat: calls of one timing.
         memory: of each device, once it was called: all, and temporary arrays.
     """
 
     call: Callable[[], Any]
-    flops: float
+    flops: Callable[[], float]
     repeat: int = 1
     memory: Row = field(default_factory=dict)
 
@@ -315,11 +316,11 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
             state, _ = step(state, batch)
             return state
 
-        return Program(call, count(job, what))
-    params, flops = case.state.params, case.forward_flops
+        return Program(call, partial(count, job, what))
+    params = case.state.params
     if what == "forward":
         run = on_each(partial(evaluate, job), layout, *batch[::2])
-        return Program(partial(run, params), flops)
+        return Program(partial(run, params), lambda: case.forward_flops)
     ddim = jd.Ddim(spacing=jd.Trailing(num_steps=steps))
 
     def draw(params: Any, indices: Any) -> Any:
@@ -328,7 +329,7 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
         return jd.sample(denoiser, ddim, job.schedule, key, shape, indices=indices)
 
     run = on_each(draw, layout, batch.indices)
-    return Program(partial(run, params), steps * flops)
+    return Program(partial(run, params), lambda: steps * case.forward_flops)
 
 
 def on_each(fn: Callable[..., Any], layout: Parallel, *rows: Any) -> Callable[..., Any]:
@@ -345,7 +346,7 @@ def matmul(layout: Parallel, dtype: str) -> Program:
     size, devices = MATMUL.get(jax.default_backend(), 8192), len(layout.devices)
     factors = np.random.default_rng(0).normal(size=(devices * size, size))
     run = on_each(lambda _, a: a @ a, layout, factors.astype(jnp.dtype(dtype)))
-    return Program(partial(run, ()), 2.0 * size**3 * devices)
+    return Program(partial(run, ()), lambda: 2.0 * size**3 * devices)
 
 
 def in_turns(
@@ -415,17 +416,15 @@ def speeds_of(options: Options, tell: Tell, case: Case) -> None:
     programs = {what: make(case, what, steps) for what in names}
     programs["matmul"] = matmul(case.layout, case.dtype)
     repeats = {"forward": steps} if "sample" in names else {}
+    flops = {what: program.flops() for what, program in programs.items()}
     times = in_turns(programs, options.rounds, repeats)
-    rates = {
-        what: program.flops / statistics.median(times[what])
-        for what, program in programs.items()
-    }
+    rates = {what: flops[what] / statistics.median(times[what]) for what in programs}
     peak = peak_of(options, case.dtype)
     for what in names:
         seconds = statistics.median(times[what])
         row = case.row(
             what, seconds=seconds, images_per_s=case.batch / seconds,
-            gflop_per_image=programs[what].flops / case.batch / 1e9,
+            gflop_per_image=flops[what] / case.batch / 1e9,
             tflop_per_s=rates[what] / 1e12, of_matmul=rates[what] / rates["matmul"],
             **programs[what].memory,
         )  # fmt: skip
