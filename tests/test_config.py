@@ -8,7 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from jaxdiff.config import differences, from_dict, to_dict, union_members
-from jaxdiff.data import Digits, Folder, Tfds
+from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
@@ -45,6 +45,7 @@ CHANGED = Experiment(
         multipliers=(1, 3),
         blocks=1,
         attention=(),
+        patch=2,
         heads=3,
         groups=4,
         dropout=0.3,
@@ -100,7 +101,12 @@ CHANGED = Experiment(
 VARIANTS = [
     *(
         Experiment(data=d)
-        for d in (Digits(flip=True), Folder(path="p"), Tfds(name="mnist"))
+        for d in (
+            Digits(flip=True),
+            FashionMnist(path="p"),
+            Folder(path="p"),
+            Tfds(name="mnist"),
+        )
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),

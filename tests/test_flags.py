@@ -13,7 +13,7 @@ import pytest
 
 from jaxdiff.cli import SampleOptions, TrainOptions
 from jaxdiff.config import union_members
-from jaxdiff.data import Digits, Folder, Tfds
+from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
@@ -36,7 +36,7 @@ CONFIG = Experiment(
 )
 """An experiment file's own options, not the defaults."""
 MEMBERS = {
-    "data": (Digits, Folder, Tfds),
+    "data": (Digits, FashionMnist, Folder, Tfds),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "objective": get_args(Objective),

@@ -38,6 +38,34 @@ def test_timestep_embedding_is_ddpms():
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_patches_are_squares_of_the_image(size):
+    x = np.arange(2 * 6 * 12 * 3).reshape(2, 6, 12, 3)
+    patches = layers.to_patches(jnp.asarray(x), size)
+    assert patches.shape == (2, 6 // size, 12 // size, 3 * size**2)
+    first = x[1, :size, size : 2 * size]
+    np.testing.assert_array_equal(patches[1, 0, 1], first.ravel())
+    np.testing.assert_array_equal(layers.from_patches(patches, size), x)
+
+
+def test_a_network_on_patches():
+    """The same network as on an image of a quarter of the size and 4 x the channels."""
+    config = jd.UNetConfig(
+        channels=4, multipliers=(1, 2), blocks=1, attention=(), groups=2, dropout=0.0
+    )
+    x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 1)), jnp.array([3, 500])
+    patched = dataclasses.replace(config, patch=2).build(out_channels=1)
+    params = patched.init(jax.random.key(0), x, t)
+    params = jax.tree.map(lambda a: a + 0.1, params)  # the last layer starts at zero
+    plain = config.build(out_channels=4)
+    expected = plain.apply(params, layers.to_patches(x, 2), t)
+    got = patched.apply(params, x, t)
+    assert np.ptp(got) > 0.01
+    np.testing.assert_allclose(got, layers.from_patches(expected, 2), rtol=1e-6)
+    with pytest.raises(jd.InputError, match="multiple of 4 for 2 levels of patches"):
+        patched.init(jax.random.key(0), jnp.zeros((1, 6, 8, 1)), t[:1])
+
+
 def test_starts_at_zero(tiny):
     """The last convolution starts at zero: at first the network predicts no noise."""
     network, _ = tiny

@@ -12,16 +12,18 @@ from jaxdiff.data.dataset import (
     to_uint8,
 )
 from jaxdiff.data.digits import Digits
+from jaxdiff.data.fashion_mnist import FashionMnist
 from jaxdiff.data.folder import Folder
 from jaxdiff.data.tfds import Tfds
 
-Data: TypeAlias = Digits | Folder | Tfds
+Data: TypeAlias = Digits | FashionMnist | Folder | Tfds
 """The data sets that the command line offers."""
 
 __all__ = [
     "Data",
     "Dataset",
     "Digits",
+    "FashionMnist",
     "Folder",
     "Tfds",
     "batch",

@@ -158,6 +158,20 @@ class Upsample(nn.Module):
         return conv3x3(x.shape[-1], self.dtype, "conv")(x)
 
 
+def to_patches(x: Images, size: int) -> Images:
+    """Patches as pixels: [b, h, w, c] to [b, h / size, w / size, size^2 c]."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, height // size, width // size, -1)
+
+
+def from_patches(x: Images, size: int) -> Images:
+    """The inverse of `to_patches`."""
+    batch, height, width, _ = x.shape
+    x = x.reshape(batch, height, width, size, size, -1)
+    return x.swapaxes(2, 3).reshape(batch, height * size, width * size, -1)
+
+
 def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Array:
     """Replaces labels by `null` with probability `rate`; none where keys is None."""
     if keys is None or rate == 0:

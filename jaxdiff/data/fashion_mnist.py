@@ -1,0 +1,102 @@
+"""Fashion-MNIST from its IDX files: 28x28 grey pictures of clothes, in 10 classes.
+
+Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking
+machine learning algorithms". The files are those of the authors, as downloaded or as
+Debian's package dataset-fashion-mnist installs them. MNIST and KMNIST have files of the
+same names and form.
+"""
+
+import gzip
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiff.data.dataset import Dataset, from_arrays
+from jaxdiff.errors import InputError
+
+CLASSES = (
+    "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+    "Bag", "Ankle boot",
+)  # fmt: skip
+_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_MOST = 2**31  # bytes of an IDX file's data; its header could claim any number
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionMnist:
+    """60,000 grey pictures of clothes to train and 10,000 to test, of 28x28 pixels.
+
+    `--data tfds --data.name fashion_mnist` downloads the same pictures.
+    """
+
+    path: str = "/usr/share/datasets/fashion-mnist"
+    """The folder of the four IDX files, each as it is or compressed (.gz)."""
+    flip: bool = False
+    """Mirror training images left to right at random; all shoes point one way."""
+
+    def load(self, split: str = "train") -> Dataset:
+        """The "train" split (60,000 examples) or the "test" split (10,000).
+
+        Raises:
+            InputError: the files are not there, or are not such files.
+        """
+        if split not in _FILES:
+            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        folder = Path(self.path).expanduser()
+        images, labels = (read_idx(_find(folder, name)) for name in _FILES[split])
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"the {split} files in {str(folder)!r} do not belong together: images "
+                f"of shape {images.shape}, labels of shape {labels.shape}"
+            )
+        return from_arrays(images[..., None], labels, CLASSES)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The unsigned bytes in an IDX file, compressed with gzip or not.
+
+    The form is LeCun's for MNIST: two zeros, the type (8 for unsigned bytes), the
+    number of axes, their lengths (32 bits each, most significant byte first), the data.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a file.
+    """
+    try:
+        with open(path, "rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with gzip.open(path) if packed else open(path, "rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
+                raise InputError(f"{str(path)!r} is no IDX file of unsigned bytes")
+            sizes = file.read(4 * head[3])
+            lengths = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
+            size = math.prod(lengths)
+            if len(lengths) < head[3] or size > _MOST:
+                raise InputError(f"{str(path)!r} has a damaged header: {lengths}")
+            data = file.read(size + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"cannot read {str(path)!r}: {reason}") from error
+    if len(data) != size:
+        raise InputError(
+            f"{str(path)!r} should have {size} bytes of data and has "
+            f"{'more' if len(data) > size else len(data)}: get it again"
+        )
+    return np.frombuffer(data, np.uint8).reshape(lengths)
+
+
+def _find(folder: Path, name: str) -> Path:
+    for path in (folder / name, folder / f"{name}.gz"):
+        if path.is_file():
+            return path
+    raise InputError(
+        f"there is no {name}.gz in {str(folder)!r}: install Debian's package "
+        "dataset-fashion-mnist, name the folder of the IDX files with --data.path, or "
+        "download them by --data tfds --data.name fashion_mnist"
+    )

@@ -1,0 +1,90 @@
+"""Fashion-MNIST's IDX files: what is in them, and files that are none."""
+
+import gzip
+import struct
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from jaxdiff.data import FashionMnist, Tfds
+from jaxdiff.data.fashion_mnist import CLASSES, read_idx
+from jaxdiff.errors import InputError
+
+
+def idx(array):
+    """An array as LeCun's page on MNIST describes the file."""
+    sizes = struct.pack(f">{array.ndim}I", *array.shape)
+    return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small set of the same form: the training part compressed, the other not."""
+    rng = np.random.default_rng(0)
+    for prefix, size, write in (
+        ("train", 30, lambda name, data: (tmp_path / f"{name}.gz").write_bytes(
+            gzip.compress(data))),
+        ("t10k", 20, lambda name, data: (tmp_path / name).write_bytes(data)),
+    ):  # fmt: skip
+        images = rng.integers(0, 256, (size, 28, 28), np.uint8)
+        write(f"{prefix}-images-idx3-ubyte", idx(images))
+        write(f"{prefix}-labels-idx1-ubyte", idx(np.arange(size, dtype=np.uint8) % 10))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 30), ("test", 20)])
+def test_splits(folder, split, size):
+    dataset = FashionMnist(path=str(folder)).load(split)
+    assert dataset.image_shape == (28, 28, 1)
+    assert (len(dataset), dataset.num_classes) == (size, 10)
+    assert dataset.class_names == CLASSES
+    np.testing.assert_array_equal(dataset.labels, np.arange(size) % 10)
+
+
+def test_pixels_are_the_files(folder):
+    images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
+    dataset = FashionMnist(path=str(folder)).load()
+    np.testing.assert_array_equal(dataset.images[..., 0], images)
+
+
+def test_a_name_in_the_catalogue_too():
+    """TFDS knows it: the same pictures, where there is a network."""
+    builder = tfds.builder_cls(Tfds(name="fashion_mnist").name)
+    assert builder.__name__ == "FashionMNIST"
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda data: b"", "no IDX file"),
+        (lambda data: b"\0\0\x0d" + data[3:], "no IDX file of unsigned bytes"),
+        (lambda data: data[:3] + b"\xff" + data[4:], "no IDX file"),
+        (lambda data: data[:10], "damaged header"),
+        (lambda data: data[:4] + b"\xff" * 12 + data[16:], "damaged header"),
+        (lambda data: data[:-1], "has 784"),
+        (lambda data: data + b"0", "has more"),
+        (lambda data: gzip.compress(data)[:-9], "cannot read"),
+        (lambda data: b"\x1f\x8b" + data, "cannot read"),
+    ],
+)
+def test_damaged_files(tmp_path, damage, words):
+    path = tmp_path / "file"
+    data = idx(np.zeros((785, 1, 1), np.uint8))
+    path.write_bytes(damage(data))
+    with pytest.raises(InputError, match=words):
+        read_idx(path)
+
+
+def test_mistakes(folder, tmp_path):
+    with pytest.raises(InputError, match="dataset-fashion-mnist"):
+        FashionMnist(path=str(tmp_path / "none")).load()
+    with pytest.raises(InputError, match="split is 'val'"):
+        FashionMnist(path=str(folder)).load("val")
+    labels = folder / "t10k-labels-idx1-ubyte"
+    labels.write_bytes(idx(np.zeros(19, np.uint8)))
+    with pytest.raises(InputError, match="do not belong together"):
+        FashionMnist(path=str(folder)).load("test")
+    labels.write_bytes(idx(np.full(20, 10, np.uint8)))
+    with pytest.raises(InputError, match="largest label is 10"):
+        FashionMnist(path=str(folder)).load("test")
