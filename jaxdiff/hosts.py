@@ -23,6 +23,7 @@ import numpy as np
 from jaxdiff.errors import InputError
 
 Result = TypeVar("Result")
+Tree = TypeVar("Tree")
 
 GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLUSTER = "JAXDIFF_CLUSTER"
@@ -118,13 +119,18 @@ def first_before_others(make: Callable[[], Result]) -> Result:
     return make() if made is None else made
 
 
-def as_first_says(number: int) -> int:
-    """Process 0's number, in all: what is read from a disk may differ for a moment."""
+def from_first(tree: Tree) -> Tree:
+    """Process 0's arrays, in all; each gives a tree of the same shapes."""
     if jax.process_count() == 1:
-        return number
+        return tree
     from jax.experimental import multihost_utils
 
-    return int(multihost_utils.broadcast_one_to_all(np.int64(number)))
+    return multihost_utils.broadcast_one_to_all(tree)
+
+
+def as_first_says(number: int) -> int:
+    """Process 0's number, in all: what is read from a disk may differ for a moment."""
+    return int(from_first(np.int64(number)))
 
 
 def leave(code: int) -> NoReturn:

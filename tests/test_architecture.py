@@ -39,7 +39,7 @@ LAYERS = [
     ["experiment", "config"],
     ["wrong_flags"],
     ["record"],
-    ["run", "flags", "step", "log"],
+    ["run", "flags", "step", "log", "classifier"],
     ["job"],
     ["train", "report", "evaluate", "replay", "status"],
     ["draw", "reproduce"],

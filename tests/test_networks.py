@@ -58,8 +58,8 @@ def test_a_network_on_patches():
     params = patched.init(jax.random.key(0), x, t)
     params = jax.tree.map(lambda a: a + 0.1, params)  # the last layer starts at zero
     plain = config.build(out_channels=4)
-    expected = plain.apply(params, layers.to_patches(x, 2), t)
-    got = patched.apply(params, x, t)
+    expected: Any = plain.apply(params, layers.to_patches(x, 2), t)
+    got: Any = patched.apply(params, x, t)
     assert np.ptp(got) > 0.01
     np.testing.assert_allclose(got, layers.from_patches(expected, 2), rtol=1e-6)
     with pytest.raises(jd.InputError, match="multiple of 4 for 2 levels of patches"):

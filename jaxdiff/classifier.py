@@ -1,0 +1,243 @@
+"""A classifier of a data set, trained from a seed: what tells how good samples are.
+
+Where no published feature network can be had, or suits the images, its features take
+that network's place, and its classes tell whether a sample shows what was asked for.
+"""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff import data
+from jaxdiff import keys as keys_lib
+from jaxdiff.data import Dataset
+from jaxdiff.errors import InputError, check_seed
+from jaxdiff.files import cache_folder
+from jaxdiff.hosts import as_first_says, from_first, is_first
+from jaxdiff.networks.classifier import Classifier
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.parallel import MeanOf, Parallel, Pmap
+from jaxdiff.typing import Array, Batch, Params
+
+BATCH = 128
+"""Images a step, if the devices divide them; else the next number they do."""
+CHUNK = 512
+"""Images read at a time."""
+VERSION = 1
+"""Of the recipe; another one would be another classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How the classifier is trained."""
+
+    num_steps: int = 6000
+    """Steps of 128 images, each moved by up to a sixteenth of its size."""
+    seed: int = 0
+    """All randomness comes from it."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_seed(self.seed)
+        if self.num_steps < 1:
+            raise InputError(f"num_steps must be at least 1; got {self.num_steps}")
+
+
+class Trained(NamedTuple):
+    """A trained classifier.
+
+    Attributes:
+        network: the Flax network.
+        params: its parameters.
+    """
+
+    network: Classifier
+    params: Params
+
+    def read(
+        self, images: np.ndarray, parallel: Parallel
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features float32 [num, features] and classes [num] of uint8 images."""
+
+        def read(params: Params, images: Array) -> tuple[Array, Array]:
+            pixels = jnp.asarray(images, jnp.float32) / 127.5 - 1
+            result: Any = self.network.apply({"params": params}, pixels)
+            features, logits = result
+            return features, jnp.argmax(logits, axis=1)
+
+        return parallel.map_chunks(read, self.params, images, CHUNK)
+
+    def sha256(self) -> str:
+        """A hash of every parameter."""
+        digest = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
+            digest.update(np.ascontiguousarray(leaf, "<f4").tobytes())
+        return digest.hexdigest()
+
+
+class _State(NamedTuple):
+    step: Array
+    params: Params
+    opt_state: Any
+
+
+def classifier_of(
+    dataset: Dataset,
+    recipe: Recipe,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """The classifier of a data set: trained now, or kept from another time.
+
+    It is kept in `cache_folder()`. All devices of all processes train it; another
+    number of them rounds otherwise, and gives other parameters.
+
+    Args:
+        dataset: with labels.
+        recipe: how it is trained.
+        on_step: called with the number of steps done.
+
+    Raises:
+        InputError: there are no labels, or the result cannot be kept.
+    """
+    if dataset.num_classes is None:
+        raise InputError("a classifier needs classes; this data set has none")
+    network = Classifier(dataset.num_classes)
+    shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
+    path = cache_folder() / "classifiers" / f"{_name(dataset, recipe)}.npz"
+    params = _read(path, shapes.params) if is_first() else None
+    if not as_first_says(params is not None):
+        params = _train(network, dataset, recipe, on_step)
+        if is_first():
+            _write(path, params)
+    elif params is None:
+        params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes.params)
+    on_step(recipe.num_steps)
+    return Trained(network, from_first(params))
+
+
+def _train(
+    network: Classifier,
+    dataset: Dataset,
+    recipe: Recipe,
+    on_step: Callable[[int], None],
+) -> Params:
+    devices = Pmap()
+    count = len(devices.devices)
+    size = -(-BATCH // count) * count
+    init = partial(_init, network, dataset.image_shape, recipe)
+    shardings = devices.shardings(jax.eval_shape(init))
+    state = devices.enter(jax.jit(init, out_shardings=shardings)())
+    step_fn = devices.step(partial(_step, network=network, recipe=recipe))
+    rows = devices.rows(size)
+    for step in range(recipe.num_steps):
+        batch = data.batch(dataset, recipe.seed, step, size, rows=rows)
+        state, _ = step_fn(state, batch)
+        if step % 20 == 0:  # wait for it, so that what is told is done
+            jax.block_until_ready(state)
+            on_step(step)
+    return jax.device_get(devices.leave(state).params)
+
+
+def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    options = Optimizer(
+        learning_rate=8e-3, warmup_steps=100, decay="cosine", weight_decay=0.01
+    )
+    return options.build(recipe.num_steps)
+
+
+def _init(network: Classifier, shape: tuple[int, int, int], recipe: Recipe) -> _State:
+    params = network.init(jax.random.key(recipe.seed), jnp.zeros((1, *shape)))["params"]
+    return _State(jnp.zeros((), jnp.int32), params, _optimizer(recipe).init(params))
+
+
+def _step(
+    state: _State,
+    batch: Batch,
+    mean_of: MeanOf,
+    *,
+    network: Classifier,
+    recipe: Recipe,
+) -> tuple[_State, dict[str, Array]]:
+    """One step of training: Adam on the cross-entropy of images moved a little."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+
+    def gradient_of(shared: Any, batch: Batch) -> Params:
+        params, key = shared
+        keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
+        images = moved(jnp.asarray(batch.images), keys)
+
+        def loss(params: Params) -> Array:
+            _, logits = network.apply({"params": params}, images)
+            losses = optax.softmax_cross_entropy_with_integer_labels(
+                logits, batch.labels
+            )
+            return losses.mean()
+
+        return jax.grad(loss)(params)
+
+    gradient = mean_of(gradient_of, (state.params, key), batch)
+    updates, opt_state = _optimizer(recipe).update(
+        gradient, state.opt_state, state.params
+    )
+    params = optax.apply_updates(state.params, updates)
+    return _State(state.step + 1, params, opt_state), {}
+
+
+def moved(images: Array, keys: Array) -> Array:
+    """Images moved by up to a sixteenth of their size; the edge's pixels go on."""
+    most = max(1, max(images.shape[1:3]) // 16)
+    pads = ((0, 0), (most, most), (most, most), (0, 0))
+    padded = jnp.pad(images, pads, mode="edge")
+
+    def cut(image: Array, key: Array) -> Array:
+        y, x = jax.random.randint(key, (2,), 0, 2 * most + 1)
+        return jax.lax.dynamic_slice(image, (y, x, 0), images.shape[1:])
+
+    return jax.vmap(cut)(padded, keys)
+
+
+def _name(dataset: Dataset, recipe: Recipe) -> str:
+    """Of everything that decides what the classifier becomes."""
+    made_of = (VERSION, dataset.fingerprint(), sorted(asdict(recipe).items()))
+    return hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
+
+
+def _read(path: Path, shapes: Params) -> Params | None:
+    """The parameters that a file keeps; None where they are not there, or not whole."""
+    leaves, tree = jax.tree.flatten(shapes)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = [file[str(i)] for i in range(len(leaves))]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    fits = [
+        a.shape == leaf.shape and a.dtype == leaf.dtype and np.isfinite(a).all()
+        for a, leaf in zip(found, leaves, strict=True)
+    ]
+    return jax.tree.unflatten(tree, found) if all(fits) else None
+
+
+def _write(path: Path, params: Params) -> None:
+    arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(params))}
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(temporary, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(
+            f"cannot keep the classifier in {str(path.parent)!r}: {error.strerror}; "
+            "set JAXDIFF_CACHE to a folder you can write"
+        ) from error

@@ -1,0 +1,45 @@
+"""A small convolutional classifier, whose last layer but one describes an image."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxdiff.typing import Array, Images
+
+_SMALLEST = 8  # a feature map whose sides are smaller is not halved again
+
+
+class Classifier(nn.Module):
+    """Convolutions by levels, each half as large; the mean over all places; classes.
+
+    Attributes:
+        num_classes: how many classes.
+        width: channels of the first level; they double, up to 8 times as many.
+    """
+
+    num_classes: int
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x: Images) -> tuple[Array, Array]:
+        """Features and logits.
+
+        Args:
+            x: images [batch, height, width, channels] in [-1, 1].
+
+        Returns:
+            The features float32 [batch, channels of the last level], at least 0, and
+            the logits float32 [batch, num_classes].
+        """
+
+        def layer(x: Array, features: int, strides: int) -> Array:
+            x = nn.Conv(features, (3, 3), strides, use_bias=False)(x)
+            return nn.relu(nn.GroupNorm(num_groups=min(8, features // 2))(x))
+
+        x = layer(x, self.width, 1)
+        level = 0
+        while min(x.shape[1:3]) >= _SMALLEST:
+            level += 1
+            width = self.width * 2 ** min(level, 3)
+            x = layer(layer(x, width, 2), width, 1)
+        features = jnp.mean(x, axis=(1, 2))
+        return features, nn.Dense(self.num_classes)(features)

@@ -1,0 +1,83 @@
+"""The classifier: what it learns, that a seed decides it, and what is kept of it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxdiff import classifier
+from jaxdiff.classifier import Recipe, classifier_of, moved
+from jaxdiff.data import Digits, from_arrays
+from jaxdiff.errors import InputError
+from jaxdiff.parallel import Pmap
+
+RECIPE = Recipe(num_steps=150)
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits().load("train"), Digits().load("test")
+
+
+@pytest.fixture(scope="module")
+def trained(digits):
+    with jax.numpy_dtype_promotion("standard"):
+        return classifier_of(digits[0], RECIPE)
+
+
+def test_it_reads_images_that_it_did_not_see(digits, trained):
+    features, classes = trained.read(digits[1].images, Pmap())
+    assert features.shape == (297, 32)
+    assert features.dtype == np.float32
+    assert np.mean(classes == digits[1].labels) > 0.9
+    wrong = np.mean(classes == (digits[1].labels + 1) % 10)
+    assert wrong < 0.1
+
+
+def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
+    def never(*_):
+        raise AssertionError("trained again")
+
+    steps: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(classifier, "_train", never)
+        kept = classifier_of(digits[0], RECIPE, steps.append)
+        assert kept.sha256() == trained.sha256()
+        assert steps == [RECIPE.num_steps]
+        with pytest.raises(AssertionError, match="trained again"):
+            classifier_of(digits[0], Recipe(num_steps=150, seed=1))
+        with pytest.raises(AssertionError, match="trained again"):
+            classifier_of(digits[1], RECIPE)
+    short = Recipe(num_steps=3)
+    first = classifier_of(digits[0], short)
+    (path,) = [
+        p
+        for p in (classifier.cache_folder() / "classifiers").iterdir()
+        if p.stem == classifier._name(digits[0], short)
+    ]
+    path.write_bytes(path.read_bytes()[:-100])  # damaged: it is trained again
+    assert classifier_of(digits[0], short).sha256() == first.sha256()
+    assert first.sha256() != trained.sha256()
+
+
+def test_images_are_moved_by_a_sixteenth_at_most():
+    image = np.arange(1024.0, dtype=np.float32).reshape(32, 32)
+    images = jnp.asarray(np.broadcast_to(image[..., None], (200, 32, 32, 1)))
+    result = np.asarray(moved(images, jax.random.split(jax.random.key(0), 200)))
+    middle = result[:, 16, 16, 0] - image[16, 16]
+    offsets = {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
+    assert {divmod(int(m) + 66, 32) for m in middle} == {
+        (y + 2, x + 2) for y, x in offsets
+    }
+
+
+def test_mistakes():
+    plain = from_arrays(np.zeros((2, 8, 8, 1), np.uint8))
+    with pytest.raises(InputError, match="has none"):
+        classifier_of(plain, RECIPE)
+    with pytest.raises(InputError, match="num_steps must be at least 1; got 0"):
+        Recipe(num_steps=0)
+    with pytest.raises(InputError, match="seed"):
+        Recipe(seed=-1)
