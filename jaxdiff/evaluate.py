@@ -15,25 +15,9 @@ from jaxdiff.likelihood import (
     ode_log_density,
     variational_bound,
 )
+from jaxdiff.metrics.mean import Mean
 from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.run import Run
-
-
-class Mean(NamedTuple):
-    """A mean over images, and its standard error."""
-
-    value: float
-    standard_error: float
-
-    @classmethod
-    def of(cls, values: np.ndarray) -> "Mean":
-        """The mean of values [num]; the error of a single one is not known (nan)."""
-        values = np.asarray(values, np.float64)
-        spread = values.std(ddof=1) if len(values) > 1 else np.nan
-        return cls(float(values.mean()), float(spread / len(values) ** 0.5))
-
-    def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.standard_error:.4f}"
 
 
 class Likelihood(NamedTuple):

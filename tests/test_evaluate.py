@@ -15,8 +15,9 @@ from PIL import Image
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.data import from_arrays
-from jaxdiff.evaluate import Mean, evaluate_likelihood
+from jaxdiff.evaluate import evaluate_likelihood
 from jaxdiff.experiment import Sampling, Training, Upkeep
+from jaxdiff.metrics.mean import Mean
 from jaxdiff.optimizer import Optimizer
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all

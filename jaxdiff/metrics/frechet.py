@@ -1,11 +1,46 @@
 """The Frechet distance between two sets of images."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from jaxdiff.errors import InputError
+from jaxdiff.metrics.distances import rows_of
 
 
-def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
+class Moments(NamedTuple):
+    """All that the distance needs of a set of features.
+
+    Attributes:
+        num: how many examples.
+        mean: float64 [features].
+        covariance: float64 [features, features], of `num - 1` degrees of freedom.
+    """
+
+    num: int
+    mean: np.ndarray
+    covariance: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> "Moments":
+        """Of features, or pixels, [num, ...]; what follows the first axis is flattened.
+
+        Raises:
+            InputError: there are fewer than 2 examples, or one is not finite.
+        """
+        features = np.asarray(features)
+        rows = rows_of(
+            "features", features[:, None] if features.ndim == 1 else features
+        )
+        if len(rows) < 2:
+            raise InputError(
+                f"a Frechet distance needs 2 or more examples a set; got {len(rows)}"
+            )
+        covariance = np.atleast_2d(np.cov(rows, rowvar=False))
+        return cls(len(rows), rows.mean(axis=0), covariance)
+
+
+def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:
     """The squared distance of the Gaussians with the mean and covariance of two sets.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64 (Dowson & Landau
@@ -16,29 +51,21 @@ def frechet_distance(a: np.ndarray, b: np.ndarray) -> float:
     Few examples make the distance too large; compare only sets of one size.
 
     Args:
-        a: features, or pixels, [num, ...]; what follows the first axis is flattened.
-        b: [another num, ...], as many features.
+        a: features, or pixels, [num, ...], or their moments.
+        b: the same of another set, with as many features.
 
     Raises:
         InputError: there are fewer than 2 examples, or the features differ.
     """
-    rows = [np.reshape(x, (len(x), -1)).astype(np.float64) for x in (a, b)]
-    if min(map(len, rows)) < 2:
+    p, q = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
+    if p.mean.shape != q.mean.shape:
         raise InputError(
-            f"a Frechet distance needs 2 or more examples a set; got {len(a)} and "
-            f"{len(b)}"
+            "both sets must have the same features; got "
+            f"{p.mean.size} and {q.mean.size}"
         )
-    if rows[0].shape[1] != rows[1].shape[1]:
-        raise InputError(
-            f"both sets must have the same features; got {rows[0].shape[1]} and "
-            f"{rows[1].shape[1]}"
-        )
-    means = [x.mean(axis=0) for x in rows]
-    covariances = [np.atleast_2d(np.cov(x, rowvar=False)) for x in rows]
-    values, vectors = np.linalg.eigh(covariances[0])
+    values, vectors = np.linalg.eigh(p.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    shared = np.linalg.eigvalsh(root @ covariances[1] @ root)
-    trace = (
-        sum(np.trace(c) for c in covariances) - 2 * np.sqrt(np.maximum(shared, 0)).sum()
-    )
-    return float(((means[0] - means[1]) ** 2).sum() + trace)
+    shared = np.linalg.eigvalsh(root @ q.covariance @ root)
+    trace = np.trace(p.covariance) + np.trace(q.covariance)
+    trace -= 2 * np.sqrt(np.maximum(shared, 0)).sum()
+    return float(((p.mean - q.mean) ** 2).sum() + trace)

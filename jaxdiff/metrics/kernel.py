@@ -1,0 +1,62 @@
+"""The kernel distance between two sets of images (KID)."""
+
+import numpy as np
+
+from jaxdiff.errors import InputError
+from jaxdiff.metrics.distances import blocks, check_same_features, rows_of
+from jaxdiff.metrics.mean import Mean
+
+
+def kernel_distance(a: np.ndarray, b: np.ndarray) -> Mean:
+    """The squared maximum mean discrepancy with the kernel (x . y / d + 1)^3.
+
+    Binkowski et al. 2018, "Demystifying MMD GANs", section 3: the unbiased estimate
+    (their equation 4), which may be negative, over all pairs of examples. They take the
+    mean over subsets of 1,000 images, whose expectation is the same and whose spread
+    is larger. Unlike the Frechet distance's, its expectation does not depend on the
+    number of images.
+
+    The standard error is the jackknife's for two samples (Arvesen 1969): what leaving
+    out each example in turn does. Where both sets are of one distribution it is about
+    1.4 times too large, for there the estimate's first-order term vanishes.
+
+    Args:
+        a: features [num, ...], at least 3; what follows the first axis is flattened.
+        b: [another num, ...], as many features.
+
+    Raises:
+        InputError: there are fewer than 3 examples, or the features differ.
+    """
+    x, y = rows_of("a", a), rows_of("b", b)
+    check_same_features(x, y)
+    if min(len(x), len(y)) < 3:
+        raise InputError(
+            f"a kernel distance needs 3 or more examples a set; got {len(a)} and "
+            f"{len(b)}"
+        )
+    x_x, y_y = _sums(x, x) - _kernel(x, x), _sums(y, y) - _kernel(y, y)
+    x_y, y_x = _sums(x, y), _sums(y, x)
+    n, m = len(x), len(y)
+    within_x, within_y = x_x.sum() / (n * (n - 1)), y_y.sum() / (m * (m - 1))
+    between = x_y.sum() / (n * m)
+    # Without x_i, and without y_i; 2 x_x, for the pairs (i, j) and (j, i) both go.
+    without_x = (x_x.sum() - 2 * x_x) / ((n - 1) * (n - 2)) + within_y
+    without_x -= 2 * (x_y.sum() - x_y) / ((n - 1) * m)
+    without_y = (y_y.sum() - 2 * y_y) / ((m - 1) * (m - 2)) + within_x
+    without_y -= 2 * (x_y.sum() - y_x) / (n * (m - 1))
+    variance = (n - 1) * without_x.var() + (m - 1) * without_y.var()
+    return Mean(float(within_x + within_y - 2 * between), float(variance**0.5))
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each row of x [n, d] with the same row of y [n, d]: [n]."""
+    return ((x * y).sum(axis=1) / x.shape[1] + 1) ** 3
+
+
+def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The kernel of each row of x [n, d] with all rows of y [m, d], summed: [n]."""
+    parts = [
+        ((x[rows] @ y.T / x.shape[1] + 1) ** 3).sum(axis=1)
+        for rows in blocks(len(x), len(y))
+    ]
+    return np.concatenate(parts)

@@ -1,0 +1,138 @@
+"""Kernel distance, precision and recall, nearest images: against others' code."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.neighbors import NearestNeighbors
+
+from jaxdiff.errors import InputError
+from jaxdiff.metrics import distances
+from jaxdiff.metrics.kernel import kernel_distance
+from jaxdiff.metrics.manifold import precision_recall
+from jaxdiff.metrics.nearest import copying, nearest
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(params=["whole", "in blocks"])
+def memory(request, monkeypatch):
+    """Blocks of so few numbers that there are many of them."""
+    if request.param == "in blocks":
+        monkeypatch.setattr(distances, "_BLOCK", 100)
+
+
+def unbiased(x, y):
+    """Binkowski et al. 2018, equation 4, with scikit-learn's kernel."""
+
+    def others(a):
+        k = polynomial_kernel(a, degree=3, gamma=1 / a.shape[1], coef0=1)
+        return k[~np.eye(len(a), dtype=bool)].mean()
+
+    between = polynomial_kernel(x, y, degree=3, gamma=1 / x.shape[1], coef0=1)
+    return others(x) + others(y) - 2 * between.mean()
+
+
+def test_kernel_distance_and_its_jackknife(rng, memory):
+    x, y = rng.normal(size=(23, 4)), rng.normal(0.3, 1, size=(31, 4))
+    value, error = kernel_distance(x, y)
+    assert value == pytest.approx(unbiased(x, y), rel=1e-10)
+    left_out = [
+        [unbiased(np.delete(x, i, axis=0), y) for i in range(len(x))],
+        [unbiased(x, np.delete(y, i, axis=0)) for i in range(len(y))],
+    ]
+    variance = sum((len(u) - 1) * np.var(u) for u in left_out)
+    assert error == pytest.approx(variance**0.5, rel=1e-8)
+
+
+def test_kernel_distance_is_unbiased_and_its_error_right(rng):
+    """Means over many draws, of sets of one distribution and of two."""
+    for shift, low, high in ((0.0, 1.0, 2.0), (0.7, 0.8, 1.25)):
+        draws = [
+            kernel_distance(rng.normal(size=(40, 3)), rng.normal(shift, 1, (60, 3)))
+            for _ in range(300)
+        ]
+        values, errors = np.array(draws).T
+        # By the moments of x . y for Gaussians with means 0 and `shift`, d = 3.
+        big = kernel_distance(
+            rng.normal(size=(3000, 3)), rng.normal(shift, 1, (3000, 3))
+        )
+        expected = 0.0 if shift == 0 else big.value
+        spread = values.std() / len(values) ** 0.5
+        assert abs(values.mean() - expected) < 4 * (spread + bool(shift) * big[1])
+        assert low < np.sqrt((errors**2).mean()) / values.std() < high
+
+
+def test_precision_and_recall(rng, memory):
+    real, generated = rng.normal(size=(40, 3)), rng.normal(0.5, 1.5, size=(30, 3))
+
+    def share(x, centres, k):
+        own = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(centres)
+        radii = own.kneighbors(centres)[0][:, -1]
+        gaps = np.linalg.norm(x[:, None] - centres, axis=2)
+        return (gaps <= radii).any(axis=1).mean()
+
+    for k in (1, 3, 29):
+        found = precision_recall(real, generated, k)
+        assert found.precision == share(generated, real, k)
+        assert found.recall == share(real, generated, k)
+    assert 0.5 < precision_recall(real, generated).precision < 1
+
+
+def test_precision_and_recall_tell_two_failings_apart(rng):
+    """A model that draws one of two classes is precise; one of noise covers all."""
+    real = np.concatenate([rng.normal(-5, 1, (100, 2)), rng.normal(5, 1, (100, 2))])
+    half = rng.normal(5, 1, (200, 2))
+    assert precision_recall(real, half).precision > 0.9
+    assert precision_recall(real, half).recall < 0.6
+    wide = rng.uniform(-20, 20, (200, 2))
+    assert precision_recall(real, wide).precision < 0.3
+    assert precision_recall(real, wide).recall > 0.8
+    assert precision_recall(real, real) == (1, 1)
+
+
+def test_nearest(rng, memory):
+    """Far from the origin too, where |x|^2 + |y|^2 - 2 x . y would cancel."""
+    queries = rng.normal(1e7, 1, size=(20, 2, 3))
+    references = rng.normal(1e7, 1, size=(50, 2, 3))
+    references[7] = queries[3]
+    indices, gaps = nearest(queries, references)
+    tree = NearestNeighbors(n_neighbors=1, algorithm="kd_tree")
+    tree.fit(references.reshape(50, 6))
+    expected, places = tree.kneighbors(queries.reshape(20, 6))
+    np.testing.assert_array_equal(indices, places[:, 0])
+    np.testing.assert_allclose(gaps, expected[:, 0], rtol=1e-6, atol=1e-4)
+    assert (indices[3], gaps[3]) == (7, pytest.approx(0, abs=1e-4))
+
+
+def test_copying(rng):
+    a, b = rng.integers(0, 9, 60).astype(float), rng.integers(0, 9, 40).astype(float)
+    found = copying(a, b)
+    expected = stats.mannwhitneyu(b, a).statistic / (len(a) * len(b))
+    assert found.nearer == pytest.approx(expected, rel=1e-12)
+    assert found[:2] == (np.median(a), np.median(b))
+    assert copying(np.zeros(3), np.ones(4)).nearer == 1
+    assert copying(np.ones(3), np.zeros(4)).nearer == 0
+    assert copying(np.ones(3), np.ones(4)).nearer == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: kernel_distance(np.ones((2, 3)), np.ones((5, 3))), "3 or more"),
+        (lambda: kernel_distance(np.ones((5, 3)), np.ones((5, 4))), "3 and 4"),
+        (lambda: precision_recall(np.ones((5, 3)), np.ones((4, 3)), 4), "1..3"),
+        (lambda: precision_recall(np.ones((5, 3)), np.ones((4, 3)), 0), "got 0"),
+        (lambda: nearest(np.ones(3), np.ones((4, 3))), "queries must be"),
+        (lambda: nearest(np.ones((3, 1)), np.ones((0, 3))), "not empty"),
+        (lambda: nearest(np.full((3, 1), np.nan), np.ones((4, 1))), "finite"),
+        (lambda: nearest(np.ones((3, 1)), np.ones((4, 2))), "got 1 and 2"),
+    ],
+    ids=range(8),
+)
+def test_what_does_not_fit(call, words):
+    with pytest.raises(InputError, match=words):
+        call()
