@@ -20,6 +20,7 @@ LAYERS = [
         "compiled",
         "continuous",
         "cores",
+        "ema",
         "hosts",
         "keys",
         "interrupt",
@@ -103,7 +104,14 @@ def test_import_is_light():
 
 
 @pytest.mark.parametrize(
-    "name", ["jaxdiff", "jaxdiff.schedule", "jaxdiff.networks.unet", "jaxdiff.flags"]
+    "name",
+    [
+        "jaxdiff",
+        "jaxdiff.ema",
+        "jaxdiff.schedule",
+        "jaxdiff.networks.unet",
+        "jaxdiff.flags",
+    ],
 )
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name))
