@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from jaxdiff.data import Data, Digits
+from jaxdiff.ema import is_length
 from jaxdiff.errors import InputError, check_finite, check_seed
 from jaxdiff.loss import check_combination
 from jaxdiff.networks import NetworkOptions, UNetConfig
@@ -44,6 +45,10 @@ class Training:
     """Images a step, over all devices of all hosts; they must divide it."""
     ema_decay: float = 0.9999
     """Decay of the parameters' moving average, in [0, 1); warmed up."""
+    ema_lengths: tuple[float, ...] = ()
+    """Relative lengths of further averages, by power functions of the time: the share
+    of the run that each spans, in (0, 0.288), such as 0.05 and 0.1 (EDM2). Each takes
+    as much memory as the parameters."""
     accumulate: int = 1
     """In how many parts a device takes its share of a batch, to save memory."""
     steps_per_dispatch: int = 1
@@ -62,6 +67,12 @@ class Training:
         )  # fmt: skip
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay must lie in [0, 1); got {self.ema_decay:g}")
+        lengths = self.ema_lengths
+        if not all(map(is_length, lengths)) or len(set(lengths)) < len(lengths):
+            raise InputError(
+                "ema_lengths must lie in (0, 0.288), the share of the run that an "
+                f"average spans, and differ; got {lengths}"
+            )
         if self.nonfinite not in ("stop", "skip", "go-on"):
             raise InputError(
                 f"nonfinite must be 'stop', 'skip' or 'go-on'; got {self.nonfinite!r}"

@@ -89,6 +89,7 @@ class Job:
             "objective": experiment.objective,
             "optimizer": experiment.optimizer.build(training.num_steps),
             "ema_decay": training.ema_decay,
+            "ema_lengths": training.ema_lengths,
             "seed": experiment.seed,
             "accumulate": training.accumulate,
             "guard": training.nonfinite != "go-on",

@@ -217,4 +217,6 @@ def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
     images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
     params = network.init(jax.random.key(experiment.seed), images, times)["params"]
     optimizer = experiment.optimizer.build(experiment.training.num_steps)
-    return TrainState.create(params, optimizer, experiment.objective.times.init())
+    memory = experiment.objective.times.init()
+    num_tracks = len(experiment.training.ema_lengths)
+    return TrainState.create(params, optimizer, memory, num_tracks)

@@ -28,6 +28,7 @@ def train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
     ema_decay: float,
+    ema_lengths: tuple[float, ...] = (),
     seed: int,
     accumulate: int = 1,
     guard: bool = True,
@@ -44,6 +45,7 @@ def train_step(
         objective: what to make small.
         optimizer: the Optax optimiser.
         ema_decay: decay of the parameters' moving average.
+        ema_lengths: the relative lengths of the state's `tracks`, one for each.
         seed: the run's seed; with the state's step it makes the step's key.
         accumulate: in how many parts the examples are taken, one after the other, to
             save memory; it divides their number. The gradient is the whole batch's.
@@ -76,7 +78,7 @@ def train_step(
     kept = state._replace(step=state.step + 1)
 
     def update() -> TrainState:
-        stepped = state.apply_gradients(gradients, optimizer, ema_decay)
+        stepped = state.apply_gradients(gradients, optimizer, ema_decay, ema_lengths)
         return stepped._replace(memory=memory)
 
     stepped = jax.lax.cond(finite, update, lambda: kept) if guard else update()

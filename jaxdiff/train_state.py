@@ -1,4 +1,4 @@
-"""The state of training, one pytree, and the moving average of the parameters."""
+"""The state of training, one pytree, and the moving averages of the parameters."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxdiff.ema import gamma_of, power_weight
 from jaxdiff.typing import Array, Params
 
 
@@ -18,6 +19,8 @@ class TrainState(NamedTuple):
         ema: their moving average, which sampling uses.
         opt_state: the Optax optimiser's state.
         memory: what the objective's times remember; () where they remember nothing.
+        tracks: further averages of the parameters, by power functions of the time, one
+            for each of `Training.ema_lengths`. Each is as large as the parameters.
     """
 
     step: Array
@@ -25,29 +28,51 @@ class TrainState(NamedTuple):
     ema: Params
     opt_state: Any
     memory: Any = ()
+    tracks: tuple[Params, ...] = ()
 
     @classmethod
     def create(
-        cls, params: Params, optimizer: optax.GradientTransformation, memory: Any = ()
+        cls,
+        params: Params,
+        optimizer: optax.GradientTransformation,
+        memory: Any = (),
+        num_tracks: int = 0,
     ) -> "TrainState":
-        """The state at step 0; the average starts from the parameters."""
-        # A copy, so that params and ema can be donated: they share no buffer.
-        ema = jax.tree.map(jnp.copy, params)
-        opt_state = optimizer.init(params)
-        return cls(jnp.zeros((), jnp.int32), params, ema, opt_state, memory)
+        """The state at step 0; the averages start from the parameters."""
+        # Copies, so that params and ema can be donated: they share no buffer.
+        ema, *tracks = (jax.tree.map(jnp.copy, params) for _ in range(1 + num_tracks))
+        step, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
+        return cls(step, params, ema, opt_state, memory, tuple(tracks))
 
     def apply_gradients(
         self,
         gradients: Params,
         optimizer: optax.GradientTransformation,
         ema_decay: float,
+        ema_lengths: tuple[float, ...] = (),
     ) -> "TrainState":
-        """The state after one optimiser step with these gradients."""
+        """The state after one optimiser step with these gradients.
+
+        Args:
+            gradients: of the parameters.
+            optimizer: the Optax optimiser.
+            ema_decay: decay of `ema`, warmed up.
+            ema_lengths: the relative length of each of the `tracks`, in (0, 0.288).
+        """
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
         decay = warm_decay(ema_decay, self.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, self.ema, params)
-        return TrainState(self.step + 1, params, ema, opt_state, self.memory)
+        step = self.step + 1
+
+        def moved(track: Params, length: float) -> Params:
+            weight = power_weight(gamma_of(length), step)
+            return jax.tree.map(lambda e, p: e + weight * (p - e), track, params)
+
+        tracks = tuple(
+            moved(*pair) for pair in zip(self.tracks, ema_lengths, strict=True)
+        )
+        return TrainState(step, params, ema, opt_state, self.memory, tracks)
 
 
 def warm_decay(decay: float, step: Array) -> Array:

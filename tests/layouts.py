@@ -39,7 +39,9 @@ EXPERIMENT = jd.Experiment(
         channels=16, multipliers=(1,), blocks=1, attention=(), groups=4, dropout=0.2
     ),
     optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2, epsilon=1e-2),
-    training=Training(num_steps=STEPS, batch_size=BATCH, ema_decay=0.9),
+    training=Training(
+        num_steps=STEPS, batch_size=BATCH, ema_decay=0.9, ema_lengths=(0.1,)
+    ),
     upkeep=Upkeep(log_every=HALF, checkpoint_every=HALF),
     sampling=Sampling(chunk=BATCH),
 )

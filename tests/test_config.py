@@ -67,6 +67,7 @@ CHANGED = Experiment(
         num_steps=3,
         batch_size=5,
         ema_decay=0.0,
+        ema_lengths=(0.05, 0.1),
         accumulate=5,
         steps_per_dispatch=2,
         nonfinite="skip",

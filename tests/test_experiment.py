@@ -24,6 +24,10 @@ NAN, INF = float("nan"), float("inf")
         *((Training, "num_steps", v) for v in (0, -1)),
         *((Training, "batch_size", v) for v in (0, -8)),
         *((Training, "ema_decay", v) for v in (-0.1, 1.0, 1.5, NAN)),
+        *(
+            (Training, "ema_lengths", v)
+            for v in ((0.0,), (0.1, 0.3), (0.1, 0.1), (NAN,))
+        ),
         *((Upkeep, "log_every", v) for v in (0, -1)),
         *((Upkeep, "checkpoint_every", v) for v in (0, -100)),
         *((Upkeep, "keep_every", v) for v in (0, -100, 150)),
@@ -154,6 +158,7 @@ def test_the_ends_of_the_ranges_are_good(channels, options):
     ("cls", "options"),
     [
         (Training, {"num_steps": 1, "batch_size": 1, "ema_decay": 0.0}),
+        (Training, {"ema_lengths": (1e-4, 0.288)}),
         (Upkeep, {"log_every": 1, "checkpoint_every": 1, "keep": 1}),
         (Upkeep, {"log_every": 7, "checkpoint_every": 21}),
         (Sampling, {"chunk": 1}),

@@ -102,7 +102,7 @@ def check(folder, root):
     for run in ("train", "resumed"):  # (2)
         state = final(folder / run)
         assert int(state.step) == STEPS
-        for name in ("params", "ema"):
+        for name in ("params", "ema", "tracks"):
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, 0, STEPS * each),
                 getattr(state, name),
@@ -219,7 +219,7 @@ def test_a_device_holds_its_part_of_the_state():
         return state._replace(step=state.step + len(batch)), {}
 
     stepped, _ = experiment.parallel.step(nothing)(state, np.zeros(8, np.float32))
-    for part in (stepped.params, stepped.opt_state, stepped.ema):
+    for part in (stepped.params, stepped.opt_state, stepped.ema, stepped.tracks):
         leaves = jax.tree.leaves(part)
         whole = sum(a.nbytes for a in leaves)
         held = {

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff.ema import gamma_of
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.train_state import TrainState, warm_decay
 
@@ -20,20 +21,20 @@ def random(seed):
     return {"a": jax.random.normal(a, (4, 3)), "b": {"c": jax.random.normal(b, (5,))}}
 
 
-def create(seed=0):
-    return TrainState.create(random(seed), OPTIONS.build(10))
+def create(seed=0, num_tracks=0):
+    return TrainState.create(random(seed), OPTIONS.build(10), num_tracks=num_tracks)
 
 
-@functools.partial(jax.jit, static_argnames="decay")
-def apply(state, gradients, decay):
-    return state.apply_gradients(gradients, OPTIONS.build(10), decay)
+@functools.partial(jax.jit, static_argnames=("decay", "lengths"))
+def apply(state, gradients, decay, lengths=()):
+    return state.apply_gradients(gradients, OPTIONS.build(10), decay, lengths)
 
 
-def trained(decay, num=12):
+def trained(decay, num=12, lengths=()):
     """The states 0 to num."""
-    states = [create()]
+    states = [create(num_tracks=len(lengths))]
     for i in range(num):
-        states.append(apply(states[-1], random(100 + i), decay))
+        states.append(apply(states[-1], random(100 + i), decay, lengths))
     return states
 
 
@@ -106,6 +107,37 @@ def test_the_average_is_that_of_all_parameters_so_far(decay):
         )
     if decay == 0:
         assert_equal(states[-1].ema, states[-1].params)
+
+
+def test_a_track_is_the_integral_over_all_parameters_so_far():
+    """Of the power function's profile, over each step's own time; in float64."""
+    lengths = (0.05, 0.2)
+    states = trained(0.9, lengths=lengths)
+    for n in (1, 2, 7, 12):
+        for length, track in zip(lengths, states[n].tracks, strict=True):
+            edges = (np.arange(n + 1) / n) ** (gamma_of(length) + 1)
+
+            def average(*params, weights=np.diff(edges)):
+                return sum(
+                    w * np.float64(p) for w, p in zip(weights, params, strict=True)
+                )
+
+            params = (state.params for state in states[1 : n + 1])
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                track,
+                jax.tree.map(average, *params),
+            )
+
+
+def test_tracks_change_nothing_else():
+    for a, b in zip(trained(0.9, 3), trained(0.9, 3, (0.1,)), strict=True):
+        assert_equal(a, b._replace(tracks=()))
+
+
+def test_tracks_share_no_buffer():
+    pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(create(0, 2))]
+    assert len(set(pointers)) == len(pointers) == 11 + 2 * 2
 
 
 def test_the_average_does_not_change_what_is_learned():
