@@ -209,7 +209,11 @@ def check_reads(folder, processes):
 
 def test_a_device_holds_its_part_of_the_state():
     network = jd.UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=())
-    experiment = jd.Experiment(network=network, parallel=layout("fsdp-8").parallel)
+    experiment = jd.Experiment(
+        network=network,
+        training=jd.experiment.Training(ema_lengths=(0.1,)),
+        parallel=layout("fsdp-8").parallel,
+    )
     info = jd.experiment.DataInfo((8, 8, 1), 10, None)
     init = lambda: init_state(experiment, info)  # noqa: E731
     shardings = experiment.parallel.shardings(jax.eval_shape(init))

@@ -115,9 +115,9 @@ def test_a_track_is_the_integral_over_all_parameters_so_far():
     states = trained(0.9, lengths=lengths)
     for n in (1, 2, 7, 12):
         for length, track in zip(lengths, states[n].tracks, strict=True):
-            edges = (np.arange(n + 1) / n) ** (gamma_of(length) + 1)
+            weights = np.diff((np.arange(n + 1) / n) ** (gamma_of(length) + 1))
 
-            def average(*params, weights=np.diff(edges)):
+            def average(*params, weights=weights):
                 return sum(
                     w * np.float64(p) for w, p in zip(weights, params, strict=True)
                 )
