@@ -54,6 +54,12 @@ class Dataset:
         return digest.hexdigest()[:16]
 
 
+def check_split(split: str) -> None:
+    """Refuses a split that no data set has."""
+    if split not in ("train", "test"):
+        raise InputError(f"split is {split!r}; give 'train' or 'test'")
+
+
 def from_arrays(
     images: np.ndarray,
     labels: np.ndarray | None = None,

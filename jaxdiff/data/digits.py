@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from jaxdiff.data.dataset import Dataset
+from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, require
@@ -25,8 +25,7 @@ class Digits:
 
     def load(self, split: str = "train") -> Dataset:
         """The "train" split (1,500 examples) or the "test" split (297)."""
-        if split not in ("train", "test"):
-            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        check_split(split)
         require("tensorflow_datasets")
         from jaxdiff.data.digits_builder import JaxdiffDigits
 

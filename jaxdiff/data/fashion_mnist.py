@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiff.data.dataset import Dataset, from_arrays
+from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
 
 CLASSES = (
@@ -46,8 +46,7 @@ class FashionMnist:
         Raises:
             InputError: the files are not there, or are not such files.
         """
-        if split not in _FILES:
-            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        check_split(split)
         folder = Path(self.path).expanduser()
         images, labels = (read_idx(_find(folder, name)) for name in _FILES[split])
         if images.ndim != 3 or labels.shape != images.shape[:1]:

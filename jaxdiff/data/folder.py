@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxdiff.data.dataset import Dataset, from_arrays
+from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.data.images import check_size, read_image
 from jaxdiff.errors import InputError, require
 
@@ -71,8 +71,7 @@ class Folder:
         Warns:
             UserWarning: files cannot be read and are left out.
         """
-        if split not in ("train", "test"):
-            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        check_split(split)
         root = self._root()
         files = image_files(root)
         if not files:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.data.dataset import Dataset
+from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.prepare import first_line, prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, require
@@ -58,8 +58,7 @@ class Tfds:
     def load(self, split: str = "train") -> Dataset:
         """What `train_split` ("train") or `test_split` ("test") names."""
         splits = {"train": self.train_split, "test": self.test_split}
-        if split not in splits:
-            raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        check_split(split)
         if not _NAME.fullmatch(self.name):
             raise InputError(
                 f"TensorFlow Datasets has no name {self.name!r}; give a name, "
