@@ -56,7 +56,7 @@ def test_kernel_distance_is_unbiased_and_its_error_right(rng):
             for _ in range(300)
         ]
         values, errors = np.array(draws).T
-        # By the moments of x . y for Gaussians with means 0 and `shift`, d = 3.
+        # Of two distributions the truth is taken from far more examples.
         big = kernel_distance(
             rng.normal(size=(3000, 3)), rng.normal(shift, 1, (3000, 3))
         )

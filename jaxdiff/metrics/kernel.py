@@ -34,8 +34,8 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> Mean:
             f"a kernel distance needs 3 or more examples a set; got {len(a)} and "
             f"{len(b)}"
         )
-    x_x, y_y = _sums(x, x) - _kernel(x, x), _sums(y, y) - _kernel(y, y)
-    x_y, y_x = _sums(x, y), _sums(y, x)
+    x_x, y_y = _sums(x, x)[0] - _own(x), _sums(y, y)[0] - _own(y)
+    x_y, y_x = _sums(x, y)
     n, m = len(x), len(y)
     within_x, within_y = x_x.sum() / (n * (n - 1)), y_y.sum() / (m * (m - 1))
     between = x_y.sum() / (n * m)
@@ -48,15 +48,16 @@ def kernel_distance(a: np.ndarray, b: np.ndarray) -> Mean:
     return Mean(float(within_x + within_y - 2 * between), float(variance**0.5))
 
 
-def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Of each row of x [n, d] with the same row of y [n, d]: [n]."""
-    return ((x * y).sum(axis=1) / x.shape[1] + 1) ** 3
+def _own(x: np.ndarray) -> np.ndarray:
+    """The kernel of each row of x [n, d] with itself: [n]."""
+    return ((x**2).mean(axis=1) + 1) ** 3
 
 
-def _sums(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The kernel of each row of x [n, d] with all rows of y [m, d], summed: [n]."""
-    parts = [
-        ((x[rows] @ y.T / x.shape[1] + 1) ** 3).sum(axis=1)
-        for rows in blocks(len(x), len(y))
-    ]
-    return np.concatenate(parts)
+def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The kernel of rows x [n, d] and y [m, d], summed over y [n], and over x [m]."""
+    over_y, over_x = np.empty(len(x)), np.zeros(len(y))
+    for rows in blocks(len(x), len(y)):
+        values = (x[rows] @ y.T / x.shape[1] + 1) ** 3
+        over_y[rows] = values.sum(axis=1)
+        over_x += values.sum(axis=0)
+    return over_y, over_x
