@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import keys as keys_lib
 from jaxdiff.denoiser import as_pytree, check_schedule
@@ -41,7 +42,8 @@ class BoundTerms(NamedTuple):
 
     Attributes:
         prior: L_T, [batch].
-        terms: L_0, L_1, ..., L_{T-1}, [batch, T].
+        terms: L_0, L_1, ..., L_{T-1}, [batch, T]; or estimates of the sums of
+            neighbouring ones, [batch, num_terms].
     """
 
     prior: Array
@@ -61,10 +63,14 @@ def variational_bound(
     variances: tuple[Variance, ...],
     *,
     indices: Array | None = None,
+    num_terms: int | None = None,
 ) -> tuple[BoundTerms, ...]:
     """The bound on the bits per dimension, with one draw of noise for each term.
 
-    One network evaluation a time step serves all variances.
+    One network evaluation a time step serves all variances. With `num_terms`, so many
+    evaluations an image estimate the bound without bias: the times are split into
+    `bound_parts`, a time of each is drawn uniformly for each image, and its term stands
+    for the others of its part.
 
     Args:
         denoiser: what estimates x_0.
@@ -74,16 +80,49 @@ def variational_bound(
         variances: of the reverse step; a bound is given for each.
         indices: integers [batch], the examples' places in the data set; 0, 1, ... by
             default.
+        num_terms: how many terms to evaluate for each image, 2..T; all by default.
 
     Returns:
         The terms for each of the variances.
+
+    Raises:
+        InputError: num_terms is out of range, or the network's prediction does not fit
+            the schedule.
     """
     check_schedule(denoiser, schedule)
     indices = jnp.arange(len(x_0)) if indices is None else indices
-    return _bound(as_pytree(denoiser), schedule, x_0, key, variances, indices)
+    edges = None
+    if num_terms is not None:
+        edges = tuple(bound_parts(schedule.num_steps, num_terms).tolist())
+    return _bound(as_pytree(denoiser), schedule, x_0, key, variances, indices, edges)
 
 
-@jax.jit(static_argnames="variances")
+def bound_parts(num_steps: int, num_terms: int) -> np.ndarray:
+    """Where to split the times 0..T-1 into parts, the narrower the less the noise.
+
+    A term is the larger the less the noise is, so the edges after the first are spread
+    evenly in log t, as far as whole numbers allow. The decoder's term, L_0, is a part
+    of its own.
+
+    Args:
+        num_steps: T.
+        num_terms: how many parts, 2..T.
+
+    Returns:
+        Increasing integers [num_terms + 1]; part k is edges[k]..edges[k + 1] - 1.
+
+    Raises:
+        InputError: num_terms is out of range.
+    """
+    if not 2 <= num_terms <= num_steps:
+        raise InputError(f"num_terms must lie in 2..{num_steps}; got {num_terms}")
+    edges = np.rint(np.geomspace(1, num_steps, num_terms)).astype(np.int64)
+    for k in range(1, num_terms):  # no part is empty
+        edges[k] = max(edges[k], edges[k - 1] + 1)
+    return np.concatenate([[0], edges])
+
+
+@jax.jit(static_argnames=("variances", "edges"))
 def _bound(
     denoiser: Denoiser,
     schedule: AnySchedule,
@@ -91,24 +130,32 @@ def _bound(
     key: Key,
     variances: tuple[Variance, ...],
     indices: Array,
+    edges: tuple[int, ...] | None,
 ) -> tuple[BoundTerms, ...]:
     keys = keys_lib.example_keys(key, indices)
     floor = variance_floor(schedule)
 
-    def term(_: None, now: tuple[Array, Array]) -> tuple[None, list[Array]]:
-        step, t = now
+    def term(_: None, now: tuple[Array, Array, Array]) -> tuple[None, list[Array]]:
+        step, first, last = now
+        size = (last - first + 1).astype(x_0.dtype)
+        if edges is not None:  # a step of each example's own
+            u = keys_lib.uniform(keys_lib.fold(keys, schedule.num_steps + step))
+            step = first + jnp.minimum((u * size).astype(first.dtype), last - first)
+        t = schedule.times[step]
         level, next_level = schedule.level(t), schedule.next_level(t)
-        eps = keys_lib.normal(keys_lib.fold(keys, step), x_0.shape[1:])
+        fold = keys_lib.fold if edges is None else jax.vmap(jax.random.fold_in)
+        eps = keys_lib.normal(fold(keys, step), x_0.shape[1:])
         alpha, sigma = level.scales(x_0)
         x_t = alpha * x_0 + sigma * eps
         estimate = denoiser(x_t, level)
         return None, [
-            bound_term(estimate, x_0, x_t, level, next_level, variance, floor)
+            size * bound_term(estimate, x_0, x_t, level, next_level, variance, floor)
             for variance in variances
         ]
 
-    steps = jnp.arange(schedule.num_steps)
-    _, terms = jax.lax.scan(term, None, (steps, schedule.times))
+    ends = jnp.arange(schedule.num_steps + 1) if edges is None else jnp.array(edges)
+    parts = (jnp.arange(len(ends) - 1), ends[:-1], ends[1:] - 1)
+    _, terms = jax.lax.scan(term, None, parts)
     prior = prior_term(schedule, x_0)
     return tuple(BoundTerms(prior, t.T) for t in terms)
 

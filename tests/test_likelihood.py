@@ -303,3 +303,48 @@ def test_dequantised_bits_bound_the_discretised():
     error = gap.std() / len(gap) ** 0.5
     assert gap.mean() > 4 * error
     assert abs(gap.mean() - (BIN / deviation) ** 2 / 24 / np.log(2)) < 4 * error
+
+
+# The bound from some of its terms.
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
+def test_some_terms_estimate_the_bound(schedule):
+    """In the mean over copies of an image, each part is the sum of its terms."""
+    schedule, oracle = schedule.build(), gaussian("full")
+    x_0 = jnp.repeat(grey(oracle.draw(jax.random.key(5), 1)), 4096, axis=0)
+    some = likelihood.variational_bound(
+        partial(informed, oracle), schedule, x_0, jax.random.key(1), VARIANCES,
+        num_terms=8,
+    )  # fmt: skip
+    every = bound_of(VARIANCES, oracle, schedule, x_0[:1024], jax.random.key(2))
+    edges = likelihood.bound_parts(schedule.num_steps, 8)
+    for one, whole in zip(some, every, strict=True):
+        got = np.asarray(one.terms, np.float64)
+        terms = np.asarray(whole.terms, np.float64)
+        expected = np.add.reduceat(terms, edges[:-1], axis=1)
+        assert got.shape == (4096, 8)
+        error = np.hypot(got.std(axis=0) / 64, expected.std(axis=0) / 32)
+        apart = abs(got.mean(axis=0) - expected.mean(axis=0))
+        np.testing.assert_array_less(apart, 4.5 * error + 1e-5)
+        np.testing.assert_array_equal(one.prior[0], whole.prior[0])
+
+
+@pytest.mark.parametrize(("num_steps", "num_terms"), [(2, 2), (9, 7), (1000, 20)])
+def test_the_parts_of_the_bound(num_steps, num_terms):
+    """They cover all times once, none is empty, and they widen."""
+    edges = likelihood.bound_parts(num_steps, num_terms)
+    assert (edges[0], edges[1], edges[-1]) == (0, 1, num_steps)
+    sizes = np.diff(edges)
+    assert len(sizes) == num_terms
+    assert (sizes >= 1).all()
+    assert sizes[-1] == sizes.max()
+    np.testing.assert_array_equal(
+        likelihood.bound_parts(num_steps, num_steps), np.arange(num_steps + 1)
+    )
+
+
+@pytest.mark.parametrize("num_terms", [1, 0, 201])
+def test_how_many_terms_there_are(num_terms):
+    with pytest.raises(jd.InputError, match=rf"2\.\.200; got {num_terms}"):
+        likelihood.bound_parts(200, num_terms)
