@@ -11,6 +11,7 @@ from jaxdiff.denoiser import bind
 from jaxdiff.errors import InputError
 from jaxdiff.likelihood import (
     bits_per_dim,
+    bound_parts,
     dequantise,
     ode_log_density,
     variational_bound,
@@ -26,24 +27,32 @@ class Likelihood(NamedTuple):
     Attributes:
         num: how many images.
         bounds: the variational bound, by the name of the reverse step's variance.
-        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names.
+        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names;
+            or the sums of those in each part of the times.
+        edges: where the parts begin and end, see `likelihood.bound_parts`; 0..T where
+            each time is one.
         prior: its term L_T.
-        ode: by the probability-flow ODE, of the dequantised images.
+        ode: by the probability-flow ODE, of the dequantised images; None if left out.
     """
 
     num: int
     bounds: dict[str, Mean]
     terms: dict[str, np.ndarray]
+    edges: np.ndarray
     prior: float
-    ode: Mean
+    ode: Mean | None
 
 
-def check_evaluation(run: Run, dataset: Dataset, num: int, ode_steps: int) -> None:
+def check_evaluation(
+    run: Run, dataset: Dataset, num: int, ode_steps: int, num_terms: int | None
+) -> None:
     """Refuses what `evaluate_likelihood` cannot do, before it begins."""
     if not 1 <= num <= len(dataset):
         raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
-    if ode_steps < 1:
-        raise InputError(f"ode_steps must be at least 1; got {ode_steps}")
+    if ode_steps < 0:
+        raise InputError(f"ode_steps must be at least 0; got {ode_steps}")
+    if num_terms is not None:
+        bound_parts(run.schedule.num_steps, num_terms)
     if dataset.image_shape != run.info.image_shape:
         raise InputError(
             f"the model's images have shape {run.info.image_shape}; these have "
@@ -61,6 +70,7 @@ def evaluate_likelihood(
     seed: int = 0,
     ode_steps: int = 64,
     exact_trace: bool = False,
+    num_terms: int | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Likelihood:
     """The likelihood of a data set, by the bound and by the probability-flow ODE.
@@ -73,17 +83,18 @@ def evaluate_likelihood(
         dataset: images of the run's shape, that it did not see.
         num: how many images, the first ones; all by default.
         seed: of the noise, one draw for each image and term.
-        ode_steps: steps of the ODE's solver, 4 evaluations each.
+        ode_steps: steps of the ODE's solver, 4 evaluations each; 0 leaves it out.
         exact_trace: the ODE's divergence exactly; for small images only.
+        num_terms: how many of the bound's terms to draw for each image; all by default.
         on_chunk: called with the number of images done, which counts each twice: once
             for the bound, once for the ODE.
 
     Raises:
-        InputError: num or ode_steps is out of range, the images are of another shape,
-            or labels are missing.
+        InputError: num, ode_steps or num_terms is out of range, the images are of
+            another shape, or labels are missing.
     """
     num = len(dataset) if num is None else num
-    check_evaluation(run, dataset, num, ode_steps)
+    check_evaluation(run, dataset, num, ode_steps, num_terms)
     labels = None
     if run.info.num_classes is not None and dataset.labels is not None:
         labels = dataset.labels[:num]
@@ -98,8 +109,9 @@ def evaluate_likelihood(
         indices, images, classes = batch
         denoiser = run.chain_denoiser(params, classes)
         return variational_bound(
-            denoiser, run.schedule, images, key, variances, indices=indices
-        )
+            denoiser, run.schedule, images, key, variances,
+            indices=indices, num_terms=num_terms,
+        )  # fmt: skip
 
     def density(shared: Any, batch: Any) -> jax.Array:
         params, key = shared
@@ -114,16 +126,21 @@ def evaluate_likelihood(
 
     parallel, shared = run.parallel, (run.params, jax.random.key(seed))
     found = parallel.map_chunks(bound, shared, batch, sampling.chunk, on_chunk)
-    log_density = parallel.map_chunks(
-        density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)
-    )
+    ode = None
+    if ode_steps:
+        log_density = parallel.map_chunks(
+            density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)
+        )
+        size = int(np.prod(run.info.image_shape))
+        ode = Mean.of(np.asarray(bits_per_dim(log_density, size)))
     names = [type(variance).__name__ for variance in variances]
     bounds = dict(zip(names, found, strict=True))
-    bits = np.asarray(bits_per_dim(log_density, int(np.prod(run.info.image_shape))))
+    steps = run.schedule.num_steps
     return Likelihood(
         num=num,
         bounds={name: Mean.of(b.total) for name, b in bounds.items()},
         terms={name: b.terms.mean(axis=0) for name, b in bounds.items()},
+        edges=bound_parts(steps, num_terms) if num_terms else np.arange(steps + 1),
         prior=float(found[0].prior.mean()),
-        ode=Mean.of(bits),
+        ode=ode,
     )

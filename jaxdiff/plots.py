@@ -203,20 +203,31 @@ def save_diagnosis(
     _save_figure(path, figure, all_axes[-1])
 
 
-def save_bound(path: PathLike, terms: Mapping[str, ArrayLike]) -> None:
+def save_bound(
+    path: PathLike, terms: Mapping[str, ArrayLike], edges: ArrayLike
+) -> None:
     """Write as a PNG the variational bound by time: its terms, and their running sum.
 
-    Each of the terms is a name and bits per dimension [T], least noise first. Terms
-    that are not above 0 are left out of the first panel.
+    Terms that are not above 0 are left out of the first panel.
+
+    Args:
+        path: the file to write.
+        terms: bits per dimension by name, [parts], least noise first, each the sum of
+            the terms of a part of the times.
+        edges: integers [parts + 1], the times at which the parts begin, and T.
     """
+    edges = np.asarray(edges)
     figure, (single, total) = _figure(terms, 2, width=10)
     for name, values in terms.items():
         y = np.asarray(values, np.float64)
-        if y.ndim != 1 or not y.size:
-            raise InputError(f"terms {name!r}: shape {y.shape}; give [T] values")
-        t, kept = 1 + np.arange(len(y)), y > 0
-        single.plot(t[kept], y[kept], label=name)
-        total.plot(t, np.cumsum(y), label=name)
+        if y.ndim != 1 or not y.size or edges.shape != (len(y) + 1,):
+            raise InputError(
+                f"terms {name!r}: shape {y.shape}; give [parts] values and edges "
+                "[parts + 1]"
+            )
+        mean, kept = y / np.diff(edges), y > 0
+        single.plot(edges[1:][kept], mean[kept], label=name)
+        total.plot(edges[1:], np.cumsum(y), label=name)
     single.set(title="Term of the bound", xlabel="t + 1", ylabel="bits per dimension")
     single.set(xscale="log", yscale="log")
     total.set(title="Sum up to t", xlabel="t + 1", xscale="log", ylim=(0, None))

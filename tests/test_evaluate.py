@@ -34,6 +34,11 @@ CONFIG = jd.Experiment(
     sampling=Sampling(sampler=jd.Ancestral(variance=jd.LearnedRange()), chunk=8),
 )
 NUM = 12
+NAMES = {
+    "FixedSmall": "fixed small",
+    "FixedLarge": "fixed large",
+    "LearnedRange": "learned range",
+}
 
 
 def command(workdir, line):
@@ -85,6 +90,7 @@ def test_the_figures_are_those_of_the_library(evaluated):
         "probability-flow ODE",
     ]
     assert (record["images"], record["seed"], record["step"]) == (NUM, 3, 4)
+    assert record["terms"] == 12
     with Image.open(evaluated / "bound.png") as picture:
         assert picture.width > 1000
 
@@ -110,6 +116,31 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
         np.testing.assert_allclose(first.bounds[name].value, whole, rtol=1e-4)
     assert done[-1] == 2 * NUM
     assert done == sorted(done)
+
+
+def test_some_of_the_terms(evaluated):
+    """All 12 of them are the whole bound; 5 of them are near it, and have no ODE."""
+    run, dataset = jd.load(evaluated), jd.Digits().load("test")
+    before = (evaluated / "evaluation.json").read_text()
+    record = json.loads(before)["bits_per_dim"]
+    every = evaluate_likelihood(
+        run, dataset, num=NUM, seed=3, ode_steps=0, num_terms=12
+    )
+    assert every.ode is None
+    np.testing.assert_array_equal(every.edges, np.arange(13))
+    for name, bound in every.bounds.items():
+        expected = record[f"variational bound, {NAMES[name]}"]["value"]
+        np.testing.assert_allclose(bound.value, expected, rtol=1e-5)
+    try:
+        command(evaluated, f"evaluate --num {NUM} --num-terms 5 --ode-steps 0")
+        some = json.loads((evaluated / "evaluation.json").read_text())
+    finally:
+        (evaluated / "evaluation.json").write_text(before)
+    assert list(some["bits_per_dim"]) == list(record)[:3]
+    assert (some["terms"], some["ode_steps"]) == (5, 0)
+    for name, found in some["bits_per_dim"].items():
+        apart = abs(found["value"] - record[name]["value"])
+        assert apart < 5 * found["standard_error"], name
 
 
 def test_the_times_history_is_trained_and_saved(evaluated):
@@ -148,7 +179,8 @@ def test_what_cannot_be_evaluated(evaluated):
     [
         ("--seed -1", "seed must lie in 0..2^32 - 1; got -1"),
         ("--num 999", "num must lie in 1..297; got 999"),
-        ("--ode-steps 0", "ode_steps must be at least 1; got 0"),
+        ("--ode-steps -1", "ode_steps must be at least 0; got -1"),
+        ("--num-terms 13", "num_terms must lie in 2..12; got 13"),
         ("--split valid", "--split"),
     ],
 )

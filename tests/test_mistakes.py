@@ -122,7 +122,7 @@ BEFORE = [
     "compare --workdir trained --num 1",
     "compare --workdir trained --sampler ddim ddim",
     "evaluate --workdir trained --num 298",
-    "evaluate --workdir trained --ode-steps 0",
+    "evaluate --workdir trained --ode-steps -1",
 ]
 
 
