@@ -217,6 +217,7 @@ def save_bound(
         edges: integers [parts + 1], the times at which the parts begin, and T.
     """
     edges = np.asarray(edges)
+    middle = np.sqrt((edges[:-1] + 1) * edges[1:])  # of each part, plus 1
     figure, (single, total) = _figure(terms, 2, width=10)
     for name, values in terms.items():
         y = np.asarray(values, np.float64)
@@ -226,7 +227,7 @@ def save_bound(
                 "[parts + 1]"
             )
         mean, kept = y / np.diff(edges), y > 0
-        single.plot(edges[1:][kept], mean[kept], label=name)
+        single.plot(middle[kept], mean[kept], label=name)
         total.plot(edges[1:], np.cumsum(y), label=name)
     single.set(title="Term of the bound", xlabel="t + 1", ylabel="bits per dimension")
     single.set(xscale="log", yscale="log")
