@@ -98,6 +98,7 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
     run = jd.load(one, parallel=experiment.parallel)
     results["images"] = run.generate(np.arange(BATCH) % 10, BATCH, seed=3)
     judged = evaluate_likelihood(run, jd.Digits().load("test"), num=8, ode_steps=2)
+    assert judged.ode is not None
     results["bits"] = np.array([b.value for b in (*judged.bounds.values(), judged.ode)])
     if hosts.is_first():
         np.savez(folder / "results.npz", allow_pickle=False, **results)

@@ -108,6 +108,8 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
     second = evaluate_likelihood(
         other, dataset, num=NUM, ode_steps=2, on_chunk=done.append
     )
+    assert first.ode is not None
+    assert second.ode is not None
     np.testing.assert_allclose(first.ode, second.ode, rtol=1e-3)
     for name in first.bounds:
         np.testing.assert_allclose(first.bounds[name], second.bounds[name], rtol=1e-3)
