@@ -96,16 +96,30 @@ class Upkeep:
     """Those whose step is a multiple of it stay too, for good."""
     keep_best: Literal[METRICS] | None = None  # type: ignore[valid-type]
     """And that with the lowest value of this metric in the line before it."""
+    sample_every: int | None = None
+    """Draw a grid of samples whenever so many steps are done, a multiple of log_every,
+    and at the last one: always from the same noise, to see the progress."""
+    sample_steps: int = 20
+    """Steps of the sampler that draws them, DPM-Solver++."""
+    tensorboard: bool = True
+    """Write the metrics, the speed and the grids for TensorBoard too."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        _at_least_1(self, "log_every", "checkpoint_every", "keep")
+        _at_least_1(self, "log_every", "checkpoint_every", "keep", "sample_steps")
         if self.keep_every is not None:
             _at_least_1(self, "keep_every")
             if self.keep_every % self.checkpoint_every:
                 raise InputError(
                     "keep_every must be a multiple of checkpoint_every "
                     f"({self.checkpoint_every}); got {self.keep_every}"
+                )
+        if self.sample_every is not None:
+            _at_least_1(self, "sample_every")
+            if self.sample_every % self.log_every:
+                raise InputError(
+                    "sample_every must be a multiple of log_every "
+                    f"({self.log_every}); got {self.sample_every}"
                 )
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise InputError(

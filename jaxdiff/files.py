@@ -18,13 +18,13 @@ def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> Non
     write_atomic(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
-def write_atomic(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text, also to the disk itself, in the place of what was there."""
+def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write text or bytes, also to the disk itself, in the place of what was there."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -93,6 +93,13 @@ def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputErr
         free = size(shutil.disk_usage(place).free)
         remedy = f"{free} are free on the disk of '{place}': free more"
     return InputError(f"cannot write '{path}': {reason}; {remedy}, then start again")
+
+
+def picture_kind(content: bytes) -> str | None:
+    """Whether a file's content is a "png" or a "gif", as its first bytes say."""
+    if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR":
+        return "png"
+    return "gif" if content[:6] in (b"GIF87a", b"GIF89a") else None
 
 
 def size(count: float) -> str:

@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,13 @@ import jax
 import numpy as np
 
 from jaxdiff import provenance
+from jaxdiff.board import GRIDS, grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.experiment import Experiment
-from jaxdiff.files import write_json_atomic
+from jaxdiff.files import cannot_write, write_atomic, write_json_atomic
 from jaxdiff.hosts import is_first
 from jaxdiff.loss import QUARTERS
+from jaxdiff.metrics.events import Events
 from jaxdiff.metrics.writer import History, JsonLines, read
 from jaxdiff.typing import Array
 
@@ -34,7 +36,8 @@ class Log:
 
     Args:
         workdir: the run folder, for `metrics.jsonl`, what the run computed, the same
-            lines whenever it is run, and `history.jsonl`, how that went.
+            lines whenever it is run, `history.jsonl`, how that went, and both of them
+            for TensorBoard.
         experiment: the run.
         step: where it starts.
         record: what `record` gave when this step was saved; empty for a new run.
@@ -81,16 +84,22 @@ class Log:
         # At a checkpoint two intervals are fetched at once: the speed is that of both.
         self._clocks = deque([(time.perf_counter(), step)], maxlen=2)
         self._lines: JsonLines | None = None
+        self._board: Events | None = None
 
     def __enter__(self) -> "Log":
         if is_first():
             self._lines = JsonLines(self._workdir / METRICS, self._fetched)
+            if self._experiment.upkeep.tensorboard:
+                lines = read(self._workdir / METRICS, "step")
+                speeds = events_of(self._workdir, "speed")
+                self._board = open_board(self._workdir, lines, speeds, self._fetched)
         self.tell("start", step=self._fetched, **provenance.start())
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.close()
+        for file in (self._lines, self._board):
+            if file is not None:
+                file.close()
 
     def tell(self, event: str, **values: Any) -> None:
         """Notes an event in the history."""
@@ -116,6 +125,30 @@ class Log:
         self._dispatched = []
         if self._lines is not None:
             self._lines.flush()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done meanwhile does not count as training in the speed.
+
+        Call `catch_up` first: steps that the devices have yet to do would not either.
+        """
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        moved = [(when + took, step) for when, step in self._clocks]
+        self._clocks = deque(moved, maxlen=2)
+
+    def grid(self, step: int, png: bytes) -> None:
+        """Keeps the picture of a step's samples."""
+        if is_first():
+            path = grid_path(self._workdir, step)
+            try:
+                path.parent.mkdir(exist_ok=True)
+            except OSError as error:
+                raise cannot_write(path.parent, error) from error
+            write_atomic(path, png)
+        if self._board is not None:
+            self._board.picture(step, GRIDS, png)
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint must hold for the metrics to go on without a gap."""
@@ -144,6 +177,8 @@ class Log:
         self._clocks.append((now, step))
         speed = (step - before) * self._experiment.training.batch_size / (now - then)
         self.tell("speed", step=step, time=provenance.now(), images_per_s=speed)
+        if self._board is not None:
+            self._board.scalars(step, {**values, "images_per_s": speed})
         loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
         self._bar.set_postfix_str(f"{loss}{speed:.0f} images/s")
         self._bar.update(step - self._bar.n)
@@ -206,9 +241,14 @@ def held(workdir: Path) -> AbstractContextManager[History | None]:
 
 def last_start(workdir: Path) -> dict[str, Any]:
     """How a run was last started, by its history; empty where that does not tell."""
-    events = read(workdir / HISTORY, "event")
-    starts = [event for event in events if event["event"] == "start"]
+    starts = events_of(workdir, "start")
     return starts[-1] if starts else {}
+
+
+def events_of(workdir: Path, kind: str) -> list[dict[str, Any]]:
+    """The events of a kind in a run's history."""
+    events = read(workdir / HISTORY, "event")
+    return [event for event in events if event["event"] == kind]
 
 
 DTYPES = {"finite": np.bool_}

@@ -102,14 +102,24 @@ class Everywhere:
             chunk: rows at a time, over all devices; rounded up to a multiple of them.
             on_chunk: called with the number of rows done after each chunk.
         """
+        return self.chunks(self.map(fn), shared, batch, chunk, on_chunk)
+
+    def chunks(
+        self,
+        mapped: Callable[[Any, Any], Any],
+        shared: Any,
+        batch: Any,
+        chunk: int,
+        on_chunk: Callable[[int], None] = lambda done: None,
+    ) -> Any:
+        """As `map_chunks`, of what `map` gave: compiled once for many calls."""
         num, count = len(jax.tree.leaves(batch)[0]), len(self.devices)
         size = -(-min(num, chunk) // count) * count
-        compiled = self.map(fn)
         results = []
         for start in range(0, num, size):
             # The last chunk is filled up with repetitions, which are cut off again.
             rows = np.minimum(np.arange(start, start + size), num - 1)
-            results.append(compiled(shared, jax.tree.map(itemgetter(rows), batch)))
+            results.append(mapped(shared, jax.tree.map(itemgetter(rows), batch)))
             on_chunk(min(start + size, num))
         return jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *results)
 

@@ -4,21 +4,22 @@ The only file that imports Matplotlib and Pillow, inside its functions. It leave
 `matplotlib.pyplot` and all other global state alone, so it needs no display and works
 from any thread. Images come as uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB) and are
 enlarged by a whole factor, pixel by pixel. Every function writes one file at `path`, in
-a folder that is there, and raises `InputError` where what it is given does not fit.
+a folder that is there, or to a file that is open, and raises `InputError` where what it
+is given does not fit.
 """
 
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
 from jaxdiff.errors import InputError, require
 from jaxdiff.typing import ArrayLike
 
-PathLike: TypeAlias = str | os.PathLike[str]
+PathLike: TypeAlias = str | os.PathLike[str] | BinaryIO
 Texts: TypeAlias = Sequence[object] | None
 GAP = 6  # pixels between two images and around them all
 GAP_COLOUR = 255  # white

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import get_args
+from typing import BinaryIO, get_args
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +39,11 @@ def save_pictures(
 
 
 def save_samples(
-    run: Run, images: np.ndarray, labels: np.ndarray | None, path: Path, columns: int
+    run: Run,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    path: Path | BinaryIO,
+    columns: int,
 ) -> None:
     """The labelled grid: one row a class, the first `columns` images of each.
 
@@ -49,7 +53,7 @@ def save_samples(
         run: whose images they are.
         images: float [num, height, width, channels].
         labels: integers [num], or None for a grid without rows of classes.
-        path: the PNG to write.
+        path: the PNG to write, or an open file.
         columns: the most images in a row.
     """
     if labels is None or len(set(labels)) == 1:

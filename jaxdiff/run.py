@@ -6,6 +6,9 @@ The folder holds
     checkpoints/     the newest train states
     metrics.jsonl    what the steps gave, one line every `log_every` of them
     history.jsonl    when it was started with which versions and devices, and its speed
+    tensorboard/     both of these, and the grids, for TensorBoard
+    grids/           samples while it trained, always from the same noise
+    report.html      all of it on one page
     nonfinite.json   the step that stopped it, where its loss was not finite
 """
 
@@ -128,6 +131,20 @@ class Run:
         """
         self.check_request(labels, num, seed, sampling)
         how = sampling or self.experiment.sampling
+        shared = (self.params, jax.random.key(seed))
+        indices = np.arange(num) if indices is None else indices
+        batch = (indices, None if labels is None else np.asarray(labels))
+        return self.parallel.map_chunks(
+            self.drawing(how, every), shared, batch, how.chunk, on_chunk
+        )
+
+    def drawing(
+        self, how: Sampling, every: int | None = None
+    ) -> Callable[[tuple[Params, jax.Array], Any], jax.Array]:
+        """What a device does for `generate`: from (parameters, key), (indices, labels).
+
+        The parameters are those that it is given, not the run's.
+        """
 
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
@@ -140,10 +157,7 @@ class Run:
             )  # fmt: skip
             return result if every is None else result.swapaxes(0, 1)
 
-        shared = (self.params, jax.random.key(seed))
-        indices = np.arange(num) if indices is None else indices
-        batch = (indices, None if labels is None else np.asarray(labels))
-        return self.parallel.map_chunks(draw, shared, batch, how.chunk, on_chunk)
+        return draw
 
 
 def load(

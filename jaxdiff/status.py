@@ -7,7 +7,7 @@ from typing import Any
 from jaxdiff import config
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.files import size
-from jaxdiff.log import HISTORY, METRICS, NONFINITE
+from jaxdiff.log import METRICS, NONFINITE, events_of
 from jaxdiff.metrics import writer
 from jaxdiff.record import read_config
 from jaxdiff.run import CHECKPOINTS
@@ -48,9 +48,7 @@ def status(workdir: Path) -> str:
     if (workdir / NONFINITE).exists():
         lines += ["", f"a loss that was not finite stopped it once: see {NONFINITE}"]
 
-    history = writer.read(workdir / HISTORY, "event")
-    starts = [event for event in history if event["event"] == "start"]
-    speeds = [event for event in history if event["event"] == "speed"]
+    starts, speeds = (events_of(workdir, kind) for kind in ("start", "speed"))
     lines += ["", "history"]
     lines += [f"  {_start(event)}" for event in starts[-5:]] or ["  none"]
     if len(starts) > 5:

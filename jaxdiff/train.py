@@ -10,6 +10,7 @@ from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.errors import require
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable
+from jaxdiff.grids import Grids
 from jaxdiff.hosts import as_first_says, is_first
 from jaxdiff.interrupt import between_steps
 from jaxdiff.job import Job
@@ -63,6 +64,7 @@ def train(
     if is_first():
         check_workdir(workdir, experiment, job.info)
     configuration = training_part(experiment, job.info)
+    grids = Grids(job) if upkeep.sample_every else None
 
     with (
         between_steps() as asked,
@@ -98,6 +100,10 @@ def train(
             while step < end:
                 state, step, metrics = job.advance(state, step, end)
                 log.add(step, metrics)
+                if grids is not None and grids.due(step):
+                    log.catch_up()
+                    with log.paused():
+                        log.grid(step, grids.picture(parallel.leave(state)))
                 stop = asked(step)
                 due = stop or step == end or step % upkeep.checkpoint_every == 0
                 if upkeep.checkpoint_minutes and step % upkeep.log_every == 0:

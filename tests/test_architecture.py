@@ -39,10 +39,11 @@ LAYERS = [
     ["loss", "likelihood"],
     ["experiment", "config"],
     ["wrong_flags"],
-    ["record"],
+    ["record", "board"],
     ["run", "flags", "step", "log", "classifier"],
-    ["job"],
-    ["train", "report", "evaluate", "replay", "status"],
+    ["job", "report"],
+    ["grids"],
+    ["train", "evaluate", "replay", "status"],
     ["draw", "reproduce"],
     ["compare"],
     ["cli"],
@@ -52,6 +53,7 @@ ONLY = {
     "flax": "networks", "orbax": "checkpoint", "tyro": "flags", "matplotlib": "plots",
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
     "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
+    "tensorboardX": "metrics",
 }  # fmt: skip
 LAZY = (
     "tensorflow_datasets",
@@ -61,6 +63,7 @@ LAZY = (
     "tyro",
     "PIL",
     "cattrs",
+    "tensorboardX",
 )
 
 

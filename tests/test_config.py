@@ -82,6 +82,9 @@ CHANGED = Experiment(
         keep=1,
         keep_every=18,
         keep_best="loss",
+        sample_every=6,
+        sample_steps=5,
+        tensorboard=False,
     ),
     sampling=Sampling(
         sampler=Euler(

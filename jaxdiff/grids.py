@@ -1,0 +1,69 @@
+"""Grids of samples while a run trains, always from the same noise."""
+
+from dataclasses import replace
+from io import BytesIO
+
+import jax
+import numpy as np
+
+from jaxdiff import plots, report
+from jaxdiff.job import Job
+from jaxdiff.run import Run
+from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.train_state import TrainState
+
+CLASSES, COLUMNS = 10, 8
+"""So many classes at most, and images of each; without classes, rows and columns."""
+
+
+class Grids:
+    """Draws the grids of a training run, by the average of the parameters.
+
+    Image i always starts from the noise of seed 0 and index i, and DPM-Solver++ leads
+    it to a sample without any noise on the way (Lu et al. 2022b): what differs between
+    two grids is what the network has learnt.
+
+    Args:
+        job: the run.
+
+    Raises:
+        InputError: a package for pictures is missing, or the sampler does not fit.
+    """
+
+    def __init__(self, job: Job):
+        plots.check_installed()
+        experiment, upkeep = job.experiment, job.experiment.upkeep
+        steps = min(upkeep.sample_steps, job.schedule.num_steps)
+        sampler = DpmSolver(spacing=Trailing(num_steps=steps))
+        self._sampling = replace(experiment.sampling, sampler=sampler)
+        classes = job.info.num_classes
+        rows = CLASSES if classes is None else min(classes, CLASSES)
+        self._num = rows * COLUMNS
+        self._labels = None if classes is None else np.arange(self._num) % rows
+        # The parameters come with every state.
+        self._run = Run(
+            experiment, job.info, job.network, job.schedule, {}, 0, experiment.parallel
+        )
+        self._run.check_request(self._labels, self._num, 0, self._sampling)
+        self._draw = experiment.parallel.map(self._run.drawing(self._sampling))
+
+    def due(self, step: int) -> bool:
+        """Whether there is a grid of this step: a function of the step alone."""
+        experiment = self._run.experiment
+        every, last = experiment.upkeep.sample_every, experiment.training.num_steps
+        return every is not None and (step % every == 0 or step == last)
+
+    def picture(self, state: TrainState) -> bytes:
+        """The grid of a state that is on the devices, as a PNG.
+
+        All processes take part, and get the same.
+        """
+        images = self._run.parallel.chunks(
+            self._draw,
+            (state.ema, jax.random.key(0)),
+            (np.arange(self._num), self._labels),
+            self._sampling.chunk,
+        )
+        png = BytesIO()
+        report.save_samples(self._run, images, self._labels, png, COLUMNS)
+        return png.getvalue()

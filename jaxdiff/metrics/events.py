@@ -1,0 +1,96 @@
+"""TensorBoard's event files: the only file that imports tensorboardX."""
+
+import contextlib
+import struct
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from jaxdiff.errors import require
+from jaxdiff.files import cannot_write
+
+SUFFIX = ".jaxdiff"
+"""At the end of its files' names; those of other writers are left alone."""
+
+
+class Events:
+    """Writes scalars and pictures to an event file in a folder; a context manager.
+
+    The folder's earlier file is removed: who opens it writes all that shall be seen,
+    and no point is there twice. A TensorBoard that watches the folder is told so, and
+    drops what it has read.
+
+    tensorboardX has a writer of its own, in a thread, which waits for ever once a write
+    fails. Here each event is on its way to the disk when a call returns.
+
+    Args:
+        folder: made if it is not there.
+
+    Raises:
+        InputError: tensorboardX is missing, or a file cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        writer = require("tensorboardX.event_file_writer")
+        self._protocol = require("tensorboardX.proto.event_pb2")
+        self._summary = require("tensorboardX.proto.summary_pb2").Summary
+        self._folder = folder.resolve()  # its name may look like one in a cloud
+        try:
+            self._folder.mkdir(exist_ok=True)
+            for path in self._folder.glob(f"events.out.tfevents.*{SUFFIX}"):
+                path.unlink()
+            self._writer = writer.EventsWriter(str(self._folder / "events"), SUFFIX)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        start = self._protocol.SessionLog.START
+        session = self._protocol.SessionLog(status=start)
+        self._write(self._protocol.Event(step=0, session_log=session))
+
+    def scalars(
+        self, step: int, values: dict[str, float], when: float | None = None
+    ) -> None:
+        """Writes numbers by their names, of a time in seconds since 1970, or of now."""
+        found = [
+            self._summary.Value(tag=name, simple_value=value)
+            for name, value in values.items()
+        ]
+        self._add(step, found, when)
+
+    def picture(
+        self, step: int, name: str, png: bytes, when: float | None = None
+    ) -> None:
+        """Writes a picture, which is the bytes of a PNG."""
+        width, height, _, colour = struct.unpack(">IIBB", png[16:26])
+        image = self._summary.Image(
+            height=height, width=width, colorspace=1 if colour == 0 else 3,
+            encoded_image_string=png,
+        )  # fmt: skip
+        self._add(step, [self._summary.Value(tag=name, image=image)], when)
+
+    def _add(self, step: int, values: list[Any], when: float | None) -> None:
+        summary = self._summary(value=values)
+        self._write(self._protocol.Event(step=step, summary=summary), when)
+
+    def _write(self, event: Any, when: float | None = None) -> None:
+        event.wall_time = time.time() if when is None else when
+        try:
+            self._writer.write_event(event)
+            self._writer.flush()
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+
+    def close(self) -> None:
+        """Closes the file."""
+        with contextlib.suppress(OSError):  # of a write that failed before
+            self._writer.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_installed() -> None:
+    """Refuses to begin what could not be written."""
+    require("tensorboardX")
