@@ -37,7 +37,7 @@ CONFIG = Experiment(
     ),
     optimizer=Optimizer(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),
     training=Training(num_steps=800_000, batch_size=128, ema_decay=0.9999),
-    upkeep=Upkeep(log_every=100, checkpoint_every=10_000),
+    upkeep=Upkeep(log_every=100, checkpoint_every=10_000, sample_every=10_000),
     sampling=Sampling(sampler=Ancestral(variance=FixedLarge())),
 )
 

@@ -29,7 +29,7 @@ CONFIG = Experiment(
     ),
     optimizer=Optimizer(learning_rate=1e-3, warmup_steps=200, decay="cosine"),
     training=Training(num_steps=2500, batch_size=64, ema_decay=0.999),
-    upkeep=Upkeep(log_every=50, checkpoint_every=500),
+    upkeep=Upkeep(log_every=50, checkpoint_every=500, sample_every=250),
     sampling=Sampling(chunk=50),
 )
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from jaxdiff import compiled, cores, hosts, plots, report
+from jaxdiff import compiled, cores, hosts, page, plots, report
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
@@ -37,7 +37,8 @@ from jaxdiff.status import StatusOptions, status
 from jaxdiff.train import train
 
 COMMANDS = (
-    "run", "train", "sample", "compare", "evaluate", "status", "replay", "reproduce"
+    "run", "train", "sample", "compare", "evaluate", "report", "status", "replay",
+    "reproduce",
 )  # fmt: skip
 NOT_FINITE = 4
 """The exit code of a training whose loss is not finite."""
@@ -45,9 +46,9 @@ HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
 sample draws images from a trained run, by any sampler; compare tells how good each
 sampler is at how many network evaluations; evaluate gives the run's bits per dimension
-on held-out images; status says what a run folder holds; replay takes one step again, to
-look at its batch; reproduce runs a run again and compares. Each has its own flags and
---help.
+on held-out images; report writes a page of the run, report.html; status says what a run
+folder holds; replay takes one step again, to look at its batch; reproduce runs a run
+again and compares. Each has its own flags and --help.
 
 Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
 full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
@@ -109,6 +110,7 @@ def _reproduce(options: ReproduceOptions) -> None:
 
 
 ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
+    "report": (page.ReportOptions, lambda options: page.tell(options.workdir)),
     "status": (StatusOptions, lambda options: print(status(options.workdir))),
     "replay": (ReplayOptions, replay),
     "reproduce": (ReproduceOptions, _reproduce),
@@ -181,11 +183,13 @@ def _command(
         where, experiment = parse(both, rest, **texts)
         cores.use(train_devices(experiment))
         _train(experiment, where.workdir, command == "run", judge)
+        if hosts.is_first():
+            page.refresh(where.workdir)
         return
     if command in ON_FOLDERS:
         cls, act = ON_FOLDERS[command]
         (asked,) = parse([cls(workdir=workdir)], rest, **texts)
-        if command != "status":
+        if command not in ("report", "status"):
             cores.use(devices_again(asked.workdir))
         act(asked)
         return
@@ -205,6 +209,8 @@ def _command(
         compare(run, asked, judge)
     else:
         _evaluate(run, asked)
+    if command != "sample" and hosts.is_first():
+        page.refresh(asked.workdir)
 
 
 def train_devices(experiment: Experiment) -> int:

@@ -112,31 +112,48 @@ def save_gif(
     pictures[0].save(path, "GIF", save_all=True, **options)
 
 
-def save_loss_curve(
-    path: PathLike, steps: ArrayLike, series: Mapping[str, ArrayLike]
+def save_curve(
+    path: PathLike,
+    x: ArrayLike,
+    series: Mapping[str, ArrayLike],
+    *,
+    xlabel: str = "training step",
+    ylabel: str = "loss",
+    log: bool = True,
+    narrow: bool = False,
 ) -> None:
-    """Write losses over the steps [S] of training as a PNG, on a logarithmic axis.
+    """Write lines over x [S] as a PNG, by default losses over the steps of training.
 
-    Each of the series is a name and [S] losses; the first is drawn thicker. Losses that
-    are not finite or not above 0 are left out.
+    Args:
+        path: the file to write.
+        x: where the values are.
+        series: names, and [S] values each; the first is drawn thicker. Values that are
+            not finite are left out, and on a logarithmic axis those not above 0.
+        xlabel: what x is.
+        ylabel: what the values are.
+        log: a logarithmic axis of values.
+        narrow: for a page, and for one line: the names are below, and only of several.
     """
     ticker = require("matplotlib.ticker")
-    figure, (axes,) = _figure(series, 1, width=7.5)
-    x = np.asarray(steps)
+    figure, (axes,) = _figure(series, 1, width=4.4 if narrow else 7.5)
+    figure.dpi *= 1.4 if narrow else 1  # it may be enlarged
+    x = np.asarray(x)
     style = {"color": _INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
     for name, values in series.items():
         y = np.asarray(values, np.float64)
         if x.ndim != 1 or y.shape != x.shape:
-            shapes = f"{y.shape} for steps {x.shape}"
-            raise InputError(f"series {name!r}: {shapes}; give one loss per step")
-        kept = np.isfinite(y) & (y > 0)
-        axes.plot(x[kept], y[kept], label=name, **style)
+            shapes = f"{y.shape} for x {x.shape}"
+            raise InputError(f"series {name!r}: {shapes}; give one value per x")
+        kept = np.isfinite(y) & (y > 0) if log else np.isfinite(y)
+        marker = "o" if kept.sum() == 1 else None  # a line of one point shows nothing
+        axes.plot(x[kept], y[kept], label=name, marker=marker, **style)
         style = {}
-    axes.set_yscale("log", subs=[])
-    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.set(xlabel="training step", ylabel="loss", xlim=(0, None))
-    _save_figure(path, figure, axes)
+    if log:
+        axes.set_yscale("log", subs=[])
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, None))
+    _save_figure(path, figure, axes, below=narrow)
 
 
 def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
@@ -363,9 +380,12 @@ def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
     return figure, panel_axes
 
 
-def _save_figure(path: PathLike, figure: Any, axes: Any) -> None:
-    """Save as a PNG of 128 colours, the legend of `axes` to its right."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+def _save_figure(path: PathLike, figure: Any, axes: Any, below: bool = False) -> None:
+    """Save as a PNG of 128 colours, the legend of `axes` to its right or below."""
+    if not below:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
+    elif len(axes.lines) > 1:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
     canvas = require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure)
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]

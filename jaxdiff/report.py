@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import BinaryIO, get_args
+from typing import Any, BinaryIO, get_args
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,12 @@ def save_samples(
 
 def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
-    lines = writer.read(workdir / METRICS, "step")
+    steps, series = losses(writer.read(workdir / METRICS, "step"))
+    plots.save_curve(workdir / "loss.png", steps, series)
+
+
+def losses(lines: list[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """From lines of metrics the steps, and the losses at them by their names."""
     names = {"loss": "loss"} | {
         f"loss_q{q + 1}": f"t in {q / QUARTERS:g}..{(q + 1) / QUARTERS:g} T"
         for q in range(QUARTERS)
@@ -80,8 +85,7 @@ def save_loss(workdir: Path) -> None:
         text: np.array([line.get(name, np.nan) for line in lines])
         for name, text in names.items()
     }
-    steps = np.array([line["step"] for line in lines])
-    plots.save_loss_curve(workdir / "loss.png", steps, series)
+    return np.array([line["step"] for line in lines]), series
 
 
 def save_forward(run: Run, dataset: Dataset, path: Path, seed: int) -> None:

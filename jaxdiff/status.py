@@ -31,7 +31,7 @@ def status(workdir: Path) -> str:
     found = Checkpoints(workdir / CHECKPOINTS).status()
     whole = [step for step, (_, reason) in found.items() if reason is None]
     end = experiment.training.num_steps
-    lines = [f"{workdir}: {_reached(max(whole, default=0), end)}", "", "checkpoints"]
+    lines = [f"{workdir}: {reached(max(whole, default=0), end)}", "", "checkpoints"]
     for step, (count, reason) in found.items():
         word = "whole" if reason is None else f"damaged: {reason}"
         lines.append(f"  step {step:<10,} {size(count):>9}  {word}")
@@ -58,16 +58,17 @@ def status(workdir: Path) -> str:
         lines.append(f"  {when}  {_number(speed)} images/s, the last figure")
 
     lines += ["", "data"]
-    lines += [f"  {name:<12} {_plain(v)}" for name, v in info._asdict().items()]
+    lines += [f"  {name:<12} {plain(v)}" for name, v in info._asdict().items()]
     lines += ["", "configuration"]
     lines += [
-        f"  {name:<12} {_plain(value)}"
+        f"  {name:<12} {plain(value)}"
         for name, value in config.to_dict(experiment).items()
     ]
     return "\n".join(lines)
 
 
-def _reached(step: int, end: int) -> str:
+def reached(step: int, end: int) -> str:
+    """How far a run is, in words."""
     word = ", finished" if step >= end else ""
     return f"step {step:,} of {end:,} ({step / end:.0%}){word}"
 
@@ -87,15 +88,15 @@ def _start(event: dict[str, Any]) -> str:
     )
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Options in one line, without the braces and quotes of JSON."""
     if isinstance(value, dict):
         rest = dict(value)
         name = rest.pop("type", None)
-        parts = [f"{key}={_plain(v)}" for key, v in rest.items()]
+        parts = [f"{key}={plain(v)}" for key, v in rest.items()]
         return f"{name or ''}({', '.join(parts)})" if name else ", ".join(parts)
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_plain, value)) + "]"
+        return "[" + ", ".join(map(plain, value)) + "]"
     return _number(value)
 
 

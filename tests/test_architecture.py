@@ -44,7 +44,7 @@ LAYERS = [
     ["job", "report"],
     ["grids"],
     ["train", "evaluate", "replay", "status"],
-    ["draw", "reproduce"],
+    ["draw", "reproduce", "page"],
     ["compare"],
     ["cli"],
 ]
@@ -54,6 +54,7 @@ ONLY = {
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
     "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
     "tensorboardX": "metrics",
+    "jinja2": "page", "markupsafe": "page",
 }  # fmt: skip
 LAZY = (
     "tensorflow_datasets",
@@ -64,6 +65,7 @@ LAZY = (
     "PIL",
     "cattrs",
     "tensorboardX",
+    "jinja2",
 )
 
 

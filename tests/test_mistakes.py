@@ -151,6 +151,8 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
         ("matplotlib", "sample --workdir trained"),
         ("matplotlib", "compare --workdir trained --evaluations 5 --sampler ddim"),
         ("matplotlib", "evaluate --workdir trained"),
+        ("matplotlib", "report --workdir trained"),
+        ("jinja2", "report --workdir trained"),
         ("PIL", "sample --workdir trained --out x.gif"),
     ],
 )

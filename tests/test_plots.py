@@ -134,9 +134,7 @@ def test_gif_of_many_colours_and_of_one_frame(tmp_path):
 def test_curves_are_small_pngs_that_show_their_lines(tmp_path):
     loss = 1 / STEPS
     holes = np.where(STEPS % 3 == 0, np.nan, loss * 2)
-    plots.save_loss_curve(
-        tmp_path / "loss.png", STEPS, {"loss": loss, "t < 250": holes}
-    )
+    plots.save_curve(tmp_path / "loss.png", STEPS, {"loss": loss, "t < 250": holes})
     linear = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     ends = np.linspace(1, 0, 50)  # an infinite log-SNR at both ends
     plots.save_schedules(tmp_path / "s.png", {"linear": linear, "ends": ends})
@@ -186,7 +184,7 @@ def test_a_diagnosis_is_three_panels_with_their_limits(tmp_path, num_steps):
 
 
 def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
-    plots.save_loss_curve(tmp_path / "loss.png", STEPS, {"loss": STEPS * np.nan})
+    plots.save_curve(tmp_path / "loss.png", STEPS, {"loss": STEPS * np.nan})
     assert read(tmp_path / "loss.png").size
 
 
@@ -207,10 +205,10 @@ def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
         (lambda p: plots.save_grid(p, GREY, row_labels=[]), "row_labels: 0 texts"),
         (lambda p: plots.save_strip(p, GREY, ["a"]), "captions: 1 texts for 12 images"),
         (lambda p: plots.save_gif(p, GREY[None], hold=1), "80, 1; give 20 or more"),
-        (lambda p: plots.save_loss_curve(p, STEPS, {}), "nothing to draw: give"),
+        (lambda p: plots.save_curve(p, STEPS, {}), "nothing to draw: give"),
         (
-            lambda p: plots.save_loss_curve(p, STEPS, {"loss": STEPS[1:]}),
-            r"series 'loss': \(99,\) for steps \(100,\); give one loss per step",
+            lambda p: plots.save_curve(p, STEPS, {"loss": STEPS[1:]}),
+            r"series 'loss': \(99,\) for x \(100,\); give one value per x",
         ),
         (
             lambda p: plots.save_diagnosis(p, STEPS, STEPS[1:], {}, (1, 1)),
@@ -243,7 +241,7 @@ import numpy as np
 from jaxdiff import plots
 assert not {{"matplotlib", "PIL"}} & set(sys.modules)
 plots.save_grid({str(tmp_path / "a.png")!r}, np.zeros((2, 8, 8, 1), np.uint8))
-plots.save_loss_curve({str(tmp_path / "b.png")!r}, [1, 2], {{"loss": [2.0, 1.0]}})
+plots.save_curve({str(tmp_path / "b.png")!r}, [1, 2], {{"loss": [2.0, 1.0]}})
 plots.save_schedules({str(tmp_path / "c.png")!r}, {{"x": [0.9, 0.1]}})
 plots.save_diagnosis({str(tmp_path / "d.png")!r}, [1], [1], {{}}, (1, 1))
 assert "matplotlib.pyplot" not in sys.modules

@@ -238,9 +238,7 @@ def test_the_losses_drawn_are_those_of_the_metrics(tmp_path, monkeypatch):
         writer.write(1, {"loss": 1.0, "loss_q1": 0.5, "grad_norm": 3.0})
         writer.write(2, {"loss": 0.1, "loss_q2": 2.0, "loss_q4": 4.0})
     drawn = []
-    monkeypatch.setattr(
-        plots, "save_loss_curve", lambda path, *args: drawn.extend(args)
-    )
+    monkeypatch.setattr(plots, "save_curve", lambda path, *args: drawn.extend(args))
     report.save_loss(tmp_path)
     steps, series = drawn
     assert steps.tolist() == [1, 2]

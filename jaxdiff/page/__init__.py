@@ -1,0 +1,83 @@
+"""The command `report`: a run on one page, a file that needs no network.
+
+The page is made of what the run folder has, which may come from elsewhere: all of it is
+data. Every text is escaped, only PNGs and GIFs are shown, links are not followed, and
+the page's own policy lets the browser run this package's script alone.
+"""
+
+import base64
+import hashlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxdiff import plots
+from jaxdiff.errors import InputError, require
+from jaxdiff.files import write_atomic
+from jaxdiff.log import HISTORY, METRICS
+from jaxdiff.metrics import writer
+from jaxdiff.page.parts import PARTS, Seen, took
+from jaxdiff.provenance import now
+from jaxdiff.record import read_config
+from jaxdiff.status import plain, reached
+
+PAGE = "report.html"
+"""Its name in the run folder."""
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Which run to put on a page."""
+
+    workdir: Path
+    """The run folder; report.html is written there."""
+
+
+def write_page(workdir: Path) -> Path:
+    """Writes the page of a run, and tells where it is.
+
+    Raises:
+        InputError: there is no run, a package is missing, or the page cannot be
+            written.
+    """
+    jinja = require("jinja2")
+    plots.check_installed()
+    lines = writer.read(workdir / METRICS, "step")
+    lines = [line for line in lines if type(line["step"]) is int]
+    history = writer.read(workdir / HISTORY, "event")
+    run = Seen(workdir, *read_config(workdir), lines, history)
+    steps = [event.get("step") for event in (*lines, *history)]
+    step = max((s for s in steps if type(s) is int), default=0)
+    end = run.experiment.training.num_steps
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    environment = jinja.Environment(
+        loader=jinja.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
+        lstrip_blocks=True, undefined=jinja.StrictUndefined,
+    )  # fmt: skip
+    text = environment.get_template("page.html.j2").render(
+        name=workdir.resolve().name,
+        reached=reached(step, end),
+        share=min(1.0, step / end),
+        took=took(run),
+        parts=[part for part in (make(run) for make in PARTS) if part],
+        plain=plain,
+        written=now(),
+        script=require("markupsafe").Markup(script),  # the one text not to escape
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_atomic(workdir / PAGE, text)
+    return workdir / PAGE
+
+
+def tell(workdir: Path) -> None:
+    """Writes the page, and prints where it is."""
+    print(f"the run on one page: {write_page(workdir)}")
+
+
+def refresh(workdir: Path) -> None:
+    """Writes the page after other work, which is not lost where that fails."""
+    try:
+        tell(workdir)
+    except InputError as error:
+        warnings.warn(f"no {PAGE}: {error}", stacklevel=2)

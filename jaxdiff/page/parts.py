@@ -1,0 +1,216 @@
+"""The parts of a run's page: each of what the run's folder has."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdiff import board, config, report
+from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.log import NONFINITE
+from jaxdiff.page.show import (
+    Part,
+    Table,
+    cell,
+    curve,
+    figures_of,
+    number,
+    numbers,
+    picture_of,
+    pictures_of,
+    record_of,
+    settings_of,
+)
+from jaxdiff.status import plain
+
+MOST = 24
+"""So many grids are shown at most."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What all parts know of a run.
+
+    Attributes:
+        workdir: its folder.
+        experiment: its configuration.
+        info: of its data.
+        lines: of its metrics, each with a whole step.
+        history: its events.
+    """
+
+    workdir: Path
+    experiment: Experiment
+    info: DataInfo
+    lines: list[dict[str, Any]]
+    history: list[dict[str, Any]]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """The events of a kind."""
+        return [event for event in self.history if event["event"] == kind]
+
+
+def training(run: Seen) -> Part:
+    """The curves, and the last line of metrics."""
+    part = Part("Training")
+    if (run.workdir / NONFINITE).exists():
+        part.warnings.append(
+            f"A loss that was not finite stopped it once: see {NONFINITE}."
+        )
+    if not run.lines:
+        part.missing.append("No line of metrics yet: the command train writes them.")
+        return part
+    values = [{name: number(v) for name, v in line.items()} for line in run.lines]
+    steps, losses = report.losses(values)
+
+    def over_steps(name: str) -> np.ndarray:
+        return np.array([line.get(name, np.nan) for line in values])
+
+    known = {
+        event["step"]: number(event.get("images_per_s"))
+        for event in run.events("speed")
+        if type(event.get("step")) is int
+    }
+    speeds = np.array([known.get(line["step"], np.nan) for line in run.lines])
+    norms = {"mean": over_steps("grad_norm"), "largest": over_steps("grad_norm_max")}
+    rates = {"learning rate": over_steps("learning_rate")}
+    part.pictures += [
+        *curve("Loss, whole and by quarter of the time", steps, losses),
+        *curve("Norm of the gradient", steps, norms),
+        *curve("Learning rate", steps, rates, log=False),
+        *curve("Images a second", steps, {"images/s": speeds}, log=False),
+    ]
+    last = dict(run.lines[-1])
+    part.options = {f"metrics of step {last.pop('step'):,}, the last line": last}
+    return part
+
+
+def samples(run: Seen) -> Part:
+    """Samples, and the chains."""
+    part = Part("Samples")
+    part.pictures = pictures_of(run.workdir, "samples.png", "reverse.gif")
+    if not part.pictures:
+        part.missing.append("No samples yet: the commands run and sample draw them.")
+    part.pictures += pictures_of(run.workdir, "forward.png")
+    return part
+
+
+def grids(run: Seen) -> Part:
+    """Samples of the same noise while it trained."""
+    part = Part("Samples while it trained")
+    for step, path in board.grids(run.workdir, MOST):
+        part.strip += picture_of(path, f"Step {step:,}", f"Samples at step {step:,}")
+    if not part.strip:
+        every = run.experiment.upkeep.sample_every
+        how = (
+            "--upkeep.sample-every has them drawn, always from the same noise"
+            if every is None
+            else f"the first comes at step {every:,}"
+        )
+        part.missing.append(f"No grids: {how}.")
+    return part
+
+
+def quality(run: Seen) -> Part:
+    """What the command evaluate has found."""
+    part = Part("Quality")
+    record = record_of(run.workdir / "evaluation.json")
+    if record is None:
+        part.missing.append("No figures yet: the command evaluate finds them.")
+        return part
+    part.tables += figures_of(record)
+    by_time = record.get("loss_by_timestep")
+    if isinstance(by_time, Mapping):
+        t, loss = (numbers(by_time.get(name)) for name in ("t", "loss"))
+        if len(t) and len(t) == len(loss):
+            part.pictures += curve("Loss by time", t, {"loss": loss}, xlabel="time t")
+    part.pictures += pictures_of(run.workdir, "bound.png")
+    part.options = {"evaluated": settings_of(record)}
+    return part
+
+
+def samplers(run: Seen) -> Part:
+    """What the command compare has found."""
+    part = Part("Samplers compared")
+    rows = (record_of(run.workdir / "compare.json") or {}).get("quality")
+    if isinstance(rows, list):
+        header = ("sampler", "evaluations", "label agreement", "Frechet distance")
+        keys = ("sampler", "evaluations", "agreement", "distance")
+        cells = [
+            tuple(cell(row.get(key)) for key in keys)
+            for row in rows
+            if isinstance(row, Mapping)
+        ]
+        part.tables.append(Table("Samplers, and held-out images", header, cells))
+    part.pictures = pictures_of(run.workdir, "compare.png", "samplers.png")
+    if not part.tables and not part.pictures:
+        part.missing.append("Not yet: the command compare does it.")
+    return part
+
+
+def others(run: Seen) -> Part:
+    """Pictures that no other part shows."""
+    shown = {
+        "samples.png", "reverse.gif", "forward.png", "bound.png", "compare.png",
+        "samplers.png", "loss.png",
+    }  # fmt: skip
+    names = sorted(p.name for e in ("png", "gif") for p in run.workdir.glob(f"*.{e}"))
+    rest = [name for name in names if name not in shown]
+    return Part("More pictures", pictures=pictures_of(run.workdir, *rest))
+
+
+def configuration(run: Seen) -> Part:
+    """The options, those of no group first."""
+    options = config.to_dict(run.experiment)
+    single = {k: v for k, v in options.items() if not isinstance(v, dict)}
+    groups = {k: v for k, v in options.items() if k not in single}
+    told = {name: plain(v) for name, v in run.info._asdict().items() if v is not None}
+    return Part("Configuration", options={"run": single, **groups, "images": told})
+
+
+def origin(run: Seen) -> Part:
+    """When, where and with what it was made."""
+    part = Part("Where it comes from")
+    starts = run.events("start")
+    if not starts:
+        part.missing.append("The history tells of no start.")
+        return part
+    first, last = starts[0], starts[-1]
+    command = last.get("command")
+    words = " ".join(map(str, command)) if isinstance(command, list) else command
+    times = {
+        "starts": len(starts),
+        "first": first.get("time"),
+        "last": last.get("time"),
+        "command": words,
+    }
+    groups = {name: last.get(name) for name in ("devices", "machine", "code")}
+    known = {"time": times, **groups, "versions": last.get("versions")}
+    part.options = {name: value for name, value in known.items() if value}
+    return part
+
+
+PARTS: tuple[Callable[[Seen], Part], ...] = (
+    training, samples, grids, quality, samplers, others, configuration, origin
+)  # fmt: skip
+"""In the order of the page."""
+
+
+def took(run: Seen) -> str:
+    """How long it has trained, by the clock of its history."""
+    seconds, before = 0.0, None
+    for event in run.history:
+        try:
+            when = datetime.fromisoformat(event["time"]).timestamp()
+        except (KeyError, OverflowError, TypeError, ValueError):
+            continue
+        if event["event"] != "start" and before is not None:
+            seconds += max(0.0, when - before)
+        before = when
+    hours, rest = divmod(round(seconds), 3600)
+    if hours:
+        return f"{hours} h {rest // 60} min"
+    return f"{rest // 60} min {rest % 60} s" if rest else ""

@@ -1,0 +1,190 @@
+"""What a page is made of: pictures, tables and numbers, whatever a run folder holds."""
+
+import base64
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdiff import plots
+from jaxdiff.errors import InputError, is_finite
+from jaxdiff.files import picture_kind, read_json
+from jaxdiff.status import plain
+
+
+class Picture(NamedTuple):
+    """A picture in the page.
+
+    Attributes:
+        title: what stands below it.
+        alt: what it shows, for those who do not see it.
+        uri: the file itself.
+        kind: a "chart", or the "pixels" of images. On a narrow screen one that is
+            "wide" too scrolls in its box, others shrink.
+        width: in pixels.
+        height: in pixels.
+    """
+
+    title: str
+    alt: str
+    uri: str
+    kind: str
+    width: int
+    height: int
+
+
+class Table(NamedTuple):
+    """A table of texts."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+
+@dataclass
+class Part:
+    """A part of the page; a list that is empty is not shown."""
+
+    title: str
+    missing: list[str] = field(default_factory=list)
+    """What is not there, and which command makes it."""
+    warnings: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    strip: list[Picture] = field(default_factory=list)
+    """Pictures of which one is shown at a time."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Names and values, in groups."""
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to show."""
+        return any(value for name, value in vars(self).items() if name != "title")
+
+
+NAMED = {
+    "samples.png": ("Samples", "pixels"),
+    "forward.png": ("The forward process: one image turned to noise", "wide pixels"),
+    "reverse.gif": ("The reverse chain: noise turned to images", "pixels"),
+    "schedules.png": ("The noise schedules, of which the run has one", "wide chart"),
+    "bound.png": ("The variational bound by time", "wide chart"),
+    "compare.png": ("Samplers by their network evaluations", "wide chart"),
+    "samplers.png": ("The same noise by each sampler", "wide pixels"),
+    "ema.png": ("Averages of the parameters", "wide chart"),
+}
+"""What the commands draw, with the title, and how it is laid out."""
+
+
+def curve(
+    title: str,
+    x: np.ndarray,
+    series: dict[str, np.ndarray],
+    log: bool = True,
+    xlabel: str = "training step",
+) -> list[Picture]:
+    """A drawing of what is known of the series; none where nothing is."""
+    series = {name: y for name, y in series.items() if np.isfinite(y).any()}
+    if not series:
+        return []
+    png = BytesIO()
+    label = title.partition(",")[0].lower()
+    plots.save_curve(png, x, series, xlabel=xlabel, ylabel=label, log=log, narrow=True)
+    first = next(iter(series.values()))
+    last = first[np.isfinite(first)][-1]
+    alt = f"{title}: {xlabel} {x[0]:,} to {x[-1]:,}, in the end {last:.4g}"
+    return _picture(png.getvalue(), title, alt, "chart")
+
+
+def pictures_of(folder: Path, *names: str) -> list[Picture]:
+    """Those of the pictures that are in the folder."""
+    found = [picture_of(folder / name) for name in names]
+    return [picture for one in found for picture in one]
+
+
+def picture_of(path: Path, title: str = "", alt: str = "") -> list[Picture]:
+    """A picture; none where there is no such file, or it is a link."""
+    if path.is_symlink() or not path.is_file():
+        return []
+    known, kind = NAMED.get(path.name, (path.name, "pixels"))
+    title = title or known
+    return _picture(path.read_bytes(), title, alt or title, kind)
+
+
+def _picture(content: bytes, title: str, alt: str, kind: str) -> list[Picture]:
+    form = picture_kind(content)
+    if form == "png" and len(content) > 24:
+        width, height = struct.unpack(">II", content[16:24])
+    elif form == "gif" and len(content) > 10:
+        width, height = struct.unpack("<HH", content[6:10])
+    else:
+        return []
+    uri = f"data:image/{form};base64,{base64.b64encode(content).decode()}"
+    return [Picture(title, alt, uri, kind, width, height)]
+
+
+def record_of(path: Path) -> dict[str, Any] | None:
+    """A JSON file of the run folder; None where there is none."""
+    if path.is_symlink() or not path.is_file():
+        return None
+    try:
+        return read_json(path)
+    except InputError as error:
+        warnings.warn(str(error), stacklevel=2)
+        return None
+
+
+def number(value: Any) -> float:
+    """A number of a file as one to draw; nan for whatever else is there."""
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known and is_finite(value) else np.nan
+
+
+def numbers(values: Any) -> np.ndarray:
+    """A list of numbers [S]; none where there is no list."""
+    return np.array([number(v) for v in values] if isinstance(values, list) else [])
+
+
+def cell(value: Any) -> str:
+    """What stands in a table."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 else f"{value:.4g}"
+    return f"{value:,}" if type(value) is int else plain(value)
+
+
+def figures_of(record: Mapping[str, Any]) -> list[Table]:
+    """The figures of an evaluation.json, of this version or before."""
+    figures = record.get("figures")
+    found = list(figures) if isinstance(figures, list) else []
+    bits = record.get("bits_per_dim")
+    if isinstance(bits, Mapping) and not found:
+        unit = {"unit": "bits per dimension"}
+        found = [
+            {"name": name, **mean, **unit}
+            for name, mean in bits.items()
+            if isinstance(mean, Mapping)
+        ]
+    rows = []
+    for figure in found:
+        if isinstance(figure, Mapping):
+            value, error = (cell(figure.get(k)) for k in ("value", "standard_error"))
+            told = f"{value} ± {error}" if error else value
+            rest = (cell(figure.get(name)) for name in ("unit", "note"))
+            rows.append((cell(figure.get("name")), told, *rest))
+    header = ("figure", "value ± standard error", "unit", "note")
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
+    cells = [tuple(row[i] for i in kept) for row in rows]
+    names = tuple(header[i] for i in kept)
+    return [Table("Figures on held-out images", names, cells)] if rows else []
+
+
+def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """How an evaluation.json was made."""
+    settings = record.get("settings")
+    single = {k: v for k, v in record.items() if not isinstance(v, dict | list)}
+    return single | (settings if isinstance(settings, dict) else {})
