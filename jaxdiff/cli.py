@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +19,10 @@ from jaxdiff import compiled, cores, hosts, page, plots, report
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
-from jaxdiff.errors import InputError, NonFinite, check_seed
-from jaxdiff.evaluate import Likelihood, check_evaluation, evaluate_likelihood
+from jaxdiff.errors import InputError, NonFinite
+from jaxdiff.evaluate import EvaluateOptions, evaluate
 from jaxdiff.experiment import Experiment
-from jaxdiff.files import ensure_writable, write_json_atomic
-from jaxdiff.flags import option_name, parse
+from jaxdiff.flags import parse
 from jaxdiff.interrupt import Terminated
 from jaxdiff.job import Job
 from jaxdiff.log import last_start
@@ -32,7 +31,7 @@ from jaxdiff.progress import bar
 from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, reproduce
-from jaxdiff.run import Run, load, load_data
+from jaxdiff.run import load
 from jaxdiff.status import StatusOptions, status
 from jaxdiff.train import train
 
@@ -45,10 +44,10 @@ NOT_FINITE = 4
 HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
 sample draws images from a trained run, by any sampler; compare tells how good each
-sampler is at how many network evaluations; evaluate gives the run's bits per dimension
-on held-out images; report writes a page of the run, report.html; status says what a run
-folder holds; replay takes one step again, to look at its batch; reproduce runs a run
-again and compares. Each has its own flags and --help.
+sampler is at how many network evaluations; evaluate tells how likely held-out images
+are and how like them the samples; report writes a page of the run, report.html; status
+says what a run folder holds; replay takes one step again, to look at its batch;
+reproduce runs a run again and compares. Each has its own flags and --help.
 
 Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
 full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
@@ -72,28 +71,6 @@ class Devices:
 
     parallel: Parallel = field(default_factory=Pmap)
     """How devices share the work; what comes of it does not depend on it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
-    """What to evaluate a trained run on."""
-
-    workdir: Path
-    """The run folder; evaluation.json and bound.png are written there."""
-    split: Literal["test", "train"] = "test"
-    """Which images of the run's data set; those held out by default."""
-    num: int | None = None
-    """How many images, the first ones; all by default."""
-    seed: int = 0
-    """All randomness of the evaluation comes from it."""
-    num_terms: int | None = None
-    """How many of the bound's T terms to draw for each image, which estimates it
-    without bias; all by default."""
-    ode_steps: int = 64
-    """Steps of the probability-flow ODE's solver, 4 network evaluations each; 0 leaves
-    the ODE out."""
-    exact_trace: bool = False
-    """Compute the ODE's divergence instead of estimating it; small images only."""
 
 
 OPTIONS: dict[str, Any] = {
@@ -208,7 +185,7 @@ def _command(
     elif command == "compare":
         compare(run, asked, judge)
     else:
-        _evaluate(run, asked)
+        evaluate(run, asked)
     if command != "sample" and hosts.is_first():
         page.refresh(asked.workdir)
 
@@ -263,52 +240,3 @@ def _train(
             f"label agreement: {share:.1%} of {num} samples are read as the class that "
             "was asked for"
         )
-
-
-def _evaluate(run: Run, options: EvaluateOptions) -> None:
-    """Prints and writes a run's bits per dimension."""
-    ensure_writable(options.workdir)
-    check_seed(options.seed)
-    dataset = load_data(run.experiment, options.split)
-    num = len(dataset) if options.num is None else options.num
-    check_evaluation(run, dataset, num, options.ode_steps, options.num_terms)
-    plots.check_installed()
-    with bar(num * (2 if options.ode_steps else 1), "evaluate") as on_chunk:
-        found = evaluate_likelihood(
-            run, dataset, num=num, seed=options.seed, ode_steps=options.ode_steps,
-            exact_trace=options.exact_trace, num_terms=options.num_terms,
-            on_chunk=on_chunk,
-        )  # fmt: skip
-    if not hosts.is_first():
-        return
-    given = "" if run.info.num_classes is None else ", given their class"
-    print(
-        f"bits per dimension of {num} {options.split} images{given} (mean ± standard "
-        "error; lower is better)"
-    )
-    figures = _named(found)
-    for name, mean in figures.items():
-        print(f"  {name:<36}{mean}")
-    plots.save_bound(options.workdir / "bound.png", found.terms, found.edges)
-    record = {
-        "step": run.step,
-        "split": options.split,
-        "images": num,
-        "seed": options.seed,
-        "terms": len(found.edges) - 1,
-        "ode_steps": options.ode_steps,
-        "exact_trace": options.exact_trace,
-        "bits_per_dim": {name: m._asdict() for name, m in figures.items()},
-        "prior": found.prior,
-    }
-    write_json_atomic(options.workdir / "evaluation.json", record)
-    print(f"evaluation.json and bound.png are in {options.workdir}")
-
-
-def _named(found: Likelihood) -> dict[str, Any]:
-    """The figures by the names under which they are printed."""
-    bounds = {
-        f"variational bound, {option_name(name).replace('-', ' ')}": mean
-        for name, mean in found.bounds.items()
-    }
-    return bounds if found.ode is None else bounds | {"probability-flow ODE": found.ode}

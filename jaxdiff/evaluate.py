@@ -1,146 +1,261 @@
-"""How good a trained model is: its likelihood on images it did not see."""
+"""The command `evaluate`: how likely held-out images are, and how like them samples."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-import jax
 import numpy as np
 
-from jaxdiff.data import Dataset, to_float
-from jaxdiff.denoiser import bind
-from jaxdiff.errors import InputError
-from jaxdiff.likelihood import (
-    bits_per_dim,
-    bound_parts,
-    dequantise,
-    ode_log_density,
-    variational_bound,
-)
-from jaxdiff.metrics.mean import Mean
-from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
-from jaxdiff.run import Run
+from jaxdiff import plots
+from jaxdiff.config import option_name
+from jaxdiff.data import Dataset
+from jaxdiff.draw import samplings_of
+from jaxdiff.errors import InputError, check_seed
+from jaxdiff.experiment import Sampling
+from jaxdiff.features import Extractor, Features, default_features
+from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
+from jaxdiff.files import ensure_writable, write_json_atomic
+from jaxdiff.flags import parse_option
+from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
+from jaxdiff.hosts import is_first
+from jaxdiff.progress import bar
+from jaxdiff.run import Run, load_data
 
 
-class Likelihood(NamedTuple):
-    """Bits per dimension of 8-bit images; lower is better.
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What to evaluate a trained run on."""
+
+    workdir: Path
+    """The run folder; evaluation.json, bound.png and nearest.png are written there."""
+    split: Literal["test", "train"] = "test"
+    """Which images of the run's data set are to be likely; those held out by
+    default."""
+    num: int | None = None
+    """How many of these images, the first ones; all by default."""
+    seed: int = 0
+    """All randomness of the evaluation comes from it."""
+    num_terms: int | None = None
+    """How many of the bound's T terms to draw for each image, which estimates it
+    without bias; all by default."""
+    ode_steps: int = 64
+    """Steps of the probability-flow ODE's solver, 4 network evaluations each; 0 leaves
+    the ODE out."""
+    exact_trace: bool = False
+    """Compute the ODE's divergence instead of estimating it; small images only."""
+    samples: int | None = None
+    """How many samples to draw, to compare with as many held-out images; by default as
+    many as there are, at most 10,000; 0 leaves them out."""
+    sampler: str | None = None
+    """Who draws them, with its options if any: dpm-solver:order=3; the run's own by
+    default."""
+    steps: int | None = None
+    """How many steps it takes; by default as many as is usual for the sampler."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance: 1 for none, above 1 to keep to the class."""
+    features: str | None = None
+    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels or
+    pixels:size=8; by default the classifier where there are classes, else pixels."""
+
+
+class Figure(NamedTuple):
+    """One figure of an evaluation.
 
     Attributes:
-        num: how many images.
-        bounds: the variational bound, by the name of the reverse step's variance.
-        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names;
-            or the sums of those in each part of the times.
-        edges: where the parts begin and end, see `likelihood.bound_parts`; 0..T where
-            each time is one.
-        prior: its term L_T.
-        ode: by the probability-flow ODE, of the dequantised images; None if left out.
+        name: what it is.
+        value: the figure.
+        standard_error: None where it is not known.
+        unit: "" for a number without one.
+        note: what it must be told with, to be compared with others.
     """
 
-    num: int
-    bounds: dict[str, Mean]
-    terms: dict[str, np.ndarray]
-    edges: np.ndarray
-    prior: float
-    ode: Mean | None
+    name: str
+    value: float
+    standard_error: float | None = None
+    unit: str = ""
+    note: str = ""
+
+    def __str__(self) -> str:
+        """The name and the value, one below the other's."""
+        value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
+        error = self.standard_error
+        told = value if error is None else f"{value} ± {error:.4f}"
+        return f"  {self.name:<44}{told}"
 
 
-def check_evaluation(
-    run: Run, dataset: Dataset, num: int, ode_steps: int, num_terms: int | None
-) -> None:
-    """Refuses what `evaluate_likelihood` cannot do, before it begins."""
-    if not 1 <= num <= len(dataset):
-        raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
-    if ode_steps < 0:
-        raise InputError(f"ode_steps must be at least 0; got {ode_steps}")
-    if num_terms is not None:
-        bound_parts(run.schedule.num_steps, num_terms)
-    if dataset.image_shape != run.info.image_shape:
-        raise InputError(
-            f"the model's images have shape {run.info.image_shape}; these have "
-            f"{dataset.image_shape}"
-        )
-    if run.info.num_classes is not None and dataset.labels is None:
-        raise InputError("the model is class-conditional, but there are no labels")
+def evaluate(run: Run, options: EvaluateOptions) -> None:
+    """Evaluates a trained run: figures on the screen and in a file, and pictures."""
+    ensure_writable(options.workdir)
+    check_seed(options.seed)
+    images = load_data(run.experiment, options.split)
+    num = len(images) if options.num is None else options.num
+    check_evaluation(run, images, num, options.ode_steps, options.num_terms)
+    if options.exact_trace and not options.ode_steps:
+        raise InputError("exact_trace is of the ODE: give ode_steps above 0, or not it")
+    # What the samples need, so that all of it is refused before anything begins.
+    held_out = load_data(run.experiment, "test")
+    training = load_data(run.experiment, "train")
+    samples = options.samples
+    if samples is None:
+        samples = min(len(held_out), len(training), MOST)
+    sampling, features = _how(run, options, training)
+    if samples:
+        check_num(samples, training, held_out)
+        run.check_request(None, samples, options.seed, sampling)
+    plots.check_installed()
 
-
-def evaluate_likelihood(
-    run: Run,
-    dataset: Dataset,
-    *,
-    num: int | None = None,
-    seed: int = 0,
-    ode_steps: int = 64,
-    exact_trace: bool = False,
-    num_terms: int | None = None,
-    on_chunk: Callable[[int], None] = lambda done: None,
-) -> Likelihood:
-    """The likelihood of a data set, by the bound and by the probability-flow ODE.
-
-    A class-conditional model is told each image's class. The chain's estimates are
-    clipped where the run's samples are; the ODE's are not.
-
-    Args:
-        run: the trained model.
-        dataset: images of the run's shape, that it did not see.
-        num: how many images, the first ones; all by default.
-        seed: of the noise, one draw for each image and term.
-        ode_steps: steps of the ODE's solver, 4 evaluations each; 0 leaves it out.
-        exact_trace: the ODE's divergence exactly; for small images only.
-        num_terms: how many of the bound's terms to draw for each image; all by default.
-        on_chunk: called with the number of images done, which counts each twice: once
-            for the bound, once for the ODE.
-
-    Raises:
-        InputError: num, ode_steps or num_terms is out of range, the images are of
-            another shape, or labels are missing.
-    """
-    num = len(dataset) if num is None else num
-    check_evaluation(run, dataset, num, ode_steps, num_terms)
-    labels = None
-    if run.info.num_classes is not None and dataset.labels is not None:
-        labels = dataset.labels[:num]
-    batch = (np.arange(num), to_float(dataset.images[:num]), labels)
-    prediction, sampling = run.experiment.prediction, run.experiment.sampling
-    variances: tuple[Variance, ...] = (FixedSmall(), FixedLarge())
-    if prediction.learn_variance:
-        variances = (*variances, LearnedRange())
-
-    def bound(shared: Any, batch: Any) -> Any:
-        params, key = shared
-        indices, images, classes = batch
-        denoiser = run.chain_denoiser(params, classes)
-        return variational_bound(
-            denoiser, run.schedule, images, key, variances,
-            indices=indices, num_terms=num_terms,
+    settings: dict[str, Any] = {
+        "step": run.step,
+        "split": options.split,
+        "images": num,
+        "seed": options.seed,
+        "terms": options.num_terms or run.schedule.num_steps,
+        "ode_steps": options.ode_steps,
+        "exact_trace": options.exact_trace,
+    }
+    extractor = None
+    if samples:
+        extractor = _built(run, features, training, held_out)
+    with bar(num * (2 if options.ode_steps else 1), "likelihood") as on_chunk:
+        likelihood = evaluate_likelihood(
+            run, images, num=num, seed=options.seed, ode_steps=options.ode_steps,
+            exact_trace=options.exact_trace, num_terms=options.num_terms,
+            on_chunk=on_chunk,
         )  # fmt: skip
-
-    def density(shared: Any, batch: Any) -> jax.Array:
-        params, key = shared
-        indices, images, classes = batch
-        denoiser = bind(run.network, params, classes, prediction)
-        noise, signs = jax.random.split(key)
-        images = dequantise(images, noise, indices)
-        return ode_log_density(
-            denoiser, run.schedule, images, signs,
-            num_steps=ode_steps, exact_trace=exact_trace, indices=indices,
-        )  # fmt: skip
-
-    parallel, shared = run.parallel, (run.params, jax.random.key(seed))
-    found = parallel.map_chunks(bound, shared, batch, sampling.chunk, on_chunk)
-    ode = None
-    if ode_steps:
-        log_density = parallel.map_chunks(
-            density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)
+    fidelity = None
+    if extractor is not None:
+        with bar(samples, "sample") as on_chunk:
+            fidelity = evaluate_samples(
+                run, training, held_out, extractor, num=samples, seed=options.seed,
+                sampling=sampling, on_chunk=on_chunk,
+            )  # fmt: skip
+        settings["samples"] = {
+            "num": samples,
+            "sampler": asdict(sampling.sampler) | {"type": _name(sampling)},
+            "guidance": sampling.guidance,
+            "features": extractor.name,
+            "weights": extractor.weights,
+            "resize": extractor.resize,
+            "accuracy": extractor.accuracy,
+            "statistics": fidelity.statistics,
+        }
+    if not is_first():
+        return
+    given = "" if run.info.num_classes is None else ", given their class"
+    figures = _likely(likelihood, f"{num} {options.split} images{given}")
+    heading = f"bits per dimension of {num} {options.split} images{given}"
+    _tell(f"{heading} (mean ± standard error; lower is better)", figures)
+    plots.save_bound(
+        options.workdir / "bound.png", likelihood.terms, likelihood.edges
+    )  # fmt: skip
+    written = ["evaluation.json", "bound.png"]
+    if extractor is not None and fidelity is not None:
+        told = _told(extractor, samples, fidelity)
+        alike = _alike(fidelity, told)
+        _tell(f"{samples} samples, by {_name(sampling)}, by {told}", alike)
+        figures += alike
+        near = fidelity.pairs
+        plots.save_grid(
+            options.workdir / "nearest.png",
+            near.reshape(-1, *near.shape[2:]),
+            row_labels=["sample", "nearest training image"],
         )
-        size = int(np.prod(run.info.image_shape))
-        ode = Mean.of(np.asarray(bits_per_dim(log_density, size)))
-    names = [type(variance).__name__ for variance in variances]
-    bounds = dict(zip(names, found, strict=True))
-    steps = run.schedule.num_steps
-    return Likelihood(
-        num=num,
-        bounds={name: Mean.of(b.total) for name, b in bounds.items()},
-        terms={name: b.terms.mean(axis=0) for name, b in bounds.items()},
-        edges=bound_parts(steps, num_terms) if num_terms else np.arange(steps + 1),
-        prior=float(found[0].prior.mean()),
-        ode=ode,
-    )
+        written.append("nearest.png")
+    edges = likelihood.edges
+    record = {
+        "figures": [figure._asdict() for figure in figures],
+        "settings": settings,
+        "prior": likelihood.prior,
+        "loss_by_timestep": {
+            "t": ((edges[:-1] + edges[1:] - 1) / 2).tolist(),
+            "loss": np.asarray(likelihood.squared_errors, float).tolist(),
+        },
+    }
+    write_json_atomic(options.workdir / "evaluation.json", record)
+    print(f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}")
+
+
+def _how(
+    run: Run, options: EvaluateOptions, training: Dataset
+) -> tuple[Sampling, Features]:
+    """How samples are drawn, and by what they are compared."""
+    named = () if options.sampler is None else (options.sampler,)
+    (sampling,) = samplings_of(run, named, options.steps, None).values()
+    if options.guidance is not None:
+        sampling = replace(sampling, guidance=options.guidance)
+    features = default_features(training)
+    if options.features is not None:
+        features = parse_option(options.features, Features, "features")
+    return sampling, features
+
+
+def _built(
+    run: Run, features: Features, training: Dataset, held_out: Dataset
+) -> Extractor:
+    """The features, after the work that they need."""
+    with bar(features.num_calls, option_name(type(features)), "step") as on_step:
+        return features.build(training, held_out, run.parallel, on_step)
+
+
+def _name(sampling: Sampling) -> str:
+    return option_name(type(sampling.sampler))
+
+
+def _told(extractor: Extractor, samples: int, fidelity: Fidelity) -> str:
+    """What figures on samples must be told with, to be compared with others."""
+    parts = [extractor.name]
+    if extractor.weights:
+        parts.append(f"weights {extractor.weights[:16]}")
+    if extractor.accuracy is not None:
+        parts.append(f"accuracy {extractor.accuracy:.2%}")
+    parts.append(f"resizing: {extractor.resize}")
+    parts.append(f"against {samples} held-out images")
+    parts.append(f"of statistics {fidelity.statistics}")
+    return ", ".join(parts)
+
+
+def _likely(found: Likelihood, note: str) -> list[Figure]:
+    means = {
+        f"variational bound, {option_name(name).replace('-', ' ')}": mean
+        for name, mean in found.bounds.items()
+    }
+    if found.ode is not None:
+        means["probability-flow ODE"] = found.ode
+    return [
+        Figure(
+            name, mean.value, _known(mean.standard_error), "bits per dimension", note
+        )
+        for name, mean in means.items()
+    ]
+
+
+def _known(error: float) -> float | None:
+    """The standard error; None of a single image, for JSON has no nan."""
+    return error if np.isfinite(error) else None
+
+
+def _alike(found: Fidelity, note: str) -> list[Figure]:
+    figures = []
+    if found.agreement is not None:
+        figures.append(Figure("label agreement", found.agreement, unit="share"))
+    for of, d in (("", found.samples), (", training images (floor)", found.floor)):
+        figures += [
+            Figure(f"Frechet distance{of}", d.frechet),
+            Figure(f"kernel distance{of}", d.kernel.value, d.kernel.standard_error),
+            Figure(f"precision{of}", d.manifold.precision, unit="share"),
+            Figure(f"recall{of}", d.manifold.recall, unit="share"),
+        ]
+    near = found.copying
+    figures += [
+        Figure("distance to the nearest training image", near.generated),
+        Figure("the same of held-out images (floor)", near.held_out),
+        Figure("nearer than held-out images (50% if not)", near.nearer, unit="share"),
+    ]
+    return [figure._replace(note=note) for figure in figures]
+
+
+def _tell(heading: str, figures: Sequence[Figure]) -> None:
+    print(heading)
+    for figure in figures:
+        print(figure)

@@ -21,7 +21,7 @@ makes them continuous (`dequantise`), and then (Theis et al. 2016, section 3.1)
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,10 +44,13 @@ class BoundTerms(NamedTuple):
         prior: L_T, [batch].
         terms: L_0, L_1, ..., L_{T-1}, [batch, T]; or estimates of the sums of
             neighbouring ones, [batch, num_terms].
+        squared_errors: of the estimate of eps at the time of each term, the mean over
+            the image, of terms' shape.
     """
 
     prior: Array
     terms: Array
+    squared_errors: Array
 
     @property
     def total(self) -> Array:
@@ -135,7 +138,7 @@ def _bound(
     keys = keys_lib.example_keys(key, indices)
     floor = variance_floor(schedule)
 
-    def term(_: None, now: tuple[Array, Array, Array]) -> tuple[None, list[Array]]:
+    def term(_: None, now: tuple[Array, Array, Array]) -> tuple[None, Any]:
         step, first, last = now
         size = (last - first + 1).astype(x_0.dtype)
         if edges is not None:  # a step of each example's own
@@ -148,16 +151,21 @@ def _bound(
         alpha, sigma = level.scales(x_0)
         x_t = alpha * x_0 + sigma * eps
         estimate = denoiser(x_t, level)
-        return None, [
-            size * bound_term(estimate, x_0, x_t, level, next_level, variance, floor)
-            for variance in variances
-        ]
+        error = ((estimate.eps - eps) ** 2).mean(axis=tuple(range(1, x_0.ndim)))
+        return None, (
+            [
+                size
+                * bound_term(estimate, x_0, x_t, level, next_level, variance, floor)
+                for variance in variances
+            ],
+            error,
+        )
 
     ends = jnp.arange(schedule.num_steps + 1) if edges is None else jnp.array(edges)
     parts = (jnp.arange(len(ends) - 1), ends[:-1], ends[1:] - 1)
-    _, terms = jax.lax.scan(term, None, parts)
+    _, (terms, errors) = jax.lax.scan(term, None, parts)
     prior = prior_term(schedule, x_0)
-    return tuple(BoundTerms(prior, t.T) for t in terms)
+    return tuple(BoundTerms(prior, t.T, errors.T) for t in terms)
 
 
 def ode_log_density(

@@ -24,8 +24,8 @@ from jax.experimental import multihost_utils
 import jaxdiff as jd
 from jaxdiff import hosts
 from jaxdiff.data import batch
-from jaxdiff.evaluate import evaluate_likelihood
 from jaxdiff.experiment import Sampling, Training, Upkeep
+from jaxdiff.held_out import evaluate_likelihood
 from jaxdiff.job import data_info
 from jaxdiff.loss import draw
 from jaxdiff.optimizer import Optimizer

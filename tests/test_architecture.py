@@ -41,11 +41,11 @@ LAYERS = [
     ["wrong_flags"],
     ["record", "board"],
     ["run", "flags", "step", "log", "classifier"],
-    ["job", "report"],
+    ["job", "report", "features"],
     ["grids"],
-    ["train", "evaluate", "replay", "status"],
+    ["train", "held_out", "fidelity", "replay", "status"],
     ["draw", "reproduce", "page"],
-    ["compare"],
+    ["compare", "evaluate"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -13,12 +13,21 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff import features as features_lib
+from jaxdiff import keys as keys_lib
+from jaxdiff.classifier import Recipe, classifier_of
 from jaxdiff.cli import main
-from jaxdiff.data import from_arrays
-from jaxdiff.evaluate import evaluate_likelihood
+from jaxdiff.data import from_arrays, order
 from jaxdiff.experiment import Sampling, Training, Upkeep
+from jaxdiff.features import Classifier, Pixels, default_features
+from jaxdiff.held_out import evaluate_likelihood
+from jaxdiff.metrics.frechet import Moments, frechet_distance
+from jaxdiff.metrics.kernel import kernel_distance
+from jaxdiff.metrics.manifold import precision_recall
 from jaxdiff.metrics.mean import Mean
+from jaxdiff.metrics.nearest import nearest
 from jaxdiff.optimizer import Optimizer
+from jaxdiff.parallel import Pmap
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
 CONFIG = jd.Experiment(
@@ -54,8 +63,22 @@ def evaluated(tmp_path_factory):
         patch.setattr(warnings, "formatwarning", warnings.formatwarning)
         with jax.numpy_dtype_promotion("standard"):
             command(workdir, "train")
-        command(workdir, f"evaluate --num {NUM} --seed 3 --ode-steps 4")
+            command(
+                workdir,
+                f"evaluate --num {NUM} --seed 3 --ode-steps 4 --samples 40 "
+                "--sampler dpm-solver --steps 4 --guidance 2 "
+                "--features classifier:num-steps=60",
+            )
     return workdir
+
+
+def bits_of(record):
+    """The figures of an evaluation.json that are bits, by name."""
+    return {
+        figure["name"]: figure
+        for figure in record["figures"]
+        if figure["unit"] == "bits per dimension"
+    }
 
 
 def test_the_figures_are_those_of_the_library(evaluated):
@@ -73,7 +96,7 @@ def test_the_figures_are_those_of_the_library(evaluated):
         denoiser, run.schedule, jd.dequantise(images, noise), signs, num_steps=4
     )
     record = json.loads((evaluated / "evaluation.json").read_text())
-    figures = record["bits_per_dim"]
+    figures = bits_of(record)
     totals = [bound.total for bound in bounds]
     for (name, found), bits in zip(
         figures.items(), [*totals, jd.bits_per_dim(log_density, 64)], strict=True
@@ -89,8 +112,9 @@ def test_the_figures_are_those_of_the_library(evaluated):
         "variational bound, learned range",
         "probability-flow ODE",
     ]
-    assert (record["images"], record["seed"], record["step"]) == (NUM, 3, 4)
-    assert record["terms"] == 12
+    settings = record["settings"]
+    assert (settings["images"], settings["seed"], settings["step"]) == (NUM, 3, 4)
+    assert settings["terms"] == 12
     with Image.open(evaluated / "bound.png") as picture:
         assert picture.width > 1000
 
@@ -124,7 +148,7 @@ def test_some_of_the_terms(evaluated):
     """All 12 of them are the whole bound; 5 of them are near it, and have no ODE."""
     run, dataset = jd.load(evaluated), jd.Digits().load("test")
     before = (evaluated / "evaluation.json").read_text()
-    record = json.loads(before)["bits_per_dim"]
+    record = bits_of(json.loads(before))
     every = evaluate_likelihood(
         run, dataset, num=NUM, seed=3, ode_steps=0, num_terms=12
     )
@@ -134,13 +158,16 @@ def test_some_of_the_terms(evaluated):
         expected = record[f"variational bound, {NAMES[name]}"]["value"]
         np.testing.assert_allclose(bound.value, expected, rtol=1e-5)
     try:
-        command(evaluated, f"evaluate --num {NUM} --num-terms 5 --ode-steps 0")
+        command(
+            evaluated, f"evaluate --num {NUM} --num-terms 5 --ode-steps 0 --samples 0"
+        )
         some = json.loads((evaluated / "evaluation.json").read_text())
     finally:
         (evaluated / "evaluation.json").write_text(before)
-    assert list(some["bits_per_dim"]) == list(record)[:3]
-    assert (some["terms"], some["ode_steps"]) == (5, 0)
-    for name, found in some["bits_per_dim"].items():
+    assert [figure["name"] for figure in some["figures"]] == list(record)[:3]
+    assert (some["settings"]["terms"], some["settings"]["ode_steps"]) == (5, 0)
+    assert len(some["loss_by_timestep"]["loss"]) == 5
+    for name, found in bits_of(some).items():
         apart = abs(found["value"] - record[name]["value"])
         assert apart < 5 * found["standard_error"], name
 
@@ -152,6 +179,104 @@ def test_the_times_history_is_trained_and_saved(evaluated):
     for line in values:
         whole = line["simple"] + 1e-3 * line["bound"]
         np.testing.assert_allclose(line["loss"], whole, rtol=1e-5)
+
+
+def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
+    """At each time by hand, with the same noise; clipped as samples are."""
+    run = jd.load(evaluated)
+    held_out: Any = jd.Digits().load("test")
+    images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
+    denoiser = jd.clip_x_0(run.denoiser(held_out.labels[:NUM]))
+    keys = keys_lib.example_keys(jax.random.key(3), jnp.arange(NUM))
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    found = record["loss_by_timestep"]
+    assert found["t"] == list(range(12))
+    for t, loss in zip(found["t"], found["loss"], strict=True):
+        step = jnp.int32(t)
+        eps = keys_lib.normal(keys_lib.fold(keys, step), images.shape[1:])
+        level = run.schedule.level(run.schedule.times[step])
+        x_t = jd.q_sample(run.schedule, images, jnp.full(NUM, step), eps)
+        expected = jnp.mean((denoiser(x_t, level).eps - eps) ** 2)
+        np.testing.assert_allclose(loss, float(expected), rtol=1e-3)
+
+
+def test_samples_are_compared_with_held_out_images(evaluated):
+    """The same figures from the library's parts, one by one."""
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    found = {figure["name"]: figure for figure in record["figures"]}
+    how = record["settings"]["samples"]
+    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
+    there = np.sort(order(0, 0, 297)[:40])
+    seen = np.sort(order(0, 0, len(training))[:40])
+    run = jd.load(evaluated)
+    sampling = dataclasses.replace(
+        run.experiment.sampling,
+        sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=4)),
+        guidance=2.0,
+    )
+    assert held_out.labels is not None
+    labels = held_out.labels[there]
+    images = jd.to_uint8(run.generate(labels, 40, 3, sampling=sampling))
+    classifier = classifier_of(training, Recipe(num_steps=60))
+    features, classes = classifier.read(images, Pmap())
+    real, _ = classifier.read(held_out.images[there], Pmap())
+    trained, _ = classifier.read(training.images, Pmap())
+    for of, other in (("", features), (", training images (floor)", trained[seen])):
+        expected = frechet_distance(other, real)
+        np.testing.assert_allclose(
+            found[f"Frechet distance{of}"]["value"], expected, rtol=1e-4
+        )
+        kernel = kernel_distance(other, real)
+        np.testing.assert_allclose(
+            found[f"kernel distance{of}"]["value"], kernel.value, rtol=1e-4
+        )
+        shares = precision_recall(real, other)
+        assert found[f"precision{of}"]["value"] == shares.precision
+        assert found[f"recall{of}"]["value"] == shares.recall
+    assert found["label agreement"]["value"] == np.mean(classes == labels)
+    _, apart = nearest(features, trained)
+    np.testing.assert_allclose(
+        found["distance to the nearest training image"]["value"],
+        np.median(apart),
+        rtol=1e-4,
+    )
+    # An untrained model is far off, and training images are not.
+    assert found["Frechet distance"]["value"] > 3 * expected
+    assert how["weights"] == classifier.sha256()
+    assert how["resize"] == "none"
+    accuracy = np.mean(classifier.read(held_out.images, Pmap())[1] == held_out.labels)
+    assert how["accuracy"] == accuracy
+    assert how["statistics"] == features_lib.hash_of(Moments.of(real))
+    for part in ("60 steps, seed 0", how["weights"][:16], how["statistics"], "40 held"):
+        assert part in found["kernel distance"]["note"]
+    with Image.open(evaluated / "nearest.png") as picture:
+        assert picture.width > 700
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [((8, 8, 1), 16, 64), ((20, 10, 3), 10, 10 * 5 * 3), ((4, 2, 1), 1, 1)],
+)
+def test_pixels_are_features(shape, size, expected):
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    dataset = from_arrays(images)
+    assert default_features(dataset) == Pixels()
+    extractor = Pixels(size=size).build(dataset, dataset, Pmap())
+    features, classes = extractor.read(images)
+    assert features.shape == (5, expected)
+    assert classes is None
+    means = images.mean(axis=(1, 2, 3)) / 255  # a flat image stays as it is
+    flat = np.broadcast_to(images[:, :1, :1, :1], images.shape)
+    np.testing.assert_allclose(
+        extractor.read(flat)[0].mean(axis=1), flat[:, 0, 0, 0] / 255, atol=1e-5
+    )
+    np.testing.assert_allclose(features.mean(axis=1), means, atol=0.12)
+
+
+def test_a_classifier_needs_classes():
+    dataset = from_arrays(np.zeros((5, 8, 8, 1), np.uint8))
+    with pytest.raises(jd.InputError, match="a classifier needs classes"):
+        Classifier(num_steps=1).build(dataset, dataset, Pmap())
 
 
 def test_a_mean_and_its_standard_error():
@@ -184,6 +309,13 @@ def test_what_cannot_be_evaluated(evaluated):
         ("--ode-steps -1", "ode_steps must be at least 0; got -1"),
         ("--num-terms 13", "num_terms must lie in 2..12; got 13"),
         ("--split valid", "--split"),
+        ("--ode-steps 0 --exact-trace", "exact_trace is of the ODE"),
+        ("--samples 3", "samples must be 0, or lie in 4..297; got 3"),
+        ("--samples 298", "samples must be 0, or lie in 4..297; got 298"),
+        ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'?"),
+        ("--features pixel", "unknown features 'pixel'; perhaps you meant 'pixels'?"),
+        ("--features pixels:size=0", "size must be at least 1; got 0"),
+        ("--guidance nan", "guidance must be"),
     ],
 )
 def test_wrong_flags_are_one_line(evaluated, monkeypatch, capsys, flags, message):

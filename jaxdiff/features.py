@@ -1,0 +1,132 @@
+"""What images are described by, to compare sets of them: features of a network.
+
+A distance between two sets of images is a distance between their features, and says
+little without them: which network, which weights, and how images were resized for it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.classifier import CHUNK, Recipe, classifier_of
+from jaxdiff.data import Dataset
+from jaxdiff.errors import InputError
+from jaxdiff.metrics.frechet import Moments
+from jaxdiff.parallel import Parallel
+
+
+class Extractor(NamedTuple):
+    """A way to features, ready to read images.
+
+    Attributes:
+        name: what it is, with its options.
+        weights: the hash of its weights; "" where it has none.
+        resize: how images are brought to its size.
+        read: from uint8 images [num, height, width, channels] their features float32
+            [num, features], and the classes [num] that it sees; None if it sees none.
+        accuracy: the share of the held-out images whose class it sees; None if none.
+    """
+
+    name: str
+    weights: str
+    resize: str
+    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+    accuracy: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier(Recipe):
+    """A small classifier, trained on the data set's training images from a seed."""
+
+    def build(
+        self,
+        training: Dataset,
+        held_out: Dataset,
+        parallel: Parallel,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> Extractor:
+        """Trains it, or takes the one that was kept.
+
+        Raises:
+            InputError: there are no classes, or the result cannot be kept.
+        """
+        trained = classifier_of(training, self, on_step)
+
+        def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+            return trained.read(images, parallel)
+
+        accuracy = None
+        if held_out.labels is not None:
+            accuracy = float(np.mean(read(held_out.images)[1] == held_out.labels))
+        name = f"classifier of {self.num_steps} steps, seed {self.seed}"
+        return Extractor(name, trained.sha256(), "none", read, accuracy)
+
+    @property
+    def num_calls(self) -> int:
+        """How many steps `build` takes."""
+        return self.num_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """The pixels themselves, of images made small; needs no training and no classes."""
+
+    size: int = 16
+    """The longest side that is left, in pixels; smaller images stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        if self.size < 1:
+            raise InputError(f"size must be at least 1; got {self.size}")
+
+    def build(
+        self,
+        training: Dataset,
+        held_out: Dataset,
+        parallel: Parallel,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> Extractor:
+        """The way to the pixels; of the arguments it needs the shape and devices."""
+        height, width, channels = training.image_shape
+        shrink = min(1.0, self.size / max(height, width))
+        shape = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+
+        def pixels(_: tuple[()], images: jax.Array) -> jax.Array:
+            x = jnp.asarray(images, jnp.float32) / 255
+            if shrink < 1:
+                whole = (len(x), *shape, channels)
+                x = jax.image.resize(x, whole, "linear", antialias=True)
+            return x.reshape(len(x), -1)
+
+        def read(images: np.ndarray) -> tuple[np.ndarray, None]:
+            return parallel.map_chunks(pixels, (), images, CHUNK), None
+
+        resize = "none" if shrink == 1 else f"antialiased triangle to {shape}"
+        return Extractor(f"pixels of {shape[0]}x{shape[1]}", "", resize, read)
+
+    @property
+    def num_calls(self) -> int:
+        """How many steps `build` takes."""
+        return 0
+
+
+Features: TypeAlias = Classifier | Pixels
+"""What `--features` offers."""
+
+
+def default_features(dataset: Dataset) -> Features:
+    """The classifier where there are classes, else the pixels."""
+    return Pixels() if dataset.num_classes is None else Classifier()
+
+
+def hash_of(moments: Moments) -> str:
+    """A hash of statistics: equal hashes, equal statistics."""
+    digest = hashlib.sha256(str(moments.num).encode())
+    for array in (moments.mean, moments.covariance):
+        digest.update(np.ascontiguousarray(array, "<f8").tobytes())
+    return digest.hexdigest()[:16]
