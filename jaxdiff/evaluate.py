@@ -1,5 +1,6 @@
 """The command `evaluate`: how likely held-out images are, and how like them samples."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -77,7 +78,7 @@ class Figure(NamedTuple):
     note: str = ""
 
     def __str__(self) -> str:
-        """The name and the value, one below the other's."""
+        """The name, and the value in a column."""
         value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
         error = self.standard_error
         told = value if error is None else f"{value} ± {error:.4f}"
@@ -153,7 +154,8 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     if extractor is not None and fidelity is not None:
         told = _told(extractor, samples, fidelity)
         alike = _alike(fidelity, told)
-        _tell(f"{samples} samples, by {_name(sampling)}, by {told}", alike)
+        by = f"{samples} samples by {_name(sampling)}, guidance {sampling.guidance:g}"
+        _tell(f"{by}; {told}", alike)
         figures += alike
         near = fidelity.pairs
         plots.save_grid(
@@ -204,14 +206,13 @@ def _name(sampling: Sampling) -> str:
 
 def _told(extractor: Extractor, samples: int, fidelity: Fidelity) -> str:
     """What figures on samples must be told with, to be compared with others."""
-    parts = [extractor.name]
+    parts = [f"against {samples} held-out images of statistics {fidelity.statistics}"]
+    parts.append(f"features: {extractor.name}")
     if extractor.weights:
         parts.append(f"weights {extractor.weights[:16]}")
     if extractor.accuracy is not None:
         parts.append(f"accuracy {extractor.accuracy:.2%}")
-    parts.append(f"resizing: {extractor.resize}")
-    parts.append(f"against {samples} held-out images")
-    parts.append(f"of statistics {fidelity.statistics}")
+    parts.append(f"resizing {extractor.resize}")
     return ", ".join(parts)
 
 
@@ -250,12 +251,12 @@ def _alike(found: Fidelity, note: str) -> list[Figure]:
     figures += [
         Figure("distance to the nearest training image", near.generated),
         Figure("the same of held-out images (floor)", near.held_out),
-        Figure("nearer than held-out images (50% if not)", near.nearer, unit="share"),
+        Figure("nearer than held-out images (floor: 50%)", near.nearer, unit="share"),
     ]
     return [figure._replace(note=note) for figure in figures]
 
 
 def _tell(heading: str, figures: Sequence[Figure]) -> None:
-    print(heading)
+    print(textwrap.fill(heading, 88))
     for figure in figures:
         print(figure)

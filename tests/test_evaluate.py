@@ -214,8 +214,8 @@ def test_samples_are_compared_with_held_out_images(evaluated):
         sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=4)),
         guidance=2.0,
     )
-    assert held_out.labels is not None
-    labels = held_out.labels[there]
+    assert training.labels is not None
+    labels = training.labels[seen]
     images = jd.to_uint8(run.generate(labels, 40, 3, sampling=sampling))
     classifier = classifier_of(training, Recipe(num_steps=60))
     features, classes = classifier.read(images, Pmap())
