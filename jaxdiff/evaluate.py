@@ -93,7 +93,9 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     num = len(images) if options.num is None else options.num
     check_evaluation(run, images, num, options.ode_steps, options.num_terms)
     if options.exact_trace and not options.ode_steps:
-        raise InputError("exact_trace is of the ODE: give ode_steps above 0, or leave it out")
+        raise InputError(
+            "exact_trace is of the ODE: give ode_steps above 0, or leave it out"
+        )
     # What the samples need, so that all of it is refused before anything begins.
     held_out = load_data(run.experiment, "test")
     training = load_data(run.experiment, "train")

@@ -97,8 +97,8 @@ class Upkeep:
     keep_best: Literal[METRICS] | None = None  # type: ignore[valid-type]
     """And that with the lowest value of this metric in the line before it."""
     sample_every: int | None = None
-    """Draw a grid of samples whenever so many steps are done, a multiple of log_every,
-    and at the last one: always from the same noise, to see the progress."""
+    """Draw a grid of samples whenever so many steps are done, and after the last:
+    always from the same noise, to see the progress."""
     sample_steps: int = 20
     """Steps of the sampler that draws them, DPM-Solver++."""
     tensorboard: bool = True
@@ -116,11 +116,6 @@ class Upkeep:
                 )
         if self.sample_every is not None:
             _at_least_1(self, "sample_every")
-            if self.sample_every % self.log_every:
-                raise InputError(
-                    "sample_every must be a multiple of log_every "
-                    f"({self.log_every}); got {self.sample_every}"
-                )
         if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
             raise InputError(
                 f"checkpoint_minutes must be above 0; got {self.checkpoint_minutes:g}"

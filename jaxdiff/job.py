@@ -117,7 +117,10 @@ class Job:
             The state, how many steps it has then, and the metrics of these, [steps].
         """
         training, upkeep = self.experiment.training, self.experiment.upkeep
-        marks = (training.steps_per_dispatch, upkeep.log_every, upkeep.checkpoint_every)
+        marks = (
+            training.steps_per_dispatch, upkeep.log_every, upkeep.checkpoint_every,
+            upkeep.sample_every or training.num_steps,
+        )  # fmt: skip
         count = min(until - step, *(mark - step % mark for mark in marks))
         state, metrics = self._step_fn(state, self.batches(step, count))
         return state, step + count, metrics

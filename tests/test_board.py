@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.xdist_group("finished"),
 ]
 SEEN = dataclasses.replace(
-    TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=4, sample_steps=3)
+    TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
 )
 """The same run, with grids."""
 
@@ -89,11 +89,10 @@ def test_tensorboard_shows_the_grids(seen):
     workdir, _ = seen
     _, pictures = shown(workdir)
     files = grids_of(workdir)
-    assert list(files) == ["step_00000004.png", "step_00000008.png"]
-    assert [(e.step, e.encoded_image_string) for e in pictures["grids"]] == [
-        (4, files["step_00000004.png"]),
-        (8, files["step_00000008.png"]),
-    ]
+    assert list(files) == [f"step_0000000{step}.png" for step in (3, 6, 8)]
+    assert [(e.step, e.encoded_image_string) for e in pictures["grids"]] == list(
+        zip((3, 6, 8), files.values(), strict=True)
+    )
     for event in pictures["grids"]:
         with Image.open(BytesIO(event.encoded_image_string)) as picture:
             assert picture.size == (event.width, event.height)
@@ -158,7 +157,7 @@ def test_a_killed_run_goes_on_without_doubled_points(
     assert [step for step, _ in speeds] == [2, 4, 6, 8]
     assert scalars == lines_of(seen[0])
     assert grids_of(tmp_path) == grids_of(seen[0])
-    assert [event.step for event in pictures["grids"]] == [4, 8]
+    assert [event.step for event in pictures["grids"]] == [3, 6, 8]
 
 
 def test_a_finished_run_can_be_shown_later(seen, finished, tmp_path):
@@ -223,14 +222,24 @@ def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
         clock[0] += 1000.0
         return grid
 
-    grid = grids_of(seen[0])["step_00000004.png"]
+    grid = grids_of(seen[0])["step_00000003.png"]
     monkeypatch.setattr(Grids, "picture", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: real() + clock[0])
     jd.train(SEEN, tmp_path, progress=False)
-    assert clock[0] == 2000
+    assert clock[0] == 3000
     speeds = [event["images_per_s"] for event in events_of(tmp_path, "speed")]
     assert len(speeds) == 4
     assert min(speeds) > 8 * 16 / 100
+
+
+def test_a_dispatch_of_steps_ends_where_a_grid_is_due():
+    training = dataclasses.replace(SEEN.training, steps_per_dispatch=8)
+    upkeep = dataclasses.replace(SEEN.upkeep, log_every=8, checkpoint_every=8)
+    job = Job.of(dataclasses.replace(SEEN, training=training, upkeep=upkeep))
+    vars(job)["_step_fn"] = lambda state, batches: (state, {})
+    state: Any = None
+    ends = [job.advance(state, step, 8)[1] for step in (0, 3, 6)]
+    assert ends == [3, 6, 8]
 
 
 def test_a_run_without_classes_and_few_steps(tmp_path):
@@ -241,7 +250,7 @@ def test_a_run_without_classes_and_few_steps(tmp_path):
     job = Job.of(experiment)
     grids = Grids(job)
     due = [step for step in range(1, 9) if grids.due(step)]
-    assert due == [4, 8]
+    assert due == [3, 6, 8]
     state = job.initial_state(Checkpoints(tmp_path), None)
     with Image.open(BytesIO(grids.picture(state))) as picture:
         assert picture.size == (8 * 70 + 6, 10 * 70 + 6)

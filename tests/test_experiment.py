@@ -32,7 +32,7 @@ NAN, INF = float("nan"), float("inf")
         *((Upkeep, "checkpoint_every", v) for v in (0, -100)),
         *((Upkeep, "keep_every", v) for v in (0, -100, 150)),
         *((Upkeep, "keep", v) for v in (0, -1)),
-        *((Upkeep, "sample_every", v) for v in (0, -100, 150)),
+        *((Upkeep, "sample_every", v) for v in (0, -100)),
         *((Upkeep, "sample_steps", v) for v in (0, -1)),
         *((Sampling, "chunk", v) for v in (0, -1)),
         *((Experiment, "seed", v) for v in (-1, 2**32)),
