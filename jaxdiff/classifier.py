@@ -5,12 +5,9 @@ that network's place, and its classes tell whether a sample shows what was asked
 """
 
 import hashlib
-import os
-import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,10 +17,10 @@ import optax
 
 from jaxdiff import data
 from jaxdiff import keys as keys_lib
-from jaxdiff.data import Dataset
+from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError, check_seed
-from jaxdiff.files import cache_folder
 from jaxdiff.hosts import as_first_says, from_first, is_first
+from jaxdiff.kept import keep, kept
 from jaxdiff.networks.classifier import Classifier
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import MeanOf, Parallel, Pmap
@@ -64,9 +61,7 @@ class Trained(NamedTuple):
     network: Classifier
     params: Params
 
-    def read(
-        self, images: np.ndarray, parallel: Parallel
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, images: Images, parallel: Parallel) -> tuple[np.ndarray, np.ndarray]:
         """Features float32 [num, features] and classes [num] of uint8 images."""
 
         def read(params: Params, images: Array) -> tuple[Array, Array]:
@@ -114,12 +109,13 @@ def classifier_of(
         raise InputError("a classifier needs classes; this data set has none")
     network = Classifier(dataset.num_classes)
     shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
-    path = cache_folder() / "classifiers" / f"{_name(dataset, recipe)}.npz"
-    params = _read(path, shapes.params) if is_first() else None
+    name = f"classifiers/{_name(dataset, recipe)}"
+    params = _kept(name, shapes.params) if is_first() else None
     if not as_first_says(params is not None):
         params = _train(network, dataset, recipe, on_step)
         if is_first():
-            _write(path, params)
+            leaves = jax.tree.leaves(params)
+            keep(name, {str(i): leaf for i, leaf in enumerate(leaves)})
     elif params is None:
         params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes.params)
     on_step(recipe.num_steps)
@@ -213,31 +209,15 @@ def _name(dataset: Dataset, recipe: Recipe) -> str:
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
 
 
-def _read(path: Path, shapes: Params) -> Params | None:
-    """The parameters that a file keeps; None where they are not there, or not whole."""
+def _kept(name: str, shapes: Params) -> Params | None:
+    """The parameters that are kept; None where they are not there, or not whole."""
     leaves, tree = jax.tree.flatten(shapes)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = [file[str(i)] for i in range(len(leaves))]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    found = kept(name) or {}
+    if set(found) != {str(i) for i in range(len(leaves))}:
         return None
+    arrays = [found[str(i)] for i in range(len(leaves))]
     fits = [
         a.shape == leaf.shape and a.dtype == leaf.dtype and np.isfinite(a).all()
-        for a, leaf in zip(found, leaves, strict=True)
+        for a, leaf in zip(arrays, leaves, strict=True)
     ]
-    return jax.tree.unflatten(tree, found) if all(fits) else None
-
-
-def _write(path: Path, params: Params) -> None:
-    arrays = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(params))}
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot keep the classifier in {str(path.parent)!r}: {error.strerror}; "
-            "set JAXDIFF_CACHE to a folder you can write"
-        ) from error
+    return jax.tree.unflatten(tree, arrays) if all(fits) else None

@@ -235,7 +235,8 @@ def _train(
     report.save_pictures(run, dataset, frames, workdir)
     print(f"pictures are in {workdir}: {', '.join(report.PICTURES)}")
     if judge and labels is not None and dataset.labels is not None:
-        share = judge(to_uint8(images), labels, dataset.images, dataset.labels)
+        known = np.asarray(dataset.images)
+        share = judge(to_uint8(images), labels, known, dataset.labels)
         print(
             f"label agreement: {share:.1%} of {num} samples are read as the class that "
             "was asked for"

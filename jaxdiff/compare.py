@@ -152,10 +152,10 @@ def _judged(
     dataset: Dataset,
     judge: Judge | None,
 ) -> Quality:
-    agreement = None
+    known, agreement = np.asarray(dataset.images), None
     if judge and labels is not None and dataset.labels is not None:
-        agreement = judge(images, labels, dataset.images, dataset.labels)
-    distance = frechet_distance(images / 255, dataset.images / 255)
+        agreement = judge(images, labels, known, dataset.labels)
+    distance = frechet_distance(images / 255, known / 255)
     return Quality(name, evaluations, agreement, distance)
 
 

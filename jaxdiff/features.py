@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.classifier import CHUNK, Recipe, classifier_of
-from jaxdiff.data import Dataset
+from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.metrics.frechet import Moments
 from jaxdiff.parallel import Parallel
@@ -35,7 +35,7 @@ class Extractor(NamedTuple):
     name: str
     weights: str
     resize: str
-    read: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+    read: Callable[[Images], tuple[np.ndarray, np.ndarray | None]]
     accuracy: float | None = None
 
 
@@ -57,7 +57,7 @@ class Classifier(Recipe):
         """
         trained = classifier_of(training, self, on_step)
 
-        def read(images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        def read(images: Images) -> tuple[np.ndarray, np.ndarray | None]:
             return trained.read(images, parallel)
 
         accuracy = None
@@ -103,7 +103,7 @@ class Pixels:
                 x = jax.image.resize(x, whole, "linear", antialias=True)
             return x.reshape(len(x), -1)
 
-        def read(images: np.ndarray) -> tuple[np.ndarray, None]:
+        def read(images: Images) -> tuple[np.ndarray, None]:
             return parallel.map_chunks(pixels, (), images, CHUNK), None
 
         resize = "none" if shrink == 1 else f"antialiased triangle to {shape}"

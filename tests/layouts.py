@@ -160,7 +160,9 @@ def counted(load: Callable[..., jd.Dataset]) -> Callable[..., jd.Dataset]:
 
     def load_counted(self: jd.Digits, split: str = "train") -> jd.Dataset:
         dataset = load(self, split)
-        return dataclasses.replace(dataset, images=dataset.images.view(Counted))
+        return dataclasses.replace(
+            dataset, images=np.asarray(dataset.images).view(Counted)
+        )
 
     return load_counted
 

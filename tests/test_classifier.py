@@ -9,6 +9,7 @@ from jaxdiff import classifier
 from jaxdiff.classifier import Recipe, classifier_of, moved
 from jaxdiff.data import Digits, from_arrays
 from jaxdiff.errors import InputError
+from jaxdiff.files import cache_folder
 from jaxdiff.parallel import Pmap
 
 RECIPE = Recipe(num_steps=150)
@@ -54,7 +55,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
     first = classifier_of(digits[0], short)
     (path,) = [
         p
-        for p in (classifier.cache_folder() / "classifiers").iterdir()
+        for p in (cache_folder() / "classifiers").iterdir()
         if p.stem == classifier._name(digits[0], short)
     ]
     path.write_bytes(path.read_bytes()[:-100])  # damaged: it is trained again

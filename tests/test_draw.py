@@ -256,7 +256,7 @@ def test_compare_judges_what_sample_draws(compared, trained, tmp_path):
         for q in compared["quality"]
         if (q["sampler"], q["evaluations"]) == ("heun", 5)
     )
-    train = jd.Digits().load("train").images
+    train = np.asarray(jd.Digits().load("train").images)
     assert heun["agreement"] == pytest.approx(judge(images, np.arange(20) % 10, 0, 0))
     expected = frechet_distance(images / 255, train / 255)
     assert heun["distance"] == pytest.approx(expected, rel=0.02)

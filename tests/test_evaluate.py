@@ -289,7 +289,7 @@ def test_a_mean_and_its_standard_error():
 
 def test_what_cannot_be_evaluated(evaluated):
     run, digits = jd.load(evaluated), jd.Digits().load("test")
-    unlabelled = from_arrays(digits.images)
+    unlabelled = from_arrays(np.asarray(digits.images))
     larger = from_arrays(np.zeros((3, 16, 16, 1), np.uint8), np.zeros(3, int))
     for dataset, num, message in (
         (digits, 0, r"num must lie in 1\.\.297; got 0"),

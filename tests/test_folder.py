@@ -1,9 +1,11 @@
 """A folder of images as a data set: which files, which classes, which split."""
 
+import dataclasses
 import os
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.config import from_dict, to_dict
-from jaxdiff.data import Folder
+from jaxdiff.data import Folder, read, records
 from jaxdiff.data.folder import is_held_out
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment
@@ -32,12 +34,12 @@ def folder(path: Path, **options: Any) -> Folder:
 
 def values(options: Folder, split: str = "train") -> list[int]:
     """The value of each image of a split."""
-    images = options.load(split).images
+    images = np.asarray(options.load(split).images)
     assert (images == images[:, :1, :1]).all()
     return images[:, 0, 0, 0].tolist()
 
 
-def test_images_lie_in_memory_in_the_order_of_their_names(tmp_path):
+def test_images_are_in_the_order_of_their_names(tmp_path):
     names = ["b/z.png", "a.PNG", "b/a/x.bmp", "b.gif", "c.JPeG", "d.webp", "b/y.jpg"]
     for value, name in enumerate(names):
         put(tmp_path, name, value * 10)
@@ -233,8 +235,55 @@ def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
     def fail(*args: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(np, "empty", fail)
-    with pytest.raises(InputError, match=r"1 images of size 2 need .* GiB of memory"):
+    monkeypatch.setattr(read, "np", SimpleNamespace(**{**vars(np), "empty": fail}))
+    with pytest.raises(InputError, match=r"1 images of shape \(2, 2, 1\) do not fit"):
+        folder(tmp_path, held_out=0.0, stream=False).load()
+
+
+def test_images_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
+    for i in range(5):
+        put(tmp_path, f"{'ab'[i % 2]}/{i}.png", i)
+    options = folder(tmp_path, held_out=0.0)
+    held = options.load()
+    assert isinstance(held.images, np.ndarray)
+    assert held.labels is not None
+    monkeypatch.setattr(records, "memory", lambda: 5 * 2 * 2 * 2 - 1)
+    for _ in range(2):  # it is read once, then known
+        stays = options.load()
+        assert isinstance(stays.images, records.Records)
+        assert stays.labels is not None
+        assert stays.labels.tolist() == held.labels.tolist() == [0, 0, 0, 1, 1]
+        assert stays.class_names == held.class_names
+        assert stays.fingerprint() == held.fingerprint()
+        assert np.array_equal(stays.images, held.images)
+        monkeypatch.setattr(read, "_shown", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(records, "memory", lambda: 5 * 2 * 2 * 2)
+    monkeypatch.undo()
+    assert isinstance(options.load().images, np.ndarray)
+
+
+def test_images_are_prepared_once(tmp_path, monkeypatch):
+    """Until a file or an option changes."""
+    path = put(tmp_path, "1.png", 7)
+    put(tmp_path, "2.png", 8)
+    options = folder(tmp_path, held_out=0.0)
+    with monkeypatch.context() as patch:
+        assert values(options) == [7, 8]
+        patch.setattr("jaxdiff.data.folder.read_image", None)
+        assert values(options) == [7, 8]
+    assert values(dataclasses.replace(options, size=3)) == [7, 8]
+    put(tmp_path, "1.png", 9)
+    os.utime(path, ns=(0, 1))
+    assert values(options) == [9, 8]
+    path.unlink()
+    assert values(options) == [8]
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    put(tmp_path, "1.png")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match=r"cache folder .*file.*set JAXDIFF_CACHE"):
         folder(tmp_path, held_out=0.0).load()
 
 
@@ -260,12 +309,12 @@ def test_another_split_is_refused(tmp_path):
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jaxdiff.data.folder._BIG", 1)
+    monkeypatch.setattr("jaxdiff.data.folder_builder._BIG", 1)
     put(tmp_path, "1.png")
     folder(tmp_path, held_out=0.0).load()
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    folder(tmp_path, held_out=0.0).load()
+    folder(tmp_path, held_out=0.0, size=3).load()
     out, err = capsys.readouterr()
     assert out == ""
     assert "train: 100%" in err

@@ -230,7 +230,7 @@ def test_other_data_is_refused(finished, monkeypatch):
 
     def changed(self, split="train"):
         dataset = load(self, split)
-        images = dataset.images.copy()
+        images = np.array(dataset.images)
         images[700, 3, 3] ^= 1
         return dataclasses.replace(dataset, images=images)
 

@@ -1,4 +1,4 @@
-"""Data sets in memory and the batches of each training step."""
+"""Data sets and the batches of each training step."""
 
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from jaxdiff.data.dataset import (
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.fashion_mnist import FashionMnist
 from jaxdiff.data.folder import Folder
+from jaxdiff.data.records import Images
 from jaxdiff.data.tfds import Tfds
 
 Data: TypeAlias = Digits | FashionMnist | Folder | Tfds
@@ -25,6 +26,7 @@ __all__ = [
     "Digits",
     "FashionMnist",
     "Folder",
+    "Images",
     "Tfds",
     "batch",
     "examples",

@@ -1,12 +1,14 @@
-"""Images in memory, and batches of them as pure functions of the seed and the step."""
+"""Sets of images, and batches of them as pure functions of the seed and the step."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
+from jaxdiff.data.records import Images
 from jaxdiff.errors import InputError
 from jaxdiff.typing import ArrayLike, Batch
 
@@ -15,17 +17,20 @@ _FLIP = 2**64 - 1  # a second word of the Philox key that no epoch reaches
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A whole data set in memory; `from_arrays` makes one from checked arrays.
+    """A data set; `from_arrays` makes one from checked arrays.
 
     Attributes:
-        images: uint8 [size, height, width, channels].
+        images: uint8 [size, height, width, channels], in memory or read from disk where
+            they are indexed.
         labels: int32 [size], or None for a data set without classes.
         class_names: the name of each class, or None.
+        known_fingerprint: its fingerprint, where that was computed before.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
+    known_fingerprint: str | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,11 +52,29 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A hash of every image and label, of their order and of the classes' names."""
-        digest = hashlib.sha256(repr((self.images.shape, self.class_names)).encode())
-        for array in (self.images, self.labels):
-            if array is not None:
-                digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        if self.known_fingerprint is not None:
+            return self.known_fingerprint
+        labels = () if self.labels is None else (self.labels,)
+        parts = chain((np.asarray(self.images),), labels)
+        return fingerprint_of(self.images.shape, self.class_names, parts)
+
+
+def fingerprint_of(
+    shape: tuple[int, ...],
+    class_names: tuple[str, ...] | None,
+    parts: Iterable[np.ndarray],
+) -> str:
+    """See `Dataset.fingerprint`.
+
+    Args:
+        shape: of all images together.
+        class_names: the name of each class, or None.
+        parts: the images, however they are divided, and then the labels if there are.
+    """
+    digest = hashlib.sha256(repr((shape, class_names)).encode())
+    for part in parts:
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()[:16]
 
 
 def check_split(split: str) -> None:
@@ -86,15 +109,16 @@ def from_arrays(
         raise InputError(f"images have shape {images.shape}; give at least one image")
     names = None if class_names is None else tuple(class_names)
     if labels is not None:
-        labels = _checked_labels(np.asarray(labels), len(images), names)
+        labels = checked_labels(np.asarray(labels), len(images), names)
     elif names is not None:
         raise InputError(f"{len(names)} class_names but no labels; give labels as well")
     return Dataset(images, labels, names)
 
 
-def _checked_labels(
+def checked_labels(
     labels: np.ndarray, size: int, names: tuple[str, ...] | None
 ) -> np.ndarray:
+    """Labels as int32 [size], or an InputError that says what is wrong with them."""
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels are {labels.dtype}; give integers from 0")
     if labels.shape != (size,):

@@ -1,7 +1,5 @@
 """Handwritten digits of 8x8 pixels, for trying things out in seconds."""
 
-import contextlib
-import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,8 +33,8 @@ class Digits:
             return JaxdiffDigits(data_dir=folder)
 
         try:
-            with quiet(), contextlib.redirect_stderr(io.StringIO()):
-                builder = prepared(make_builder)
+            with quiet():
+                builder = prepared(make_builder, tell=False)
         except OSError as error:
             raise InputError(
                 f"cannot use the cache folder {folder}: {first_line(error)}; "

@@ -1,30 +1,36 @@
 """Your own images: the files of a folder, resized to one size."""
 
+import contextlib
 import hashlib
 import os
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from jaxdiff.data.dataset import Dataset, check_split, from_arrays
+from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.images import check_size, read_image
+from jaxdiff.data.prepare import first_line, prepared, quiet
+from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, require
+from jaxdiff.files import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """The endings of image files, in small or capital letters."""
-_BIG = 1000  # so many files show their progress
-_THREADS = 4  # Pillow decodes and resizes beside Python; each needs its own memory
+_VERSION = 1  # of how images are prepared; another one prepares them anew
 _NAMED = 3  # so many files that cannot be read are named
 
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """The images in a folder and its sub-folders, held in memory as uint8.
+    """The images in a folder and its sub-folders, resized to one size.
+
+    The first use prepares them, as uint8 in an array_record file, in $JAXDIFF_CACHE,
+    else $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff; later ones take what is there
+    while the files and the options are the same.
 
     Files count by their ending (.png, .jpg, .jpeg, .webp, .bmp, .gif); hidden ones and
     links are passed over. Where every image lies in a sub-folder, and there are two
@@ -50,6 +56,10 @@ class Folder:
 
     flip: bool = True
     """Mirror training images left to right at random."""
+
+    stream: bool | None = None
+    """Read prepared images from disk as training needs them, rather than hold them all
+    in memory; by default where they would fill more than half of it."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
@@ -89,12 +99,15 @@ class Folder:
                 f"none of the {len(files)} images in {str(root)!r} falls into the "
                 f"{split} split: change held_out ({self.held_out:g}), or add images"
             )
-        images, read = self._read(root, chosen, split)
-        if classes is None:
-            return from_arrays(images)
-        numbers = {name: number for number, name in enumerate(classes)}
-        labels = np.array([numbers[name.parts[0]] for name in read])
-        return from_arrays(images, labels, classes)
+        builder = self._prepared(root, chosen, split, classes)
+        _warn(builder.info.metadata["left_out"], len(chosen), root, split)
+        return read(
+            builder,
+            split,
+            image_key="image",
+            label_key=None if classes is None else "label",
+            stream=self.stream,
+        )
 
     def _root(self) -> Path:
         if not self.path:
@@ -107,19 +120,12 @@ class Folder:
             pass
         raise InputError(f"there is no folder {self.path!r}: check --data.path")
 
-    def _read(
-        self, root: Path, names: list[Path], split: str
-    ) -> tuple[np.ndarray, list[Path]]:
-        """The images that can be read, uint8 [size, ...], and their names."""
-        shape = (len(names), self.size, self.size, self.channels)
-        try:
-            images = np.empty(shape, np.uint8)
-        except (MemoryError, ValueError) as error:
-            raise InputError(
-                f"{len(names)} images of size {self.size} need "
-                f"{np.prod(shape, dtype=float) / 2**30:.3g} GiB of memory: take a "
-                "smaller size or fewer images"
-            ) from error
+    def _prepared(
+        self, root: Path, names: list[Path], split: str, classes: list[str] | None
+    ) -> Any:
+        """The TFDS builder of these files: prepared now if they were not."""
+        require("tensorflow_datasets")
+        from jaxdiff.data.folder_builder import Files, JaxdiffFolder
 
         def read(name: Path) -> np.ndarray | str:
             try:
@@ -129,35 +135,50 @@ class Folder:
                     raise InputError(f"{error}; bad_files skip leaves it out") from None
                 return str(error)
 
-        done: list[Path] = []
-        reasons: list[str] = []
-        with ThreadPoolExecutor(_THREADS) as pool:
-            results = require("tqdm").tqdm(
-                pool.map(read, names),
-                desc=f"{root.name} {split}",
-                total=len(names),
-                disable=None if len(names) >= _BIG else True,  # None: on a terminal
-            )
-            for name, result in zip(names, results, strict=True):
-                if isinstance(result, str):
-                    reasons.append(result)
-                else:
-                    images[len(done)] = result
-                    done.append(name)
-        if not done:
+        numbers = {name: number for number, name in enumerate(classes or ())}
+        files = Files(
+            title=f"{root.name} {split}",
+            split=split,
+            names=names,
+            labels=[numbers[name.parts[0]] for name in names] if classes else None,
+            class_names=classes,
+            shape=(self.size, self.size, self.channels),
+            read=read,
+        )
+        folder = cache_folder() / "folders" / self._key(root, files.names, classes)
+        try:
+            with quiet():
+                return prepared(
+                    lambda: JaxdiffFolder(files, data_dir=folder), tell=False
+                )
+        except OSError as error:
             raise InputError(
-                f"none of the {len(names)} images of the {split} split in "
-                f"{str(root)!r} can be read: {reasons[0]}"
-            )
-        if reasons:
-            more = len(reasons) - _NAMED
-            warnings.warn(
-                f"{len(reasons)} of {len(names)} images of the {split} split in "
-                f"{str(root)!r} are left out: {'; '.join(reasons[:_NAMED])}"
-                + (f"; and {more} more" if more > 0 else ""),
-                stacklevel=3,
-            )
-        return images[: len(done)], done
+                f"cannot prepare the images in the cache folder {folder}: "
+                f"{first_line(error)}; set JAXDIFF_CACHE to a folder you can write"
+            ) from error
+
+    def _key(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
+        """Of the files as they are now, and of what is made of them."""
+        rules = _VERSION, self.size, self.channels, self.bad_files, classes
+        digest = hashlib.sha256(repr((os.fspath(root.resolve()), rules)).encode())
+        for name in names:
+            with contextlib.suppress(OSError):  # one that cannot be read is left out
+                found = os.stat(root / name)
+                known = os.fspath(name), found.st_size, found.st_mtime_ns
+                digest.update(repr(known).encode())
+        return digest.hexdigest()[:24]
+
+
+def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
+    """Tells which files were left out, if any were."""
+    if reasons:
+        more = len(reasons) - _NAMED
+        warnings.warn(
+            f"{len(reasons)} of {count} images of the {split} split in "
+            f"{str(root)!r} are left out: {'; '.join(reasons[:_NAMED])}"
+            + (f"; and {more} more" if more > 0 else ""),
+            stacklevel=3,
+        )
 
 
 def image_files(root: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """Prepare data with TFDS, without TensorFlow and without its noise."""
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -12,12 +13,13 @@ from jaxdiff.errors import require
 _RETRIES = 4
 
 
-def prepared(make_builder: Callable[[], Any]) -> Any:
+def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
     """A TFDS builder whose data is on disk: prepared now if it was not.
 
     Args:
         make_builder: makes the builder. It is called again after preparing, so that
             what is returned describes the files and not the way they were made.
+        tell: let TFDS tell what it does, and show its progress on a terminal.
     """
     builder = make_builder()
     if builder.data_path.exists():
@@ -26,9 +28,10 @@ def prepared(make_builder: Callable[[], Any]) -> Any:
     require("array_record")
     downloader = require("tensorflow_datasets.core.download.downloader")
     downloader.MAX_RETRIES = _RETRIES  # TFDS's own ten take minutes to fail offline
-    tfds.display_progress_bar(sys.stderr.isatty())
+    tfds.display_progress_bar(tell and sys.stderr.isatty())
+    out = sys.stderr if tell else io.StringIO()
     try:
-        with without_tensorflow(), contextlib.redirect_stdout(sys.stderr):
+        with without_tensorflow(), contextlib.redirect_stdout(out):
             builder.download_and_prepare(
                 file_format="array_record",
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),

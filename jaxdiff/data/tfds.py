@@ -28,7 +28,7 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class Tfds:
-    """A data set by its name in TensorFlow Datasets, held in memory as uint8.
+    """A data set by its name in TensorFlow Datasets.
 
     Data that lies prepared in the data folder is read as it is, also if a builder of
     your own made it. Other data is downloaded and prepared on first use.
@@ -54,6 +54,10 @@ class Tfds:
 
     flip: bool = True
     """Mirror training images left to right at random."""
+
+    stream: bool | None = None
+    """Read prepared images from disk as training needs them, rather than hold them all
+    in memory; by default where they would fill more than half of it."""
 
     def load(self, split: str = "train") -> Dataset:
         """What `train_split` ("train") or `test_split` ("test") names."""
@@ -92,6 +96,7 @@ class Tfds:
                 splits[split],
                 image_key=self.image_key,
                 label_key=self.label_key,
+                stream=self.stream,
             )
 
 

@@ -57,7 +57,7 @@ def test_cifar10_without_tensorflow(tmp_path, monkeypatch):
         expected = {(int(r[0]), i.tobytes()) for r, i in zip(rows, images, strict=True)}
         assert data.labels is not None
         labels = data.labels.tolist()
-        found = zip(labels, (i.tobytes() for i in data.images), strict=True)
+        found = zip(labels, (i.tobytes() for i in np.asarray(data.images)), strict=True)
         assert set(found) == expected  # TFDS shuffles as it prepares
         assert len(data) == len(rows)
     assert "tensorflow" not in sys.modules

@@ -163,7 +163,7 @@ def test_batch_has_the_right_types():
     assert (images.dtype, labels.dtype, index.dtype) == ("float32", "int32", "int32")
     assert index.tolist() == [0, 1, 2, 3]
     assert np.array_equal(images, to_float(data.images[labels]))
-    assert batch(from_arrays(data.images), 0, 3, 4).labels is None
+    assert batch(from_arrays(np.asarray(data.images)), 0, 3, 4).labels is None
 
 
 def test_flips_are_fair_mirror_images():

@@ -4,12 +4,14 @@ import json
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdiff.data import Tfds, prepare
+from jaxdiff.data import Tfds, batch, prepare
+from jaxdiff.data.records import Records
 from jaxdiff.errors import InputError
 
 LABELS = np.array([2, 0, 1, 2, 0, 1, 1])
@@ -65,8 +67,8 @@ class TinyUneven(TinyUnknown):
     sizes = (6, 6, 5, 6, 6, 6, 6)
 
 
-def tiny(folder: Path, name: str = "tiny_png", **options: str | None) -> Tfds:
-    return Tfds(name=name, data_dir=str(folder), **options)  # type: ignore[arg-type]
+def tiny(folder: Path, name: str = "tiny_png", **options: Any) -> Tfds:
+    return Tfds(name=name, data_dir=str(folder), **options)
 
 
 @pytest.mark.parametrize("name", ["tiny_png", "tiny_grey", "tiny_tensor"])
@@ -88,7 +90,7 @@ def test_tfds_reads_jpeg(tmp_path, monkeypatch):
         np.arange(7, dtype=np.uint8)[:, None, None, None], (7, 6, 5, 3)
     )
     monkeypatch.setattr(sys.modules[__name__], "pixels", lambda split: smooth.copy())
-    images = tiny(tmp_path).load().images
+    images = np.asarray(tiny(tmp_path).load().images)
     assert np.abs(images.astype(int) - smooth).max() <= 2
 
 
@@ -237,3 +239,46 @@ def test_a_feature_of_prepared_data_imports_no_module(nested, tmp_path, monkeypa
     assert tfds.features.FeatureConnector.cls_from_name == before
     with pytest.raises(SystemExit, match="it ran"):  # as TFDS does by itself
         tfds.builder("tiny_unknown", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("label_key", ["label", "size", None])
+def test_streamed_images_are_those_in_memory(label_key, tmp_path):
+    held = tiny(tmp_path, label_key=label_key).load()
+    stays = tiny(tmp_path, label_key=label_key, stream=True).load()
+    assert isinstance(stays.images, Records)
+    assert (len(stays), stays.image_shape) == (7, (6, 5, 3))
+    assert (stays.num_classes, stays.class_names) == (
+        held.num_classes, held.class_names
+    )  # fmt: skip
+    assert stays.fingerprint() == held.fingerprint()
+    for places in (3, slice(1, 4), [5, 0, 5], np.array([[1, 2], [3, -1]]), slice(0, 0)):
+        assert np.array_equal(stays.images[places], held.images[places])
+    with pytest.raises(IndexError):
+        stays.images[7]
+    for step in range(4):
+        for ours, theirs in zip(
+            batch(stays, 1, step, 5, flip=True), batch(held, 1, step, 5, flip=True),
+            strict=True,
+        ):  # fmt: skip
+            assert np.array_equal(ours, theirs)  # type: ignore[arg-type]
+
+
+def test_what_is_known_of_streamed_images_follows_the_split(tmp_path):
+    tiny(tmp_path, stream=True).load()
+    part = tiny(tmp_path, stream=True, train_split="train[2:5]").load()
+    assert np.array_equal(part.images, pixels("train")[2:5])
+    assert part.labels is not None
+    assert part.labels.tolist() == LABELS[2:5].tolist()
+
+
+def test_what_cannot_be_streamed_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"several sizes, \(6, 5, 3\) and \(5, 5, 3\)"):
+        tiny(tmp_path, "tiny_uneven", stream=True).load()
+    good = tiny(tmp_path, stream=True).load()
+    (file,) = (tmp_path / "tiny_png" / "1.0.0").glob("*train.array_record*")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle - 200 : middle + 200] = bytes(400)
+    file.write_bytes(content)
+    with pytest.raises(InputError, match="cannot read the records 0 to 6 of the"):
+        good.images[:]

@@ -1,0 +1,101 @@
+"""The TFDS builder of a folder of images; import it lazily, for it imports TFDS."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxdiff.errors import InputError, require
+
+_AHEAD = 64  # images that are read before they are written
+_THREADS = 4  # Pillow decodes and resizes beside Python; each needs its own memory
+_BIG = 1000  # so many files show their progress
+IMAGE, LABEL = "image", "label"
+
+
+class Files(NamedTuple):
+    """What to prepare.
+
+    Attributes:
+        title: of the progress bar.
+        split: "train" or "test".
+        names: the files, in order.
+        labels: the class of each, or None.
+        class_names: the name of each class, or None.
+        shape: height, width and channels of every image.
+        read: gives a file's image, or the reason why it cannot be read.
+    """
+
+    title: str
+    split: str
+    names: list[Path]
+    labels: list[int] | None
+    class_names: list[str] | None
+    shape: tuple[int, int, int]
+    read: Callable[[Path], np.ndarray | str]
+
+
+class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
+    """The images of one split of a folder, resized, in the order of their names.
+
+    Its metadata name the files that were left out, and why.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, files: Files, **options: Any):
+        self._files = files
+        super().__init__(**options)
+
+    def _info(self) -> Any:
+        files = self._files
+        features = {
+            IMAGE: tfds.features.Tensor(
+                shape=files.shape,
+                dtype=np.uint8,
+                encoding=tfds.features.Encoding.BYTES,
+            )
+        }
+        if files.class_names is not None:
+            features[LABEL] = tfds.features.ClassLabel(names=files.class_names)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="The images of a folder.",
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(left_out=[]),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        return {self._files.split: self._generate_examples()}
+
+    def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        grain = require("grain")
+        files = self._files
+        ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
+        places = grain.MapDataset.range(len(files.names))
+        results = places.map(lambda i: files.read(files.names[i]))
+        progress = require("tqdm").tqdm(
+            results.to_iter_dataset(ahead),
+            desc=files.title,
+            total=len(files.names),
+            unit="image",
+            disable=None if len(files.names) >= _BIG else True,  # None: on a terminal
+        )
+        reasons = []
+        for i, result in enumerate(progress):
+            if isinstance(result, str):
+                reasons.append(result)
+                continue
+            example: dict[str, Any] = {IMAGE: result}
+            if files.labels is not None:
+                example[LABEL] = files.labels[i]
+            yield i, example
+        if len(reasons) == len(files.names):
+            raise InputError(
+                f"none of the {len(reasons)} images of the {files.split} split can be "
+                f"read: {reasons[0]}"
+            )
+        self.info.metadata["left_out"] = reasons
