@@ -1,6 +1,7 @@
 """An experiment with its data, ready to take any of its steps."""
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,6 +14,7 @@ from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.loss import check_batch
 from jaxdiff.networks import UNet
+from jaxdiff.parallel import Placed
 from jaxdiff.run import build_network, init_state, load_data, placed
 from jaxdiff.step import several, train_step
 from jaxdiff.train_state import TrainState
@@ -72,11 +74,6 @@ class Job:
         conditional = self.info.num_classes is not None
         return batch if conditional else batch._replace(labels=None)
 
-    def batches(self, step: int, count: int) -> Batch:
-        """This process's rows of the batches of `count` steps, [rows, count, ...]."""
-        batches = [self.batch(s) for s in range(step, step + count)]
-        return jax.tree.map(lambda *parts: np.stack(parts, axis=1), *batches)
-
     @cached_property
     def step_options(self) -> dict[str, Any]:
         """What `train_step` is given beside the state and the batch."""
@@ -100,30 +97,51 @@ class Job:
         step = several(partial(train_step, **self.step_options))
         return self.experiment.parallel.step(step)
 
-    def advance(
-        self, state: TrainState, step: int, until: int
-    ) -> tuple[TrainState, int, dict[str, Array]]:
-        """The next steps, as many as are dispatched at once.
+    def feed(self, step: int, until: int) -> Iterator[tuple[int, Placed]]:
+        """The batches of each dispatch, read ahead and on the devices already.
 
         Where a dispatch ends is a function of the step: a run that goes on takes the
         same ones as a run that was never stopped, and so gets the same bits.
 
         Args:
-            state: after `step` steps, as `Parallel.enter` gave it; it is donated.
-            step: from 0.
+            step: how many steps are done.
             until: where to stop at the latest.
 
-        Returns:
-            The state, how many steps it has then, and the metrics of these, [steps].
+        Yields:
+            How many steps are done after a dispatch, and what `advance` takes for it.
         """
+        batches, ready = data.read_ahead(self.batch, step, until), deque[Any]()
+        while step < until or ready:
+            while step < until and len(ready) < 2:
+                count = self._count(step, until)
+                parts = [next(batches) for _ in range(count)]
+                rows = jax.tree.map(lambda *leaves: np.stack(leaves, axis=1), *parts)
+                step += count
+                ready.append((step, self.experiment.parallel.place(rows)))
+            yield ready.popleft()
+
+    def advance(
+        self, state: TrainState, batches: Placed
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """The steps of one dispatch.
+
+        Args:
+            state: before them, as `Parallel.enter` gave it; it is donated.
+            batches: from `feed`.
+
+        Returns:
+            The state after them, and their metrics, [steps].
+        """
+        return self._step_fn(state, batches)
+
+    def _count(self, step: int, until: int) -> int:
+        """How many steps are dispatched at once."""
         training, upkeep = self.experiment.training, self.experiment.upkeep
         marks = (
             training.steps_per_dispatch, upkeep.log_every, upkeep.checkpoint_every,
             upkeep.sample_every or training.num_steps,
         )  # fmt: skip
-        count = min(until - step, *(mark - step % mark for mark in marks))
-        state, metrics = self._step_fn(state, self.batches(step, count))
-        return state, step + count, metrics
+        return min(until - step, *(mark - step % mark for mark in marks))
 
     def initial_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
         """A checkpoint's state on the devices; that of step 0 where `step` is None."""

@@ -23,7 +23,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import numpy as np
@@ -41,6 +41,12 @@ ROWS = PartitionSpec(("data", "fsdp"))
 """How `Sharded` divides a batch: its first axis over all devices."""
 SMALL = 1024
 """Arrays of fewer numbers are not split: sending them costs more than keeping them."""
+
+
+class Placed(NamedTuple):
+    """A process's rows of a batch on its devices; `Parallel.place` puts them there."""
+
+    batch: Any
 
 
 def alone(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
@@ -73,6 +79,18 @@ class Everywhere:
     @property
     def _asked(self) -> tuple[int | None, int]:
         """How many devices are asked for, if any, and what must divide them."""
+        raise NotImplementedError
+
+    def place(self, batch: Any) -> Placed:
+        """Puts this process's rows of a batch on its devices, and waits for nothing.
+
+        Args:
+            batch: arrays with a leading axis, or what this function gave.
+        """
+        return batch if isinstance(batch, Placed) else Placed(self._spread(batch))
+
+    def _spread(self, batch: Tree) -> Tree:
+        """This process's rows of a batch, as the step takes them."""
         raise NotImplementedError
 
     def map(self, fn: Callable[[Any, Any], Tree]) -> Callable[[Any, Any], Tree]:
@@ -165,7 +183,7 @@ class Pmap(Everywhere):
 
         Returns:
             A function of the state, which is donated, and of this process's `rows` of
-            the batch, arrays with a leading axis.
+            the batch, arrays with a leading axis, or what `place` made of them.
         """
 
         def mean_of(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
@@ -179,7 +197,7 @@ class Pmap(Everywhere):
             devices=self._pmap_devices,
             donate_argnums=0,
         )
-        return lambda state, batch: mapped(state, self._split(batch))
+        return lambda state, batch: mapped(state, self.place(batch).batch)
 
     def shardings(self, state: State) -> State:
         """Where a state's arrays live: all of each on every device."""
@@ -207,7 +225,7 @@ class Pmap(Everywhere):
 
         def run(shared: Any, batch: Any) -> Tree:
             rows = self.rows(len(jax.tree.leaves(batch)[0]))
-            mine = self._split(jax.tree.map(itemgetter(rows), batch))
+            mine = self._spread(jax.tree.map(itemgetter(rows), batch))
             results = jax.device_get(mapped(shared, mine))
             joined = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), results)
             if jax.process_count() == 1:
@@ -222,12 +240,16 @@ class Pmap(Everywhere):
     def _pmap_devices(self) -> list[jax.Device] | None:
         return self.devices if jax.process_count() == 1 else None
 
-    def _split(self, batch: Tree) -> Tree:
+    def _spread(self, batch: Tree) -> Tree:
         """[rows, ...] to [local devices, rows / local devices, ...]."""
-        count = len(_local(self.devices))
-        return jax.tree.map(
-            lambda a: np.asarray(a).reshape(count, -1, *a.shape[1:]), batch
-        )
+        devices = _local(self.devices)
+        split = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+
+        def spread(a: Any) -> jax.Array:
+            parts = np.asarray(a).reshape(len(devices), -1, *a.shape[1:])
+            return jax.device_put(parts, split)
+
+        return jax.tree.map(spread, batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,7 +300,7 @@ class Sharded(Everywhere):
             return place(state, self.shardings(state)), place(metrics, whole)
 
         compiled = jax.jit(run, donate_argnums=0)
-        return lambda state, batch: compiled(state, self._spread(batch))
+        return lambda state, batch: compiled(state, self.place(batch).batch)
 
     def shardings(self, state: State) -> State:
         """Where a state's arrays live: each split along its longest divisible axis."""

@@ -14,6 +14,7 @@ NOT_TRAINING = (
     "upkeep",
     "sampling",
     "parallel",
+    "data.stream",
     "training.accumulate",
     "training.steps_per_dispatch",
     "training.nonfinite",

@@ -71,18 +71,19 @@ def replay(options: ReplayOptions) -> None:
         if start is not None:
             check_record(checkpoints.record(start), workdir, experiment, job.info)
         state = experiment.parallel.enter(job.initial_state(checkpoints, start))
-    at = start or 0
-    with bar(step - at, "replay", "step") as done:
-        while at < step - 1:
-            state, at, _ = job.advance(state, at, step - 1)
-            done(at - (start or 0))
+    start = start or 0
+    with bar(step - start, "replay", "step") as done:
+        for at, batches in job.feed(start, step - 1):
+            state, _ = job.advance(state, batches)
+            done(at - start)
         before = jax.device_get(experiment.parallel.leave(state))
-        _, _, metrics = job.advance(state, at, step)
-        done(step - (start or 0))
+        ((_, batches),) = job.feed(step - 1, step)
+        _, metrics = job.advance(state, batches)
+        done(step - start)
     loss, norm = (float(metrics[name][0]) for name in ("loss", "grad_norm"))
     print(
         f"step {step} of seed {experiment.seed}, from the checkpoint of step "
-        f"{start or 0}: loss {loss:g}, gradient's norm {norm:g}"
+        f"{start}: loss {loss:g}, gradient's norm {norm:g}"
     )
 
     size = experiment.training.batch_size

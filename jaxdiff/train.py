@@ -97,8 +97,9 @@ def train(
                     bar.write(f"trains on {in_words(parallel)}", file=sys.stderr)
                 bar.set_postfix_str("compiling")
             saved_at = time.monotonic()
-            while step < end:
-                state, step, metrics = job.advance(state, step, end)
+            dispatches = job.feed(step, end)
+            for step, batches in dispatches:
+                state, metrics = job.advance(state, batches)
                 log.add(step, metrics)
                 if grids is not None and grids.due(step):
                     log.catch_up()

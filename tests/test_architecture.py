@@ -15,7 +15,7 @@ ROOT = pathlib.Path(jaxdiff.__file__).parent
 LAYERS = [
     ["errors"],
     ["typing", "files", "provenance"],
-    ["sealed"],
+    ["sealed", "kept"],
     [
         "compiled",
         "continuous",
@@ -53,10 +53,11 @@ ONLY = {
     "flax": "networks", "orbax": "checkpoint", "tyro": "flags", "matplotlib": "plots",
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
     "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
-    "tensorboardX": "metrics",
+    "tensorboardX": "metrics", "grain": "data",
     "jinja2": "page", "markupsafe": "page",
 }  # fmt: skip
 LAZY = (
+    "grain",
     "tensorflow_datasets",
     "orbax",
     "sklearn",

@@ -31,6 +31,7 @@ CHANGED = Experiment(
         label_key=None,
         data_dir="d",
         flip=False,
+        stream=True,
     ),
     conditional=False,
     prediction=Edm(learn_variance=True, data_deviation=0.3),

@@ -237,7 +237,7 @@ def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(read, "np", SimpleNamespace(**{**vars(np), "empty": fail}))
     with pytest.raises(InputError, match=r"1 images of shape \(2, 2, 1\) do not fit"):
-        folder(tmp_path, held_out=0.0, stream=False).load()
+        folder(tmp_path, held_out=0.0).load()
 
 
 def test_images_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):

@@ -189,21 +189,17 @@ def check_reads(folder, processes):
     reads = [
         json.loads((folder / f"reads-{i}.json").read_text()) for i in range(processes)
     ]
+    order = jd.data.dataset.order(EXPERIMENT.seed, 0, len(jd.Digits().load("train")))
+    place = np.argsort(order)
     # `first_step` looks at the whole batch and at the share of it, `train` at the
-    # first share before it begins.
-    steps = [0, *range(STEPS), 0, *range(HALF, STEPS)]
-    dataset = jd.Digits().load("train")
-    for process in reads:
-        assert len(process) == 2 + len(steps)
-        assert [len(read) for read in process[1:]] == [BATCH // processes] * (
-            1 + len(steps)
-        )
-    order = jd.data.dataset.order(EXPERIMENT.seed, 0, len(dataset))
-    for place, step in enumerate(steps, 2):
-        shares = [process[place] for process in reads]
-        together = sorted(i for share in shares for i in share)
-        wanted = order[step * BATCH : (step + 1) * BATCH]
-        assert together == sorted(wanted.tolist())
+    # first share before it begins; then the steps are read ahead, by several threads.
+    steps = sorted([0, 0, *range(STEPS), 0, *range(HALF, STEPS)])
+    shares = [sorted(process[1:], key=lambda s: place[s[0]]) for process in reads]
+    for process in shares:
+        assert [len(share) for share in process] == [BATCH // processes] * len(steps)
+    for step, *parts in zip(steps, *shares, strict=True):
+        together = sorted(i for part in parts for i in part)
+        assert together == sorted(order[step * BATCH : (step + 1) * BATCH].tolist())
         assert len(set(together)) == BATCH
 
 

@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+from jaxdiff.data.ahead import read_ahead
 from jaxdiff.data.dataset import (
     Dataset,
     batch,
@@ -32,6 +33,7 @@ __all__ = [
     "examples",
     "from_arrays",
     "order",
+    "read_ahead",
     "to_float",
     "to_uint8",
 ]

@@ -57,9 +57,9 @@ class Folder:
     flip: bool = True
     """Mirror training images left to right at random."""
 
-    stream: bool | None = None
-    """Read prepared images from disk as training needs them, rather than hold them all
-    in memory; by default where they would fill more than half of it."""
+    stream: bool = False
+    """Leave the prepared images on disk, and read them as training needs them; those
+    that would fill more than half of the memory always stay there."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxdiff.data.ahead import read_ahead
 from jaxdiff.errors import InputError, require
 
-_AHEAD = 64  # images that are read before they are written
-_THREADS = 4  # Pillow decodes and resizes beside Python; each needs its own memory
 _BIG = 1000  # so many files show their progress
 IMAGE, LABEL = "image", "label"
 
@@ -72,13 +71,9 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
         return {self._files.split: self._generate_examples()}
 
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        grain = require("grain")
         files = self._files
-        ahead = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_AHEAD)
-        places = grain.MapDataset.range(len(files.names))
-        results = places.map(lambda i: files.read(files.names[i]))
         progress = require("tqdm").tqdm(
-            results.to_iter_dataset(ahead),
+            read_ahead(lambda i: files.read(files.names[i]), 0, len(files.names)),
             desc=files.title,
             total=len(files.names),
             unit="image",

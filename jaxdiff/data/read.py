@@ -27,7 +27,7 @@ def read(
     *,
     image_key: str,
     label_key: str | None,
-    stream: bool | None = False,
+    stream: bool = False,
 ) -> Dataset:
     """One split of a prepared TFDS builder.
 
@@ -36,8 +36,8 @@ def read(
         split: a split as TFDS spells it, such as "train" or "train[:90%]".
         image_key: the feature with the uint8 image.
         label_key: the feature with the integer class, or None to leave it out.
-        stream: leave the images on disk and read them as they are needed; None does so
-            where they would fill more than half of the memory.
+        stream: leave the images on disk and read them as they are needed; those that
+            would fill more than half of the memory always stay there.
 
     Raises:
         InputError: there are no such split and features, the images are of several
@@ -62,7 +62,7 @@ def read(
     if size == 0:
         raise InputError(f"{name} has no examples in split {split!r}; choose another")
     shape = next(_examples(builder, split, features))[image_key].shape
-    if too_large(size, shape) if stream is None else stream:
+    if stream or too_large(size, shape):
         return _on_disk(builder, split, features, (image_key, label_key), shape)
     try:
         images = np.empty((size, *shape), np.uint8)
