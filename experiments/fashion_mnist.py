@@ -28,7 +28,7 @@ CONFIG = Experiment(
         num_steps=10_000, batch_size=64, ema_decay=0.9995, ema_lengths=(0.05, 0.1)
     ),
     upkeep=Upkeep(log_every=100, checkpoint_every=2000, sample_every=2000),
-    sampling=Sampling(sampler=DpmSolver(spacing=Trailing(num_steps=20)), guidance=1.5),
+    sampling=Sampling(sampler=DpmSolver(spacing=Trailing(num_steps=20)), guidance=1.3),
 )
 
 if __name__ == "__main__":

@@ -46,7 +46,10 @@ def use(count: int, environ: MutableMapping[str, str] = os.environ) -> None:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:  # JAX has started
             return
+    # Devices wait for each other in threads, of which XLA has one a core: with too few
+    # they would wait for ever, and with more than it needs it is slower. As many as
+    # devices are too few now and then: one that waits can hold back another's work.
     if count > available():
-        # Devices wait for each other in threads, of which XLA has one a core: with too
-        # few they would wait for ever, and with more than it needs it is slower.
         environ.setdefault("NPROC", str(4 * count + 16))
+    elif count > 1:
+        environ.setdefault("NPROC", str(2 * count))

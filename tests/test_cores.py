@@ -108,13 +108,13 @@ def chosen(count, config=-1, **environ):
 flag = "--a=b --xla_force_host_platform_device_count=5 --c"
 cores.available = lambda: 3
 assert chosen(1) == (1, None)
-assert chosen(3) == (3, None)
+assert chosen(3) == (3, "6")
 assert chosen(4) == (4, "32")  # more than there are threads
 assert chosen(4, NPROC="9") == (4, "9")
-assert chosen(3, config=2) == (2, None)
+assert chosen(3, config=2) == (2, "4")
 assert chosen(3, config=5) == (5, "36")
 assert chosen(3, XLA_FLAGS=flag) == (-1, "36")
-assert chosen(3, XLA_FLAGS="--a=b") == (3, None)
+assert chosen(3, XLA_FLAGS="--a=b") == (3, "6")
 
 jax.config.update("jax_num_cpu_devices", -1)
 cli.train = lambda *args, **options: print(jax.devices())
