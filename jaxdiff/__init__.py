@@ -23,6 +23,7 @@ from jaxdiff.continuous import VarianceExploding as VarianceExploding
 from jaxdiff.continuous import VariancePreserving as VariancePreserving
 from jaxdiff.data import Dataset as Dataset
 from jaxdiff.data import Digits as Digits
+from jaxdiff.data import FashionMnist as FashionMnist
 from jaxdiff.data import Folder as Folder
 from jaxdiff.data import Tfds as Tfds
 from jaxdiff.data import to_float as to_float

@@ -216,13 +216,12 @@ def _train(
     if whole_job:
         plots.check_installed()
     start = time.monotonic()
-    job = Job.of(experiment)
-    train(experiment, workdir, job=job)
+    dataset = Job.of(experiment).dataset  # refuses what does not fit before it loads
+    train(experiment, workdir, dataset=dataset)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     if not whole_job:
         return
     run = load(workdir, parallel=experiment.parallel)
-    dataset = job.dataset
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes

@@ -22,7 +22,7 @@ from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.hosts import is_first
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load_data
+from jaxdiff.run import Run, load_data_of
 from jaxdiff.samplers import Ancestral, Sampler
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -115,8 +115,7 @@ def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
     plots.check_installed()
     ensure_writable(options.workdir)
 
-    dataset = load_data(run.experiment, "train")
-    held_out = load_data(run.experiment, "test")
+    dataset, held_out = load_data_of(run)
     rows = slice(options.num)
     real = None if held_out.labels is None else held_out.labels[rows]
     found = [_judged("held-out images", 0, held_out.images[rows], real, dataset, judge)]

@@ -21,7 +21,7 @@ from jaxdiff.flags import parse_option
 from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.hosts import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load_data
+from jaxdiff.run import Run, load_data_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,8 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     """Evaluates a trained run: figures on the screen and in a file, and pictures."""
     ensure_writable(options.workdir)
     check_seed(options.seed)
-    images = load_data(run.experiment, options.split)
+    training, held_out = load_data_of(run)
+    images = training if options.split == "train" else held_out
     num = len(images) if options.num is None else options.num
     check_evaluation(run, images, num, options.ode_steps, options.num_terms)
     if options.exact_trace and not options.ode_steps:
@@ -97,8 +98,6 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
             "exact_trace is of the ODE: give ode_steps above 0, or leave it out"
         )
     # What the samples need, so that all of it is refused before anything begins.
-    held_out = load_data(run.experiment, "test")
-    training = load_data(run.experiment, "train")
     samples = options.samples
     if samples is None:
         samples = min(len(held_out), len(training), MOST)

@@ -40,8 +40,12 @@ class Job:
     schedule: AnySchedule
 
     @classmethod
-    def of(cls, experiment: Experiment) -> "Job":
+    def of(cls, experiment: Experiment, dataset: data.Dataset | None = None) -> "Job":
         """Loads the data and builds the rest; writes nothing.
+
+        Args:
+            experiment: its configuration.
+            dataset: what it is trained on; the experiment's own data by default.
 
         Raises:
             InputError: options do not fit each other, the data or the devices.
@@ -50,7 +54,7 @@ class Job:
         parallel.check_batch_size(training.batch_size, training.accumulate)
         schedule = experiment.schedule.build()
         experiment.check(schedule)
-        dataset = load_data(experiment, "train")
+        dataset = dataset or load_data(experiment, "train")
         info = data_info(experiment, dataset)
         experiment.check_guidance(info.num_classes)
         network = build_network(experiment, info)

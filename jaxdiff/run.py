@@ -217,6 +217,23 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
     return first_before_others(lambda: experiment.data.load(split))
 
 
+def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
+    """What a run was trained on, and the images that it did not see.
+
+    Raises:
+        InputError: the run was trained on other data than its experiment names.
+    """
+    training = load_data(run.experiment, "train")
+    known, found = run.info.fingerprint, training.fingerprint()
+    if known not in (None, found):  # an older run does not know
+        raise InputError(
+            f"the run was trained on data of fingerprint {known}, and what its "
+            f"experiment names has {found}: bring its images and labels back, or give "
+            "them from Python (jaxdiff.fidelity, jaxdiff.held_out)"
+        )
+    return training, load_data(run.experiment, "test")
+
+
 def build_network(experiment: Experiment, info: DataInfo) -> UNet:
     """The experiment's network for such data."""
     experiment.network.check_image_shape(*info.image_shape[:2])

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.data import Dataset
 from jaxdiff.errors import require
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable
@@ -27,7 +28,7 @@ def train(
     *,
     until: int | None = None,
     progress: bool = True,
-    job: Job | None = None,
+    dataset: Dataset | None = None,
 ) -> TrainState:
     """Trains, or goes on where the workdir's newest whole checkpoint stopped.
 
@@ -39,7 +40,8 @@ def train(
         workdir: the run folder; see `jaxdiff.run`.
         until: stop after so many steps, with a checkpoint; by default at the end.
         progress: show a progress bar, and on what it trains.
-        job: the experiment's own, where it is built already.
+        dataset: what to train on, such as `data.from_arrays` makes of your own images;
+            by default the experiment's data. Going on needs the same again.
 
     Returns:
         The final train state.
@@ -54,7 +56,7 @@ def train(
     tqdm = require("tqdm").tqdm
 
     # What is asked for, checked before anything is written.
-    job = job or Job.of(experiment)
+    job = Job.of(experiment, dataset)
     training, upkeep, parallel = (
         experiment.training, experiment.upkeep, experiment.parallel
     )  # fmt: skip

@@ -134,7 +134,7 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
     monkeypatch.setattr(Job, "initial_state", too_late)
     monkeypatch.setattr(jd.Run, "generate", too_late)
     monkeypatch.setattr(cli, "bar", too_late)
-    monkeypatch.setattr(sys.modules["jaxdiff.compare"], "load_data", too_late)
+    monkeypatch.setattr(sys.modules["jaxdiff.compare"], "load_data_of", too_late)
     assert refused(line) == dict(TABLE)[line]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import jaxdiff as jd
 from experiments import cifar10
+from jaxdiff.cli import main
 from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.job import Job
 from jaxdiff.log import summary
@@ -246,3 +247,32 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
     np.testing.assert_allclose(first[0], first[1], rtol=1e-6)
     np.testing.assert_allclose(second[0], second[1], rtol=1e-6)
     assert abs(float(first[0] - second[0])) > 1e-3
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_images_in_memory_train_and_resume(finished, tmp_path):
+    """The experiment's own data set, given as arrays, makes the same run."""
+    _, state = finished
+    dataset = TINY.data.load("train")
+    mine = jd.data.from_arrays(
+        np.array(dataset.images), dataset.labels, dataset.class_names
+    )
+    jd.train(TINY, tmp_path, until=4, dataset=mine, progress=False)
+    assert same_bits(jd.train(TINY, tmp_path, dataset=mine, progress=False), state)
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)
+    mine = jd.data.from_arrays(images)
+    jd.train(TINY, tmp_path, dataset=mine, progress=False)
+    run = jd.load(tmp_path)
+    assert run.info == DataInfo((4, 4, 3), None, None, mine.fingerprint())
+    assert run.generate(None, 2, 0).shape == (2, 4, 4, 3)
+    with pytest.raises(jd.InputError, match="another configuration"):
+        jd.train(TINY, tmp_path, progress=False)
+    with pytest.raises(SystemExit):
+        main(TINY, "What it is.", args=["evaluate", "--workdir", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert f"trained on data of fingerprint {mine.fingerprint()}" in told
+    assert "\n" not in told.strip()

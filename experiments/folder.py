@@ -1,0 +1,66 @@
+"""Your own photographs: a model of a folder of images.
+
+    python experiments/folder.py DIR
+    python experiments/folder.py DIR train --data.size 128 --network.patch 4
+    python experiments/folder.py DIR sample --num 20
+
+DIR comes first, then a command and its flags; the run is in runs/ under DIR's name.
+The .png, .jpg, .jpeg, .webp, .bmp and .gif files in DIR and its sub-folders are cut to
+their central square, resized to 64x64 and prepared once; sub-folders, two or more, are
+classes, and a tenth of the images is held out. The U-Net of 6.5 million parameters
+works on 2x2 patches. COST
+"""
+
+import sys
+from pathlib import Path
+
+from jaxdiff.cli import COMMANDS, main
+from jaxdiff.data import Folder
+from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.networks import UNetConfig
+from jaxdiff.objective import Simple
+from jaxdiff.optimizer import Optimizer
+from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.weighting import MinSnr
+
+CONFIG = Experiment(
+    data=Folder(size=64),
+    network=UNetConfig(
+        channels=64,
+        multipliers=(1, 2, 2),
+        blocks=2,
+        attention=(8,),
+        patch=2,
+        label_dropout=0.1,
+    ),
+    objective=Simple(weighting=MinSnr()),
+    optimizer=Optimizer(learning_rate=2e-4, warmup_steps=1000, decay="cosine"),
+    training=Training(num_steps=100_000, batch_size=32, ema_decay=0.9995),
+    upkeep=Upkeep(
+        log_every=50, checkpoint_every=1000, checkpoint_minutes=15, sample_every=500
+    ),
+    sampling=Sampling(sampler=DpmSolver(spacing=Trailing(num_steps=50)), chunk=64),
+)
+
+
+def arguments(args: list[str]) -> list[str]:
+    """The command line where the folder has a flag of its own.
+
+    Args:
+        args: DIR, a command if not `run`, and flags; or a command line as it is.
+    """
+    if not args or args[0].startswith("-") or args[0] in COMMANDS:
+        return args
+    folder, *rest = args
+    command = "run"
+    if rest and not rest[0].startswith("-"):
+        command, *rest = rest
+    more = ["--data.path", folder] if command in ("run", "train") else []
+    if not any(arg.partition("=")[0] == "--workdir" for arg in rest):
+        name = Path(folder).expanduser().resolve().name
+        more += ["--workdir", str(Path("runs") / name)]
+    return [command, *more, *rest]
+
+
+if __name__ == "__main__":
+    main(CONFIG, __doc__, args=arguments(sys.argv[1:]))
