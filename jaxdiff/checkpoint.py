@@ -153,6 +153,10 @@ class Checkpoints:
             f"{more}): put back a whole one, or move the folder away to begin anew"
         )
 
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, from the first; they may be damaged."""
+        return sorted(self._steps())
+
     def record(self, step: int) -> dict[str, Any]:
         """What `save` was given to keep with the state, and its "step" and "files".
 

@@ -124,6 +124,26 @@ def post_hoc_weights(
     return solution / norms
 
 
+def post_hoc_error(
+    steps: Sequence[float],
+    gammas: Sequence[float],
+    target_step: float,
+    target_gamma: float,
+    weights: np.ndarray,
+) -> float:
+    """How far a sum of stored profiles is from the target's, as a part of its norm.
+
+    The root of the integral of the squared difference, over that of the target's
+    square; see `post_hoc_weights`.
+    """
+    t, g = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
+    end, gamma = np.full(1, target_step), np.full(1, target_gamma)
+    square = weights @ _product(t[:, None], g[:, None], t, g) @ weights
+    mixed = weights @ _product(t, g, end, gamma)
+    whole = _product(end, gamma, end, gamma).item()
+    return math.sqrt(max(0.0, (square - 2 * mixed + whole) / whole))
+
+
 def _product(
     step_a: np.ndarray, gamma_a: np.ndarray, step_b: np.ndarray, gamma_b: np.ndarray
 ) -> np.ndarray:

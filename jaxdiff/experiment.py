@@ -101,12 +101,17 @@ class Upkeep:
     always from the same noise, to see the progress."""
     sample_steps: int = 20
     """Steps of the sampler that draws them, DPM-Solver++."""
+    snapshots: int = 32
+    """How often over the run the averages of `ema_lengths` are kept on the disk, from
+    which that of any length is made afterwards (--ema)."""
     tensorboard: bool = True
     """Write the metrics, the speed and the grids for TensorBoard too."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        _at_least_1(self, "log_every", "checkpoint_every", "keep", "sample_steps")
+        _at_least_1(
+            self, "log_every", "checkpoint_every", "keep", "sample_steps", "snapshots"
+        )
         if self.keep_every is not None:
             _at_least_1(self, "keep_every")
             if self.keep_every % self.checkpoint_every:
@@ -179,6 +184,20 @@ class Experiment:
         """Refuses options out of range."""
         check_seed(self.seed)
         check_finite(self)
+
+    @property
+    def snapshot_every(self) -> int | None:
+        """Steps between two snapshots of the averages; None for a run without them."""
+        if not self.training.ema_lengths:
+            return None
+        return -(-self.training.num_steps // self.upkeep.snapshots)
+
+    def snapshot_due(self, step: int) -> bool:
+        """Whether the averages are kept after so many steps."""
+        every = self.snapshot_every
+        return every is not None and (
+            step % every == 0 or step == self.training.num_steps
+        )
 
     def check(self, schedule: AnySchedule) -> None:
         """Refuses options that do not go together, before anything is trained.

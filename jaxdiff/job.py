@@ -144,6 +144,7 @@ class Job:
         marks = (
             training.steps_per_dispatch, upkeep.log_every, upkeep.checkpoint_every,
             upkeep.sample_every or training.num_steps,
+            self.experiment.snapshot_every or training.num_steps,
         )  # fmt: skip
         return min(until - step, *(mark - step % mark for mark in marks))
 

@@ -4,6 +4,7 @@ The folder holds
 
     config.json      the experiment, and what the model must know of its data
     checkpoints/     the newest train states
+    snapshots/       averages of the parameters, to make others of (`ema_lengths`)
     metrics.jsonl    what the steps gave, one line every `log_every` of them
     history.jsonl    when it was started with which versions and devices, and its speed
     tensorboard/     both of these, and the grids, for TensorBoard
@@ -13,6 +14,7 @@ The folder holds
 """
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,6 +35,7 @@ from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.record import check_record, read_config
 from jaxdiff.samplers import sample
+from jaxdiff.snapshots import CLOSE, average_of
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Denoiser, Params
 
@@ -49,7 +52,7 @@ class Run:
         info: the shape and classes of its data.
         network: the Flax network.
         schedule: the noise schedule.
-        params: the moving average of the network's parameters.
+        params: a moving average of the network's parameters.
         step: how many steps it was trained.
         parallel: how devices share the drawing of images.
     """
@@ -164,6 +167,7 @@ def load(
     workdir: str | os.PathLike[str],
     step: int | None = None,
     parallel: Parallel | None = None,
+    ema: float | None = None,
 ) -> Run:
     """The trained model of a run folder, from its newest checkpoint.
 
@@ -172,9 +176,14 @@ def load(
         step: another checkpoint than the newest.
         parallel: how devices share the model. By default it lies on one of them, and
             `generate` uses all of this process.
+        ema: take the parameters' average of this relative length, in (0, 0.288), made
+            from those of `Training.ema_lengths`; by default that of constant decay.
 
     Raises:
-        InputError: there is no run, or no such checkpoint.
+        InputError: there is no run, no such checkpoint, or no average to make `ema` of.
+
+    Warns:
+        UserWarning: the averages that were kept come not near to that of `ema`.
     """
     workdir = Path(workdir)
     experiment, info = read_config(workdir)
@@ -187,12 +196,22 @@ def load(
         if step is not None:
             check_record(checkpoints.record(step), workdir, experiment, info)
         state = checkpoints.restore(template, step)
+    params = state.ema
+    if ema is not None:
+        params, error = average_of(workdir, experiment, state, ema)
+        if error > CLOSE:
+            kept = " ".join(f"{one:g}" for one in experiment.training.ema_lengths)
+            warnings.warn(
+                f"the average of length {ema:g} is off by {error:.0%} of its profile: "
+                f"the run kept those of lengths {kept}",
+                stacklevel=2,
+            )
     return Run(
         experiment,
         info,
         network,
         experiment.schedule.build(),
-        state.ema,
+        params,
         int(state.step),
         parallel or Pmap(),
     )

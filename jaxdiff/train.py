@@ -19,6 +19,7 @@ from jaxdiff.log import Log, held
 from jaxdiff.parallel import in_words
 from jaxdiff.record import check_record, check_workdir, training_part, write_record
 from jaxdiff.run import CHECKPOINTS, newest_step
+from jaxdiff.snapshots import SNAPSHOTS
 from jaxdiff.train_state import TrainState
 
 
@@ -74,8 +75,9 @@ def train(
             workdir / CHECKPOINTS, keep=upkeep.keep, keep_every=upkeep.keep_every,
             keep_best=upkeep.keep_best,
         ) as checkpoints,
+        Checkpoints(workdir / SNAPSHOTS, keep=2**31) as snapshots,
     ):  # fmt: skip
-        newest = newest_step(checkpoints)
+        newest, snapshot = newest_step(checkpoints), newest_step(snapshots) or 0
         record: dict[str, Any] = {}
         if newest is not None:
             record = checkpoints.record(newest)
@@ -114,8 +116,13 @@ def train(
                     # The clocks of several processes differ.
                     late = as_first_says(minutes >= upkeep.checkpoint_minutes)
                     due = due or bool(late)
-                if due:
+                averaged = experiment.snapshot_due(step) and step > snapshot
+                if due or averaged:
                     log.catch_up()  # nothing that is not finite is saved
+                if averaged:
+                    snapshots.save(step, parallel.leave(state).tracks)
+                    snapshots.wait()  # a checkpoint has all snapshots before it
+                if due:
                     checkpoints.save(
                         step, parallel.leave(state),
                         {**log.record(), "configuration": configuration},

@@ -42,7 +42,7 @@ EXPERIMENT = jd.Experiment(
     training=Training(
         num_steps=STEPS, batch_size=BATCH, ema_decay=0.9, ema_lengths=(0.1,)
     ),
-    upkeep=Upkeep(log_every=HALF, checkpoint_every=HALF),
+    upkeep=Upkeep(log_every=HALF, checkpoint_every=HALF, snapshots=2),
     sampling=Sampling(chunk=BATCH),
 )
 """Its network has dropout, and arrays large enough to be split."""

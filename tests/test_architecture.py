@@ -39,7 +39,7 @@ LAYERS = [
     ["loss", "likelihood"],
     ["experiment", "config"],
     ["wrong_flags"],
-    ["record", "board"],
+    ["record", "board", "snapshots"],
     ["run", "flags", "step", "log", "classifier"],
     ["job", "report", "features"],
     ["grids"],

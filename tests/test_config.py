@@ -85,6 +85,7 @@ CHANGED = Experiment(
         keep_best="loss",
         sample_every=6,
         sample_steps=5,
+        snapshots=9,
         tensorboard=False,
     ),
     sampling=Sampling(

@@ -34,6 +34,7 @@ NAN, INF = float("nan"), float("inf")
         *((Upkeep, "keep", v) for v in (0, -1)),
         *((Upkeep, "sample_every", v) for v in (0, -100)),
         *((Upkeep, "sample_steps", v) for v in (0, -1)),
+        *((Upkeep, "snapshots", v) for v in (0, -1)),
         *((Sampling, "chunk", v) for v in (0, -1)),
         *((Experiment, "seed", v) for v in (-1, 2**32)),
         *((Optimizer, "learning_rate", v) for v in (0.0, -0.5, NAN)),

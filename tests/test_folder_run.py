@@ -25,8 +25,8 @@ def photographs(tmp_path_factory):
     """Cuttings of three photographs that packages ship, a sub-folder for each."""
     root = tmp_path_factory.mktemp("photographs") / "mine"
     china, flower = load_sample_images().images
-    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
-        portrait = np.asarray(Image.open(file).convert("RGB"))
+    hopper = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
+    portrait = np.asarray(Image.open(hopper).convert("RGB"))
     rng = np.random.default_rng(0)
     for i in range(NUM):
         name, photograph = (
@@ -53,7 +53,7 @@ def here(tmp_path_factory):
         yield Path()
 
 
-CONFIG = dataclasses.replace(TINY, data=dataclasses.replace(folder.CONFIG.data, size=8))
+CONFIG = dataclasses.replace(TINY, data=jd.Folder(size=8))
 
 
 def command(*args: str) -> None:

@@ -1,0 +1,78 @@
+"""Averages of the parameters kept while a run trains, to make others from afterwards.
+
+EDM2's post-hoc averages: see `ema`. A run with `Training.ema_lengths` keeps its own
+some times on the way, in `snapshots/<step>`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.ema import gamma_of, post_hoc_error, post_hoc_weights
+from jaxdiff.errors import InputError
+from jaxdiff.experiment import Experiment
+from jaxdiff.train_state import TrainState
+from jaxdiff.typing import Params
+
+SNAPSHOTS = "snapshots"
+"""The folder's name in the run folder."""
+CLOSE = 0.05
+"""A profile of which the stored ones miss less than this part is as good as reached."""
+
+
+def average_of(
+    workdir: Path, experiment: Experiment, state: TrainState, length: float
+) -> tuple[Params, float]:
+    """The average of any relative length, made of those that were kept.
+
+    Args:
+        workdir: the run folder.
+        experiment: its configuration.
+        state: a checkpoint's, for whose step the average is made. Its leaves tell where
+            arrays lie.
+        length: the average's relative length, in (0, 0.288).
+
+    Returns:
+        The parameters, and how far the average's profile is from the one asked for, as
+        a part of it (root of the squares' sum): 0 for a length that was kept.
+
+    Raises:
+        InputError: the length is out of range, the run kept no averages, or a snapshot
+            is damaged.
+    """
+    gamma, lengths = gamma_of(length), experiment.training.ema_lengths
+    if not lengths:
+        raise InputError(
+            "the run kept no averages to make others from: train one with "
+            "--training.ema-lengths 0.05 0.1"
+        )
+    step = int(state.step)
+    with Checkpoints(workdir / SNAPSHOTS) as kept:
+        steps = [s for s in kept.steps() if s < step]
+        places = [(s, gamma_of(one)) for s in (*steps, step) for one in lengths]
+        times, gammas = zip(*places, strict=True)
+        weights = post_hoc_weights(times, gammas, step, gamma)
+        found: Any = None
+        for place, s in enumerate((*steps, step)):
+            tracks = state.tracks if s == step else kept.restore(state.tracks, s)
+            share = weights[place * len(lengths) : (place + 1) * len(lengths)]
+            found = _added(found, share.tolist(), tracks)
+    return found, post_hoc_error(times, gammas, step, gamma, weights)
+
+
+@jax.jit
+def _sum(weights: Sequence[float], trees: Sequence[Params]) -> Params:
+    return jax.tree.map(
+        lambda *leaves: sum(w * leaf for w, leaf in zip(weights, leaves, strict=True)),
+        *trees,
+    )
+
+
+def _added(found: Any, weights: list[float], tracks: Sequence[Params]) -> Params:
+    """The sum so far, with weighted averages added."""
+    if found is None:
+        return _sum(weights, tracks)
+    return _sum([1.0, *weights], (found, *tracks))
