@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxdiff import compiled, cores, hosts, page, plots, report
+from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
 from jaxdiff.draw import SampleOptions, draw
@@ -32,12 +33,13 @@ from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import load
+from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.status import StatusOptions, status
 from jaxdiff.train import train
 
 COMMANDS = (
-    "run", "train", "sample", "compare", "evaluate", "report", "status", "replay",
-    "reproduce",
+    "run", "train", "sample", "compare", "evaluate", "ema", "statistics", "report",
+    "status", "replay", "reproduce",
 )  # fmt: skip
 NOT_FINITE = 4
 """The exit code of a training whose loss is not finite."""
@@ -45,9 +47,11 @@ HELP = """
 Commands: run (the default) trains, samples and draws pictures; train only trains;
 sample draws images from a trained run, by any sampler; compare tells how good each
 sampler is at how many network evaluations; evaluate tells how likely held-out images
-are and how like them the samples; report writes a page of the run, report.html; status
-says what a run folder holds; replay takes one step again, to look at its batch;
-reproduce runs a run again and compares. Each has its own flags and --help.
+are and how like them the samples; ema tells which average of the parameters draws the
+best ones; statistics writes what a Frechet distance needs of any data set; report
+writes a page of the run, report.html; status says what a run folder holds; replay takes
+one step again, to look at its batch; reproduce runs a run again and compares. Each has
+its own flags and --help.
 
 Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
 full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
@@ -73,10 +77,20 @@ class Devices:
     """How devices share the work; what comes of it does not depend on it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Trained(Devices):
+    """Which of a run's models is used, and how the devices share it."""
+
+    ema: float | None = None
+    """Take the parameters' average of this relative length, in (0, 0.288), made from
+    those of training.ema-lengths; by default that of constant decay."""
+
+
 OPTIONS: dict[str, Any] = {
     "sample": SampleOptions,
     "compare": CompareOptions,
     "evaluate": EvaluateOptions,
+    "ema": AveragesOptions,
 }
 """The options of the commands that use a trained model."""
 
@@ -163,6 +177,11 @@ def _command(
         if hosts.is_first():
             page.refresh(where.workdir)
         return
+    if command == "statistics":
+        wanted, experiment = parse([StatisticsOptions(), config], rest, **texts)
+        cores.use(experiment.parallel.usable(cores.available()))
+        statistics(experiment, wanted)
+        return
     if command in ON_FOLDERS:
         cls, act = ON_FOLDERS[command]
         (asked,) = parse([cls(workdir=workdir)], rest, **texts)
@@ -177,10 +196,14 @@ def _command(
             f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
         )
     options = OPTIONS[command](workdir=workdir)
-    asked, devices = parse([options, Devices()], rest, **texts)
+    devices = Devices() if command == "ema" else Trained()
+    asked, devices = parse([options, devices], rest, **texts)
     cores.use(devices.parallel.usable(cores.available()))
-    run = load(asked.workdir, parallel=devices.parallel)
-    if command == "sample":
+    ema = getattr(devices, "ema", None)
+    run = load(asked.workdir, parallel=devices.parallel, ema=ema)
+    if command == "ema":
+        averages(run, asked)
+    elif command == "sample":
         draw(run, asked)
     elif command == "compare":
         compare(run, asked, judge)

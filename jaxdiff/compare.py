@@ -193,7 +193,8 @@ def _write(
         marks[title] = {q.sampler: getattr(q, key) for q in (held_out, whole)}
     budgets = sorted(set(options.evaluations))
     path = workdir / "compare.png"
-    plots.save_comparison(path, panels, marks, "network evaluations", budgets)
+    shares = (titles["agreement"],)
+    plots.save_comparison(path, panels, marks, "network evaluations", budgets, shares)
     # Side by side: each sampler at the second-lowest budget, where they differ.
     shown = budgets[min(1, len(budgets) - 1)]
     rows = {}

@@ -145,3 +145,9 @@ def check_at_least_0(options: object, *names: str) -> None:
         # What JAX puts there while it traces is not looked at.
         if isinstance(value, int | float) and not value >= 0:
             raise InputError(f"{name} must be at least 0; got {value:g}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, cut to one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

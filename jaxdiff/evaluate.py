@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,22 +10,20 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.config import option_name
-from jaxdiff.data import Dataset
-from jaxdiff.draw import samplings_of
 from jaxdiff.errors import InputError, check_seed
-from jaxdiff.experiment import Sampling
-from jaxdiff.features import Extractor, Features, default_features
+from jaxdiff.features import hash_of
 from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.files import ensure_writable, write_json_atomic
-from jaxdiff.flags import parse_option
 from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.hosts import is_first
+from jaxdiff.judging import JudgingOptions, built, sampler_name, told
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
+from jaxdiff.statistics import load_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(JudgingOptions):
     """What to evaluate a trained run on."""
 
     workdir: Path
@@ -48,16 +46,9 @@ class EvaluateOptions:
     samples: int | None = None
     """How many samples to draw, to compare with as many held-out images; by default as
     many as there are, at most 10,000; 0 leaves them out."""
-    sampler: str | None = None
-    """Who draws them, with its options if any: dpm-solver:order=3; the run's own by
-    default."""
-    steps: int | None = None
-    """How many steps it takes; by default as many as is usual for the sampler."""
-    guidance: float | None = None
-    """Weight of classifier-free guidance: 1 for none, above 1 to keep to the class."""
-    features: str | None = None
-    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels or
-    pixels:size=8; by default the classifier where there are classes, else pixels."""
+    statistics: Path | None = None
+    """A file of the command `statistics`, or mu and sigma by another tool, by the same
+    features: the samples' Frechet distance to these is told too."""
 
 
 class Figure(NamedTuple):
@@ -101,7 +92,12 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     samples = options.samples
     if samples is None:
         samples = min(len(held_out), len(training), MOST)
-    sampling, features = _how(run, options, training)
+    sampling, features = options.sampling_of(run), options.features_of(training)
+    others = None
+    if options.statistics is not None:
+        others = load_statistics(options.statistics)
+        if not samples:
+            raise InputError("statistics are for the samples: leave samples above 0")
     if samples:
         check_num(samples, training, held_out)
         run.check_request(None, samples, options.seed, sampling)
@@ -118,7 +114,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     }
     extractor = None
     if samples:
-        extractor = _built(run, features, training, held_out)
+        extractor = built(features, training, held_out, run.parallel)
     with bar(num * (2 if options.ode_steps else 1), "likelihood") as on_chunk:
         likelihood = evaluate_likelihood(
             run, images, num=num, seed=options.seed, ode_steps=options.ode_steps,
@@ -130,11 +126,11 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
         with bar(samples, "sample") as on_chunk:
             fidelity = evaluate_samples(
                 run, training, held_out, extractor, num=samples, seed=options.seed,
-                sampling=sampling, on_chunk=on_chunk,
+                sampling=sampling, others=others, on_chunk=on_chunk,
             )  # fmt: skip
         settings["samples"] = {
             "num": samples,
-            "sampler": asdict(sampling.sampler) | {"type": _name(sampling)},
+            "sampler": asdict(sampling.sampler) | {"type": sampler_name(sampling)},
             "guidance": sampling.guidance,
             "features": extractor.name,
             "weights": extractor.weights,
@@ -153,10 +149,15 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     )  # fmt: skip
     written = ["evaluation.json", "bound.png"]
     if extractor is not None and fidelity is not None:
-        told = _told(extractor, samples, fidelity)
-        alike = _alike(fidelity, told)
-        by = f"{samples} samples by {_name(sampling)}, guidance {sampling.guidance:g}"
-        _tell(f"{by}; {told}", alike)
+        note = told(extractor, samples, fidelity.statistics)
+        alike = _alike(fidelity, note)
+        if others is not None and fidelity.to_others is not None:
+            name, of = f"Frechet distance to {options.statistics}", hash_of(others)
+            how = f"{note}; to the statistics {of} of {others.num or '?'} images"
+            alike.append(Figure(name, fidelity.to_others, note=how))
+        by = sampler_name(sampling)
+        by = f"{samples} samples by {by}, guidance {sampling.guidance:g}"
+        _tell(f"{by}; {note}", alike)
         figures += alike
         near = fidelity.pairs
         plots.save_grid(
@@ -177,44 +178,6 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     }
     write_json_atomic(options.workdir / "evaluation.json", record)
     print(f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}")
-
-
-def _how(
-    run: Run, options: EvaluateOptions, training: Dataset
-) -> tuple[Sampling, Features]:
-    """How samples are drawn, and by what they are compared."""
-    named = () if options.sampler is None else (options.sampler,)
-    (sampling,) = samplings_of(run, named, options.steps, None).values()
-    if options.guidance is not None:
-        sampling = replace(sampling, guidance=options.guidance)
-    features = default_features(training)
-    if options.features is not None:
-        features = parse_option(options.features, Features, "features")
-    return sampling, features
-
-
-def _built(
-    run: Run, features: Features, training: Dataset, held_out: Dataset
-) -> Extractor:
-    """The features, after the work that they need."""
-    with bar(features.num_calls, option_name(type(features)), "step") as on_step:
-        return features.build(training, held_out, run.parallel, on_step)
-
-
-def _name(sampling: Sampling) -> str:
-    return option_name(type(sampling.sampler))
-
-
-def _told(extractor: Extractor, samples: int, fidelity: Fidelity) -> str:
-    """What figures on samples must be told with, to be compared with others."""
-    parts = [f"against {samples} held-out images of statistics {fidelity.statistics}"]
-    parts.append(f"features: {extractor.name}")
-    if extractor.weights:
-        parts.append(f"weights {extractor.weights[:16]}")
-    if extractor.accuracy is not None:
-        parts.append(f"accuracy {extractor.accuracy:.2%}")
-    parts.append(f"resizing {extractor.resize}")
-    return ", ".join(parts)
 
 
 def _likely(found: Likelihood, note: str) -> list[Figure]:

@@ -50,6 +50,7 @@ class Fidelity(NamedTuple):
         pairs: the samples that are nearest to a training image, and those images,
             uint8 [2, at most 10, height, width, channels].
         statistics: the hash of the held-out images' mean and covariance.
+        to_others: the samples' Frechet distance to statistics of elsewhere, if any.
     """
 
     samples: Distances
@@ -58,20 +59,91 @@ class Fidelity(NamedTuple):
     copying: Copying
     pairs: np.ndarray
     statistics: str
+    to_others: float | None = None
 
 
 def check_num(num: int, training: Dataset, held_out: Dataset) -> None:
     """Refuses a number of samples to which there are not as many images."""
     most = min(len(training), len(held_out), MOST)
     if not LEAST <= num <= most:
-        raise InputError(
-            f"samples must be 0, or lie in {LEAST}..{most}; got {num}"
-        )  # fmt: skip
+        raise InputError(f"samples must lie in {LEAST}..{most}; got {num}")
 
 
 def chosen(dataset: Dataset, num: int) -> np.ndarray:
     """Which images of a data set are compared, integers [num]: always the same."""
     return np.sort(order(0, 0, len(dataset))[:num])
+
+
+class Comparison(NamedTuple):
+    """What samples are compared with.
+
+    Attributes:
+        labels: the classes to ask for, [num]; None where there are none. Those of the
+            training images that make the floor: both sets have the same ones, and
+            neither those of the held-out images, which would make the distances too
+            small.
+        real: features of held-out images, float32 [num, features].
+        moments: of these.
+        floor: features of training images, float32 [num, features].
+    """
+
+    labels: np.ndarray | None
+    real: np.ndarray
+    moments: Moments
+    floor: np.ndarray
+
+    @classmethod
+    def of(
+        cls,
+        run: Run,
+        training: Dataset,
+        held_out: Dataset,
+        extractor: Extractor,
+        num: int,
+    ) -> "Comparison":
+        """Reads so many images of each data set.
+
+        Raises:
+            InputError: there are not as many.
+        """
+        check_num(num, training, held_out)
+        seen, labels = chosen(training, num), None
+        if run.info.num_classes is not None and training.labels is not None:
+            labels = training.labels[seen]
+        real, _ = extractor.read(held_out.images[chosen(held_out, num)])
+        floor, _ = extractor.read(training.images[seen])
+        return cls(labels, real, Moments.of(real), floor)
+
+    def drawn(
+        self,
+        run: Run,
+        seed: int,
+        sampling: Sampling | None = None,
+        on_chunk: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """As many samples, uint8 [num, height, width, channels]; see `Run.generate`."""
+        num = len(self.real)
+        return to_uint8(
+            run.generate(self.labels, num, seed, sampling=sampling, on_chunk=on_chunk)
+        )
+
+    def agreement(self, classes: np.ndarray | None) -> float | None:
+        """The share of samples that are read as the class asked for, if there is one.
+
+        Args:
+            classes: what is read, [num]; None where the features see none.
+        """
+        if self.labels is None or classes is None:
+            return None
+        return float(np.mean(classes == self.labels))
+
+    def distances(self, found: np.ndarray) -> Distances:
+        """How far features [num, features] are from the held-out images'."""
+        return Distances(
+            frechet_distance(found, self.moments),
+            kernel_distance(found, self.real),
+            precision_recall(self.real, found),
+        )
 
 
 def evaluate_samples(
@@ -83,13 +155,10 @@ def evaluate_samples(
     num: int,
     seed: int = 0,
     sampling: Sampling | None = None,
+    others: Moments | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Fidelity:
     """Draws samples and compares them with images that the model did not see.
-
-    A class-conditional model is asked for the classes of the training images that make
-    the floor: both sets have the same ones, and neither those of the held-out images,
-    which would make the distances too small.
 
     Args:
         run: the trained model.
@@ -99,42 +168,28 @@ def evaluate_samples(
         num: how many samples, training images and held-out images.
         seed: of the samples.
         sampling: how they are drawn; as the experiment says by default.
+        others: further statistics, by the same features.
         on_chunk: called with the number of samples drawn.
 
     Raises:
-        InputError: there are not as many images, or the sampling does not fit.
+        InputError: there are not as many images, or the sampling or the other
+            statistics do not fit.
     """
-    check_num(num, training, held_out)
-    there, seen = chosen(held_out, num), chosen(training, num)
-    labels = None
-    if run.info.num_classes is not None and training.labels is not None:
-        labels = training.labels[seen]
-    images = to_uint8(
-        run.generate(labels, num, seed, sampling=sampling, on_chunk=on_chunk)
-    )
+    against = Comparison.of(run, training, held_out, extractor, num)
+    if others is not None:
+        frechet_distance(others, against.moments)  # refuses other features
+    images = against.drawn(run, seed, sampling, on_chunk)
     features, classes = extractor.read(images)
-    real, _ = extractor.read(held_out.images[there])
     trained, _ = extractor.read(training.images)
-    moments = Moments.of(real)
-
-    def distances(found: np.ndarray) -> Distances:
-        return Distances(
-            frechet_distance(found, moments),
-            kernel_distance(found, real),
-            precision_recall(real, found),
-        )
-
     places, apart = nearest(features, trained)
-    _, real_apart = nearest(real, trained)
+    _, real_apart = nearest(against.real, trained)
     first = np.argsort(apart, kind="stable")[:10]
-    agreement = None
-    if labels is not None and classes is not None:
-        agreement = float(np.mean(classes == labels))
     return Fidelity(
-        samples=distances(features),
-        floor=distances(trained[seen]),
-        agreement=agreement,
+        samples=against.distances(features),
+        floor=against.distances(against.floor),
+        agreement=against.agreement(classes),
         copying=copying(apart, real_apart),
         pairs=np.stack([images[first], training.images[places[first]]]),
-        statistics=hash_of(moments),
+        statistics=hash_of(against.moments),
+        to_others=None if others is None else frechet_distance(features, others),
     )

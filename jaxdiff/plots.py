@@ -10,7 +10,7 @@ is given does not fit.
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -259,11 +259,12 @@ def save_comparison(
     marks: Mapping[str, Mapping[str, float]],
     xlabel: str,
     ticks: Sequence[float],
+    shares: Collection[str] = (),
 ) -> None:
     """Write as a PNG lines of points (x, y) by name, x on a logarithmic axis.
 
-    So is y, but for shares (where no line goes above 1): they are shown from 80% on,
-    or from the lowest best share where that is less.
+    So is y, unless all values of a panel are near each other; but shares are shown from
+    80% on, or from the lowest best share where that is less.
 
     Args:
         path: the file to write.
@@ -271,6 +272,7 @@ def save_comparison(
         marks: values to mark by a line across, by the panel's title and a name.
         xlabel: what x is.
         ticks: the values of x to name.
+        shares: the titles of panels whose values are shares, at most 1.
     """
     ticker = require("matplotlib.ticker")
     figure, all_axes = _figure(panels, len(panels), width=5 + 4 * len(panels))
@@ -285,12 +287,12 @@ def save_comparison(
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), [f"{x:g}" for x in ticks])
         axes.minorticks_off()
-        tops = [max(y for _, y in points) for points in lines.values()]
-        if max(tops) <= 1:
+        if title in shares:
+            tops = [max(y for _, y in points) for points in lines.values()]
             axes.set_ylim(min(0.8, *tops) - 0.01, 1.01)
             axes.yaxis.set_major_locator(ticker.MultipleLocator(0.05))
             axes.yaxis.set_major_formatter("{x:.0%}")
-        else:
+        elif axes.dataLim.y1 > 3 * axes.dataLim.y0:
             axes.set_yscale("log", subs=[])
             axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")

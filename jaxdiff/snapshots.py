@@ -23,6 +23,21 @@ CLOSE = 0.05
 """A profile of which the stored ones miss less than this part is as good as reached."""
 
 
+def kept_lengths(experiment: Experiment) -> tuple[float, ...]:
+    """The relative lengths of the averages that a run keeps.
+
+    Raises:
+        InputError: it keeps none.
+    """
+    lengths = experiment.training.ema_lengths
+    if not lengths:
+        raise InputError(
+            "the run kept no averages to make others from: train one with "
+            "--training.ema-lengths 0.05 0.1"
+        )
+    return lengths
+
+
 def average_of(
     workdir: Path, experiment: Experiment, state: TrainState, length: float
 ) -> tuple[Params, float]:
@@ -43,12 +58,7 @@ def average_of(
         InputError: the length is out of range, the run kept no averages, or a snapshot
             is damaged.
     """
-    gamma, lengths = gamma_of(length), experiment.training.ema_lengths
-    if not lengths:
-        raise InputError(
-            "the run kept no averages to make others from: train one with "
-            "--training.ema-lengths 0.05 0.1"
-        )
+    gamma, lengths = gamma_of(length), kept_lengths(experiment)
     step = int(state.step)
     with Checkpoints(workdir / SNAPSHOTS) as kept:
         steps = [s for s in kept.steps() if s < step]

@@ -32,9 +32,12 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def fake_run(workdir: Path, conditional: bool) -> None:
+def fake_run(
+    workdir: Path, conditional: bool, ema_lengths: tuple[float, ...] = ()
+) -> None:
     """A run folder as `train` leaves it, of parameters that are all zero."""
-    experiment = dataclasses.replace(CONFIG, conditional=conditional)
+    training = dataclasses.replace(CONFIG.training, ema_lengths=ema_lengths)
+    experiment = dataclasses.replace(CONFIG, conditional=conditional, training=training)
     classes = (10, tuple("0123456789")) if conditional else (None, None)
     info = DataInfo((8, 8, 1), *classes)
     workdir.mkdir()

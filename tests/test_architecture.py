@@ -45,7 +45,9 @@ LAYERS = [
     ["grids"],
     ["train", "held_out", "fidelity", "replay", "status"],
     ["draw", "reproduce", "page"],
-    ["compare", "evaluate"],
+    ["judging"],
+    ["statistics"],
+    ["averages", "compare", "evaluate"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mistakes")
     fake_run(folder / "trained", conditional=True)
     fake_run(folder / "unconditional", conditional=False)
+    fake_run(folder / "averaged", conditional=True, ema_lengths=(0.1,))
     (folder / "file").write_text("not a folder")
     (folder / "empty").mkdir()
     text = (folder / "trained" / "config.json").read_text()

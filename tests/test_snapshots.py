@@ -1,17 +1,25 @@
 """Averages of any length, made after a run from what it kept."""
 
+import contextlib
 import dataclasses
+import io
+import json
 import shutil
+import sys
 import warnings
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff.cli import main
 from jaxdiff.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.experiment import Training, Upkeep
+from jaxdiff.features import Pixels
+from jaxdiff.fidelity import Comparison
 from jaxdiff.job import Job
 from tests.runs import TINY, same_bits
 
@@ -132,3 +140,57 @@ def test_what_has_no_averages_is_refused(averaged, finished):
         jd.load(finished[0], ema=0.1)
     with pytest.raises(jd.InputError, match=r"must lie in \(0, 0.288\).* got 0.5"):
         jd.load(averaged[0], ema=0.5)
+
+
+@pytest.fixture(scope="module")
+def compared(averaged):
+    """What the command `ema` records and says."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["experiment.py"])
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        line = "ema --samples 30 --seed 2 --sampler ddim --steps 3 --features pixels"
+        main(CONFIG, "What.", args=[*line.split(), "--workdir", str(averaged[0])])
+    return json.loads((averaged[0] / "ema.json").read_text()), out.getvalue()
+
+
+def test_averages_are_compared(averaged, compared):
+    """The same figures from the library's parts."""
+    record, told = compared
+    lengths = [0.08, 0.0898, 0.101, 0.113, 0.127, 0.143, 0.16]
+    floor, constant, *others = record["averages"]
+    assert [one["length"] for one in others] == lengths
+    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
+    extractor = Pixels().build(training, held_out, jd.Pmap())
+    sampling = dataclasses.replace(
+        CONFIG.sampling, sampler=jd.Ddim(spacing=jd.Trailing(num_steps=3))
+    )
+    for length, found in ((None, constant), (0.101, others[2]), (0.16, others[-1])):
+        run = jd.load(averaged[0], ema=length)
+        against = Comparison.of(run, training, held_out, extractor, 30)
+        features, _ = extractor.read(against.drawn(run, 2, sampling))
+        distances = against.distances(features)
+        assert found["frechet"] == pytest.approx(distances.frechet, rel=1e-3)
+        assert found["kernel"] == pytest.approx(distances.kernel.value, rel=1e-3)
+    near = against.distances(against.floor)
+    assert floor["frechet"] == pytest.approx(near.frechet, rel=1e-6)
+    assert floor["frechet"] < constant["frechet"]
+    assert len({one["frechet"] for one in others}) == 7
+    for part in ("constant decay 0.9999", "training images (floor)", "\n0.101 "):
+        assert part in told
+    assert "30 samples of each by ddim, guidance 1, against 30 held-out" in told
+    with Image.open(averaged[0] / "ema.png") as picture:
+        assert picture.width > 700
+    assert "ema.png are in" in told
+    page = (averaged[0] / "report.html").read_text()
+    assert "Averages of the parameters" in page
+
+
+def test_commands_take_an_average(averaged, tmp_path):
+    line = ["sample", "--ema", "0.1", "--num", "4", "--seed", "5", "--out", "x.npz"]
+    line[line.index("x.npz")] = str(tmp_path / "x.npz")
+    main(CONFIG, "What.", args=[*line, "--workdir", str(averaged[0])])
+    run = jd.load(averaged[0], ema=0.1)
+    with np.load(tmp_path / "x.npz") as drawn:
+        expected = jd.to_uint8(run.generate(drawn["labels"], 4, 5))
+        np.testing.assert_array_equal(drawn["images"], expected)

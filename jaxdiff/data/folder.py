@@ -13,9 +13,9 @@ import numpy as np
 
 from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.images import check_size, read_image
-from jaxdiff.data.prepare import first_line, prepared, quiet
+from jaxdiff.data.prepare import prepared, quiet
 from jaxdiff.data.read import read
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.files import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")

@@ -8,8 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jaxdiff.data.prepare import first_line
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_line, require
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """Pillow's decoders that are tried; some of the others run programs (EPS), or are old

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.prepare import first_line, prepared, quiet
+from jaxdiff.data.prepare import prepared, quiet
 from jaxdiff.data.read import read
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_line, require
 
 _NAME = re.compile(
     r"[a-zA-Z]\w*"  # the data set

@@ -12,7 +12,7 @@ class Moments(NamedTuple):
     """All that the distance needs of a set of features.
 
     Attributes:
-        num: how many examples.
+        num: how many examples; 0 where that is not known.
         mean: float64 [features].
         covariance: float64 [features, features], of `num - 1` degrees of freedom.
     """
@@ -38,6 +38,15 @@ class Moments(NamedTuple):
             )
         covariance = np.atleast_2d(np.cov(rows, rowvar=False))
         return cls(len(rows), rows.mean(axis=0), covariance)
+
+    def joined(self, other: "Moments") -> "Moments":
+        """Those of both sets together (Chan, Golub & LeVeque 1979)."""
+        num = self.num + other.num
+        apart = other.mean - self.mean
+        scatter = (self.num - 1) * self.covariance + (other.num - 1) * other.covariance
+        scatter += np.outer(apart, apart) * (self.num * other.num / num)
+        mean = self.mean + apart * (other.num / num)
+        return Moments(num, mean, scatter / (num - 1))
 
 
 def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:

@@ -120,6 +120,7 @@ def quality(run: Seen) -> Part:
     record = record_of(run.workdir / "evaluation.json")
     if record is None:
         part.missing.append("No figures yet: the command evaluate finds them.")
+        part.pictures = pictures_of(run.workdir, "ema.png")
         return part
     part.tables += figures_of(record)
     by_time = record.get("loss_by_timestep")
@@ -127,7 +128,7 @@ def quality(run: Seen) -> Part:
         t, loss = (numbers(by_time.get(name)) for name in ("t", "loss"))
         if len(t) and len(t) == len(loss):
             part.pictures += curve("Loss by time", t, {"loss": loss}, xlabel="time t")
-    part.pictures += pictures_of(run.workdir, "bound.png")
+    part.pictures += pictures_of(run.workdir, "bound.png", "nearest.png", "ema.png")
     part.options = {"evaluated": settings_of(record)}
     return part
 
@@ -154,8 +155,8 @@ def samplers(run: Seen) -> Part:
 def others(run: Seen) -> Part:
     """Pictures that no other part shows."""
     shown = {
-        "samples.png", "reverse.gif", "forward.png", "bound.png", "compare.png",
-        "samplers.png", "loss.png",
+        "samples.png", "reverse.gif", "forward.png", "bound.png", "nearest.png",
+        "ema.png", "compare.png", "samplers.png", "loss.png",
     }  # fmt: skip
     names = sorted(p.name for e in ("png", "gif") for p in run.workdir.glob(f"*.{e}"))
     rest = [name for name in names if name not in shown]

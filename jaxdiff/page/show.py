@@ -72,6 +72,7 @@ NAMED = {
     "reverse.gif": ("The reverse chain: noise turned to images", "pixels"),
     "schedules.png": ("The noise schedules, of which the run has one", "wide chart"),
     "bound.png": ("The variational bound by time", "wide chart"),
+    "nearest.png": ("Samples, and the training images nearest to them", "wide pixels"),
     "compare.png": ("Samplers by their network evaluations", "wide chart"),
     "samplers.png": ("The same noise by each sampler", "wide pixels"),
     "ema.png": ("Averages of the parameters", "wide chart"),

@@ -1,0 +1,82 @@
+"""How samples are drawn to be judged, and what features they are compared by."""
+
+from dataclasses import dataclass, replace
+
+from jaxdiff.config import option_name
+from jaxdiff.data import Dataset
+from jaxdiff.draw import samplings_of
+from jaxdiff.experiment import Sampling
+from jaxdiff.features import Extractor, Features, default_features
+from jaxdiff.flags import parse_option
+from jaxdiff.parallel import Parallel
+from jaxdiff.progress import bar
+from jaxdiff.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureOptions:
+    """What the commands have in common that read images."""
+
+    features: str | None = None
+    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels or
+    pixels:size=8; by default the classifier where there are classes, else pixels."""
+
+    def features_of(self, training: Dataset) -> Features:
+        """What images are compared by.
+
+        Raises:
+            InputError: a name or an option is unknown.
+        """
+        if self.features is None:
+            return default_features(training)
+        return parse_option(self.features, Features, "features")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingOptions(FeatureOptions):
+    """What the commands have in common that judge samples."""
+
+    sampler: str | None = None
+    """Who draws them, with its options if any: dpm-solver:order=3; the run's own by
+    default."""
+    steps: int | None = None
+    """How many steps it takes; by default as many as is usual for the sampler."""
+    guidance: float | None = None
+    """Weight of classifier-free guidance: 1 for none, above 1 to keep to the class."""
+
+    def sampling_of(self, run: Run) -> Sampling:
+        """How samples are drawn.
+
+        Raises:
+            InputError: a name or an option is unknown, or a number does not fit.
+        """
+        named = () if self.sampler is None else (self.sampler,)
+        (sampling,) = samplings_of(run, named, self.steps, None).values()
+        if self.guidance is None:
+            return sampling
+        return replace(sampling, guidance=self.guidance)
+
+
+def built(
+    features: Features, training: Dataset, held_out: Dataset, parallel: Parallel
+) -> Extractor:
+    """The features, after the work that they need."""
+    with bar(features.num_calls, option_name(type(features)), "step") as on_step:
+        return features.build(training, held_out, parallel, on_step)
+
+
+def sampler_name(sampling: Sampling) -> str:
+    """As the command line spells it."""
+    return option_name(type(sampling.sampler))
+
+
+def told(extractor: Extractor, samples: int, statistics: str) -> str:
+    """What figures on samples must be told with, to be compared with others."""
+    parts = [f"against {samples} held-out images of statistics {statistics}"]
+    parts.append(f"features: {extractor.name}")
+    if extractor.weights:
+        parts.append(f"weights {extractor.weights[:16]}")
+    if extractor.accuracy is not None:
+        parts.append(f"accuracy {extractor.accuracy:.2%}")
+    parts.append(f"resizing {extractor.resize}")
+    return ", ".join(parts)
