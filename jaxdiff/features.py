@@ -7,7 +7,8 @@ little without them: which network, which weights, and how images were resized f
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ from jaxdiff.classifier import CHUNK, Recipe, classifier_of
 from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.metrics.frechet import Moments
+from jaxdiff.networks.inception import SIDE, inception_variables
+from jaxdiff.networks.inception import Inception as InceptionV3
 from jaxdiff.parallel import Parallel
+from jaxdiff.torch_file import read_torch
+
+SMALL_CHUNK = 64
+"""Images that InceptionV3 reads at a time: each takes far more memory there."""
 
 
 class Extractor(NamedTuple):
@@ -115,7 +122,55 @@ class Pixels:
         return 0
 
 
-Features: TypeAlias = Classifier | Pixels
+@dataclass(frozen=True, kw_only=True)
+class Inception:
+    """InceptionV3 with published weights: FID as the literature tells it."""
+
+    path: str = ""
+    """The file pt_inception-2015-12-05-6726825d.pth, which the package pytorch-fid
+    publishes and downloads when it is first used."""
+
+    def build(
+        self,
+        training: Dataset,
+        held_out: Dataset,
+        parallel: Parallel,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> Extractor:
+        """Reads the weights; of the arguments it needs the channels and the devices.
+
+        Raises:
+            InputError: there is no such file, or it is another network's.
+        """
+        if not self.path:
+            raise InputError(
+                "inception needs its weights: give inception:path=FILE, with the file "
+                "pt_inception-2015-12-05-6726825d.pth of the package pytorch-fid"
+            )
+        path = Path(self.path).expanduser()
+        variables = inception_variables(read_torch(path))
+        weights = hashlib.sha256(path.read_bytes()).hexdigest()
+
+        def features(variables: Any, images: jax.Array) -> jax.Array:
+            x = jnp.asarray(images, jnp.float32) / 255
+            if x.shape[-1] == 1:
+                x = jnp.repeat(x, 3, axis=-1)
+            found: Any = InceptionV3().apply(variables, x)
+            return found[-1]
+
+        def read(images: Images) -> tuple[np.ndarray, None]:
+            return parallel.map_chunks(features, variables, images, SMALL_CHUNK), None
+
+        resize = f"bilinear to {SIDE}x{SIDE}, not antialiased"
+        return Extractor("InceptionV3 of FID", weights, resize, read)
+
+    @property
+    def num_calls(self) -> int:
+        """How many steps `build` takes."""
+        return 0
+
+
+Features: TypeAlias = Classifier | Pixels | Inception
 """What `--features` offers."""
 
 

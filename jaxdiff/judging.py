@@ -18,8 +18,9 @@ class FeatureOptions:
     """What the commands have in common that read images."""
 
     features: str | None = None
-    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels or
-    pixels:size=8; by default the classifier where there are classes, else pixels."""
+    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels,
+    pixels:size=8 or inception:path=FILE; by default the classifier where there are
+    classes, else pixels."""
 
     def features_of(self, training: Dataset) -> Features:
         """What images are compared by.

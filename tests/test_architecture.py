@@ -14,7 +14,7 @@ import jaxdiff
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 LAYERS = [
     ["errors"],
-    ["typing", "files", "provenance"],
+    ["typing", "files", "provenance", "torch_file"],
     ["sealed", "kept"],
     [
         "compiled",

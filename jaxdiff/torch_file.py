@@ -1,0 +1,184 @@
+"""Reads PyTorch's weights, a .pth or .bin file, without PyTorch.
+
+Such a file is a pickle, which may run any code when it is read. This reader makes
+nothing but dictionaries and arrays of it, and refuses a file that names anything else.
+Both formats are read: the zip archive, and the one before PyTorch 1.6.
+"""
+
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from jaxdiff.errors import InputError, first_line
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {
+    "DoubleStorage": np.dtype("<f8"),
+    "FloatStorage": np.dtype("<f4"),
+    "HalfStorage": np.dtype("<f2"),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+    "ShortStorage": np.dtype("<i2"),
+    "CharStorage": np.dtype("i1"),
+    "ByteStorage": np.dtype("u1"),
+    "BoolStorage": np.dtype("?"),
+}
+
+
+class _Storage(NamedTuple):
+    """Numbers in a file, by their key there."""
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class _Tensor(NamedTuple):
+    """A view of a storage; its numbers may stand behind it in the file."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def array(self, numbers: bytes) -> np.ndarray:
+        """Its numbers, from those of the storage."""
+        _, dtype, size = self.storage
+        whole = np.frombuffer(numbers, dtype, size)
+        count = int(np.prod(self.shape, dtype=object))
+        if min((self.offset, *self.shape, *self.strides)) < 0 or count > size:
+            raise ValueError(f"a tensor of shape {self.shape} has {size} numbers")
+        if not count:
+            return np.zeros(self.shape, dtype)
+        steps = zip(self.shape, self.strides, strict=True)
+        if self.offset + sum((side - 1) * step for side, step in steps) >= size:
+            raise ValueError(f"a tensor of shape {self.shape} lies outside its numbers")
+        strides = [step * dtype.itemsize for step in self.strides]
+        view = np.lib.stride_tricks.as_strided(
+            whole[self.offset :], self.shape, strides, writeable=False
+        )
+        return view.copy()
+
+
+def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor has no numbers")
+    numbers = (offset, *shape, *strides)
+    if not all(type(n) is int for n in numbers) or len(shape) != len(strides):
+        raise pickle.UnpicklingError("a tensor has no shape")
+    return _Tensor(storage, offset, tuple(shape), tuple(strides))
+
+
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
+    **{("torch", name): dtype for name, dtype in _DTYPES.items()},
+}
+"""All that a state's pickle may name, and what is made of it."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Makes dictionaries, numbers, texts and tensors, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What the pickle may name."""
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"it would run {module}.{name}")
+        return _ALLOWED[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """A storage, of which the pickle has only the key."""
+        kind, dtype, key, _, size, *_ = pid
+        if (kind, type(size)) != ("storage", int) or not isinstance(dtype, np.dtype):
+            raise pickle.UnpicklingError("it has an unknown part")
+        return _Storage(str(key), dtype, size)
+
+
+def read_torch(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a PyTorch state, by their names.
+
+    Args:
+        path: what `torch.save(network.state_dict(), path)` wrote.
+
+    Returns:
+        Arrays of the file's dtypes; bfloat16 as `ml_dtypes` has it.
+
+    Raises:
+        InputError: there is no such file, or it holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
+            file.seek(0)
+            state, numbers_of = read(file)
+            return {name: _array(name, x, numbers_of) for name, x in _items(state)}
+    except FileNotFoundError:
+        raise InputError(f"there is no file '{path}': check the path") from None
+    except (
+        OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
+        OverflowError, MemoryError, RecursionError, NotImplementedError,
+        pickle.UnpicklingError, zipfile.BadZipFile,
+    ) as error:  # fmt: skip
+        raise InputError(
+            f"'{path}' holds no weights of PyTorch ({first_line(error)}): give what "
+            "torch.save wrote of a state_dict, whole"
+        ) from error
+
+
+def _items(state: Any) -> list[tuple[str, Any]]:
+    if not isinstance(state, dict):
+        raise ValueError(f"a {type(state).__name__} and no state_dict")
+    return list(state.items())
+
+
+def _array(
+    name: Any, value: Any, numbers_of: Callable[[_Storage], bytes]
+) -> np.ndarray:
+    if not isinstance(name, str) or not isinstance(value, _Tensor):
+        raise ValueError(f"{name!r} is no tensor")
+    return value.array(numbers_of(value.storage))
+
+
+def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+    archive = zipfile.ZipFile(file)
+    (head,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
+    folder = head.removesuffix("data.pkl")
+    if f"{folder}byteorder" in archive.namelist():
+        order = archive.read(f"{folder}byteorder")
+        if order != b"little":
+            raise ValueError(f"its numbers are {order!r} endian")
+    with archive.open(head) as pickled:
+        state = _Unpickler(pickled).load()
+    return state, lambda storage: archive.read(f"{folder}data/{storage.key}")
+
+
+def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+    def load() -> Any:
+        return _Unpickler(file).load()
+
+    if load() != _MAGIC:
+        raise ValueError("it begins otherwise")
+    load()  # the protocol's number
+    if not load().get("little_endian"):
+        raise ValueError("its numbers are big endian")
+    state, keys = load(), load()
+    dtypes = {x.storage.key: x.storage.dtype for _, x in _items(state) if _is_tensor(x)}
+    numbers = {}
+    for key in keys:
+        count = int.from_bytes(file.read(8), "little")
+        if key not in dtypes:
+            raise ValueError(f"nothing is known of the numbers {key!r}")
+        numbers[key] = file.read(count * dtypes[key].itemsize)
+    return state, lambda storage: numbers[storage.key]
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, _Tensor)
