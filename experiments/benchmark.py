@@ -17,9 +17,11 @@ Two networks without dropout, on random images: `small` (6.47 M parameters, 32x3
     trainer     `jaxdiff.train` with its data, logs and checkpoints; its ratio is to the
                 same compiled step by itself, ratio_saved with a checkpoint every 5,000
                 steps. It needs jaxdiff[experiments]
+    feed        batches to the devices as the trainer has them read ahead, from memory
+                and from array_record on the disk; its ratio is to train_step
 
-the last two of the first network and type asked for. What is compared takes turns. All
-numbers are medians, of times or of the ratios of neighbours; low and high are their
+the last three of the first network and type asked for. What is compared takes turns.
+All numbers are medians, of times or of the ratios of neighbours; low and high are their
 quartiles. A ratio above 1 is faster. The batch is spread over the devices.
 
     tflop_per_s    XLA's count of operations over the seconds. It is that of the program
@@ -30,7 +32,7 @@ quartiles. A ratio above 1 is faster. The batch is spread over the devices.
     memory_mb      of each device: the program's arguments, results and temporary arrays
 
 Each result is also a JSON line with the machine and the versions, to --out or to here.
-Everything but `trainer` runs where only jax, flax and optax are installed.
+All but `trainer` and `feed` run where only jax, flax and optax are installed.
 """
 
 import argparse
@@ -51,6 +53,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.monitoring
@@ -81,7 +84,9 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
 }
 """Image shape, network, and images a step: on a CPU, and on other devices."""
 PROGRAMS = ("forward", "train_step", "sample")
-WHAT = (*PROGRAMS, "layouts", "trainer")
+WHAT = (*PROGRAMS, "layouts", "trainer", "feed")
+FED = 50
+"""Batches of one timing of the feed, its start included."""
 PEAKS = {
     "h100 pcie": 756e12, "h100": 989e12, "h200": 989e12, "a100": 312e12,
     "tpu v4": 275e12, "tpu v5 lite": 197e12, "tpu v5e": 197e12, "tpu v5": 459e12,
@@ -408,6 +413,8 @@ def speeds(options: Options, tell: Tell) -> None:
         layouts(options, tell)
     if "trainer" in options.what:
         trainer(options, tell)
+    if "feed" in options.what:
+        feed(options, tell)
 
 
 def speeds_of(options: Options, tell: Tell, case: Case) -> None:
@@ -465,11 +472,7 @@ def trainer(options: Options, tell: Tell) -> None:
     Every second segment has a checkpoint in its middle: the ratio is of the others, and
     what a checkpoint adds is told beside it.
     """
-    missing = [
-        p for p in ("tqdm", "orbax", "cattrs") if not importlib.util.find_spec(p)
-    ]
-    if missing:
-        say(f"trainer is left out: it needs {missing[0]}, of jaxdiff[experiments]")
+    if lacks("trainer", "tqdm", "orbax", "cattrs", "grain"):
         return
     segment = options.segment or (4 if jax.default_backend() == "cpu" else 100)
     layout = Alternating(num_devices=options.devices, segment=segment)
@@ -489,6 +492,56 @@ def trainer(options: Options, tell: Tell) -> None:
     )  # fmt: skip
     saved = row["ratio"] / (1 + saving / (every * seconds))
     tell({**row, "checkpoint_s": saving, "saved_every": every, "ratio_saved": saved})
+
+
+def lacks(what: str, *packages: str) -> bool:
+    """Whether a package is missing; says so."""
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
+    if missing:
+        say(f"{what} is left out: it needs {missing[0]}, of jaxdiff[experiments]")
+    return bool(missing)
+
+
+def feed(options: Options, tell: Tell) -> None:
+    """Batches against the step that takes them, of the first network and type."""
+    if lacks("feed", "tqdm", "grain", "tensorflow_datasets", "PIL"):
+        return
+    case = Case.of(options, *cases_of(options)[0])
+    experiment, images = case.job.experiment, np.asarray(case.job.dataset.images)
+    height, _, channels = case.job.info.image_shape
+    assert channels in (1, 3), "no network here has others"
+    pictures = importlib.import_module("PIL.Image")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, {"JAXDIFF_CACHE": f"{folder}/.cache"}),
+    ):
+        for i, image in enumerate(images):
+            pixels = image[..., 0] if channels == 1 else image
+            pictures.fromarray(pixels).save(f"{folder}/{i:05}.png", compress_level=1)
+        on_disk = jd.Folder(
+            path=folder, size=height, channels=channels, held_out=0.0, stream=True
+        ).load()
+        jobs = {"memory": case.job, "disk": Job.of(experiment, on_disk)}
+        programs = {
+            name: Program(partial(fed, job), lambda: 0.0) for name, job in jobs.items()
+        }
+        programs["train_step"] = make(case, "train_step")
+        times = in_turns(programs, options.rounds, dict.fromkeys(jobs, 1))
+    for name in jobs:
+        seconds = [time / FED for time in times[name]]
+        middle_one = statistics.median(seconds)
+        row = case.row(
+            "feed", source=name, seconds=middle_one,
+            images_per_s=case.batch / middle_one,
+        )  # fmt: skip
+        tell({**row, **ratio(seconds, times["train_step"], "train_step")})
+
+
+def fed(job: Job) -> Any:
+    """All batches of some steps, on the devices; the last one."""
+    for _, batches in job.feed(0, FED):  # noqa: B007
+        pass
+    return batches
 
 
 def growth(options: Options, tell: Tell) -> None:

@@ -207,3 +207,13 @@ def test_it_imports_what_jaxdiff_needs_and_no_more():
             found.add((node.module or "").split(".")[0])
     needed = {"jaxdiff", "jax", "flax", "optax", "numpy"}
     assert found - sys.stdlib_module_names <= needed
+
+
+def test_the_feed_against_the_step():
+    rows: list[benchmark.Row] = []
+    benchmark.feed(options("--what", "feed"), rows.append)
+    assert [row["source"] for row in rows] == ["memory", "disk"]
+    for row in rows:
+        assert row["ratio"] > 0
+        assert row["ratio_to"] == "train_step"
+        assert row["images_per_s"] == pytest.approx(64 / row["seconds"])
