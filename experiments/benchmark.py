@@ -509,7 +509,6 @@ def feed(options: Options, tell: Tell) -> None:
     case = Case.of(options, *cases_of(options)[0])
     experiment, images = case.job.experiment, np.asarray(case.job.dataset.images)
     height, _, channels = case.job.info.image_shape
-    assert channels in (1, 3), "no network here has others"
     pictures = importlib.import_module("PIL.Image")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -519,7 +518,11 @@ def feed(options: Options, tell: Tell) -> None:
             pixels = image[..., 0] if channels == 1 else image
             pictures.fromarray(pixels).save(f"{folder}/{i:05}.png", compress_level=1)
         on_disk = jd.Folder(
-            path=folder, size=height, channels=channels, held_out=0.0, stream=True
+            path=folder,
+            size=height,
+            channels=1 if channels == 1 else 3,
+            held_out=0.0,
+            stream=True,
         ).load()
         jobs = {"memory": case.job, "disk": Job.of(experiment, on_disk)}
         programs = {
