@@ -17,6 +17,7 @@ import jaxdiff as jd
 from jaxdiff.data import from_arrays
 from jaxdiff.features import Features, Inception
 from jaxdiff.flags import parse_option
+from jaxdiff.metrics.frechet import Moments, frechet_distance
 from jaxdiff.networks import inception
 from jaxdiff.torch_file import read_torch
 
@@ -260,3 +261,15 @@ def test_no_file_and_a_picture_are_refused(tmp_path):
     Image.new("L", (3, 3)).save(tmp_path / "x.png")
     with pytest.raises(jd.InputError, match="holds no weights of PyTorch"):
         read_torch(tmp_path / "x.png")
+
+
+@pytest.mark.filterwarnings("ignore:The `disp` argument")
+def test_the_distance_is_that_of_the_reference(reference):
+    from pytorch_fid.fid_score import calculate_frechet_distance
+
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(300, 40)) @ rng.normal(size=(40, 40))
+    b = rng.normal(size=(200, 40)) @ rng.normal(size=(40, 40)) + 1
+    p, q = Moments.of(a), Moments.of(b)
+    expected = calculate_frechet_distance(p.mean, p.covariance, q.mean, q.covariance)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
