@@ -62,6 +62,8 @@ def built(
     features: Features, training: Dataset, held_out: Dataset, parallel: Parallel
 ) -> Extractor:
     """The features, after the work that they need."""
+    if not features.num_calls:
+        return features.build(training, held_out, parallel)
     with bar(features.num_calls, option_name(type(features)), "step") as on_step:
         return features.build(training, held_out, parallel, on_step)
 

@@ -311,9 +311,16 @@ def test_sealing_is_undone_by_any_change(tmp_path):
 
 
 def test_the_folder_module_names_no_pickle():
-    """Checkpoints and configurations are data: nothing here could run what they say."""
+    """Checkpoints and configurations are data: nothing here could run what they say.
+
+    But for the reader of PyTorch's files, whose unpickler makes nothing but arrays.
+    """
     root = pathlib.Path(checkpoint.__file__).parent
     for path in root.rglob("*.py"):
         text = path.read_text()
+        if path.name == "torch_file.py":
+            assert text.count("pickle.Unpickler") == 1, "the parent of its own"
+            assert "pickle.load" not in text
+            text = text.replace("import pickle", "")
         for word in ("import pickle", "cloudpickle", "allow_pickle=True", " eval("):
             assert word not in text, f"{path}: {word}"
