@@ -8,7 +8,8 @@ DIR comes first, then a command and its flags; the run is in runs/ under DIR's n
 The .png, .jpg, .jpeg, .webp, .bmp and .gif files in DIR and its sub-folders are cut to
 their central square, resized to 64x64 and prepared once; sub-folders, two or more, are
 classes, and a tenth of the images is held out. The U-Net of 6.5 million parameters
-works on 2x2 patches. COST
+works on 2x2 patches. On 2 CPU cores it trains on 8 images a second, enough to see that
+all is well: the 100,000 steps of 32 images are for a GPU.
 """
 
 import sys
