@@ -49,6 +49,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -541,9 +542,8 @@ def feed(options: Options, tell: Tell) -> None:
 
 
 def fed(job: Job) -> Any:
-    """All batches of some steps, on the devices; the last one."""
-    for _, batches in job.feed(0, FED):  # noqa: B007
-        pass
+    """Takes all batches of some steps, on the devices; the last ones."""
+    ((_, batches),) = deque(job.feed(0, FED), maxlen=1)
     return batches
 
 

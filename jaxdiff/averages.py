@@ -5,7 +5,7 @@ run kept, and beside them the one of constant decay. All start from the same noi
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from jaxdiff.features import hash_of
 from jaxdiff.fidelity import Comparison, check_num
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.hosts import is_first
-from jaxdiff.judging import JudgingOptions, built, sampler_name, told
+from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.progress import bar
@@ -117,8 +117,7 @@ def averages(run: Run, options: AveragesOptions) -> None:
         "step": run.step,
         "samples": num,
         "seed": options.seed,
-        "sampler": asdict(sampling.sampler) | {"type": sampler_name(sampling)},
-        "guidance": sampling.guidance,
+        **recorded(sampling),
         "note": note,
         "averages": [one._asdict() for one in (floor, *found)],
     }

@@ -35,7 +35,7 @@ from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import load
 from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.status import StatusOptions, status
-from jaxdiff.train import train
+from jaxdiff.train import train_job
 
 COMMANDS = (
     "run", "train", "sample", "compare", "evaluate", "ema", "statistics", "report",
@@ -196,10 +196,10 @@ def _command(
             f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
         )
     options = OPTIONS[command](workdir=workdir)
-    devices = Devices() if command == "ema" else Trained()
+    devices: Devices = Devices() if command == "ema" else Trained()
     asked, devices = parse([options, devices], rest, **texts)
     cores.use(devices.parallel.usable(cores.available()))
-    ema = getattr(devices, "ema", None)
+    ema = devices.ema if isinstance(devices, Trained) else None
     run = load(asked.workdir, parallel=devices.parallel, ema=ema)
     if command == "ema":
         averages(run, asked)
@@ -239,12 +239,13 @@ def _train(
     if whole_job:
         plots.check_installed()
     start = time.monotonic()
-    dataset = Job.of(experiment).dataset  # refuses what does not fit before it loads
-    train(experiment, workdir, dataset=dataset)
+    job = Job.of(experiment)
+    train_job(job, workdir)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     if not whole_job:
         return
     run = load(workdir, parallel=experiment.parallel)
+    dataset = job.dataset
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes

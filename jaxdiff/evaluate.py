@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.hosts import is_first
-from jaxdiff.judging import JudgingOptions, built, sampler_name, told
+from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
 from jaxdiff.statistics import load_statistics
@@ -130,8 +130,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
             )  # fmt: skip
         settings["samples"] = {
             "num": samples,
-            "sampler": asdict(sampling.sampler) | {"type": sampler_name(sampling)},
-            "guidance": sampling.guidance,
+            **recorded(sampling),
             "features": extractor.name,
             "weights": extractor.weights,
             "resize": extractor.resize,

@@ -53,11 +53,11 @@ class Classifier(Recipe):
     def build(
         self,
         training: Dataset,
-        held_out: Dataset,
+        held_out: Dataset | None,
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
-        """Trains it, or takes the one that was kept.
+        """Trains it, or takes the one that was kept; held-out images tell its accuracy.
 
         Raises:
             InputError: there are no classes, or the result cannot be kept.
@@ -68,7 +68,7 @@ class Classifier(Recipe):
             return trained.read(images, parallel)
 
         accuracy = None
-        if held_out.labels is not None:
+        if held_out is not None and held_out.labels is not None:
             accuracy = float(np.mean(read(held_out.images)[1] == held_out.labels))
         name = f"classifier of {self.num_steps} steps, seed {self.seed}"
         return Extractor(name, trained.sha256(), "none", read, accuracy)
@@ -79,8 +79,15 @@ class Classifier(Recipe):
         return self.num_steps
 
 
+class _Ready:
+    """Features that are not trained."""
+
+    num_calls = 0
+    """How many steps `build` takes."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Pixels:
+class Pixels(_Ready):
     """The pixels themselves, of images made small; needs no training and no classes."""
 
     size: int = 16
@@ -94,7 +101,7 @@ class Pixels:
     def build(
         self,
         training: Dataset,
-        held_out: Dataset,
+        held_out: Dataset | None,
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
@@ -116,14 +123,9 @@ class Pixels:
         resize = "none" if shrink == 1 else f"antialiased triangle to {shape}"
         return Extractor(f"pixels of {shape[0]}x{shape[1]}", "", resize, read)
 
-    @property
-    def num_calls(self) -> int:
-        """How many steps `build` takes."""
-        return 0
-
 
 @dataclass(frozen=True, kw_only=True)
-class Inception:
+class Inception(_Ready):
     """InceptionV3 with published weights: FID as the literature tells it."""
 
     path: str = ""
@@ -133,7 +135,7 @@ class Inception:
     def build(
         self,
         training: Dataset,
-        held_out: Dataset,
+        held_out: Dataset | None,
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
@@ -149,7 +151,8 @@ class Inception:
             )
         path = Path(self.path).expanduser()
         variables = inception_variables(read_torch(path))
-        weights = hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
 
         def features(variables: Any, images: jax.Array) -> jax.Array:
             x = jnp.asarray(images, jnp.float32) / 255
@@ -163,11 +166,6 @@ class Inception:
 
         resize = f"bilinear to {SIDE}x{SIDE}, not antialiased"
         return Extractor("InceptionV3 of FID", weights, resize, read)
-
-    @property
-    def num_calls(self) -> int:
-        """How many steps `build` takes."""
-        return 0
 
 
 Features: TypeAlias = Classifier | Pixels | Inception

@@ -13,6 +13,7 @@ from jaxdiff.data import Dataset, order, to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
 from jaxdiff.features import Extractor, hash_of
+from jaxdiff.metrics.distances import check_same_features
 from jaxdiff.metrics.frechet import Moments, frechet_distance
 from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.metrics.manifold import PrecisionRecall, precision_recall
@@ -100,8 +101,17 @@ class Comparison(NamedTuple):
         held_out: Dataset,
         extractor: Extractor,
         num: int,
+        trained: np.ndarray | None = None,
     ) -> "Comparison":
         """Reads so many images of each data set.
+
+        Args:
+            run: the trained model.
+            training: what it was trained on.
+            held_out: images that it did not see.
+            extractor: reads them.
+            num: how many.
+            trained: features of all training images, where they were read before.
 
         Raises:
             InputError: there are not as many.
@@ -111,7 +121,10 @@ class Comparison(NamedTuple):
         if run.info.num_classes is not None and training.labels is not None:
             labels = training.labels[seen]
         real, _ = extractor.read(held_out.images[chosen(held_out, num)])
-        floor, _ = extractor.read(training.images[seen])
+        if trained is None:
+            floor, _ = extractor.read(training.images[seen])
+        else:
+            floor = trained[seen]
         return cls(labels, real, Moments.of(real), floor)
 
     def drawn(
@@ -175,12 +188,13 @@ def evaluate_samples(
         InputError: there are not as many images, or the sampling or the other
             statistics do not fit.
     """
-    against = Comparison.of(run, training, held_out, extractor, num)
+    check_num(num, training, held_out)
+    trained, _ = extractor.read(training.images)
+    against = Comparison.of(run, training, held_out, extractor, num, trained)
     if others is not None:
-        frechet_distance(others, against.moments)  # refuses other features
+        check_same_features(others.covariance, against.moments.covariance)
     images = against.drawn(run, seed, sampling, on_chunk)
     features, classes = extractor.read(images)
-    trained, _ = extractor.read(training.images)
     places, apart = nearest(features, trained)
     _, real_apart = nearest(against.real, trained)
     first = np.argsort(apart, kind="stable")[:10]

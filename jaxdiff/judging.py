@@ -1,6 +1,7 @@
 """How samples are drawn to be judged, and what features they are compared by."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from jaxdiff.config import option_name
 from jaxdiff.data import Dataset
@@ -59,7 +60,7 @@ class JudgingOptions(FeatureOptions):
 
 
 def built(
-    features: Features, training: Dataset, held_out: Dataset, parallel: Parallel
+    features: Features, training: Dataset, held_out: Dataset | None, parallel: Parallel
 ) -> Extractor:
     """The features, after the work that they need."""
     if not features.num_calls:
@@ -73,10 +74,21 @@ def sampler_name(sampling: Sampling) -> str:
     return option_name(type(sampling.sampler))
 
 
+def recorded(sampling: Sampling) -> dict[str, Any]:
+    """How samples are drawn, for a record of figures on them."""
+    sampler = asdict(sampling.sampler) | {"type": sampler_name(sampling)}
+    return {"sampler": sampler, "guidance": sampling.guidance}
+
+
 def told(extractor: Extractor, samples: int, statistics: str) -> str:
     """What figures on samples must be told with, to be compared with others."""
-    parts = [f"against {samples} held-out images of statistics {statistics}"]
-    parts.append(f"features: {extractor.name}")
+    against = f"against {samples} held-out images of statistics {statistics}"
+    return f"{against}, {described(extractor)}"
+
+
+def described(extractor: Extractor) -> str:
+    """The features, as figures are told with them."""
+    parts = [f"features: {extractor.name}"]
     if extractor.weights:
         parts.append(f"weights {extractor.weights[:16]}")
     if extractor.accuracy is not None:

@@ -240,13 +240,17 @@ class Pmap(Everywhere):
     def _pmap_devices(self) -> list[jax.Device] | None:
         return self.devices if jax.process_count() == 1 else None
 
+    @cached_property
+    def _by_device(self) -> NamedSharding:
+        mesh = Mesh(np.array(_local(self.devices)), (AXIS,))
+        return NamedSharding(mesh, PartitionSpec(AXIS))
+
     def _spread(self, batch: Tree) -> Tree:
         """[rows, ...] to [local devices, rows / local devices, ...]."""
-        devices = _local(self.devices)
-        split = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
+        split = self._by_device
 
         def spread(a: Any) -> jax.Array:
-            parts = np.asarray(a).reshape(len(devices), -1, *a.shape[1:])
+            parts = np.asarray(a).reshape(split.num_devices, -1, *a.shape[1:])
             return jax.device_put(parts, split)
 
         return jax.tree.map(spread, batch)

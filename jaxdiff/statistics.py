@@ -17,7 +17,7 @@ from jaxdiff.experiment import Experiment
 from jaxdiff.features import Extractor, hash_of
 from jaxdiff.files import ensure_writable
 from jaxdiff.hosts import is_first
-from jaxdiff.judging import FeatureOptions, built
+from jaxdiff.judging import FeatureOptions, built, described
 from jaxdiff.metrics.frechet import Moments
 from jaxdiff.progress import bar
 from jaxdiff.run import load_data
@@ -50,15 +50,12 @@ def statistics(experiment: Experiment, options: StatisticsOptions) -> None:
     if not 2 <= num <= len(images):
         raise InputError(f"num must lie in 2..{len(images)}; got {num}")
     features = options.features_of(training)
-    extractor = built(features, training, images, experiment.parallel)
+    extractor = built(features, training, None, experiment.parallel)
     moments = moments_of(images, num, extractor)
     if not is_first():
         return
-    weights = f", weights {extractor.weights[:16]}" if extractor.weights else ""
-    of = (
-        f"{num} {options.split} images of data {images.fingerprint()}, features: "
-        f"{extractor.name}{weights}, resizing {extractor.resize}"
-    )
+    data = f"{num} {options.split} images of data {images.fingerprint()}"
+    of = f"{data}, {described(extractor)}"
     np.savez(
         out, allow_pickle=False, mu=moments.mean, sigma=moments.covariance,
         num=np.array(num), of=np.array(of),

@@ -170,7 +170,8 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
     if not load().get("little_endian"):
         raise ValueError("its numbers are big endian")
     state, keys = load(), load()
-    dtypes = {x.storage.key: x.storage.dtype for _, x in _items(state) if _is_tensor(x)}
+    storages = [x.storage for _, x in _items(state) if isinstance(x, _Tensor)]
+    dtypes = {storage.key: storage.dtype for storage in storages}
     numbers = {}
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
@@ -178,7 +179,3 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
             raise ValueError(f"nothing is known of the numbers {key!r}")
         numbers[key] = file.read(count * dtypes[key].itemsize)
     return state, lambda storage: numbers[storage.key]
-
-
-def _is_tensor(value: Any) -> bool:
-    return isinstance(value, _Tensor)

@@ -54,10 +54,22 @@ def train(
         KeyboardInterrupt: Ctrl-C; the state is saved.
         Terminated: SIGTERM, which is a SystemExit; the state is saved.
     """
-    tqdm = require("tqdm").tqdm
-
+    require("tqdm")
     # What is asked for, checked before anything is written.
     job = Job.of(experiment, dataset)
+    return train_job(job, workdir, until=until, progress=progress)
+
+
+def train_job(
+    job: Job,
+    workdir: str | os.PathLike[str],
+    *,
+    until: int | None = None,
+    progress: bool = True,
+) -> TrainState:
+    """What `train` does with an experiment whose data are there."""
+    tqdm = require("tqdm").tqdm
+    experiment = job.experiment
     training, upkeep, parallel = (
         experiment.training, experiment.upkeep, experiment.parallel
     )  # fmt: skip

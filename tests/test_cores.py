@@ -117,7 +117,7 @@ assert chosen(3, XLA_FLAGS=flag) == (-1, "36")
 assert chosen(3, XLA_FLAGS="--a=b") == (3, "6")
 
 jax.config.update("jax_num_cpu_devices", -1)
-cli.train = lambda *args, **options: print(jax.devices())
+cli.train_job = lambda *args, **options: print(jax.devices())
 cli.main(TINY, "What it is.", args=["train", "--schedule", "cosine"])
 """
 """What is chosen before JAX starts; at last by a training of 16 images on 3 cores."""

@@ -394,7 +394,7 @@ def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
     def stop(*args, **options):
         raise error
 
-    monkeypatch.setattr(cli, "train", stop)
+    monkeypatch.setattr(cli, "train_job", stop)
     with pytest.raises(SystemExit) as raised:
         cli.main(TINY, "What it is.", args=["train"])
     assert raised.value.code == code

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.distances import rows_of
+from jaxdiff.metrics.distances import check_same_features, rows_of
 
 
 class Moments(NamedTuple):
@@ -67,11 +67,7 @@ def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:
         InputError: there are fewer than 2 examples, or the features differ.
     """
     p, q = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
-    if p.mean.shape != q.mean.shape:
-        raise InputError(
-            "both sets must have the same features; got "
-            f"{p.mean.size} and {q.mean.size}"
-        )
+    check_same_features(p.covariance, q.covariance)
     values, vectors = np.linalg.eigh(p.covariance)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     shared = np.linalg.eigvalsh(root @ q.covariance @ root)

@@ -25,7 +25,7 @@ SIZES = (64, 192, 768, 2048)
 
 
 class Conv(NamedTuple):
-    """A convolution by its name; over steps of 2 nothing is padded."""
+    """A convolution by its name."""
 
     name: str
     features: int
@@ -136,7 +136,14 @@ def block_e(pool: Pool) -> tuple[Branch, ...]:
     )
 
 
-PARTS: tuple[tuple[Conv | Pool | tuple[str, tuple[Branch, ...]], ...], ...] = (
+class Block(NamedTuple):
+    """Branches by the name of their block."""
+
+    name: str
+    branches: tuple[Branch, ...]
+
+
+PARTS: tuple[tuple[Conv | Pool | Block, ...], ...] = (
     (
         Conv("Conv2d_1a_3x3", 32, (3, 3), 2, "VALID"),
         Conv("Conv2d_2a_3x3", 32, (3, 3), 1, "VALID"),
@@ -145,19 +152,19 @@ PARTS: tuple[tuple[Conv | Pool | tuple[str, tuple[Branch, ...]], ...], ...] = (
     ),
     (Conv("Conv2d_3b_1x1", 80), Conv("Conv2d_4a_3x3", 192, (3, 3), 1, "VALID"), halved),
     (
-        ("Mixed_5b", block_a(32)),
-        ("Mixed_5c", block_a(64)),
-        ("Mixed_5d", block_a(64)),
-        ("Mixed_6a", BLOCK_B),
-        ("Mixed_6b", block_c(128)),
-        ("Mixed_6c", block_c(160)),
-        ("Mixed_6d", block_c(160)),
-        ("Mixed_6e", block_c(192)),
+        Block("Mixed_5b", block_a(32)),
+        Block("Mixed_5c", block_a(64)),
+        Block("Mixed_5d", block_a(64)),
+        Block("Mixed_6a", BLOCK_B),
+        Block("Mixed_6b", block_c(128)),
+        Block("Mixed_6c", block_c(160)),
+        Block("Mixed_6d", block_c(160)),
+        Block("Mixed_6e", block_c(192)),
     ),
     (
-        ("Mixed_7a", BLOCK_D),
-        ("Mixed_7b", block_e(average)),
-        ("Mixed_7c", block_e(largest)),
+        Block("Mixed_7a", BLOCK_D),
+        Block("Mixed_7b", block_e(average)),
+        Block("Mixed_7c", block_e(largest)),
     ),
 )
 """The whole network; after each part features are taken."""
@@ -185,21 +192,22 @@ class Mixed(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Of [batch, height, width, channels]."""
-
-        def apply(step: Any, x: Array) -> Array:
-            if isinstance(step, Conv):
-                return ConvNorm(step, name=step.name)(x)
-            if isinstance(step, tuple):
-                return jnp.concatenate([apply(one, x) for one in step], axis=-1)
-            return step(x)
-
-        ends = []
-        for branch in self.branches:
-            y = x
-            for step in branch:
-                y = apply(step, y)
-            ends.append(y)
+        ends = [in_turn(branch, x) for branch in self.branches]
         return jnp.concatenate(ends, axis=-1)
+
+
+def in_turn(steps: tuple[Any, ...], x: Array) -> Array:
+    """One step after the other, within the network that has them."""
+    for step in steps:
+        if isinstance(step, Conv):
+            x = ConvNorm(step, name=step.name)(x)
+        elif isinstance(step, Block):
+            x = Mixed(step.branches, name=step.name)(x)
+        elif isinstance(step, tuple):
+            x = jnp.concatenate([in_turn((one,), x) for one in step], axis=-1)
+        else:
+            x = step(x)
+    return x
 
 
 class Inception(nn.Module):
@@ -220,14 +228,7 @@ class Inception(nn.Module):
         x = 2 * jax.image.resize(images, shape, "linear", antialias=False) - 1
         found = []
         for part in PARTS:
-            for step in part:
-                if isinstance(step, Conv):
-                    x = ConvNorm(step, name=step.name)(x)
-                elif isinstance(step, tuple):
-                    name, branches = step
-                    x = Mixed(branches, name=name)(x)
-                else:
-                    x = step(x)
+            x = in_turn(part, x)
             found.append(jnp.mean(x, axis=(1, 2)))
         return tuple(found)
 
