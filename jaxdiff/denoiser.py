@@ -105,11 +105,17 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
 
 def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
     """Refuses a schedule that a network within the denoiser was not made for."""
-    for part in jax.tree.leaves(
-        denoiser, is_leaf=lambda part: isinstance(part, NetworkDenoiser)
-    ):
-        if isinstance(part, NetworkDenoiser):
-            part.prediction.check_schedule(schedule)
+    for part in networks_of(denoiser):
+        part.prediction.check_schedule(schedule)
+
+
+def networks_of(denoiser: Denoiser) -> list[NetworkDenoiser]:
+    """The networks within a denoiser."""
+
+    def bound(part: object) -> bool:
+        return isinstance(part, NetworkDenoiser)
+
+    return [part for part in jax.tree.leaves(denoiser, is_leaf=bound) if bound(part)]
 
 
 def as_pytree(function: Function) -> Function:

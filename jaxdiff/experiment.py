@@ -8,7 +8,7 @@ from jaxdiff.data import Data, Digits
 from jaxdiff.ema import is_length
 from jaxdiff.errors import InputError, check_finite, check_seed
 from jaxdiff.loss import check_combination
-from jaxdiff.networks import NetworkOptions, UNetConfig
+from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Pmap
@@ -141,6 +141,9 @@ class Sampling:
     """Weight of classifier-free guidance: 1 for none, 0 to leave the class open."""
     clip: bool = True
     """Clip every estimate of the image to [-1, 1]."""
+    keep_eps: bool = False
+    """Of DDIM: go on by the noise that the network predicted where an image is clipped,
+    as the diffusers library does, instead of the noise that belongs to it."""
     chunk: int = 256
     """Images drawn at a time, over all devices; the images do not depend on it."""
 
@@ -206,6 +209,13 @@ class Experiment:
             schedule: what `self.schedule.build()` gave.
         """
         check_combination(schedule, self.prediction, self.objective)
+        least = schedule.level(schedule.times[0]).t
+        if isinstance(self.network.embedding, Fourier) and not least > 0:
+            raise InputError(
+                "network.embedding fourier takes the logarithm of the time, and this "
+                f"schedule's times begin at {least:g}: choose variance-preserving or "
+                "straight-path, or the embedding sinusoids"
+            )
         self.sampling.sampler.grid(schedule)
         variance = getattr(self.sampling.sampler, "variance", None)
         learned = variance == LearnedRange()

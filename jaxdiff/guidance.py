@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from jaxdiff.denoiser import ANY_CLASS, as_pytree
+from jaxdiff.denoiser import ANY_CLASS, as_pytree, networks_of
 from jaxdiff.errors import InputError, concrete
+from jaxdiff.networks import UNet
 from jaxdiff.prediction import eps_of
 from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level
 
@@ -50,7 +51,8 @@ def classifier_free(
             the conditional model's x_0, 0 to 1 (Lin et al. 2024, section 3.4).
 
     Raises:
-        InputError: the denoiser is not bound to labels, or rescale is out of range.
+        InputError: the denoiser is not bound to labels, its network has no null class,
+            or rescale is out of range.
     """
     labels, _ = _labels_of(denoiser)
     if not labels:
@@ -58,6 +60,9 @@ def classifier_free(
             "classifier-free guidance needs a denoiser that is bound to labels, such "
             "as run.denoiser(labels)"
         )
+    for part in networks_of(denoiser):
+        if isinstance(part.network, UNet):
+            part.network.config.check_null_class()
     share = concrete(rescale)
     if share is not None and not 0 <= share <= 1:
         raise InputError(f"rescale must lie in 0..1; got {share:g}")
@@ -123,15 +128,25 @@ def mix_classes(denoiser: Denoiser, labels: ArrayLike, shares: ArrayLike) -> Den
     return Partial(_mixed, put([labels] * len(found)), shares)
 
 
-def clip_x_0(denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
+def clip_x_0(
+    denoiser: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
+) -> Denoiser:
     """The denoiser with its x_0 clipped to [low, high] and its eps made to agree.
+
+    Args:
+        denoiser: the model.
+        low: the least that x_0 can be.
+        high: the most.
+        keep_eps: leave eps as it was predicted. DDIM then goes on by an eps that does
+            not belong to its x_0, as it does in the diffusers library by default.
 
     Raises:
         InputError: low is not less than high.
     """
     if not low < high:
         raise InputError(f"low must be less than high; got {low:g} and {high:g}")
-    return Partial(_clipped, as_pytree(denoiser), low, high)
+    clipped = _clipped_with_eps if keep_eps else _clipped
+    return Partial(clipped, as_pytree(denoiser), low, high)
 
 
 def dynamic_threshold(
@@ -240,9 +255,15 @@ def _mixed(denoiser: Denoiser, shares: Array, x_t: Array, level: Level) -> Estim
 def _clipped(
     denoiser: Denoiser, low: Array, high: Array, x_t: Array, level: Level
 ) -> Estimate:
+    estimate = _clipped_with_eps(denoiser, low, high, x_t, level)
+    return estimate._replace(eps=eps_of(estimate.x_0, x_t, level))
+
+
+def _clipped_with_eps(
+    denoiser: Denoiser, low: Array, high: Array, x_t: Array, level: Level
+) -> Estimate:
     estimate = denoiser(x_t, level)
-    x_0 = jnp.clip(estimate.x_0, low, high)
-    return estimate._replace(x_0=x_0, eps=eps_of(x_0, x_t, level))
+    return estimate._replace(x_0=jnp.clip(estimate.x_0, low, high))
 
 
 def _thresholded(

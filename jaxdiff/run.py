@@ -34,7 +34,7 @@ from jaxdiff.hosts import as_first_says, first_before_others, is_first
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.record import check_record, read_config
-from jaxdiff.samplers import sample
+from jaxdiff.samplers import Ddim, sample
 from jaxdiff.snapshots import CLOSE, average_of
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Denoiser, Params
@@ -70,14 +70,20 @@ class Run:
         return bind(self.network, self.params, labels, self.experiment.prediction)
 
     def chain_denoiser(
-        self, params: Params, labels: Any, guidance: float = 1.0
+        self,
+        params: Params,
+        labels: Any,
+        guidance: float = 1.0,
+        keep_eps: bool = False,
     ) -> Denoiser:
         """What the chain goes by: the network so bound, clipped where samples are."""
         denoiser: Denoiser
         denoiser = bind(self.network, params, labels, self.experiment.prediction)
         if guidance != 1:
             denoiser = classifier_free(denoiser, guidance)
-        return clip_x_0(denoiser) if self.experiment.sampling.clip else denoiser
+        if not self.experiment.sampling.clip:
+            return denoiser
+        return clip_x_0(denoiser, keep_eps=keep_eps)
 
     def check_request(
         self,
@@ -133,6 +139,8 @@ class Run:
             InputError: labels do not fit.
         """
         self.check_request(labels, num, seed, sampling)
+        if labels is None and self.info.num_classes:
+            self.network.config.check_null_class()
         how = sampling or self.experiment.sampling
         shared = (self.params, jax.random.key(seed))
         indices = np.arange(num) if indices is None else indices
@@ -152,7 +160,8 @@ class Run:
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
             indices, classes = batch
-            denoiser = self.chain_denoiser(params, classes, how.guidance)
+            keep_eps = how.keep_eps and isinstance(how.sampler, Ddim)
+            denoiser = self.chain_denoiser(params, classes, how.guidance, keep_eps)
             shape = (len(indices), *self.info.image_shape)
             result = sample(
                 denoiser, how.sampler, self.schedule, key, shape,
@@ -219,8 +228,9 @@ def load(
 
 def newest_step(checkpoints: Checkpoints) -> int | None:
     """The newest whole checkpoint, as process 0 sees it; None where there is none."""
-    newest = as_first_says((checkpoints.latest() or 0) if is_first() else 0)
-    return newest or None
+    newest = checkpoints.latest() if is_first() else None
+    step = int(as_first_says(-1 if newest is None else newest))
+    return None if step < 0 else step
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

@@ -12,6 +12,7 @@ from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
+from jaxdiff.networks.embedding import Fourier, TimeEmbedding
 from jaxdiff.objective import Bound, Hybrid, Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Sharded
@@ -48,9 +49,18 @@ CHANGED = Experiment(
         attention=(),
         patch=2,
         heads=3,
+        head_channels=6,
+        middle="no-attention",
         groups=4,
+        smallest_group=1,
+        epsilon=1e-3,
+        scale_shift=True,
+        resample="blocks",
+        padding="both",
+        embedding=Fourier(scale=3.0, divide=True),
         dropout=0.3,
-        label_dropout=0.7,
+        label_dropout=0.0,
+        null_class=False,
         dtype="bfloat16",
         remat="cheap",
     ),
@@ -91,7 +101,12 @@ CHANGED = Experiment(
     sampling=Sampling(
         sampler=Euler(
             spacing=Karras(
-                num_steps=7, to_data=False, rho=3.0, sigma_min=0.1, sigma_max=9.0
+                num_steps=7,
+                to_data=False,
+                skip_last=True,
+                rho=3.0,
+                sigma_min=0.1,
+                sigma_max=9.0,
             ),
             churn=1.0,
             churn_min=0.5,
@@ -100,6 +115,7 @@ CHANGED = Experiment(
         ),
         guidance=2.5,
         clip=False,
+        keep_eps=True,
         chunk=1,
     ),
 )
@@ -116,6 +132,10 @@ VARIANTS = [
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
+    *(
+        Experiment(network=UNetConfig(embedding=member()))
+        for member in get_args(TimeEmbedding)
+    ),
     *(Experiment(objective=member()) for member in get_args(Objective)),
     *(Experiment(parallel=member()) for member in get_args(Parallel)),
     *(

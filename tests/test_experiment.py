@@ -1,5 +1,6 @@
 """Options out of range are refused, by name, with the value."""
 
+import math
 import re
 from typing import Any
 
@@ -10,6 +11,7 @@ from jaxdiff.data import Digits, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
+from jaxdiff.networks.embedding import Fourier, Sinusoids
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps
 from jaxdiff.samplers import Ancestral, Karras, Leading
@@ -46,6 +48,11 @@ NAN, INF = float("nan"), float("inf")
         *((Optimizer, "clip_norm", v) for v in (0.0, -1.0, NAN)),
         *((UNetConfig, "channels", v) for v in (0, -4, 2, 5)),
         *((UNetConfig, "multipliers", v) for v in ((), (1, 0), (-1,))),
+        *((UNetConfig, "head_channels", v) for v in (0, -1, 3)),
+        *((UNetConfig, "smallest_group", v) for v in (0, -1)),
+        *((UNetConfig, "epsilon", v) for v in (0.0, 1.0, NAN)),
+        *((Fourier, "scale", v) for v in (0.0, -1.0, NAN)),
+        *((Sinusoids, "shift", v) for v in (2.0, NAN)),
         *((UNetConfig, "blocks", v) for v in (0, -1)),
         *((UNetConfig, "heads", v) for v in (0, -1, 3)),
         *((UNetConfig, "groups", v) for v in (0, -1)),
@@ -58,6 +65,24 @@ def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
     # "field must ...; got value", with no other field's name before it.
     with pytest.raises(InputError, match=rf"^{field} must .*got {re.escape(shown)}$"):
         cls(**{field: value})
+
+
+@pytest.mark.parametrize("field", ["middle", "resample", "padding"])
+def test_a_choice_that_there_is_not(field):
+    options: dict[str, Any] = {field: "x"}
+    with pytest.raises(InputError, match=f"^{field} must be '.*' or '.*'; got 'x'$"):
+        UNetConfig(**options)
+
+
+@pytest.mark.parametrize("value", [1.3, math.inf, 1e-9])
+def test_levels_of_part_of_a_channel(value):
+    with pytest.raises(InputError, match=rf"whole numbers .* got {value:g} times 128"):
+        UNetConfig(multipliers=(1, value))
+
+
+def test_hiding_the_class_needs_a_null_class():
+    with pytest.raises(InputError, match=r"set label_dropout to 0; got 0\.1"):
+        UNetConfig(null_class=False)
 
 
 def test_too_many_levels_are_refused():

@@ -18,6 +18,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
 from jaxdiff.networks import UNetConfig
+from jaxdiff.networks.embedding import Sinusoids, TimeEmbedding
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.prediction import Eps, Prediction
@@ -39,6 +40,7 @@ MEMBERS = {
     "data": (Digits, FashionMnist, Folder, Tfds),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
+    "network.embedding": get_args(TimeEmbedding),
     "objective": get_args(Objective),
     "parallel": get_args(Parallel),
     "objective.weighting": get_args(WeightingOptions),
@@ -52,9 +54,10 @@ ALL = dataclasses.replace(
     data=Digits(),
     schedule=Linear(),
     prediction=Eps(),
+    network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
-    sampling=Sampling(guidance=2.5, clip=False, chunk=1),
+    sampling=Sampling(guidance=2.5, clip=False, keep_eps=True, chunk=1),
 )
 """No field has its default, but those of a choice."""
 
@@ -271,11 +274,11 @@ SEE = "; see program --help"
         ),
         (
             "--network.multipliers 1 x",
-            "--network.multipliers takes INT INT ...; got '1 x'",
+            "--network.multipliers takes FLOAT FLOAT ...; got '1 x'",
         ),
         (
             "--network.multipliers 1,2",
-            "--network.multipliers takes INT INT ...; got '1,2': put spaces between",
+            "--network.multipliers takes FLOAT FLOAT ...; got '1,2': put spaces",
         ),
         (
             "--parallel.num-devices two",

@@ -1,6 +1,7 @@
 """The U-Net: DDPM's sizes, its conditioning, and randomness per example."""
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.networks import layers
+from jaxdiff.networks import embedding, layers
 
 
 def init_shapes(network, size=32):
@@ -34,7 +35,7 @@ def test_timestep_embedding_is_ddpms():
     frequencies = np.exp(-np.log(10_000) * np.arange(4) / 3)
     angles = t[:, None] * frequencies
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    got = layers.timestep_embedding(jnp.asarray(t), features)
+    got = embedding.timestep_embedding(jnp.asarray(t), features)
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
@@ -133,7 +134,8 @@ def test_norm_fits_any_number_of_channels():
 
 
 def test_attention_is_softmax_of_products():
-    layer = layers.Attention(heads=2, groups=2, dtype=jnp.float32)
+    norm_of = partial(layers.Norm, 2, jnp.float32)
+    layer = layers.Attention(heads=2, norm=norm_of, dtype=jnp.float32)
     x = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
     params = layer.init(jax.random.key(1), x)["params"]
     params["out"]["kernel"] = jnp.eye(4)

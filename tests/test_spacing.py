@@ -98,6 +98,13 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     for a, b in zip(ended, longer, strict=True):
         np.testing.assert_allclose(a, b[:-1], rtol=1e-6)
     assert ended.sigma[-1] > 0
+    if spacing is jd.Times:
+        return
+    # And those before the last, and then the data.
+    skipping = spacing(num_steps=num_steps, skip_last=True).levels(schedule)
+    for a, b in zip(skipping, longer, strict=True):
+        np.testing.assert_array_equal(a[:-1], b[:-2])
+    assert (skipping.alpha[-1], skipping.sigma[-1]) == (1, 0)
 
 
 def test_trailing_for_every_number_of_steps():

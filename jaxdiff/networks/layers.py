@@ -1,8 +1,8 @@
 """The parts of the U-Net (Ho et al. 2020, appendix B)."""
 
-import math
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -10,28 +10,10 @@ import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
 from jaxdiff.networks.convolution import convolve
-from jaxdiff.typing import Array, Images, Key, Timesteps
+from jaxdiff.typing import Array, Images, Key
 
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 _zeros = nn.initializers.zeros
-
-
-def timestep_embedding(t: Timesteps, features: int, max_period: float = 1e4) -> Array:
-    """Sinusoids of the time, [sin | cos] (Vaswani et al. 2017, section 3.5).
-
-    Args:
-        t: times [batch], integer or float; embedded in float32.
-        features: the length of the embedding, even and at least 4.
-        max_period: the longest period over 2 pi.
-
-    Returns:
-        float32 [batch, features].
-    """
-    half = features // 2
-    exponents = jnp.arange(half, dtype=jnp.float32) / (half - 1)
-    frequencies = jnp.exp(-math.log(max_period) * exponents)
-    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def dropout(x: Array, rate: float, keys: Key | None) -> Array:
@@ -51,25 +33,33 @@ def dropout(x: Array, rate: float, keys: Key | None) -> Array:
 class Norm(nn.Module):
     """Group normalisation with the largest number of groups that fits.
 
-    A group has two channels at least: in a group of one, normalisation would undo what
-    the time embedding adds, and the network would not know the time.
-
     Attributes:
         groups: the most groups; the number used divides the channels.
         dtype: of the result; the statistics are float32.
+        smallest: the fewest channels of a group. In a group of one, normalisation would
+            undo what the time embedding adds, and the network would not know the time.
+        epsilon: what is added to the variance.
     """
 
     groups: int
     dtype: Any
+    smallest: int = 2
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """Normalises x [batch, height, width, channels]."""
-        channels = x.shape[-1]
-        most = max(1, min(self.groups, channels // 2))
-        groups = next(g for g in range(most, 0, -1) if channels % g == 0)
-        norm = nn.GroupNorm(groups, epsilon=1e-6, dtype=self.dtype, name="group")
+        groups = group_count(x.shape[-1], self.groups, self.smallest)
+        norm = nn.GroupNorm(
+            groups, epsilon=self.epsilon, dtype=self.dtype, name="group"
+        )
         return norm(x)
+
+
+def group_count(channels: int, groups: int, smallest: int) -> int:
+    """How many groups `Norm` makes: at most `groups`, a divisor of the channels."""
+    most = max(1, min(groups, channels // smallest))
+    return next(g for g in range(most, 0, -1) if channels % g == 0)
 
 
 class ResBlock(nn.Module):
@@ -78,30 +68,45 @@ class ResBlock(nn.Module):
     Attributes:
         features: the channels of the result.
         dropout: the rate in [0, 1).
-        groups: of the normalisation.
+        norm: makes a normalisation of a name.
         dtype: of the computation; parameters are float32.
+        scale_shift: the time scales and shifts what the second norm gives, instead of
+            being added before it (Dhariwal & Nichol 2021, section 3.1, "AdaGN").
+        resample: whether it halves height and width (means), doubles them (nearest
+            neighbour), or leaves them.
     """
 
     features: int
     dropout: float
-    groups: int
+    norm: Callable[..., Norm]
     dtype: Any
+    scale_shift: bool = False
+    resample: Literal["no", "halve", "double"] = "no"
 
     @nn.compact
     def __call__(self, x: Images, embedding: Array, keys: Key | None) -> Images:
         """X [batch, h, w, c], time embedding [batch, e], keys [batch] when training."""
         conv = partial(conv3x3, self.features, self.dtype)
 
-        def dense(name: str) -> nn.Dense:
-            return nn.Dense(
-                self.features, dtype=self.dtype, kernel_init=_init, name=name
-            )
+        def dense(name: str, features: int) -> nn.Dense:
+            return nn.Dense(features, dtype=self.dtype, kernel_init=_init, name=name)
 
-        h = conv("conv_1")(nn.swish(Norm(self.groups, self.dtype, name="norm_1")(x)))
-        h += dense("time")(nn.swish(embedding))[:, None, None, :]
-        h = nn.swish(Norm(self.groups, self.dtype, name="norm_2")(h))
-        h = conv("conv_2", _zeros)(dropout(h, self.dropout, keys))
-        skip = x if x.shape[-1] == self.features else dense("skip")(x)
+        h = nn.swish(self.norm(name="norm_1")(x))
+        if self.resample != "no":
+            sized = halved if self.resample == "halve" else doubled
+            x, h = sized(x), sized(h)
+        h = conv("conv_1")(h)
+        time = dense("time", self.features * (1 + self.scale_shift))
+        moved = time(nn.swish(embedding))[:, None, None, :]
+        norm_2 = self.norm(name="norm_2")
+        if self.scale_shift:
+            scale, shift = jnp.split(moved, 2, axis=-1)
+            h = norm_2(h) * (1 + scale) + shift
+        else:
+            h = norm_2(h + moved)
+        h = conv("conv_2", _zeros)(dropout(nn.swish(h), self.dropout, keys))
+        fits = x.shape[-1] == self.features
+        skip = x if fits else dense("skip", self.features)(x)
         return skip + h
 
 
@@ -110,12 +115,12 @@ class Attention(nn.Module):
 
     Attributes:
         heads: how many; they divide the channels.
-        groups: of the normalisation.
+        norm: makes a normalisation of a name; None for none.
         dtype: of the computation; parameters are float32.
     """
 
     heads: int
-    groups: int
+    norm: Callable[..., Norm] | None
     dtype: Any
 
     @nn.compact
@@ -126,7 +131,7 @@ class Attention(nn.Module):
         def dense(name: str, init: Any = _init) -> nn.Dense:
             return nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
 
-        h = Norm(self.groups, self.dtype, name="norm")(x)
+        h = x if self.norm is None else self.norm(name="norm")(x)
         heads = (batch, height * width, self.heads, channels // self.heads)
         query, key, value = (
             dense(name)(h).reshape(heads) for name in ("query", "key", "value")
@@ -136,14 +141,21 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a strided convolution."""
+    """Halves height and width by a strided convolution.
+
+    Attributes:
+        dtype: of the computation; parameters are float32.
+        padding: a row and a column of zeros at the "end", or at "both" sides.
+    """
 
     dtype: Any
+    padding: Literal["end", "both"] = "end"
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """X [batch, height, width, channels], both sizes even."""
-        return conv3x3(x.shape[-1], self.dtype, "conv", strides=2)(x)
+        padding = ((self.padding == "both", 1),) * 2
+        return conv3x3(x.shape[-1], self.dtype, "conv", strides=2, padding=padding)(x)
 
 
 class Upsample(nn.Module):
@@ -154,8 +166,17 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: Images) -> Images:
         """X [batch, height, width, channels]."""
-        x = x.repeat(2, axis=1).repeat(2, axis=2)
-        return conv3x3(x.shape[-1], self.dtype, "conv")(x)
+        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled(x))
+
+
+def halved(x: Images) -> Images:
+    """Means of 2x2 pixels."""
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+
+
+def doubled(x: Images) -> Images:
+    """Every pixel as 2x2 of them."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def to_patches(x: Images, size: int) -> Images:
@@ -180,13 +201,19 @@ def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Arra
 
 
 def conv3x3(
-    features: int, dtype: Any, name: str, init: Any = _init, strides: int = 1
+    features: int,
+    dtype: Any,
+    name: str,
+    init: Any = _init,
+    strides: int = 1,
+    padding: Any = "SAME",
 ) -> nn.Conv:
     """A 3x3 convolution, padded to the same size (divided by `strides`)."""
     return nn.Conv(
         features,
         (3, 3),
         strides=strides,
+        padding=padding,
         dtype=dtype,
         kernel_init=init,
         name=name,

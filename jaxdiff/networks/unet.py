@@ -8,14 +8,17 @@ configuration is DDPM's for CIFAR-10, with its 35,746,307 parameters.
 """
 
 import itertools
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, get_args, get_type_hints
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff import keys as keys_lib
 from jaxdiff.errors import InputError
+from jaxdiff.networks.embedding import Fourier, Sinusoids, TimeEmbedding
 from jaxdiff.networks.layers import (
     Downsample,
     Norm,
@@ -24,7 +27,6 @@ from jaxdiff.networks.layers import (
     drop_labels,
     from_patches,
     rematerialised,
-    timestep_embedding,
     to_patches,
 )
 from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
@@ -40,7 +42,7 @@ class UNetConfig:
 
     channels: int = 128
     """Channels of the first level; even, at least 4."""
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    multipliers: tuple[float, ...] = (1, 2, 2, 2)
     """Channels of each level, in multiples of `channels`; each halves the size."""
     blocks: int = 2
     """Residual blocks a level on the way down; one more on the way up."""
@@ -52,12 +54,33 @@ class UNetConfig:
     always has."""
     heads: int = 1
     """Attention heads; they divide the channels."""
+    head_channels: int | None = None
+    """The channels of a head, instead of `heads`."""
+    middle: Literal["attention", "attention-without-norm", "no-attention"] = "attention"
+    """What lies between the two blocks of the middle."""
     groups: int = 32
     """The most groups of the normalisation; the number used divides the channels."""
+    smallest_group: int = 2
+    """The fewest channels of such a group."""
+    epsilon: float = 1e-6
+    """What the normalisation adds to the variance, above 0."""
+    scale_shift: bool = False
+    """The time scales and shifts what a block's second norm gives, as in ADM (Dhariwal
+    & Nichol 2021), instead of being added before it."""
+    resample: Literal["conv", "blocks"] = "conv"
+    """What changes the size between two levels: a convolution, or a residual block as
+    in ADM."""
+    padding: Literal["end", "both"] = "end"
+    """Where the convolution that halves a size pads: at the end, as in TensorFlow and
+    DDPM, or at both, as in PyTorch."""
+    embedding: TimeEmbedding = field(default_factory=Sinusoids)
+    """What the network is told of the time."""
     dropout: float = 0.1
     """Dropout rate in each residual block, in [0, 1)."""
     label_dropout: float = 0.1
     """How often training hides the class, in [0, 1); guidance needs it above 0."""
+    null_class: bool = True
+    """Whether there is one class more, for "any"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and output are float32."""
     remat: Literal["none", "cheap", "blocks"] = "none"
@@ -66,7 +89,9 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
-        for name in ("channels", "blocks", "patch", "heads", "groups"):
+        for name in (
+            "channels", "blocks", "patch", "heads", "groups", "smallest_group",
+        ):  # fmt: skip
             if getattr(self, name) < 1:
                 raise InputError(
                     f"{name} must be at least 1; got {getattr(self, name)}"
@@ -75,15 +100,18 @@ class UNetConfig:
             raise InputError(
                 f"dtype must be 'float32' or 'bfloat16'; got {self.dtype!r}"
             )
-        if self.remat not in ("none", "cheap", "blocks"):
-            raise InputError(
-                f"remat must be 'none', 'cheap' or 'blocks'; got {self.remat!r}"
-            )
+        for name in ("remat", "middle", "resample", "padding"):
+            choices = get_args(get_type_hints(UNetConfig)[name])
+            if getattr(self, name) not in choices:
+                raise InputError(
+                    f"{name} must be {' or '.join(map(repr, choices))}; got "
+                    f"{getattr(self, name)!r}"
+                )
         if self.channels % 2 or self.channels < 4:
             raise InputError(
                 f"channels must be even and at least 4; got {self.channels}"
             )
-        if not self.multipliers or min(self.multipliers) < 1:
+        if not self.multipliers or not min(self.multipliers) > 0:
             raise InputError(
                 f"multipliers must be positive, one a level; got {self.multipliers}"
             )
@@ -98,12 +126,47 @@ class UNetConfig:
                 raise InputError(
                     f"{name} must lie in [0, 1); got {getattr(self, name):g}"
                 )
-        for multiplier in self.multipliers:
-            if self.channels * multiplier % self.heads:
+        if not 0 < self.epsilon < 1:
+            raise InputError(f"epsilon must lie in (0, 1); got {self.epsilon:g}")
+        if self.label_dropout and not self.null_class:
+            raise InputError(
+                "label_dropout hides the class behind the null class, and null_class "
+                f"is off: set label_dropout to 0; got {self.label_dropout:g}"
+            )
+        for multiplier, width in zip(self.multipliers, self.widths, strict=True):
+            if width < 1 or abs(width - self.channels * multiplier) > 1e-6 * width:
                 raise InputError(
-                    f"heads must divide the channels {self.channels * multiplier}; "
-                    f"got {self.heads}"
+                    "multipliers must give whole numbers of channels; got "
+                    f"{multiplier:g} times {self.channels}"
                 )
+            self.head_count(width)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The channels of each level."""
+        scaled = (self.channels * multiplier for multiplier in self.multipliers)
+        return tuple(round(width) if math.isfinite(width) else 0 for width in scaled)
+
+    def head_count(self, width: int) -> int:
+        """Attention heads over so many channels.
+
+        Raises:
+            InputError: they do not divide the channels.
+        """
+        if self.head_channels is None:
+            name, value = "heads", self.heads
+        else:
+            name, value = "head_channels", self.head_channels
+        if value < 1 or width % value:
+            raise InputError(f"{name} must divide the channels {width}; got {value}")
+        return value if self.head_channels is None else width // value
+
+    def check_null_class(self) -> None:
+        """Refuses to do without labels where there is no null class."""
+        if not self.null_class:
+            raise InputError(
+                "the network knows no class for any: give labels, and leave guidance"
+            )
 
     def build(
         self,
@@ -200,22 +263,38 @@ class UNet(nn.Module):
             return None if keys is None else keys_lib.fold(keys, stream)
 
         block_class, attention_class = rematerialised(config.remat)
+        norm = partial(
+            Norm, config.groups, dtype, config.smallest_group, config.epsilon
+        )
 
-        def block(x: Images, features: int, name: str) -> Images:
+        def block(x: Images, features: int, name: str, resample: Any = "no") -> Images:
             layer = block_class(
-                features, config.dropout, config.groups, dtype, name=f"{name}_block"
-            )
+                features, config.dropout, norm, dtype, config.scale_shift, resample,
+                name=name,
+            )  # fmt: skip
             return layer(x, embedding, next_keys())
 
-        def attend(x: Images, name: str) -> Images:
+        def attend(x: Images, name: str, with_norm: bool = True) -> Images:
+            heads = config.head_count(x.shape[-1])
             layer = attention_class(
-                config.heads, config.groups, dtype, name=f"{name}_attention"
+                heads, norm if with_norm else None, dtype, name=name
             )
             return layer(x)
 
         def blocks(x: Images, features: int, name: str) -> Images:
-            x = block(x, features, name)
-            return attend(x, name) if max(x.shape[1:3]) in config.attention else x
+            x = block(x, features, f"{name}_block")
+            attends = max(x.shape[1:3]) in config.attention
+            return attend(x, f"{name}_attention") if attends else x
+
+        def downsample(x: Images, name: str) -> Images:
+            if config.resample == "blocks":
+                return block(x, x.shape[-1], name, "halve")
+            return Downsample(dtype, config.padding, name=name)(x)
+
+        def upsample(x: Images, name: str) -> Images:
+            if config.resample == "blocks":
+                return block(x, x.shape[-1], name, "double")
+            return Upsample(dtype, name=name)(x)
 
         label_keys = next_keys()
         embedding = self._embed(t, labels, label_keys)
@@ -223,29 +302,32 @@ class UNet(nn.Module):
         x = to_patches(x.astype(dtype), config.patch)
         x = conv3x3(config.channels, dtype, "conv_in")(x)
         skips = [x]
-        for level, multiplier in enumerate(config.multipliers):
+        for level, width in enumerate(config.widths):
             if level > 0:
-                x = Downsample(dtype, name=f"down_{level}_downsample")(x)
+                x = downsample(x, f"down_{level}_downsample")
                 skips.append(x)
             for i in range(config.blocks):
-                x = blocks(x, config.channels * multiplier, f"down_{level}_{i}")
+                x = blocks(x, width, f"down_{level}_{i}")
                 skips.append(x)
 
-        x = block(x, x.shape[-1], "middle_0")
-        x = attend(x, "middle")
-        x = block(x, x.shape[-1], "middle_1")
+        x = block(x, x.shape[-1], "middle_0_block")
+        if config.middle != "no-attention":
+            x = attend(x, "middle_attention", config.middle == "attention")
+        x = block(x, x.shape[-1], "middle_1_block")
 
-        for level, multiplier in reversed(list(enumerate(config.multipliers))):
+        for level, width in reversed(list(enumerate(config.widths))):
             for i in range(config.blocks + 1):
                 x = jnp.concatenate([x, skips.pop()], axis=-1)
-                x = blocks(x, config.channels * multiplier, f"up_{level}_{i}")
+                x = blocks(x, width, f"up_{level}_{i}")
             if level > 0:
-                x = Upsample(dtype, name=f"up_{level}_upsample")(x)
+                x = upsample(x, f"up_{level}_upsample")
 
-        x = nn.swish(Norm(config.groups, dtype, name="norm_out")(x))
+        x = nn.swish(norm(name="norm_out")(x))
         outputs = self.out_channels * config.patch**2
         x = conv3x3(outputs, dtype, "conv_out", nn.initializers.zeros)(x)
-        return from_patches(x.astype(jnp.float32), config.patch)
+        x = from_patches(x.astype(jnp.float32), config.patch)
+        divide = isinstance(config.embedding, Fourier) and config.embedding.divide
+        return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
 
     def _embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
         """The embedding of time and class, [batch, 4 channels]."""
@@ -256,20 +338,25 @@ class UNet(nn.Module):
             init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
             return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
-        embedding = timestep_embedding(t, self.config.channels)
+        embedding = self.config.embedding.layer(self.config.channels)(t)
         embedding = dense("time_2")(nn.swish(dense("time_1")(embedding)))
         if self.num_classes is None:
             return embedding
         null = self.num_classes
         if labels is None:
-            labels = jnp.full(t.shape, null)
+            if not self.is_initializing():
+                self.config.check_null_class()
+            labels = jnp.full(t.shape, null if self.config.null_class else 0)
         init = nn.initializers.normal(1.0)
         embed = nn.Embed(
-            null + 1, features, dtype=dtype, embedding_init=init, name="label"
-        )
+            null + self.config.null_class, features, dtype=dtype,
+            embedding_init=init, name="label",
+        )  # fmt: skip
         if jnp.issubdtype(labels.dtype, jnp.floating):
-            rest = 1 - labels.sum(axis=1, keepdims=True)
-            shares = jnp.concatenate([labels, rest], axis=1).astype(dtype)
-            return embedding + shares @ embed.embedding.astype(dtype)
+            shares = labels
+            if self.config.null_class:
+                rest = 1 - labels.sum(axis=1, keepdims=True)
+                shares = jnp.concatenate([labels, rest], axis=1)
+            return embedding + shares.astype(dtype) @ embed.embedding.astype(dtype)
         labels = drop_labels(labels, self.config.label_dropout, null, keys)
         return embedding + embed(labels)

@@ -85,6 +85,9 @@ class Counted:
     """Steps of the chain, at least 1."""
     to_data: bool = True
     """End at the data; else at the last time."""
+    skip_last: bool = False
+    """Of a chain to the data: leave out the least noisy time, so that the last step
+    begins at the one before it."""
 
     def __post_init__(self) -> None:
         """Refuses options out of range."""
@@ -96,8 +99,11 @@ class Counted:
         Raises:
             InputError: the schedule has fewer times than that.
         """
-        count = self.num_steps + (not self.to_data)
-        return _ended(self.visited(schedule, count), self.to_data)
+        count = self.num_steps + (self.skip_last or not self.to_data)
+        levels = self.visited(schedule, count)
+        if self.skip_last and self.to_data:
+            levels = Level(*(field[:-1] for field in levels))
+        return _ended(levels, self.to_data)
 
     def visited(self, schedule: AnySchedule, count: int) -> Level:
         """So many levels of the schedule, noisiest first."""

@@ -1,0 +1,115 @@
+"""Embeddings of the time: what the U-Net is told of it.
+
+(1)  sinusoids  [sin(f_i t) | cos(f_i t)],  f_i = 10000^(-i / (n - shift)), i < n
+                                         (Vaswani et al. 2017, section 3.5)
+(2)  Fourier    [sin(2 pi f_i log t) | cos(2 pi f_i log t)],  f_i ~ N(0, scale^2)
+                                         (Song et al. 2021, appendix C.2 (NCSN++))
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import InputError
+from jaxdiff.typing import Array, Timesteps
+
+_PERIOD = 1e4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sinusoids:
+    """Sinusoids of the time, equation (1)."""
+
+    order: Literal["sin-cos", "cos-sin"] = "sin-cos"
+    """Which come first; DDPM has sin-cos."""
+    shift: float = 1.0
+    """In equation (1): 1 in DDPM, 0 in Vaswani et al."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        if self.order not in ("sin-cos", "cos-sin"):
+            raise InputError(
+                f"order must be 'sin-cos' or 'cos-sin'; got {self.order!r}"
+            )
+        if not self.shift < 2:  # of the fewest, in a network of 4 channels
+            raise InputError(f"shift must be below 2; got {self.shift:g}")
+
+    def layer(self, channels: int) -> Callable[[Timesteps], Array]:
+        """From times [batch] to float32 [batch, channels]."""
+        flip = self.order == "cos-sin"
+        return partial(
+            timestep_embedding, features=channels, shift=self.shift, flip=flip
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fourier:
+    """Random frequencies of the time's logarithm, equation (2); for times above 0."""
+
+    scale: float = 16.0
+    """Standard deviation of the frequencies, which training leaves as they are (but
+    for a weight decay)."""
+    divide: bool = False
+    """Divide the network's output by the time, as a score is where the time is the
+    noise scale."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        if not self.scale > 0:
+            raise InputError(f"scale must be above 0; got {self.scale:g}")
+
+    def layer(self, channels: int) -> Callable[[Timesteps], Array]:
+        """From times [batch] to float32 [batch, 2 channels]."""
+        return FourierFeatures(channels, self.scale, name="time_fourier")
+
+
+TimeEmbedding: TypeAlias = Sinusoids | Fourier
+
+
+class FourierFeatures(nn.Module):
+    """Equation (2).
+
+    Attributes:
+        count: how many frequencies.
+        scale: their standard deviation.
+    """
+
+    count: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, t: Timesteps) -> Array:
+        """From times [batch], above 0, to float32 [batch, 2 count]."""
+        init = nn.initializers.normal(self.scale)
+        frequencies = self.param("frequencies", init, (self.count,))
+        logarithms = jnp.log(t.astype(jnp.float32))[:, None]
+        angles = 2 * math.pi * logarithms * jax.lax.stop_gradient(frequencies)[None, :]
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def timestep_embedding(
+    t: Timesteps, features: int, *, shift: float = 1.0, flip: bool = False
+) -> Array:
+    """Sinusoids of the time, equation (1).
+
+    Args:
+        t: times [batch], integer or float; embedded in float32.
+        features: the length of the embedding, even and at least 4.
+        shift: in equation (1), below features / 2.
+        flip: the cosines first.
+
+    Returns:
+        float32 [batch, features].
+    """
+    half = features // 2
+    exponents = jnp.arange(half, dtype=jnp.float32) / (half - shift)
+    frequencies = jnp.exp(-math.log(_PERIOD) * exponents)
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+    parts = [jnp.sin(angles), jnp.cos(angles)]
+    return jnp.concatenate(parts[::-1] if flip else parts, axis=-1)
