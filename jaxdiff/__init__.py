@@ -31,6 +31,8 @@ from jaxdiff.data import to_uint8 as to_uint8
 from jaxdiff.denoiser import bind as bind
 from jaxdiff.diagnose import Diagnosis as Diagnosis
 from jaxdiff.diagnose import diagnose as diagnose
+from jaxdiff.diffusers import from_diffusers as from_diffusers
+from jaxdiff.diffusers import to_diffusers as to_diffusers
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.errors import NonFinite as NonFinite
 from jaxdiff.experiment import Experiment as Experiment

@@ -41,7 +41,7 @@ LAYERS = [
     ["wrong_flags"],
     ["record", "board", "snapshots"],
     ["run", "flags", "step", "log", "classifier"],
-    ["job", "report", "features"],
+    ["job", "report", "features", "diffusers"],
     ["grids"],
     ["train", "held_out", "fidelity", "replay", "status"],
     ["draw", "reproduce", "page"],
@@ -55,7 +55,7 @@ ONLY = {
     "flax": "networks", "orbax": "checkpoint", "tyro": "flags", "matplotlib": "plots",
     "PIL": {"plots", "data"}, "cattrs": "config", "tensorflow_datasets": "data",
     "sklearn": {"data", "metrics"}, "tqdm": {"data", "progress", "train"},
-    "tensorboardX": "metrics", "grain": "data",
+    "tensorboardX": "metrics", "grain": "data", "safetensors": "diffusers",
     "jinja2": "page", "markupsafe": "page",
 }  # fmt: skip
 LAZY = (
@@ -69,6 +69,7 @@ LAZY = (
     "cattrs",
     "tensorboardX",
     "jinja2",
+    "safetensors",
 )
 
 

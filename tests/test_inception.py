@@ -20,34 +20,17 @@ from jaxdiff.flags import parse_option
 from jaxdiff.metrics.frechet import Moments, frechet_distance
 from jaxdiff.networks import inception
 from jaxdiff.torch_file import read_torch
+from tests.pytorch import import_torchvision
 
 pytestmark = pytest.mark.xdist_group("inception")  # one PyTorch network for all
-
-
-def reference_package() -> Any:
-    """pytorch-fid, also beside a build of PyTorch that torchvision was not made for.
-
-    torchvision then lacks its compiled part, and fails for two operators of it, which
-    no network here has.
-    """
-    try:
-        import torchvision
-    except RuntimeError:
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
-        import torchvision
-
-        torchvision.library = library  # it ends with what holds it
-    from pytorch_fid import inception as fid
-
-    return fid
 
 
 @pytest.fixture(scope="module")
 def reference():
     """The network of pytorch-fid, all four parts, with random weights; and its file."""
-    fid = reference_package()
+    import_torchvision()
+    from pytorch_fid import inception as fid
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,300 @@
+"""Reads a model folder in diffusers' layout, and writes one.
+
+    model_index.json                                   the pipeline and its parts
+    unet/config.json                                   the network
+    unet/diffusion_pytorch_model.safetensors           its parameters
+    scheduler/scheduler_config.json                    schedule, prediction, sampler
+
+A bare UNet2DModel folder holds what is in unet/ alone. `jaxdiff.json` is ours: what
+diffusers has no place for.
+"""
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff.config import from_dict, to_dict
+from jaxdiff.diffusers.names import places, with_new_names
+from jaxdiff.diffusers.schedulers import (
+    DEFAULT_STEPS,
+    DDIMScheduler,
+    read_scheduler,
+    scheduler_of,
+    scheduler_record,
+)
+from jaxdiff.diffusers.tensors import STEM, check_tensors, find_tensors, write_tensors
+from jaxdiff.diffusers.unet import Model, UNet2DModel, unet_2d_of
+from jaxdiff.errors import InputError, shown
+from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.files import cannot_write, read_json, write_json_atomic
+from jaxdiff.objective import Hybrid, Simple
+from jaxdiff.run import Run, build_network, load
+from jaxdiff.typing import Params
+
+VERSION = "0.42.1"
+"""The version of diffusers that wrote and read such folders in the tests."""
+OURS = "jaxdiff.json"
+_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
+
+
+def from_diffusers(
+    path: str | os.PathLike[str],
+    *,
+    num_steps: int | None = None,
+    variant: str | None = None,
+    null_class: bool = False,
+    allow_bin: bool = False,
+    base: Experiment | None = None,
+) -> Run:
+    """The model in a local folder of Hugging Face's diffusers library.
+
+    Nothing in the folder is executed, and nothing is half-loaded: every tensor is used
+    once and every parameter filled.
+
+    Args:
+        path: a folder with a model_index.json, or with a UNet2DModel alone.
+        num_steps: steps of the sampler, which such a folder does not say. By default
+            those of a call there: all times with DDPM, 50 with DDIM; and 20 with
+            DPM-Solver++ and UniPC.
+        variant: of the weights' files, such as "fp16".
+        null_class: the last of the class embeddings stands for no class, so that the
+            model can be guided.
+        allow_bin: read a .bin file where there is no safetensors file.
+        base: gives what the folder does not: data and training; with a bare
+            UNet2DModel also schedule, prediction and sampling. DDPM's by default.
+
+    Returns:
+        The model, as `load` gives it.
+
+    Raises:
+        InputError: a file is missing or damaged, an option is not supported, or the
+            tensors are not those of the configuration.
+
+    Warns:
+        UserWarning: the sampler goes another way here than there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"there is no folder '{path}': check the path")
+    index = path / "model_index.json"
+    is_pipeline = index.exists()
+    if is_pipeline:
+        _check_index(read_json(index), index)
+    inner = path / "unet" if is_pipeline else path
+    ours = read_json(path / OURS) if (path / OURS).exists() else {}
+    null_class = null_class or ours.get("null_class") is True
+    model = _read_model(inner / "config.json", null_class)
+    base = base or Experiment()
+    if is_pipeline:
+        base = _with_scheduler(base, path / "scheduler", model, num_steps, ours)
+    experiment = replace(base, network=model.config, conditional=True)
+    schedule = experiment.schedule.build()
+    experiment.check(schedule)
+    info = DataInfo(model.image_shape, model.num_classes, _names(ours, model))
+    network = build_network(experiment, info)
+    if network.out_channels != model.outputs:
+        raise InputError(
+            f"'{inner / 'config.json'}': out_channels must be {network.out_channels} "
+            f"for this prediction; got {model.outputs}"
+        )
+    params = _read_params(inner, model, variant, allow_bin)
+    return Run(experiment, info, network, schedule, params, 0)
+
+
+def _check_index(record: dict[str, Any], path: Path) -> None:
+    """Refuses pipelines of more parts than a U-Net and a scheduler."""
+    name = record.get("_class_name")
+    if name not in _PIPELINES:
+        raise InputError(
+            f"'{path}': the pipeline must be {', '.join(_PIPELINES)}; got {shown(name)}"
+        )
+    parts = {
+        key: value
+        for key, value in record.items()
+        if not key.startswith("_") and value not in (None, [None, None])
+    }
+    if parts.keys() != {"unet", "scheduler"}:
+        raise InputError(
+            f"'{path}': the parts must be unet and scheduler; got "
+            f"{', '.join(sorted(parts)) or 'none'}"
+        )
+    unet = parts["unet"]
+    if not isinstance(unet, list) or unet[-1:] != ["UNet2DModel"]:
+        raise InputError(f"'{path}': unet must be a UNet2DModel; got {shown(unet)}")
+
+
+def _read_model(path: Path, null_class: bool) -> Model:
+    """The U-Net of a config.json."""
+    record = read_json(path)
+    name = record.get("_class_name", "UNet2DModel")
+    if name not in ("UNet2DModel", "UNetUnconditionalModel"):
+        raise InputError(f"'{path}': it must be a UNet2DModel; got {shown(name)}")
+    data = {k: v for k, v in record.items() if not k.startswith("_")}
+    if type(data.get("sample_size")) is int:
+        data["sample_size"] = [data["sample_size"]] * 2
+    options = from_dict(UNet2DModel, data, f"'{path}' has what jaxdiff does not")
+    try:
+        return options.model(null_class)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+
+
+def _with_scheduler(
+    base: Experiment,
+    folder: Path,
+    model: Model,
+    num_steps: int | None,
+    ours: dict[str, Any],
+) -> Experiment:
+    """The experiment with the schedule, prediction and sampling of a scheduler."""
+    path = folder / "scheduler_config.json"
+    scheduler = read_scheduler(read_json(path), f"'{path}'")
+    learns = model.outputs == 2 * model.image_shape[-1]
+    variance = getattr(scheduler, "variance_type", None)
+    if learns != (variance == "learned_range"):
+        raise InputError(
+            f"'{path}': variance_type is {shown(variance)}, and the network has "
+            f"{model.outputs} outputs for {model.image_shape[-1]} channels"
+        )
+    total = scheduler.num_train_timesteps
+    steps = num_steps or min(DEFAULT_STEPS.get(type(scheduler), total), total)
+    try:
+        if not 1 <= steps <= total:
+            raise InputError(f"the number of steps must lie in 1..{total}; got {steps}")
+        if scheduler.trained_betas is not None and "schedule" in ours:
+            data = {"schedule": ours["schedule"]}
+            options = from_dict(Experiment, data).schedule
+            schedule: Any = options.build()
+            given = np.asarray(scheduler.trained_betas, np.float32)
+            if not np.array_equal(np.asarray(schedule.betas), given):
+                raise InputError(f"trained_betas are not those of {OURS}")
+        else:
+            options = scheduler.schedule()
+            schedule = options.build()
+        sampling = scheduler.sampling(schedule, steps)
+    except InputError as error:
+        raise InputError(f"'{path}': {error}") from error
+    return replace(
+        base,
+        schedule=options,
+        prediction=scheduler.prediction(learns),
+        objective=Hybrid() if learns else Simple(),
+        sampling=sampling,
+    )
+
+
+def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
+    """The names of the classes, where we wrote them down."""
+    names = ours.get("class_names")
+    fits = isinstance(names, list) and len(names) == model.num_classes
+    if not fits or not all(isinstance(name, str) for name in names or []):
+        return None
+    return tuple(names or [])
+
+
+def _read_params(
+    folder: Path, model: Model, variant: str | None, allow_bin: bool
+) -> Params:
+    """The parameters from the files of the weights."""
+    shapes = model.shapes()
+    found = places(shapes, len(model.config.widths))
+    tensors = with_new_names(find_tensors(folder, variant, allow_bin))
+    wanted = {place.name: place.shape for place in _flat(found)}
+    check_tensors(tensors, wanted, folder)
+    return jax.tree.map(
+        lambda leaf, place: jax.numpy.asarray(
+            place.ours(tensors[place.name].read(), leaf.shape)
+        ),
+        shapes, found,
+    )  # fmt: skip
+
+
+def _flat(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "order"))
+
+
+def to_diffusers(
+    run: Run | str | os.PathLike[str], path: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """Writes a model as a folder that diffusers' `from_pretrained` loads.
+
+    Args:
+        run: a run folder; or a model, from `load` or `from_diffusers`. Its averaged
+            parameters are written.
+        path: a folder that is not there yet, or is empty.
+
+    Returns:
+        What to call the pipeline with for the images that the run's own sampling gives:
+        "num_inference_steps", and for DDIM "eta" and "use_clipped_model_output".
+
+    Raises:
+        InputError: diffusers has no such network, schedule, prediction or sampler; or
+            the folder cannot be written.
+    """
+    run = run if isinstance(run, Run) else load(run)
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"'{path}' is there already: choose another, or remove it")
+    experiment, info = run.experiment, run.info
+    sampling = experiment.sampling
+    model = Model(
+        experiment.network, info.image_shape, run.network.out_channels,
+        info.num_classes,
+    )  # fmt: skip
+    unet = to_dict(unet_2d_of(model))
+    scheduler, steps = scheduler_of(
+        experiment.schedule, run.schedule, experiment.prediction, sampling
+    )
+    call: dict[str, Any] = {"num_inference_steps": steps}
+    if isinstance(scheduler, DDIMScheduler):
+        sampler: Any = sampling.sampler
+        call["eta"] = float(sampler.eta)
+        call["use_clipped_model_output"] = sampling.clip and not sampling.keep_eps
+    height, width = unet["sample_size"]
+    if height == width:
+        unet["sample_size"] = height
+    found = places(run.params, len(model.config.widths))
+    arrays = {
+        place.name: place.theirs(np.asarray(leaf))
+        for leaf, place in zip(jax.tree.leaves(run.params), _flat(found), strict=True)
+    }
+    pipeline = (
+        "DDIMPipeline" if isinstance(scheduler, DDIMScheduler) else "DDPMPipeline"
+    )
+    version = {"_diffusers_version": VERSION}
+    index = {
+        "_class_name": pipeline, **version,
+        "scheduler": ["diffusers", type(scheduler).__name__],
+        "unet": ["diffusers", "UNet2DModel"],
+    }  # fmt: skip
+    ours = {
+        "null_class": info.num_classes is not None and experiment.network.null_class,
+        "class_names": info.class_names,
+        "schedule": to_dict(experiment)["schedule"],
+    }
+    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        (writing / "unet").mkdir(parents=True)
+        (writing / "scheduler").mkdir()
+        write_tensors(writing / "unet" / f"{STEM}.safetensors", arrays)
+        write_json_atomic(
+            writing / "unet" / "config.json",
+            {"_class_name": "UNet2DModel", **version, **unet},
+        )
+        write_json_atomic(
+            writing / "scheduler" / "scheduler_config.json",
+            {**scheduler_record(scheduler), **version},
+        )
+        write_json_atomic(writing / OURS, ours)
+        write_json_atomic(writing / "model_index.json", index)
+        writing.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+    return call

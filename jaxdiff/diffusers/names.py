@@ -1,0 +1,130 @@
+"""The names and layouts of the U-Net's parameters in diffusers' files.
+
+Ours, such as down_1_0_block/conv_1/kernel, are those of the Flax modules, with levels
+counted from the image's size down. There, it is down_blocks.1.resnets.0.conv1.weight,
+and the blocks of the way up are counted from the smallest size.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxdiff.typing import Params
+
+_TOP = {
+    "time_1": "time_embedding.linear_1",
+    "time_2": "time_embedding.linear_2",
+    "time_fourier": "time_proj",
+    "label": "class_embedding",
+    "conv_in": "conv_in",
+    "conv_out": "conv_out",
+    "norm_out": "conv_norm_out",
+    "middle_0_block": "mid_block.resnets.0",
+    "middle_1_block": "mid_block.resnets.1",
+    "middle_attention": "mid_block.attentions.0",
+}
+_INNER = {
+    "norm_1": "norm1",
+    "norm_2": "norm2",
+    "conv_1": "conv1",
+    "conv_2": "conv2",
+    "time": "time_emb_proj",
+    "skip": "conv_shortcut",
+    "conv": "conv",
+    "norm": "group_norm",
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "out": "to_out.0",
+}
+_LEAF = {"bias": "bias"}  # all others are weights
+_OLD = {
+    "query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
+}  # fmt: skip
+
+
+class Place(NamedTuple):
+    """Where a parameter lies in a file.
+
+    Attributes:
+        name: of the tensor.
+        shape: of the tensor.
+        order: the parameter's axes in the order that the tensor has them.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def ours(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The parameter, of this shape, from the tensor."""
+        permuted = tuple(shape[axis] for axis in self.order)
+        inverse = np.argsort(self.order)
+        return np.asarray(tensor, np.float32).reshape(permuted).transpose(inverse)
+
+    def theirs(self, parameter: np.ndarray) -> np.ndarray:
+        """The tensor from the parameter."""
+        return np.asarray(parameter).transpose(self.order).reshape(self.shape)
+
+
+def places(params: Params, num_levels: int) -> Any:
+    """A `Place` for each of the U-Net's parameters, in a tree like theirs.
+
+    Args:
+        params: the parameters, or their shapes.
+        num_levels: of the U-Net.
+    """
+
+    def place(path: Any, leaf: Any) -> Place:
+        first, *inner, last = (part.key for part in path)
+        name = ".".join(
+            [
+                _top(first, num_levels),
+                *(_INNER[part] for part in inner if part != "group"),
+                _LEAF.get(last, "weight"),
+            ]
+        )
+        order = tuple(range(leaf.ndim))
+        if last == "kernel":
+            order = (3, 2, 0, 1) if leaf.ndim == 4 else (1, 0)
+        shape = tuple(leaf.shape[axis] for axis in order)
+        if inner == ["skip"] and last == "kernel":
+            shape += (1, 1)
+        return Place(name, shape, order)
+
+    return jax.tree.map_with_path(place, params)
+
+
+def _top(name: str, num_levels: int) -> str:
+    """The name of a part of the network: "up_0_2_block" is "up_blocks.3.resnets.2"."""
+    if name in _TOP:
+        return _TOP[name]
+    way, level, *rest = name.split("_")
+    # What changes the size stands with us at its way's smaller level.
+    resamples = rest == ["downsample"] or rest == ["upsample"]
+    block = int(level) if way == "down" else num_levels - 1 - int(level)
+    if rest == ["downsample"]:
+        block -= 1
+    if resamples:
+        return f"{way}_blocks.{block}.{way}samplers.0"
+    index, kind = rest
+    kinds = {"block": "resnets", "attention": "attentions"}
+    return f"{way}_blocks.{block}.{kinds[kind]}.{index}"
+
+
+def with_new_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors, those of attention by today's names: "query" has become "to_q"."""
+
+    def new(name: str) -> str:
+        return re.sub(
+            r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)$",
+            lambda found: f"{found[1]}{_OLD[found[2]]}{found[3]}",
+            name,
+        )
+
+    renamed = {new(name): tensor for name, tensor in tensors.items()}
+    # A file with both names keeps the old one, to be refused as unknown.
+    return renamed if len(renamed) == len(tensors) else dict(tensors)

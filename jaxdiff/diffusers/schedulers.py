@@ -1,0 +1,522 @@
+"""The configurations of diffusers' schedulers, as ours and back.
+
+A scheduler there is a schedule, a prediction, a spacing and a sampler in one. The
+number of steps is not in its file: there it is given with each call.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+
+from jaxdiff.config import from_dict, to_dict
+from jaxdiff.errors import InputError, shown
+from jaxdiff.experiment import Sampling
+from jaxdiff.prediction import X0, Eps, Prediction, V
+from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
+from jaxdiff.samplers import (
+    AllTimes,
+    Ancestral,
+    Ddim,
+    DpmSolver,
+    Leading,
+    Linspace,
+    Sampler,
+    Spacing,
+    Times,
+    Trailing,
+    UniPc,
+)
+from jaxdiff.schedule import (
+    Cosine,
+    Linear,
+    Quadratic,
+    Schedule,
+    ScheduleOptions,
+    ZeroTerminalSnr,
+)
+
+_PREDICTIONS: dict[str, Any] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
+_LEGACY = (
+    "tensor_format", "timestep_values", "skip_prk_steps", "interpolation_type",
+)  # fmt: skip
+"""Fields of older versions and other schedulers, which change nothing."""
+
+
+class Grid(NamedTuple):
+    """Where a chain goes: integer times, noisiest first, and whether to the data."""
+
+    times: tuple[int, ...]
+    to_data: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """The fields of every scheduler, with the values of them that we have."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "linspace"
+    steps_offset: int = 0
+    rescale_betas_zero_snr: bool = False
+
+    def schedule(self) -> ScheduleOptions:
+        """The noise schedule.
+
+        Raises:
+            InputError: it is by betas of its own.
+        """
+        if self.trained_betas is not None:
+            raise InputError("trained_betas: a schedule by a list of betas is not here")
+        base: Linear | Quadratic | Cosine
+        if self.beta_schedule == "squaredcos_cap_v2":
+            base = Cosine(num_steps=self.num_train_timesteps)
+        else:
+            cls = Linear if self.beta_schedule == "linear" else Quadratic
+            base = cls(
+                num_steps=self.num_train_timesteps,
+                beta_start=self.beta_start,
+                beta_end=self.beta_end,
+            )
+        return ZeroTerminalSnr(base=base) if self.rescale_betas_zero_snr else base
+
+    def prediction(self, learn_variance: bool) -> Prediction:
+        """What the network predicts."""
+        return _PREDICTIONS[self.prediction_type](learn_variance=learn_variance)
+
+    def clips(self) -> bool:
+        """Whether images are clipped to [-1, 1].
+
+        Raises:
+            InputError: they are clipped to another range.
+        """
+        if self.thresholding and self.sample_max_value != 1:
+            raise InputError(
+                "thresholding with sample_max_value "
+                f"{self.sample_max_value:g} is not here; 1 is, which is clipping"
+            )
+        return self.thresholding
+
+    def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
+        """How its pipeline draws images by so many steps."""
+        raise NotImplementedError
+
+    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
+        """Where a chain of so many steps goes."""
+        raise NotImplementedError
+
+    def spacing(self, num_steps: int, schedule: Schedule) -> Spacing:
+        """A spacing of ours that goes there."""
+        wanted = self.grid(num_steps, schedule)
+        count, offset = num_steps, self.steps_offset
+        candidates: list[Spacing] = [AllTimes()]
+        for to_data, skip_last in ((True, False), (True, True), (False, False)):
+            shared: Any = {
+                "num_steps": count, "to_data": to_data, "skip_last": skip_last
+            }  # fmt: skip
+            candidates += [
+                Leading(**shared, offset=offset), Trailing(**shared), Linspace(**shared)
+            ]  # fmt: skip
+        for candidate in candidates:
+            try:
+                if grid_of(candidate, schedule) == wanted:
+                    return candidate
+            except InputError:  # it has no such steps
+                continue
+        return Times(times=tuple(map(float, wanted.times)), to_data=wanted.to_data)
+
+    def _of_each_step(self, num_steps: int) -> list[int]:
+        """The times of DDPM and DDIM."""
+        total = self.num_train_timesteps
+        if self.timestep_spacing == "linspace":
+            times: Any = np.linspace(0, total - 1, num_steps).round()[::-1]
+        elif self.timestep_spacing == "leading":
+            times = np.arange(num_steps)[::-1] * (total // num_steps)
+            times = times + self.steps_offset
+        else:
+            return _trailing(total, num_steps)
+        return [int(t) for t in times]
+
+    def _before_the_last(self, num_steps: int, end: int) -> list[int]:
+        """The times of the multistep schedulers, from below `end`."""
+        if self.timestep_spacing == "linspace":
+            times: Any = np.linspace(0, end - 1, num_steps + 1).round()[::-1][:-1]
+        elif self.timestep_spacing == "leading":
+            times = np.arange(num_steps + 1)[::-1][:-1] * (end // (num_steps + 1))
+            times = times + self.steps_offset
+        else:
+            return _trailing(end, num_steps)
+        return [int(t) for t in times]
+
+
+def _trailing(total: int, num_steps: int) -> list[int]:
+    times = np.arange(num_steps, 0, -1) * (total / num_steps)
+    return [int(t) - 1 for t in times.round()]
+
+
+def grid_of(spacing: Spacing, schedule: Schedule) -> Grid:
+    """Where a spacing of ours goes on a discrete schedule."""
+    levels = spacing.levels(schedule)
+    to_data = bool(levels.sigma[-1] == 0)
+    times = np.asarray(levels.t)
+    if (times != times.round()).any():
+        raise InputError("diffusers has whole times only")
+    return Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMScheduler(Common):
+    """The ancestral sampler."""
+
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    variance_type: Literal[
+        "fixed_small", "fixed_small_log", "fixed_large", "learned_range"
+    ] = "fixed_small"
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+
+    def clips(self) -> bool:
+        """Whether images are clipped to [-1, 1]."""
+        return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
+
+    def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
+        """How its pipeline draws images by so many steps."""
+        variance: Variance = FixedSmall()
+        if self.variance_type == "fixed_large":
+            variance = FixedLarge()
+        elif self.variance_type == "learned_range":
+            variance = LearnedRange()
+        spacing = self.spacing(num_steps, schedule)
+        sampler = Ancestral(spacing=spacing, variance=variance)
+        return Sampling(sampler=sampler, clip=self.clips())
+
+    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
+        """Where a chain of so many steps goes."""
+        return Grid(tuple(self._of_each_step(num_steps)), True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIMScheduler(Common):
+    """DDIM; eta is given with a call there, and 0 by default."""
+
+    timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+    set_alpha_to_one: bool = True
+
+    def clips(self) -> bool:
+        """Whether images are clipped to [-1, 1]."""
+        return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
+
+    def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
+        """How its pipeline draws images by so many steps."""
+        times = self._of_each_step(num_steps)
+        stride = self.num_train_timesteps // num_steps
+        if any(a - b != stride for a, b in pairwise(times)):
+            warnings.warn(
+                f"DDIM of {num_steps} steps with the spacing {self.timestep_spacing} "
+                f"leaves its own grid in diffusers, by strides of {stride}: here it "
+                "goes from each time to the next, to other images",
+                stacklevel=2,
+            )
+        clip, spacing = self.clips(), self.spacing(num_steps, schedule)
+        return Sampling(sampler=Ddim(spacing=spacing), clip=clip, keep_eps=clip)
+
+    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
+        """Where a chain of so many steps goes."""
+        times = self._of_each_step(num_steps)
+        if self.set_alpha_to_one:
+            return Grid(tuple(times), True)
+        if times[-1] == 0 and self.clips():
+            raise InputError(
+                "set_alpha_to_one false with clip_sample: a last step from time 0 to "
+                "itself, which clips, is not here"
+            )
+        return Grid((*(t for t in times if t), 0), False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Multistep(Common):
+    """What the multistep schedulers share."""
+
+    solver_order: Literal[1, 2, 3] = 2
+    lower_order_final: bool = True
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    use_karras_sigmas: Literal[False] = False
+    use_exponential_sigmas: Literal[False] = False
+    use_beta_sigmas: Literal[False] = False
+    use_flow_sigmas: Literal[False] = False
+    flow_shift: float = 1.0
+    use_dynamic_shifting: Literal[False] = False
+    time_shift_type: str = "exponential"
+
+    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
+        """Where a chain of so many steps goes."""
+        times = self._before_the_last(num_steps, self.end(schedule))
+        if self.final_sigmas_type == "zero":
+            return Grid(tuple(times), True)
+        return Grid((*(t for t in times if t), 0), False)
+
+    def end(self, schedule: Schedule) -> int:
+        """The number of times that are used."""
+        return self.num_train_timesteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolverMultistepScheduler(Multistep):
+    """DPM-Solver++, for the ODE or the SDE."""
+
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
+    solver_type: Literal["midpoint", "heun"] = "midpoint"
+    euler_at_final: bool = False
+    use_lu_lambdas: Literal[False] = False
+    lambda_min_clipped: float | None = None
+    variance_type: Literal["learned_range"] | None = None
+
+    def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
+        """How its pipeline draws images by so many steps."""
+        few = self.lower_order_final and num_steps < 15
+        if self.euler_at_final and self.final_sigmas_type != "zero" and not few:
+            raise InputError(
+                "euler_at_final with final_sigmas_type sigma_min: not here"
+            )
+        if self.solver_order == 3:
+            warnings.warn(
+                "solver_order 3 leaves out half of the third-order term in diffusers; "
+                "here the term is whole, and gives other images",
+                stacklevel=2,
+            )
+        sampler = DpmSolver(
+            spacing=self.spacing(num_steps, schedule),
+            order=self.solver_order,
+            eta=float(self.algorithm_type == "sde-dpmsolver++"),
+            variant=self.solver_type,
+            lower_order_final=few,
+        )
+        return Sampling(sampler=sampler, clip=self.clips())
+
+    def end(self, schedule: Schedule) -> int:
+        """The number of times that are used."""
+        if self.lambda_min_clipped is None:
+            return self.num_train_timesteps
+        alphas_bar = np.asarray(schedule.alphas_bar, np.float64)
+        lambdas = np.log(alphas_bar / (1 - alphas_bar)) / 2
+        return int((lambdas >= self.lambda_min_clipped).sum())
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPCMultistepScheduler(Multistep):
+    """UniPC, in x_0."""
+
+    predict_x0: Literal[True] = True
+    solver_type: Literal["bh1", "bh2"] = "bh2"
+    disable_corrector: tuple[int, ...] = ()
+    solver_p: Literal[None] = None
+    sigma_min: Literal[None] = None
+    sigma_max: Literal[None] = None
+    shift_terminal: Literal[None] = None
+
+    def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
+        """How its pipeline draws images by so many steps."""
+        if self.disable_corrector:
+            raise InputError(
+                f"disable_corrector must be empty; got {self.disable_corrector}"
+            )
+        sampler = UniPc(
+            spacing=self.spacing(num_steps, schedule),
+            order=self.solver_order,
+            variant=self.solver_type,
+            lower_order_final=self.lower_order_final,
+        )
+        return Sampling(sampler=sampler, clip=self.clips())
+
+
+Scheduler: TypeAlias = (
+    DDPMScheduler
+    | DDIMScheduler
+    | DPMSolverMultistepScheduler
+    | UniPCMultistepScheduler
+)
+_CLASSES: tuple[type[Common], ...] = Scheduler.__args__
+DEFAULT_STEPS: dict[type[Common], int] = {
+    DDIMScheduler: 50, DPMSolverMultistepScheduler: 20, UniPCMultistepScheduler: 20
+}  # fmt: skip
+"""Where a call does not say; by DDPM all times."""
+
+
+def _clips(clip: bool, limit: float) -> bool:
+    if clip and limit != 1:
+        raise InputError(f"clip_sample_range must be 1; got {limit:g}")
+    return clip
+
+
+def read_scheduler(record: Mapping[str, Any], where: str) -> Common:
+    """The scheduler of a scheduler_config.json.
+
+    Raises:
+        InputError: a field is unknown, or has a value that we do not have.
+    """
+    names = {cls.__name__: cls for cls in _CLASSES}
+    name = record.get("_class_name")
+    if not isinstance(name, str) or name not in names:
+        raise InputError(
+            f"{where}: the scheduler must be {', '.join(names)}; got {shown(name)}"
+        )
+    cls = names[name]
+    own = {field.name for field in fields(cls)}
+    # A scheduler made from another's configuration keeps the fields of that.
+    others = {field.name for other in _CLASSES for field in fields(other)} - own
+    data = {
+        key: value
+        for key, value in record.items()
+        if not key.startswith("_") and key not in others and key not in _LEGACY
+    }
+    epsilon = data.pop("predict_epsilon", None)  # of versions before prediction_type
+    if epsilon is not None:
+        data.setdefault("prediction_type", "epsilon" if epsilon else "sample")
+    if data.get("lambda_min_clipped") == -np.inf:
+        data["lambda_min_clipped"] = None
+    return from_dict(cls, data, f"{where} has what jaxdiff does not")
+
+
+def scheduler_of(
+    schedule_options: ScheduleOptions,
+    schedule: Any,
+    prediction: Prediction,
+    sampling: Sampling,
+) -> tuple[Common, int]:
+    """A scheduler of diffusers, and the number of steps to call it with.
+
+    Raises:
+        InputError: diffusers has no such schedule, prediction, sampler or spacing.
+    """
+    if not isinstance(schedule, Schedule):
+        raise InputError(
+            "diffusers has discrete schedules only; this one is "
+            f"{type(schedule_options).__name__}"
+        )
+    sampler = sampling.sampler
+    kinds = {cls: name for name, cls in _PREDICTIONS.items()}
+    if type(prediction) not in kinds:
+        raise InputError(
+            "diffusers has the predictions eps, x0 and v; this run has "
+            f"{type(prediction).__name__}"
+        )
+    grid = grid_of(sampler.spacing, schedule)
+    count = len(grid.times) - (not grid.to_data)
+    shared = {
+        **_schedule_fields(schedule_options, schedule),
+        "prediction_type": kinds[type(prediction)],
+    }
+    base = _base_of(sampler, sampling.clip, prediction.learn_variance, count, shared)
+    finals = ["zero"] if grid.to_data else ["sigma_min"]
+    offset = sampler.spacing.offset if isinstance(sampler.spacing, Leading) else 0
+    for spacing in ("leading", "trailing", "linspace"):
+        changes: dict[str, Any] = {"timestep_spacing": spacing}
+        changes["steps_offset"] = offset if spacing == "leading" else 0
+        if isinstance(base, Multistep):
+            changes["final_sigmas_type"] = finals[0]
+        elif isinstance(base, DDIMScheduler):
+            changes["set_alpha_to_one"] = grid.to_data
+        found = replace(base, **changes)
+        if count <= schedule.num_steps and found.grid(count, schedule) == grid:
+            return found, count
+    raise InputError(
+        f"diffusers has no spacing like {sampler.spacing} with {type(base).__name__}: "
+        "export with another sampler, --sampler"
+    )
+
+
+def _base_of(
+    sampler: Sampler, clip: bool, learned: bool, count: int, shared: dict[str, Any]
+) -> Common:
+    """The scheduler of a sampler, before its spacing."""
+    name = type(sampler).__name__
+    if learned and not (
+        isinstance(sampler, DpmSolver)
+        or (isinstance(sampler, Ancestral) and sampler.variance == LearnedRange())
+    ):
+        raise InputError(
+            "diffusers takes a network that learned a variance with the samplers "
+            f"ancestral:variance=learned-range and dpm-solver; got {name}"
+        )
+    if isinstance(sampler, Ancestral):
+        variances: dict[Any, Any] = {
+            FixedSmall(): "fixed_small", FixedLarge(): "fixed_large",
+            LearnedRange(): "learned_range",
+        }  # fmt: skip
+        if sampler.variance not in variances:
+            raise InputError(f"diffusers has no variance {sampler.variance}")
+        return DDPMScheduler(
+            **shared, variance_type=variances[sampler.variance], clip_sample=clip
+        )
+    if type(sampler) is Ddim:
+        return DDIMScheduler(**shared, clip_sample=clip)
+    if isinstance(sampler, DpmSolver):
+        if sampler.eta not in (0, 1):
+            raise InputError(f"diffusers has the eta 0 or 1; got {sampler.eta:g}")
+        if sampler.order == 3:
+            raise InputError("diffusers' third order is another: export with order 2")
+        if sampler.order == 2 and sampler.lower_order_final != (count < 15):
+            # Of order 2 the last step alone could be lowered, and onto the data is.
+            sampler = replace(sampler, lower_order_final=count < 15)
+        return DPMSolverMultistepScheduler(
+            **shared,
+            thresholding=clip,
+            solver_order=sampler.order,  # type: ignore[arg-type]
+            algorithm_type="sde-dpmsolver++" if sampler.eta else "dpmsolver++",
+            solver_type=sampler.variant,
+            lower_order_final=sampler.lower_order_final,
+            variance_type="learned_range" if learned else None,
+        )
+    if isinstance(sampler, UniPc):
+        return UniPCMultistepScheduler(
+            **shared,
+            thresholding=clip,
+            solver_order=sampler.order,  # type: ignore[arg-type]
+            solver_type=sampler.variant,
+            lower_order_final=sampler.lower_order_final,
+        )
+    raise InputError(
+        "diffusers is given the samplers ancestral, ddim, dpm-solver and uni-pc; this "
+        f"run has {name}: export with another, --sampler"
+    )
+
+
+def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, Any]:
+    """The fields of a schedule; a list of betas where diffusers has no name for it."""
+    base: Any = options.base if isinstance(options, ZeroTerminalSnr) else options
+    rescaled = isinstance(options, ZeroTerminalSnr)
+    found: dict[str, Any] = {"num_train_timesteps": schedule.num_steps}
+    if isinstance(base, Linear | Quadratic):
+        name = "linear" if isinstance(base, Linear) else "scaled_linear"
+        found |= {
+            "beta_schedule": name,
+            "beta_start": base.beta_start,
+            "beta_end": base.beta_end,
+            "rescale_betas_zero_snr": rescaled,
+        }
+    elif base == Cosine(num_steps=schedule.num_steps):
+        found["beta_schedule"] = "squaredcos_cap_v2"
+        found["rescale_betas_zero_snr"] = rescaled
+    else:
+        found["trained_betas"] = tuple(map(float, np.asarray(schedule.betas)))
+    return found
+
+
+def scheduler_record(scheduler: Common) -> dict[str, Any]:
+    """What its scheduler_config.json holds."""
+    record = to_dict(scheduler)
+    if record.get("lambda_min_clipped", 0) is None:
+        del record["lambda_min_clipped"]
+    return {"_class_name": type(scheduler).__name__, **record}

@@ -1,0 +1,193 @@
+"""The tensors of a model folder: looked at first, read when they are known to fit.
+
+By default from safetensors files alone, which hold numbers and nothing that could run.
+The library of that format checks that sizes, shapes and the file's length agree.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxdiff.errors import InputError, first_line, require, shown
+from jaxdiff.files import read_json
+from jaxdiff.torch_file import read_torch
+
+STEM = "diffusion_pytorch_model"
+"""Of the names of a model's files in diffusers."""
+_DTYPES = ("F32", "F16", "BF16")
+_MOST = 2**31  # numbers of a tensor
+
+
+class Tensor(NamedTuple):
+    """What a file says of a tensor, and how to get its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+def find_tensors(
+    folder: Path, variant: str | None = None, allow_bin: bool = False
+) -> dict[str, Tensor]:
+    """The tensors of a model folder, by their names; none is read yet.
+
+    Args:
+        folder: where the model's config.json lies.
+        variant: such as "fp16", of the files' names; by default the files without one,
+            and where there are none the only variant.
+        allow_bin: also take a .bin file where there is no safetensors file. It is a
+            pickle, of which `torch_file` makes numbers and runs nothing.
+
+    Raises:
+        InputError: there are no such files, or they are damaged.
+    """
+    names = _candidates(folder, variant)
+    for name in names:
+        path = folder / name
+        if name.endswith(".json"):
+            return _of_index(path)
+        return _of_file(path)
+    binary = folder / f"{STEM}{f'.{variant}' if variant else ''}.bin"
+    if binary.exists() and allow_bin:
+        return {
+            name: Tensor(array.shape, _name_of(array.dtype), partial(np.asarray, array))
+            for name, array in read_torch(binary).items()
+        }
+    ending = f" of the variant {variant}" if variant else ""
+    pickle = "; it has a .bin file, a pickle, which --bin reads" * binary.exists()
+    raise InputError(
+        f"'{folder}' has no weights{ending}: {STEM}.safetensors is missing{pickle}"
+    )
+
+
+def _candidates(folder: Path, variant: str | None) -> list[str]:
+    """The names of what may hold the weights, the best first; they are there."""
+    plain = [f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"]
+    if variant is not None:
+        plain = [
+            f"{STEM}.{variant}.safetensors",
+            f"{STEM}.safetensors.index.{variant}.json",
+        ]
+    found = [name for name in plain if (folder / name).is_file()]
+    if found or variant is not None:
+        return found
+    others = sorted(
+        path.name
+        for pattern in (f"{STEM}.*.safetensors", f"{STEM}.safetensors.index.*.json")
+        for path in folder.glob(pattern)
+        if "-of-" not in path.name
+    )
+    if len(others) > 1:
+        raise InputError(
+            f"'{folder}' has several variants of the weights ({', '.join(others)}): "
+            "choose one with --variant"
+        )
+    return others
+
+
+def _of_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one safetensors file."""
+    safetensors = require("safetensors")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            shapes = {name: tuple(head.get_shape()) for name, head in heads.items()}
+            dtypes = {name: head.get_dtype() for name, head in heads.items()}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            try:
+                with safetensors.safe_open(path, "numpy") as file:
+                    return file.get_tensor(name)
+            except (OSError, safetensors.SafetensorError) as error:
+                raise _unreadable(path, error) from error
+
+        return read
+
+    return {name: Tensor(shapes[name], dtypes[name], reader(name)) for name in shapes}
+
+
+def _of_index(path: Path) -> dict[str, Tensor]:
+    """The tensors of the files that an index names, each where it says."""
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(
+        isinstance(x, str) for x in places.values()
+    ):
+        raise InputError(f"'{path}' has no weight_map of names: it is no index")
+    found: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise InputError(
+                f"'{path}' names {shown(name)}, which is no safetensors file beside it"
+            )
+        tensors = _of_file(path.with_name(name))
+        wanted = {tensor for tensor, place in places.items() if place == name}
+        differing = sorted(wanted ^ tensors.keys())
+        if differing:
+            raise InputError(
+                f"'{path.with_name(name)}' does not hold what its index says: "
+                f"{', '.join(differing)}"
+            )
+        found |= tensors
+    return found
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], where: Path
+) -> None:
+    """Refuses tensors that are not these ones, each of its shape and of floats.
+
+    Raises:
+        InputError: it lists what is missing, unknown, or of another shape or type.
+    """
+    missing = sorted(shapes.keys() - tensors.keys())
+    unknown = sorted(tensors.keys() - shapes.keys())
+    both = sorted(shapes.keys() & tensors.keys())
+    wrong = [
+        f"{name} is {list(tensors[name].shape)}, not {list(shapes[name])}"
+        for name in both
+        if tensors[name].shape != shapes[name]
+    ]
+    types = [
+        f"{name} is {tensors[name].dtype}, not {' or '.join(_DTYPES)}"
+        for name in both
+        if tensors[name].dtype not in _DTYPES
+    ]
+    reasons = [
+        f"{len(names)} {word}: {', '.join(names)}"
+        for names, word in (
+            (missing, "missing"), (unknown, "unknown"), (wrong, "of another shape"),
+            (types, "of another type"),
+        )
+        if names
+    ]  # fmt: skip
+    if reasons:
+        raise InputError(
+            f"the tensors in '{where}' are not those of its config.json: "
+            f"{'; '.join(reasons)}"
+        )
+
+
+def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a safetensors file as diffusers does for PyTorch."""
+    module: Any = require("safetensors.numpy")
+    contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
+    module.save_file(contiguous, path, metadata={"format": "pt"})
+
+
+def _name_of(dtype: np.dtype) -> str:
+    """A type's name as safetensors has it."""
+    return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(
+        dtype.name, dtype.name
+    )
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"'{path}' is no whole safetensors file ({first_line(error)}): get it again"
+    )

@@ -1,0 +1,457 @@
+"""Models of diffusers against that library itself, with random weights."""
+
+import importlib
+import json
+import logging
+import shutil
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+import jaxdiff as jd
+from jaxdiff.diffusers import from_diffusers, to_diffusers
+from jaxdiff.errors import InputError
+from jaxdiff.experiment import DataInfo, Sampling
+from jaxdiff.run import Run, build_network
+from tests.pytorch import import_torchvision
+
+import_torchvision()  # which diffusers wants
+diffusers: Any = importlib.import_module("diffusers")
+torch.set_num_threads(1)
+
+DDPM: dict[str, Any] = {
+    "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
+    "norm_eps": 1e-6, "attention_head_dim": None, "norm_num_groups": 8,
+}  # fmt: skip
+"""What the checkpoints of the DDPM paper have, google/ddpm-*."""
+
+
+def blocks(*attends: int, down: str = "DownBlock2D", up: str = "UpBlock2D") -> Any:
+    """Types of blocks, of levels with attention where there is a 1."""
+    return {
+        "down_block_types": ["AttnDownBlock2D" if a else down for a in attends],
+        "up_block_types": ["AttnUpBlock2D" if a else up for a in attends[::-1]],
+    }
+
+
+ADM: dict[str, Any] = {
+    **blocks(0, 1, 1, down="ResnetDownsampleBlock2D", up="ResnetUpsampleBlock2D"),
+    "block_out_channels": [16, 32, 48], "downsample_type": "resnet",
+    "upsample_type": "resnet", "attention_head_dim": 8, "norm_num_groups": 8,
+}  # fmt: skip
+NETWORKS: dict[str, dict[str, Any]] = {
+    # google/ddpm-cifar10-32: (128, 256, 256, 256), attention at 16.
+    "cifar10": {
+        **DDPM, **blocks(0, 1, 0, 0), "block_out_channels": [16, 32, 32, 32],
+        "sample_size": 32,
+    },
+    # google/ddpm-cat-256 and -bedroom-256: (128, 128, 256, 256, 512, 512), 16.
+    "cat": {
+        **DDPM, **blocks(0, 0, 0, 0, 1, 0), "sample_size": 64,
+        "block_out_channels": [16, 16, 32, 32, 48, 48],
+    },
+    # google/ddpm-church-256, the same, by the names of the first versions.
+    "church": {
+        **DDPM, "sample_size": [64, 32], "layers_per_block": 1,
+        "block_out_channels": [16, 16, 32, 32, 64, 64],
+        "down_block_types": [
+            *["UNetResDownBlock2D"] * 4, "UNetResAttnDownBlock2D", "UNetResDownBlock2D"
+        ],
+        "up_block_types": [
+            "UNetResUpBlock2D", "UNetResAttnUpBlock2D", *["UNetResUpBlock2D"] * 4
+        ],
+    },
+    # google/ddpm-celebahq-256, the same network with one class more to a head.
+    "celebahq": {
+        **DDPM, **blocks(0, 0, 0, 0, 1, 0), "sample_size": 64, "dropout": 0.1,
+        "block_out_channels": [8, 8, 16, 16, 24, 24], "norm_num_groups": 4,
+    },
+    # The defaults of the class: what the training examples make, such as butterflies.
+    "butterflies": {
+        **blocks(0, 0, 1, 0), "block_out_channels": [32, 32, 64, 64],
+        "sample_size": 16, "norm_num_groups": 32,
+    },
+    "classes": {
+        **blocks(0, 1), "block_out_channels": [16, 24], "num_class_embeds": 5,
+        "sample_size": 8, "in_channels": 1, "out_channels": 1, "norm_num_groups": 4,
+    },
+    # openai/diffusers-cd_imagenet64_l2: ADM with classes.
+    "adm": {
+        **ADM, "sample_size": 16, "num_class_embeds": 4, "attn_norm_num_groups": 8,
+        "resnet_time_scale_shift": "scale_shift", "layers_per_block": 3,
+    },
+    "adm-without-norm": {
+        **ADM, "sample_size": 16, "resnet_time_scale_shift": "scale_shift",
+    },
+    # openai/diffusers-cd_bedroom256_l2: residual blocks between levels.
+    "bedroom": {**ADM, "sample_size": 16, "resnet_time_scale_shift": "default"},
+    "learned-variance": {
+        **blocks(0, 0), "block_out_channels": [8, 16], "out_channels": 6,
+        "sample_size": 8, "norm_num_groups": 4, "add_attention": False,
+    },
+    "fourier": {
+        **blocks(0, 1), "block_out_channels": [16, 16], "sample_size": 8,
+        "norm_num_groups": 4, "time_embedding_type": "fourier",
+    },
+}  # fmt: skip
+
+
+def network_of(name: str) -> Any:
+    """A network of diffusers whose weights are all random."""
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(**NETWORKS[name]).eval()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if "norm" in key or key.endswith("bias"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return network
+
+
+def base_of(name: str) -> jd.Experiment | None:
+    """What a bare folder needs beside it."""
+    if name == "fourier":
+        return jd.Experiment(schedule=jd.VariancePreserving())
+    if name == "learned-variance":
+        return jd.Experiment(
+            prediction=jd.Eps(learn_variance=True), objective=jd.Hybrid()
+        )
+    return None
+
+
+def inputs_of(network: Any) -> Any:
+    """Images [2, h, w, c], times and labels (or None)."""
+    size = network.config.sample_size
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    shape = (2, height, width, network.config.in_channels)
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
+    classes = network.config.num_class_embeds
+    return images, np.array([3, 871]), None if classes is None else np.array([0, 2])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_give_what_theirs_give(name, tmp_path):
+    network = network_of(name)
+    network.save_pretrained(tmp_path)
+    run = from_diffusers(tmp_path, base=base_of(name))
+    images, times, labels = inputs_of(network)
+    with torch.no_grad():
+        wanted = network(
+            torch.from_numpy(images.transpose(0, 3, 1, 2)),
+            torch.from_numpy(times),
+            None if labels is None else torch.from_numpy(labels),
+        ).sample.numpy()
+    apply = jax.jit(run.network.apply)
+    got = apply(
+        {"params": run.params}, images, jnp.asarray(times),
+        None if labels is None else jnp.asarray(labels),
+    )  # fmt: skip
+    error = np.abs(np.asarray(got).transpose(0, 3, 1, 2) - wanted).max()
+    assert error < 1e-4 * np.abs(wanted).max()
+
+
+SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "ddpm": ("DDPMScheduler", 1000, {}),
+    "ddpm-fixed-large": ("DDPMScheduler", 200, {"variance_type": "fixed_large"}),
+    "ddpm-20": ("DDPMScheduler", 20, {"clip_sample": False}),
+    "ddpm-trailing": (
+        "DDPMScheduler", 20,
+        {
+            "timestep_spacing": "trailing", "prediction_type": "v_prediction",
+            "beta_schedule": "squaredcos_cap_v2",
+        },
+    ),
+    "ddpm-zero-snr": (
+        "DDPMScheduler", 10,
+        {
+            "timestep_spacing": "trailing", "prediction_type": "v_prediction",
+            "rescale_betas_zero_snr": True,
+        },
+    ),
+    "ddim": ("DDIMScheduler", 50, {}),
+    "ddim-offset": (
+        "DDIMScheduler", 20,
+        {"steps_offset": 1, "set_alpha_to_one": False, "clip_sample": False},
+    ),
+    "ddim-sample": (
+        "DDIMScheduler", 10,
+        {"prediction_type": "sample", "beta_schedule": "scaled_linear"},
+    ),
+    "dpm-solver": ("DPMSolverMultistepScheduler", 20, {}),
+    "dpm-solver-few": ("DPMSolverMultistepScheduler", 8, {"solver_type": "heun"}),
+    "dpm-solver-sde": (
+        "DPMSolverMultistepScheduler", 16,
+        {"algorithm_type": "sde-dpmsolver++", "timestep_spacing": "leading"},
+    ),
+    "dpm-solver-sigma-min": (
+        "DPMSolverMultistepScheduler", 10,
+        {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"},
+    ),
+    "dpm-solver-clipped": (
+        "DPMSolverMultistepScheduler", 10, {"thresholding": True}
+    ),
+    "dpm-solver-cosine": (
+        "DPMSolverMultistepScheduler", 10,
+        {
+            "beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1,
+            "prediction_type": "v_prediction",
+        },
+    ),
+    "uni-pc": ("UniPCMultistepScheduler", 20, {}),
+    "uni-pc-leading": (
+        "UniPCMultistepScheduler", 9,
+        {"timestep_spacing": "leading", "thresholding": True},
+    ),
+    "uni-pc-3": (
+        "UniPCMultistepScheduler", 10,
+        {
+            "solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min",
+        },
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def noise(monkeypatch):
+    """What diffusers draws, one array after the other, in the order of its chain."""
+    drawn: list[np.ndarray] = []
+    generator = np.random.default_rng(1)
+
+    def draw(shape, **_):
+        drawn.append(generator.standard_normal(shape).astype(np.float32))
+        return torch.from_numpy(drawn[-1])
+
+    for module in (
+        "pipelines.ddpm.pipeline_ddpm", "pipelines.ddim.pipeline_ddim",
+        "schedulers.scheduling_ddpm", "schedulers.scheduling_ddim",
+        "schedulers.scheduling_dpmsolver_multistep",
+    ):  # fmt: skip
+        monkeypatch.setattr(f"diffusers.{module}.randn_tensor", draw)
+    return drawn
+
+
+def images_of(pipeline: Any, **call: Any) -> np.ndarray:
+    """What a pipeline draws, [2, height, width, channels] in [-1, 1]."""
+    pipeline.set_progress_bar_config(disable=True)
+    scheduler = pipeline.scheduler
+    if isinstance(scheduler, diffusers.UniPCMultistepScheduler):
+        # Its steps refuse the generator that the pipeline gives to every scheduler.
+        step = scheduler.step
+        scheduler.step = lambda *args, generator=None: step(*args)
+    images = pipeline(batch_size=2, output_type="np", **call).images
+    return np.asarray(2 * images - 1)
+
+
+def same_images(run: jd.Run, drawn: list[np.ndarray]) -> np.ndarray:
+    """What a run draws from the noise that a pipeline drew."""
+    sampling = run.experiment.sampling
+    x_T, *steps = (array.transpose(0, 2, 3, 1) for array in drawn)
+    count = sampling.sampler.grid(run.schedule).alpha.shape[0] - 1
+    steps += [np.zeros_like(x_T)] * (count - len(steps))  # none is added at the end
+    denoiser: Any = run.denoiser()
+    if sampling.clip:
+        denoiser = jd.clip_x_0(denoiser, keep_eps=sampling.keep_eps)
+    images = jd.sample(
+        denoiser, sampling.sampler, run.schedule, jax.random.key(0), x_T.shape,
+        x_T=jnp.asarray(x_T), noise=jnp.asarray(np.stack(steps)),
+    )  # fmt: skip
+    return np.clip(np.asarray(images), -1, 1)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_pipelines_draw_what_theirs_draw(name, noise, tmp_path):
+    scheduler, num_steps, options = SCHEDULERS[name]
+    torch.manual_seed(0)
+    network = diffusers.UNet2DModel(
+        **{**NETWORKS["cifar10"], "sample_size": 8, **blocks(0, 1),
+           "block_out_channels": [8, 16], "norm_num_groups": 4},
+    )  # fmt: skip
+    # Of fewer times, for with random weights nothing holds x_t / alpha back.
+    options = {"num_train_timesteps": 1000 if name == "ddpm" else 200, **options}
+    cls = diffusers.DDIMPipeline if "DDIM" in scheduler else diffusers.DDPMPipeline
+    pipeline = cls(network, getattr(diffusers, scheduler)(**options))
+    pipeline.save_pretrained(tmp_path)
+    wanted = images_of(pipeline, num_inference_steps=num_steps)
+    assert (np.abs(wanted) < 0.99).mean() > 0.2
+    run = from_diffusers(tmp_path, num_steps=num_steps)
+    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+
+
+def our_run(sampling: Sampling, classes: int | None = None, **options: Any) -> Run:
+    """A model of ours with random parameters."""
+    network = jd.UNetConfig(
+        channels=8, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, dropout=0.0
+    )
+    experiment = jd.Experiment(
+        network=network, schedule=jd.Linear(num_steps=200), sampling=sampling, **options
+    )
+    info = DataInfo((8, 8, 3), classes, None)
+    made = build_network(experiment, info)
+    images, times = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
+    start = made.init(jax.random.key(0), images, times)["params"]
+    leaves, tree = jax.tree.flatten(start)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    params = jax.tree.unflatten(
+        tree,
+        [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)],  # noqa: B905
+    )
+    return Run(experiment, info, made, experiment.schedule.build(), params, 0)
+
+
+SAMPLINGS = {
+    "ddpm": Sampling(),
+    "ddpm-large": Sampling(
+        sampler=jd.Ancestral(
+            variance=jd.FixedLarge(), spacing=jd.Leading(num_steps=10)
+        ),
+        clip=False,
+    ),
+    "ddim": Sampling(sampler=jd.Ddim(spacing=jd.Trailing(num_steps=10))),
+    "ddim-eta": Sampling(
+        sampler=jd.Ddim(spacing=jd.Leading(num_steps=10), eta=1.0), keep_eps=True
+    ),
+    "dpm-solver": Sampling(sampler=jd.DpmSolver()),
+    "uni-pc": Sampling(
+        sampler=jd.UniPc(spacing=jd.Linspace(num_steps=10, skip_last=True)), clip=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_there_and_back(name, noise, tmp_path, caplog):
+    run = our_run(SAMPLINGS[name])
+    call = to_diffusers(run, tmp_path / "model")
+    diffusers.utils.logging.enable_propagation()
+    cls = diffusers.DDIMPipeline if name.startswith("ddim") else diffusers.DDPMPipeline
+    with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
+        warnings.filterwarnings("error", message="(?!__array__)")
+        # Else it says that a package of theirs would load it faster.
+        pipeline = cls.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
+    assert not caplog.records
+    wanted = images_of(pipeline, **call)
+    assert (np.abs(wanted) < 0.99).mean() > 0.2
+    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+    again = from_diffusers(tmp_path / "model", num_steps=call["num_inference_steps"])
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    for part in ("schedule", "prediction", "objective"):
+        assert getattr(again.experiment, part) == getattr(run.experiment, part)
+    np.testing.assert_array_equal(
+        again.experiment.sampling.sampler.grid(run.schedule).t,
+        run.experiment.sampling.sampler.grid(run.schedule).t,
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"schedule": jd.Sigmoid()},
+        {"schedule": jd.ZeroTerminalSnr(base=jd.Cosine()), "prediction": jd.V()},
+    ],
+    ids=["sigmoid", "zero-snr"],
+)
+def test_a_schedule_and_classes_there_and_back(options, tmp_path):
+    run = our_run(Sampling(), classes=3)
+    experiment = jd.Experiment(network=run.experiment.network, **options)
+    names = ("a", "b", "c")
+    run = Run(
+        experiment, run.info._replace(class_names=names), run.network,
+        experiment.schedule.build(), run.params, 0,
+    )  # fmt: skip
+    to_diffusers(run, tmp_path / "model")
+    again = from_diffusers(tmp_path / "model")
+    assert (again.info, again.experiment.schedule) == (run.info, experiment.schedule)
+    assert again.experiment.network.null_class
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    jax.tree.map(np.testing.assert_array_equal, again.schedule, run.schedule)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder that is whole."""
+    folder = tmp_path_factory.mktemp("written") / "model"
+    to_diffusers(our_run(Sampling()), folder)
+    return folder
+
+
+def changed_tensors(change: Any) -> Any:
+    def apply(folder: Any) -> None:
+        path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        arrays = load_file(path)
+        change(arrays)
+        save_file(arrays, path)
+
+    return apply
+
+
+def changed_json(name: str, **fields: Any) -> Any:
+    def apply(folder: Any) -> None:
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+    return apply
+
+
+def truncated(folder: Any) -> None:
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
+WRONG: dict[str, tuple[Any, str]] = {
+    "truncated": (truncated, "no whole safetensors file"),
+    "no weights": (
+        lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(),
+        "has no weights",
+    ),
+    "renamed": (
+        changed_tensors(lambda a: a.update(conv_x=a.pop("conv_in.weight"))),
+        "1 missing: conv_in.weight; 1 unknown: conv_x",
+    ),
+    "missing": (changed_tensors(lambda a: a.pop("conv_out.bias")), "1 missing: conv_o"),
+    "extra": (
+        changed_tensors(lambda a: a.update(more=np.zeros(3, np.float32))),
+        "1 unknown: more",
+    ),
+    "shape": (
+        changed_tensors(lambda a: a.update({"conv_out.bias": np.zeros(4, np.float32)})),
+        "1 of another shape: conv_out.bias is [4], not [3]",
+    ),
+    "type": (
+        changed_tensors(lambda a: a.update({"conv_out.bias": np.zeros(3, np.int32)})),
+        "1 of another type: conv_out.bias is I32, not F32 or F16 or BF16",
+    ),
+    "unknown field": (changed_json(UNET, dial=3), "extra fields found (dial)"),
+    "unknown block": (
+        changed_json(UNET, down_block_types=["SkipDownBlock2D", "DownBlock2D"]),
+        "got 'SkipDownBlock2D'",
+    ),
+    "an option": (changed_json(UNET, act_fn="mish"), "got 'mish'"),
+    "a number": (changed_json(UNET, layers_per_block=10**9), "layers_per_block must"),
+    "classes": (changed_json(UNET, class_embed_type="timestep"), "got 'timestep'"),
+    "no size": (changed_json(UNET, sample_size=None), "sample_size is null"),
+    "scheduler": (changed_json(SCHEDULER, _class_name="PNDMScheduler"), "PNDMSchedule"),
+    "scheduler field": (changed_json(SCHEDULER, dial=3), "extra fields found (dial)"),
+    "clip range": (changed_json(SCHEDULER, clip_sample_range=2.0), "got 2"),
+    "parts": (
+        changed_json("model_index.json", vqvae=["diffusers", "VQModel"]),
+        "got scheduler, unet, vqvae",
+    ),
+    "pipeline": (changed_json("model_index.json", _class_name="X"), "got 'X'"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_fit_is_told_in_one_line(name, written, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(written, folder)
+    spoil, reason = WRONG[name]
+    spoil(folder)
+    with pytest.raises(InputError) as error:
+        from_diffusers(folder)
+    assert reason in str(error.value)
+    assert "\n" not in str(error.value)
