@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,14 @@ from jaxdiff import compiled, cores, hosts, page, plots, report
 from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
-from jaxdiff.draw import SampleOptions, draw
+from jaxdiff.diffusers import (
+    ExportOptions,
+    ImportOptions,
+    from_diffusers,
+    to_diffusers,
+    write_run,
+)
+from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.evaluate import EvaluateOptions, evaluate
 from jaxdiff.experiment import Experiment
@@ -39,7 +46,7 @@ from jaxdiff.train import train_job
 
 COMMANDS = (
     "run", "train", "sample", "compare", "evaluate", "ema", "statistics", "report",
-    "status", "replay", "reproduce",
+    "status", "replay", "reproduce", "import", "export",
 )  # fmt: skip
 NOT_FINITE = 4
 """The exit code of a training whose loss is not finite."""
@@ -50,8 +57,9 @@ sampler is at how many network evaluations; evaluate tells how likely held-out i
 are and how like them the samples; ema tells which average of the parameters draws the
 best ones; statistics writes what a Frechet distance needs of any data set; report
 writes a page of the run, report.html; status says what a run folder holds; replay takes
-one step again, to look at its batch; reproduce runs a run again and compares. Each has
-its own flags and --help.
+one step again, to look at its batch; reproduce runs a run again and compares; import
+PATH WORKDIR makes a run folder of a model of Hugging Face's diffusers, and export
+WORKDIR PATH such a model of a run. Each has its own flags and --help.
 
 Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
 full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
@@ -93,6 +101,35 @@ OPTIONS: dict[str, Any] = {
     "ema": AveragesOptions,
 }
 """The options of the commands that use a trained model."""
+
+
+WORDS = {"import": ("path", "workdir"), "export": ("workdir", "path")}
+"""What the words after a command are; flags give them too."""
+
+
+def _import(options: ImportOptions, config: Experiment) -> None:
+    """Makes a run folder of a model of diffusers."""
+    if options.path is None:
+        raise InputError("import needs the model's folder: import PATH WORKDIR")
+    run = from_diffusers(
+        options.path, num_steps=options.steps, variant=options.variant,
+        null_class=options.null_class, allow_bin=options.bin, base=config,
+    )  # fmt: skip
+    write_run(run, options.workdir)
+    print(f"the model of '{options.path}' is in {options.workdir}")
+
+
+def _export(options: ExportOptions) -> None:
+    """Makes a model of diffusers of a run."""
+    if options.path is None:
+        raise InputError("export needs a folder to make: export WORKDIR PATH")
+    run = load(options.workdir, ema=options.ema)
+    samplers = () if options.sampler is None else (options.sampler,)
+    (sampling,) = samplings_of(run, samplers, options.steps, None).values()
+    experiment = replace(run.experiment, sampling=sampling)
+    call = to_diffusers(replace(run, experiment=experiment), options.path)
+    given = ", ".join(f"{name}={value}" for name, value in call.items())
+    print(f"the model is in {options.path}; call its pipeline with {given}")
 
 
 def _reproduce(options: ReproduceOptions) -> None:
@@ -169,6 +206,7 @@ def _command(
     program = Path(sys.argv[0])
     workdir = Path("runs") / program.stem
     texts = {"prog": f"{program} {command}", "description": description + HELP}
+    words: list[str] = []
     if command in ("run", "train"):
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
@@ -176,6 +214,18 @@ def _command(
         _train(experiment, where.workdir, command == "run", judge)
         if hosts.is_first():
             page.refresh(where.workdir)
+        return
+    for name in WORDS.get(command, ()):
+        if rest and not rest[0].startswith("-"):
+            words += [f"--{name}", rest.pop(0)]
+    rest = words + rest
+    if command == "import":
+        (wanted,) = parse([ImportOptions(workdir=workdir)], rest, **texts)
+        _import(wanted, config)
+        return
+    if command == "export":
+        (wanted,) = parse([ExportOptions(workdir=workdir)], rest, **texts)
+        _export(wanted)
         return
     if command == "statistics":
         wanted, experiment = parse([StatisticsOptions(), config], rest, **texts)
@@ -264,3 +314,8 @@ def _train(
             f"label agreement: {share:.1%} of {num} samples are read as the class that "
             "was asked for"
         )
+
+
+def jaxdiff() -> None:
+    """The program `jaxdiff`: every command, for runs that no experiment's file made."""
+    main(Experiment(), "Diffusion models: train them, and draw from them.")

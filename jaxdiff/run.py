@@ -253,6 +253,12 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
         InputError: the run was trained on other data than its experiment names.
     """
     training = load_data(run.experiment, "train")
+    if training.image_shape != run.info.image_shape:  # of an imported model
+        raise InputError(
+            f"the run draws images of shape {run.info.image_shape}, and the data that "
+            f"its experiment names are of {training.image_shape}: import it with the "
+            "experiment of its data"
+        )
     known, found = run.info.fingerprint, training.fingerprint()
     if known not in (None, found):  # an older run does not know
         raise InputError(

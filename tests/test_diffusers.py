@@ -15,6 +15,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
+from jaxdiff import cli
 from jaxdiff.diffusers import from_diffusers, to_diffusers
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import DataInfo, Sampling
@@ -455,3 +456,105 @@ def test_what_does_not_fit_is_told_in_one_line(name, written, tmp_path):
         from_diffusers(folder)
     assert reason in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_files_in_other_forms(written, tmp_path):
+    """Half precision, parts with an index, the old names of attention, a pickle."""
+    wanted = from_diffusers(written).params
+    stem = "diffusion_pytorch_model"
+
+    def copy(name: str) -> Any:
+        shutil.copytree(written, tmp_path / name)
+        return tmp_path / name
+
+    folder = copy("fp16")
+    path = folder / "unet" / f"{stem}.safetensors"
+    arrays = load_file(path)
+    half = {name: a.astype(np.float16) for name, a in arrays.items()}
+    save_file(half, folder / "unet" / f"{stem}.fp16.safetensors")
+    same = from_diffusers(folder)  # the plain file, where there are both
+    jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
+    for run in (from_diffusers(folder, variant="fp16"), path.unlink()):
+        near = (run or from_diffusers(folder)).params
+        for a, b in zip(jax.tree.leaves(near), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_array_equal(a, np.float16(b).astype(np.float32))
+    with pytest.raises(InputError, match="no weights of the variant bf16"):
+        from_diffusers(folder, variant="bf16")
+
+    folder = copy("parts")
+    (folder / "unet" / f"{stem}.safetensors").unlink()
+    names = sorted(arrays)
+    index: dict[str, str] = {}
+    for i, part in enumerate((names[:20], names[20:])):
+        file = f"{stem}-0000{i + 1}-of-00002.safetensors"
+        save_file({name: arrays[name] for name in part}, folder / "unet" / file)
+        index |= dict.fromkeys(part, file)
+    place = folder / "unet" / f"{stem}.safetensors.index.json"
+    place.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    same = from_diffusers(folder)
+    jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
+    for name, reason in (
+        ("../../x.safetensors", "no safetensors file beside"),
+        (f"{stem}-00001-of-00002.safetensors", "does not hold what its index says"),
+    ):
+        wrong = index | {names[-1]: name}
+        place.write_text(json.dumps({"weight_map": wrong}))
+        with pytest.raises(InputError, match=reason):
+            from_diffusers(folder)
+
+    folder = copy("old")
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, array in arrays.items():
+        for new, before in old.items():
+            name = name.replace(f".{new}.", f".{before}.")
+        renamed[name] = array
+    assert renamed.keys() != arrays.keys()
+    save_file(renamed, folder / "unet" / f"{stem}.safetensors")
+    same = from_diffusers(folder)
+    jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
+
+    folder = copy("pickle")
+    (folder / "unet" / f"{stem}.safetensors").unlink()
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
+    torch.save(state, folder / "unet" / f"{stem}.bin")
+    with pytest.raises(InputError, match="a pickle, which --bin reads"):
+        from_diffusers(folder)
+    same = from_diffusers(folder, allow_bin=True)
+    jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
+
+
+def test_from_the_shell(written, tmp_path, capsys):
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    shell = ["jaxdiff", "import", str(written), str(workdir), "--steps", "10"]
+    with pytest.MonkeyPatch.context() as patch:
+        for words in (
+            shell,
+            ["jaxdiff", "sample", "--workdir", str(workdir), "--num", "2"],
+            ["jaxdiff", "export", str(workdir), str(out), "--sampler", "ddim"],
+        ):
+            patch.setattr("sys.argv", words)
+            cli.jaxdiff()
+        for words, reason in (
+            (shell, f"'{workdir}' is there already"),
+            (["jaxdiff", "import"], "import needs the model's folder"),
+            (["jaxdiff", "export", str(workdir)], "export needs a folder"),
+            (["jaxdiff", "export", str(workdir), str(out)], "is there already"),
+            (["jaxdiff", "import", str(tmp_path / "x"), "y"], "there is no folder"),
+            (
+                ["jaxdiff", "evaluate", "--workdir", str(workdir)],
+                "draws images of shape (8, 8, 3), and the data",
+            ),
+        ):
+            patch.setattr("sys.argv", words)
+            with pytest.raises(SystemExit) as stop:
+                cli.jaxdiff()
+            assert stop.value.code == 2
+            assert reason in capsys.readouterr().err
+    assert (workdir / "samples.png").exists()
+    run, again = jd.load(workdir), from_diffusers(out)
+    assert run.experiment.sampling.sampler.grid(run.schedule).t.shape == (11,)
+    assert isinstance(again.experiment.sampling.sampler, jd.Ddim)
+    jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
+    # Nothing is left of what did not work.
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}
