@@ -253,18 +253,18 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
         InputError: the run was trained on other data than its experiment names.
     """
     training = load_data(run.experiment, "train")
-    if training.image_shape != run.info.image_shape:  # of an imported model
-        raise InputError(
-            f"the run draws images of shape {run.info.image_shape}, and the data that "
-            f"its experiment names are of {training.image_shape}: import it with the "
-            "experiment of its data"
-        )
     known, found = run.info.fingerprint, training.fingerprint()
-    if known not in (None, found):  # an older run does not know
+    if known not in (None, found):  # an older run and an imported one do not know
         raise InputError(
             f"the run was trained on data of fingerprint {known}, and what its "
             f"experiment names has {found}: bring its images and labels back, or give "
             "them from Python (jaxdiff.fidelity, jaxdiff.held_out)"
+        )
+    if training.image_shape != run.info.image_shape:
+        raise InputError(
+            f"the run draws images of shape {run.info.image_shape}, and the data that "
+            f"its experiment names are of {training.image_shape}: import it with the "
+            "experiment of its data"
         )
     return training, load_data(run.experiment, "test")
 
