@@ -30,13 +30,14 @@ from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.evaluate import EvaluateOptions, evaluate
 from jaxdiff.experiment import Experiment
-from jaxdiff.flags import parse
+from jaxdiff.fine_tune import with_model_of
+from jaxdiff.flags import parse, value_of
 from jaxdiff.interrupt import Terminated
 from jaxdiff.job import Job
 from jaxdiff.log import last_start
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress import bar
-from jaxdiff.record import read_config
+from jaxdiff.record import CONFIG, read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import load
@@ -208,6 +209,7 @@ def _command(
     texts = {"prog": f"{program} {command}", "description": description + HELP}
     words: list[str] = []
     if command in ("run", "train"):
+        config = _from_init(config, rest, workdir)
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
         cores.use(train_devices(experiment))
@@ -261,6 +263,19 @@ def _command(
         evaluate(run, asked)
     if command != "sample" and hosts.is_first():
         page.refresh(asked.workdir)
+
+
+def _from_init(config: Experiment, words: Sequence[str], workdir: Path) -> Experiment:
+    """The experiment with the model of the run that --init names.
+
+    A run that goes on needs only its own record of it.
+    """
+    init = value_of("--init", words)
+    if init in (None, "", "None"):
+        return config
+    workdir = Path(value_of("--workdir", words) or workdir)
+    is_there = (workdir / CONFIG).exists()
+    return with_model_of(config, workdir if is_there else Path(init))
 
 
 def train_devices(experiment: Experiment) -> int:

@@ -176,6 +176,10 @@ class Experiment:
     """How long and on how much."""
     parallel: Parallel = field(default_factory=Pmap)
     """How devices share the work; the result does not depend on it but for rounding."""
+    init: str | None = None
+    """The folder of another run, an imported model say, to start from: from the average
+    of its parameters, as far as they fit. As a flag it makes that run's network,
+    schedule, prediction, objective and sampling the defaults."""
     seed: int = 0
     """All randomness of training comes from it; at least 0."""
     upkeep: Upkeep = field(default_factory=Upkeep)

@@ -19,7 +19,15 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.config import from_dict, option_name, union_members
 from jaxdiff.errors import InputError, require
-from jaxdiff.wrong_flags import HELP, Outcome, check_words, choices, explain
+from jaxdiff.wrong_flags import (
+    HELP,
+    Outcome,
+    check_words,
+    choices,
+    explain,
+    flag_of,
+    groups_of,
+)
 
 _LONGEST = 10_000  # letters of an option: longer ones could overflow Python's parser
 
@@ -50,6 +58,15 @@ def parse(
         reason = explain(outcome, words, again)
         raise InputError(reason if outcome.own else f"{reason}; see {prog} --help")
     return outcome.options
+
+
+def value_of(flag: str, args: Sequence[str]) -> str | None:
+    """A flag's value as it stands on a command line that is not read yet, or None."""
+    for group in groups_of(args):
+        name, values = flag_of(group)
+        if name == flag and values:
+            return values[0]
+    return None
 
 
 def _read(

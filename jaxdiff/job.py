@@ -12,6 +12,7 @@ import numpy as np
 from jaxdiff import data
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import DataInfo, Experiment
+from jaxdiff.fine_tune import start_of
 from jaxdiff.loss import check_batch
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
@@ -149,13 +150,18 @@ class Job:
         return min(until - step, *(mark - step % mark for mark in marks))
 
     def initial_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
-        """A checkpoint's state on the devices; that of step 0 where `step` is None."""
+        """A checkpoint's state on the devices; that of step 0 where `step` is None.
+
+        Raises:
+            InputError: there is no such checkpoint, or what `init` names does not fit.
+        """
         init = partial(init_state, self.experiment, self.info)
         shapes = jax.eval_shape(init)
         shardings = self.experiment.parallel.shardings(shapes)
-        if step is None:
-            return jax.jit(init, out_shardings=shardings)()
-        return checkpoints.restore(placed(shapes, shardings), step)
+        if step is not None:
+            return checkpoints.restore(placed(shapes, shardings), step)
+        start = start_of(self.experiment, shapes.params)
+        return jax.jit(init, out_shardings=shardings)(start)
 
     @cached_property
     def _rows(self) -> np.ndarray:

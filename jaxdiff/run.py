@@ -15,7 +15,7 @@ The folder holds
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.checkpoint import Checkpoints
+from jaxdiff.checkpoint import Checkpoints, leaf_name
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
 from jaxdiff.errors import InputError, check_seed
@@ -37,7 +37,7 @@ from jaxdiff.record import check_record, read_config
 from jaxdiff.samplers import Ddim, sample
 from jaxdiff.snapshots import CLOSE, average_of
 from jaxdiff.train_state import TrainState
-from jaxdiff.typing import AnySchedule, Denoiser, Params
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Params
 
 CHECKPOINTS = "checkpoints"
 """Its name in the run folder."""
@@ -277,11 +277,17 @@ def build_network(experiment: Experiment, info: DataInfo) -> UNet:
     return experiment.network.build(outputs, info.num_classes, in_channels=channels)
 
 
-def init_state(experiment: Experiment, info: DataInfo) -> TrainState:
-    """The train state at step 0."""
+def init_state(
+    experiment: Experiment, info: DataInfo, start: Mapping[str, Array] | None = None
+) -> TrainState:
+    """The train state at step 0; parameters that `start` names are those there."""
     network = build_network(experiment, info)
     images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
     params = network.init(jax.random.key(experiment.seed), images, times)["params"]
+    if start:
+        params = jax.tree.map_with_path(
+            lambda path, leaf: start.get(leaf_name(path), leaf), params
+        )
     optimizer = experiment.optimizer.build(experiment.training.num_steps)
     memory = experiment.objective.times.init()
     num_tracks = len(experiment.training.ema_lengths)

@@ -43,8 +43,8 @@ def check_words(args: Sequence[str]) -> None:
         InputError: a flag is there twice, a value is empty, or a hyphen is none.
     """
     given: dict[str, str] = {}
-    for group in _groups(args):
-        flag, values = _flag(group)
+    for group in groups_of(args):
+        flag, values = flag_of(group)
         for word in group:
             if word and word[0] in _DASHES:
                 raise InputError(
@@ -76,7 +76,7 @@ def explain(
         args: the line.
         read: reads another line.
     """
-    groups = _groups(args)
+    groups = groups_of(args)
     flags = dict(_flags(outcome.options))
     if outcome.left and not outcome.refusal:
         return _unrecognized(outcome, groups, flags)
@@ -86,7 +86,7 @@ def explain(
         without = read(rest)
         # Where words are left over it chose what their flags belong to.
         if without.refusal != outcome.refusal and not without.left:
-            to_blame.append(_flag(group))
+            to_blame.append(flag_of(group))
     if outcome.own:
         names = " and ".join(flag for flag, _ in to_blame)
         return f"{names}: {outcome.refusal}" if names else outcome.refusal
@@ -107,7 +107,7 @@ def _unrecognized(
     word = next(filter(_is_flag, outcome.left), outcome.left[0])
     if not _is_flag(word):
         group = next(g for g in groups if word in g)
-        flag, _ = _flag(group)
+        flag, _ = flag_of(group)
         if flag.replace("_", "-") in flags:
             takes = _expected(flags[flag.replace("_", "-")])
             return f"unrecognized argument {word!r} after {flag}, which takes {takes}"
@@ -195,7 +195,7 @@ def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any
                 yield from _fields([value], f"{path}.")
 
 
-def _groups(args: Sequence[str]) -> list[list[str]]:
+def groups_of(args: Sequence[str]) -> list[list[str]]:
     """Each flag with the words after it; what is before the first by itself."""
     found: list[list[str]] = []
     for word in args:
@@ -205,7 +205,7 @@ def _groups(args: Sequence[str]) -> list[list[str]]:
     return found
 
 
-def _flag(group: list[str]) -> tuple[str, list[str]]:
+def flag_of(group: list[str]) -> tuple[str, list[str]]:
     """The flag of a group, "" for none, and its values."""
     if not _is_flag(group[0]):
         return "", group

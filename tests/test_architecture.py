@@ -41,6 +41,7 @@ LAYERS = [
     ["wrong_flags"],
     ["record", "board", "snapshots"],
     ["run", "flags", "step", "log", "classifier"],
+    ["fine_tune"],
     ["job", "report", "features", "diffusers"],
     ["grids"],
     ["train", "held_out", "fidelity", "replay", "status"],

@@ -85,6 +85,7 @@ CHANGED = Experiment(
         max_skips=1,
     ),
     parallel=Sharded(data=2, fsdp=3),
+    init="i",
     seed=2**32 - 1,
     upkeep=Upkeep(
         log_every=3,
