@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import warnings
+from functools import partial
 from typing import Any
 
 import jax
@@ -102,11 +103,27 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 
+FULL = {
+    "cifar10-full": {
+        **NETWORKS["cifar10"], "block_out_channels": [128, 256, 256, 256],
+        "norm_num_groups": 32,
+    },
+    **{
+        f"{name}-full": {
+            **NETWORKS[name], "sample_size": 256, "layers_per_block": 2,
+            "block_out_channels": [128, 128, 256, 256, 512, 512], "norm_num_groups": 32,
+        }
+        for name in ("cat", "church", "celebahq")
+    },
+}  # fmt: skip
+"""The published ones at their full size."""
+ALL = NETWORKS | FULL
+
 
 def network_of(name: str) -> Any:
     """A network of diffusers whose weights are all random."""
     torch.manual_seed(0)
-    network = diffusers.UNet2DModel(**NETWORKS[name]).eval()
+    network = diffusers.UNet2DModel(**ALL[name]).eval()
     with torch.no_grad():
         for key, parameter in network.named_parameters():
             if "norm" in key or key.endswith("bias"):
@@ -135,7 +152,10 @@ def inputs_of(network: Any) -> Any:
     return images, np.array([3, 871]), None if classes is None else np.array([0, 2])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [*NETWORKS, *(pytest.param(name, marks=pytest.mark.long) for name in FULL)],
+)
 def test_networks_give_what_theirs_give(name, tmp_path):
     network = network_of(name)
     network.save_pretrained(tmp_path)
@@ -174,6 +194,7 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
             "rescale_betas_zero_snr": True,
         },
     ),
+    "ddpm-learned": ("DDPMScheduler", 20, {"variance_type": "learned_range"}),
     "ddim": ("DDIMScheduler", 50, {}),
     "ddim-offset": (
         "DDIMScheduler", 20,
@@ -192,6 +213,9 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dpm-solver-sigma-min": (
         "DPMSolverMultistepScheduler", 10,
         {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"},
+    ),
+    "dpm-solver-learned": (
+        "DPMSolverMultistepScheduler", 10, {"variance_type": "learned_range"}
     ),
     "dpm-solver-clipped": (
         "DPMSolverMultistepScheduler", 10, {"thresholding": True}
@@ -249,12 +273,13 @@ def images_of(pipeline: Any, **call: Any) -> np.ndarray:
 
 
 def same_images(run: jd.Run, drawn: list[np.ndarray]) -> np.ndarray:
-    """What a run draws from the noise that a pipeline drew."""
+    """What a run draws from the noise that a pipeline drew, of class 1 where it can."""
     sampling = run.experiment.sampling
     x_T, *steps = (array.transpose(0, 2, 3, 1) for array in drawn)
     count = sampling.sampler.grid(run.schedule).alpha.shape[0] - 1
     steps += [np.zeros_like(x_T)] * (count - len(steps))  # none is added at the end
-    denoiser: Any = run.denoiser()
+    labels = None if run.info.num_classes is None else jnp.array([1, 1])
+    denoiser: Any = run.denoiser(labels)
     if sampling.clip:
         denoiser = jd.clip_x_0(denoiser, keep_eps=sampling.keep_eps)
     images = jd.sample(
@@ -264,23 +289,47 @@ def same_images(run: jd.Run, drawn: list[np.ndarray]) -> np.ndarray:
     return np.clip(np.asarray(images), -1, 1)
 
 
+def check_images(
+    network: Any, scheduler: Any, num_steps: int, noise: Any, folder: Any
+) -> None:
+    """Holds a pipeline's images against those of ours from the same noise."""
+    is_ddim = isinstance(scheduler, diffusers.DDIMScheduler)
+    cls = diffusers.DDIMPipeline if is_ddim else diffusers.DDPMPipeline
+    pipeline = cls(network, scheduler)
+    pipeline.save_pretrained(folder)
+    if network.config.num_class_embeds:  # of which the pipelines know nothing
+        labels = torch.tensor([1, 1])
+        network.forward = partial(network.forward, class_labels=labels)
+    wanted = images_of(pipeline, num_inference_steps=num_steps)
+    assert (np.abs(wanted) < 0.99).mean() > 0.2
+    run = from_diffusers(folder, num_steps=num_steps)
+    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_pipelines_draw_what_theirs_draw(name, noise, tmp_path):
     scheduler, num_steps, options = SCHEDULERS[name]
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(
         **{**NETWORKS["cifar10"], "sample_size": 8, **blocks(0, 1),
-           "block_out_channels": [8, 16], "norm_num_groups": 4},
+           "block_out_channels": [8, 16], "norm_num_groups": 4,
+           "out_channels": 6 if "learned" in name else 3},
     )  # fmt: skip
     # Of fewer times, for with random weights nothing holds x_t / alpha back.
     options = {"num_train_timesteps": 1000 if name == "ddpm" else 200, **options}
-    cls = diffusers.DDIMPipeline if "DDIM" in scheduler else diffusers.DDPMPipeline
-    pipeline = cls(network, getattr(diffusers, scheduler)(**options))
-    pipeline.save_pretrained(tmp_path)
-    wanted = images_of(pipeline, num_inference_steps=num_steps)
-    assert (np.abs(wanted) < 0.99).mean() > 0.2
-    run = from_diffusers(tmp_path, num_steps=num_steps)
-    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+    made = getattr(diffusers, scheduler)(**options)
+    check_images(network, made, num_steps, noise, tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scheduler", ["DDPM", "DDIM", "DPMSolverMultistep", "UniPC"])
+@pytest.mark.parametrize(
+    "name", [n for n in NETWORKS if n not in ("fourier", "learned-variance")]
+)
+def test_every_networks_pipelines(name, scheduler, noise, tmp_path):
+    suffix = "MultistepScheduler" if scheduler == "UniPC" else "Scheduler"
+    cls = getattr(diffusers, scheduler + suffix)
+    check_images(network_of(name), cls(num_train_timesteps=200), 5, noise, tmp_path)
 
 
 def our_run(sampling: Sampling, classes: int | None = None, **options: Any) -> Run:

@@ -33,7 +33,7 @@ from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.files import cannot_write, read_json, write_json_atomic
 from jaxdiff.objective import Hybrid, Simple
-from jaxdiff.run import Run, build_network, load
+from jaxdiff.run import CHECKPOINTS, Run, build_network, load
 from jaxdiff.typing import Params
 
 VERSION = "0.42.1"
@@ -85,6 +85,13 @@ def from_diffusers(
     is_pipeline = index.exists()
     if is_pipeline:
         _check_index(read_json(index), index)
+    elif not (path / "config.json").exists():
+        raise InputError(
+            f"'{path}' has no model_index.json and no config.json: name a folder that "
+            "diffusers wrote"
+        )
+    elif (path / CHECKPOINTS).exists():
+        raise InputError(f"'{path}' is a run of jaxdiff: it needs no import")
     inner = path / "unet" if is_pipeline else path
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxdiff.config import from_dict, to_dict
+from jaxdiff.config import from_dict, option_name, to_dict
 from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import Sampling
 from jaxdiff.prediction import X0, Eps, Prediction, V
@@ -170,7 +170,10 @@ def grid_of(spacing: Spacing, schedule: Schedule) -> Grid:
     to_data = bool(levels.sigma[-1] == 0)
     times = np.asarray(levels.t)
     if (times != times.round()).any():
-        raise InputError("diffusers has whole times only")
+        raise InputError(
+            f"diffusers has whole times only, and {spacing} has others: export with "
+            "another sampler, --sampler"
+        )
     return Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
 
 
@@ -406,6 +409,11 @@ def scheduler_of(
             f"{type(schedule_options).__name__}"
         )
     sampler = sampling.sampler
+    if type(sampler) not in (Ancestral, Ddim, DpmSolver, UniPc):
+        raise InputError(
+            "diffusers has the samplers ancestral, ddim, dpm-solver and uni-pc; this "
+            f"is {option_name(type(sampler))}: export with another, --sampler"
+        )
     kinds = {cls: name for name, cls in _PREDICTIONS.items()}
     if type(prediction) not in kinds:
         raise InputError(
@@ -441,14 +449,14 @@ def _base_of(
     sampler: Sampler, clip: bool, learned: bool, count: int, shared: dict[str, Any]
 ) -> Common:
     """The scheduler of a sampler, before its spacing."""
-    name = type(sampler).__name__
     if learned and not (
         isinstance(sampler, DpmSolver)
         or (isinstance(sampler, Ancestral) and sampler.variance == LearnedRange())
     ):
         raise InputError(
             "diffusers takes a network that learned a variance with the samplers "
-            f"ancestral:variance=learned-range and dpm-solver; got {name}"
+            f"ancestral:variance=learned-range and dpm-solver; got "
+            f"{option_name(type(sampler))}"
         )
     if isinstance(sampler, Ancestral):
         variances: dict[Any, Any] = {
@@ -460,7 +468,7 @@ def _base_of(
         return DDPMScheduler(
             **shared, variance_type=variances[sampler.variance], clip_sample=clip
         )
-    if type(sampler) is Ddim:
+    if isinstance(sampler, Ddim):
         return DDIMScheduler(**shared, clip_sample=clip)
     if isinstance(sampler, DpmSolver):
         if sampler.eta not in (0, 1):
@@ -479,17 +487,13 @@ def _base_of(
             lower_order_final=sampler.lower_order_final,
             variance_type="learned_range" if learned else None,
         )
-    if isinstance(sampler, UniPc):
-        return UniPCMultistepScheduler(
-            **shared,
-            thresholding=clip,
-            solver_order=sampler.order,  # type: ignore[arg-type]
-            solver_type=sampler.variant,
-            lower_order_final=sampler.lower_order_final,
-        )
-    raise InputError(
-        "diffusers is given the samplers ancestral, ddim, dpm-solver and uni-pc; this "
-        f"run has {name}: export with another, --sampler"
+    assert isinstance(sampler, UniPc), "the caller refuses others"
+    return UniPCMultistepScheduler(
+        **shared,
+        thresholding=clip,
+        solver_order=sampler.order,  # type: ignore[arg-type]
+        solver_type=sampler.variant,
+        lower_order_final=sampler.lower_order_final,
     )
 
 
