@@ -507,8 +507,19 @@ def test_what_does_not_fit_is_told_in_one_line(name, written, tmp_path):
     assert "\n" not in str(error.value)
 
 
+PUBLISHED = {
+    "config.json": "act_fn attention_head_dim block_out_channels center_input_sample "
+    "down_block_types downsample_padding flip_sin_to_cos freq_shift in_channels "
+    "layers_per_block mid_block_scale_factor norm_eps norm_num_groups out_channels "
+    "sample_size time_embedding_type up_block_types",
+    "scheduler_config.json": "beta_end beta_schedule beta_start clip_sample "
+    "num_train_timesteps trained_betas variance_type",
+}
+"""The fields that the first configurations had."""
+
+
 def test_files_in_other_forms(written, tmp_path):
-    """Half precision, parts with an index, the old names of attention, a pickle."""
+    """Half precision, parts, one folder, the old names of attention, a pickle."""
     wanted = from_diffusers(written).params
     stem = "diffusion_pytorch_model"
 
@@ -550,6 +561,23 @@ def test_files_in_other_forms(written, tmp_path):
         place.write_text(json.dumps({"weight_map": wrong}))
         with pytest.raises(InputError, match=reason):
             from_diffusers(folder)
+
+    # As google/ddpm-cat-256 and the others were published, by version 0.0.4.
+    folder = copy("flat")
+    for section in ("unet", "scheduler"):
+        for inner in (folder / section).iterdir():
+            inner.rename(folder / inner.name)
+        (folder / section).rmdir()
+    for config, fields in PUBLISHED.items():
+        record = json.loads((folder / config).read_text())
+        record = {key: record[key] for key in ("_class_name", *fields.split())}
+        record |= {"_diffusers_version": "0.0.4", "_name_or_path": "ddpm-cat-256"}
+        (folder / config).write_text(json.dumps(record))
+    same = from_diffusers(folder)
+    jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
+    assert same.experiment == from_diffusers(written).experiment
+    torch_model = diffusers.DDPMPipeline.from_pretrained(folder)  # and so reads it
+    assert torch_model.unet.config.sample_size == 8
 
     folder = copy("old")
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -5,7 +5,8 @@
     unet/diffusion_pytorch_model.safetensors           its parameters
     scheduler/scheduler_config.json                    schedule, prediction, sampler
 
-A bare UNet2DModel folder holds what is in unet/ alone. `jaxdiff.json` is ours: what
+The first published ones, google/ddpm-cat-256 and the like, have it all in one folder. A
+bare UNet2DModel folder holds what is in unet/ alone. `jaxdiff.json` is ours: what
 diffusers has no place for.
 """
 
@@ -92,13 +93,14 @@ def from_diffusers(
         )
     elif (path / CHECKPOINTS).exists():
         raise InputError(f"'{path}' is a run of jaxdiff: it needs no import")
-    inner = path / "unet" if is_pipeline else path
+    inner = _part(path, "unet") if is_pipeline else path
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
     model = _read_model(inner / "config.json", null_class)
     base = base or Experiment()
     if is_pipeline:
-        base = _with_scheduler(base, path / "scheduler", model, num_steps, ours)
+        scheduler = _part(path, "scheduler")
+        base = _with_scheduler(base, scheduler, model, num_steps, ours)
     experiment = replace(base, network=model.config, conditional=True)
     schedule = experiment.schedule.build()
     experiment.check(schedule)
@@ -111,6 +113,11 @@ def from_diffusers(
         )
     params = _read_params(inner, model, variant, allow_bin)
     return Run(experiment, info, network, schedule, params, 0)
+
+
+def _part(path: Path, name: str) -> Path:
+    """Where a part of a pipeline is: in a folder of its name, or beside the index."""
+    return path / name if (path / name).is_dir() else path
 
 
 def _check_index(record: dict[str, Any], path: Path) -> None:
@@ -169,7 +176,9 @@ def _with_scheduler(
             f"{model.outputs} outputs for {model.image_shape[-1]} channels"
         )
     total = scheduler.num_train_timesteps
-    steps = num_steps or min(DEFAULT_STEPS.get(type(scheduler), total), total)
+    steps = num_steps
+    if steps is None:
+        steps = min(DEFAULT_STEPS.get(type(scheduler), total), total)
     try:
         if not 1 <= steps <= total:
             raise InputError(f"the number of steps must lie in 1..{total}; got {steps}")

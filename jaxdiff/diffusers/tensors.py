@@ -18,7 +18,6 @@ from jaxdiff.torch_file import read_torch
 STEM = "diffusion_pytorch_model"
 """Of the names of a model's files in diffusers."""
 _DTYPES = ("F32", "F16", "BF16")
-_MOST = 2**31  # numbers of a tensor
 
 
 class Tensor(NamedTuple):
