@@ -82,6 +82,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "classes": {
         **blocks(0, 1), "block_out_channels": [16, 24], "num_class_embeds": 5,
         "sample_size": 8, "in_channels": 1, "out_channels": 1, "norm_num_groups": 4,
+        "norm_eps": 1e-2,
     },
     # openai/diffusers-cd_imagenet64_l2: ADM with classes.
     "adm": {
@@ -416,6 +417,13 @@ def test_a_schedule_and_classes_there_and_back(options, tmp_path):
     again = from_diffusers(tmp_path / "model")
     assert (again.info, again.experiment.schedule) == (run.info, experiment.schedule)
     assert again.experiment.network.null_class
+    images, times = jnp.ones((2, 8, 8, 3)), jnp.array([3, 150])
+    np.testing.assert_array_equal(
+        *(
+            jax.jit(one.network.apply)({"params": one.params}, images, times)
+            for one in (run, again)
+        )
+    )
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
     jax.tree.map(np.testing.assert_array_equal, again.schedule, run.schedule)
 
