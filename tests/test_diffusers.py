@@ -215,6 +215,10 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
         "DPMSolverMultistepScheduler", 10,
         {"final_sigmas_type": "sigma_min", "timestep_spacing": "trailing"},
     ),
+    "dpm-solver-euler-at-final": (
+        "DPMSolverMultistepScheduler", 16,
+        {"final_sigmas_type": "sigma_min", "euler_at_final": True},
+    ),
     "dpm-solver-learned": (
         "DPMSolverMultistepScheduler", 10, {"variance_type": "learned_range"}
     ),
@@ -367,6 +371,16 @@ SAMPLINGS = {
         sampler=jd.Ddim(spacing=jd.Leading(num_steps=10), eta=1.0), keep_eps=True
     ),
     "dpm-solver": Sampling(sampler=jd.DpmSolver()),
+    "dpm-solver-lowered": Sampling(
+        sampler=jd.DpmSolver(spacing=jd.Linspace(num_steps=20, to_data=False)),
+        clip=False,
+    ),
+    "dpm-solver-not-lowered": Sampling(
+        sampler=jd.DpmSolver(
+            spacing=jd.Linspace(num_steps=10, to_data=False), lower_order_final=False
+        ),
+        clip=False,
+    ),
     "uni-pc": Sampling(
         sampler=jd.UniPc(spacing=jd.Linspace(num_steps=10, skip_last=True)), clip=False
     ),

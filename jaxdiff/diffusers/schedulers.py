@@ -289,9 +289,12 @@ class DPMSolverMultistepScheduler(Multistep):
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
         """How its pipeline draws images by so many steps."""
         few = self.lower_order_final and num_steps < 15
-        if self.euler_at_final and self.final_sigmas_type != "zero" and not few:
+        # It lowers the last step alone; that onto the data is lowered anyway.
+        euler = self.euler_at_final and self.final_sigmas_type != "zero"
+        if euler and not few and self.solver_order == 3:
             raise InputError(
-                "euler_at_final with final_sigmas_type sigma_min: not here"
+                "euler_at_final with final_sigmas_type sigma_min and solver_order 3: "
+                "not here"
             )
         if self.solver_order == 3:
             warnings.warn(
@@ -304,7 +307,7 @@ class DPMSolverMultistepScheduler(Multistep):
             order=self.solver_order,
             eta=float(self.algorithm_type == "sde-dpmsolver++"),
             variant=self.solver_type,
-            lower_order_final=few,
+            lower_order_final=few or euler,
         )
         return Sampling(sampler=sampler, clip=self.clips())
 
@@ -455,7 +458,7 @@ def _base_of(
     ):
         raise InputError(
             "diffusers takes a network that learned a variance with the samplers "
-            f"ancestral:variance=learned-range and dpm-solver; got "
+            "ancestral:variance=learned-range and dpm-solver; got "
             f"{option_name(type(sampler))}"
         )
     if isinstance(sampler, Ancestral):
@@ -475,9 +478,6 @@ def _base_of(
             raise InputError(f"diffusers has the eta 0 or 1; got {sampler.eta:g}")
         if sampler.order == 3:
             raise InputError("diffusers' third order is another: export with order 2")
-        if sampler.order == 2 and sampler.lower_order_final != (count < 15):
-            # Of order 2 the last step alone could be lowered, and onto the data is.
-            sampler = replace(sampler, lower_order_final=count < 15)
         return DPMSolverMultistepScheduler(
             **shared,
             thresholding=clip,
@@ -485,6 +485,8 @@ def _base_of(
             algorithm_type="sde-dpmsolver++" if sampler.eta else "dpmsolver++",
             solver_type=sampler.variant,
             lower_order_final=sampler.lower_order_final,
+            # Of 15 steps and more, diffusers heeds only this.
+            euler_at_final=sampler.lower_order_final and count >= 15,
             variance_type="learned_range" if learned else None,
         )
     assert isinstance(sampler, UniPc), "the caller refuses others"
