@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import jax
 
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_few, require
 from jaxdiff.files import cannot_write, error_number, flush_folder
 from jaxdiff.sealed import Damaged, read_record, seal, verify
 
@@ -146,11 +146,10 @@ class Checkpoints:
             return step
         if not steps:
             return None
-        reasons = "; ".join(f"{step}: {self._damaged[step]}" for step in steps[:3])
-        more = f"; and {len(steps) - 3} more" if len(steps) > 3 else ""
+        reasons = first_few([f"{step}: {self._damaged[step]}" for step in steps])
         raise InputError(
-            f"no checkpoint in '{self._directory}' is as it was written ({reasons}"
-            f"{more}): put back a whole one, or move the folder away to begin anew"
+            f"no checkpoint in '{self._directory}' is as it was written "
+            f"({reasons}): put back a whole one, or move the folder away to begin anew"
         )
 
     def steps(self) -> list[int]:
@@ -226,12 +225,9 @@ class Checkpoints:
 
         # Leaves go by their names. Orbax would also compare the empty parts of the
         # trees, of which another version may have more, or fewer.
-        wanted = {
-            leaf_name(p): abstract(x) for p, x in jax.tree.leaves_with_path(template)
-        }
+        wanted = {name: abstract(leaf) for name, leaf in by_name(template).items()}
         asked = jax.tree.map_with_path(lambda p, _: wanted[leaf_name(p)], there)
-        loaded = jax.tree.leaves_with_path(self._ocp.load(path, asked))
-        found = {leaf_name(p): leaf for p, leaf in loaded}
+        found = by_name(self._ocp.load(path, asked))
         return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
     def close(self) -> None:
@@ -341,10 +337,9 @@ class Checkpoints:
             for name in sorted({name for name, _ in there.items() ^ here.items()})
         ]
         if differing:
-            more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
             raise InputError(
                 f"the checkpoint '{path}' holds a different state: "
-                f"{'; '.join(differing[:3])}{more}; use the configuration it is from"
+                f"{first_few(differing)}; use the configuration it is from"
             )
 
 
@@ -365,8 +360,12 @@ def _is_worth_saying(record: logging.LogRecord) -> bool:
 
 def _leaves(tree: Any) -> dict[str, str]:
     """Each leaf's path and type, such as "params/dense/kernel": "float32[3, 4]"."""
-    leaves = jax.tree.leaves_with_path(tree)
-    return {leaf_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
+    return {n: f"{leaf.dtype}{list(leaf.shape)}" for n, leaf in by_name(tree).items()}
+
+
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree, by their names."""
+    return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def leaf_name(path: Any) -> str:

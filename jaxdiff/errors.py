@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -34,6 +35,12 @@ def shown(value: Any) -> str:
     except (RecursionError, ValueError):  # nested too deep, or thousands of digits
         return f"a very large {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def first_few(parts: Sequence[str]) -> str:
+    """The first three of several reasons, and how many more there are."""
+    more = [f"and {len(parts) - 3} more"] if len(parts) > 3 else []
+    return "; ".join([*parts[:3], *more])
 
 
 class NonFinite(FloatingPointError):

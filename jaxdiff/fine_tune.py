@@ -7,11 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from jaxdiff.checkpoint import leaf_name
+from jaxdiff.checkpoint import by_name
 from jaxdiff.config import differences, to_dict
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, first_few
 from jaxdiff.experiment import Experiment
 from jaxdiff.hosts import is_first
 from jaxdiff.record import read_config
@@ -54,7 +52,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
     if experiment.init is None:
         return {}
     run = load(experiment.init, parallel=experiment.parallel)
-    there, here = _named(run.params), _named(wanted)
+    there, here = by_name(run.params), by_name(wanted)
     fits = {
         name: leaf
         for name, leaf in there.items()
@@ -63,29 +61,18 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
     misfits = differences(_shapes(there), _shapes(here))
     size, total = _size(fits), _size(here)
     if 2 * size < total:
-        more = f"; and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise InputError(
             f"init: only {size / total:.0%} of the network is in '{experiment.init}' "
-            f"({'; '.join(misfits[:3])}{more}): take its network, or leave init out"
-        )
-    if misfits and is_first():
-        warnings.warn(
-            f"of '{experiment.init}' this does not fit, and starts anew: "
-            f"{'; '.join(misfits)}",
-            stacklevel=2,
+            f"({first_few(misfits)}): take its network, or leave init out"
         )
     changed = differences(_options(run.experiment), _options(experiment))
-    if changed and is_first():
-        warnings.warn(
-            f"the model of '{experiment.init}' was trained otherwise: "
-            f"{'; '.join(changed)}",
-            stacklevel=2,
-        )
+    for told, parts in (
+        (f"of '{experiment.init}' this does not fit, and starts anew", misfits),
+        (f"the model of '{experiment.init}' was trained otherwise", changed),
+    ):
+        if parts and is_first():
+            warnings.warn(f"{told}: {'; '.join(parts)}", stacklevel=2)
     return fits
-
-
-def _named(params: Params) -> dict[str, Any]:
-    return {leaf_name(p): leaf for p, leaf in jax.tree.leaves_with_path(params)}
 
 
 def _shapes(params: Mapping[str, Any]) -> dict[str, Any]:

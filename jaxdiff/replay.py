@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import data, plots
-from jaxdiff.checkpoint import Checkpoints, leaf_name
+from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.files import ensure_writable, read_json
@@ -149,7 +149,4 @@ def _one_by_one(
 
     batch = jax.tree.map(jnp.asarray, batch)
     losses, times, gradient = jax.device_get(run(state, batch))
-    named = {
-        leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(gradient)
-    }
-    return losses, times, named
+    return losses, times, by_name(gradient)

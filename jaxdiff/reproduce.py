@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.checkpoint import Checkpoints, leaf_name
+from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.errors import InputError
 from jaxdiff.hosts import is_first
 from jaxdiff.log import METRICS, last_start
@@ -83,9 +83,9 @@ def reproduce(options: ReproduceOptions) -> bool:
 def digest(tree: Any) -> str:
     """A hash of every leaf's name, type, shape and bytes."""
     found = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
+    for name, leaf in by_name(tree).items():
         array = np.asarray(leaf)
-        found.update(f"{leaf_name(path)} {array.dtype} {array.shape}\0".encode())
+        found.update(f"{name} {array.dtype} {array.shape}\0".encode())
         found.update(array.tobytes())
     return found.hexdigest()[:16]
 

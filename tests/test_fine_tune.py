@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.checkpoint import Checkpoints, leaf_name
+from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.cli import main
 from jaxdiff.errors import InputError
 from jaxdiff.job import Job
@@ -27,10 +27,6 @@ def start(experiment, tmp_path, dataset=None):
     job = Job.of(experiment, dataset)
     state = job.initial_state(Checkpoints(tmp_path / "none"), None)
     return jax.device_get(state)
-
-
-def named(params):
-    return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
 @pytest.mark.parametrize("parallel", [jd.Pmap(), jd.Sharded(data=2, fsdp=4)], ids=str)
@@ -63,9 +59,9 @@ def test_other_classes_and_channels_start_anew_and_are_named(finished, tmp_path)
     )
     anew = start(replace(experiment, init=None), tmp_path, mine)
     others = ("conv_in/kernel", "conv_out/bias", "conv_out/kernel", "label/embedding")
-    before, seeded = named(trained.ema), named(anew.params)
+    before, seeded = by_name(trained.ema), by_name(anew.params)
     for params in (state.params, state.ema):
-        for name, leaf in named(params).items():
+        for name, leaf in by_name(params).items():
             wanted = seeded[name] if name in others else before[name]
             np.testing.assert_array_equal(leaf, wanted)
 
