@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.checks import check_seed
 from jaxdiff.ema import gamma_of
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError
 from jaxdiff.features import hash_of
 from jaxdiff.fidelity import Comparison, check_num
 from jaxdiff.files import ensure_writable, write_json_atomic

@@ -12,7 +12,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.samplers import Sampler, decode, encode, sample
 from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
@@ -119,8 +119,8 @@ def image_to_image(
     steps = max(1, round(strength * whole))
     levels = jax.tree.map(lambda a: a[whole - steps :], grid)
     indices = jnp.arange(len(images)) if indices is None else indices
-    keys = keys_lib.fold(keys_lib.example_keys(key, indices), steps)
-    noise = keys_lib.normal(keys, images.shape[1:]).astype(images.dtype)
+    keys = rng.fold(rng.example_keys(key, indices), steps)
+    noise = rng.normal(keys, images.shape[1:]).astype(images.dtype)
     alpha, sigma = (a[0].astype(images.dtype) for a in levels[1:])
     return sample(
         denoiser, sampler, schedule, key, images.shape,

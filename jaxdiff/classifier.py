@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff import data
-from jaxdiff import keys as keys_lib
+from jaxdiff import data, rng
+from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset, Images
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError
 from jaxdiff.hosts import as_first_says, from_first, is_first
 from jaxdiff.kept import keep, kept
 from jaxdiff.networks.classifier import Classifier
@@ -170,7 +170,7 @@ def _step(
 
     def gradient_of(shared: Any, batch: Batch) -> Params:
         params, key = shared
-        keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
+        keys = rng.example_keys(key, jnp.asarray(batch.indices))
         images = moved(jnp.asarray(batch.images), keys)
 
         def loss(params: Params) -> Array:

@@ -22,12 +22,8 @@ import jax
 import jax.numpy as jnp
 from jax import nn
 
-from jaxdiff.errors import (
-    InputError,
-    check_num_steps,
-    concrete,
-    warn_visible_signal,
-)
+from jaxdiff.checks import check_num_steps, concrete, warn_visible_signal
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.errors import InputError, check_range
+from jaxdiff.checks import check_range
+from jaxdiff.errors import InputError
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.typing import (
     AnySchedule,

@@ -38,7 +38,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.errors import VISIBLE_SIGNAL, InputError, concrete
+from jaxdiff.checks import VISIBLE_SIGNAL, concrete
+from jaxdiff.errors import InputError
 from jaxdiff.typing import AnySchedule
 
 GREY_LEVEL = 2 / 255

@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.config import option_name
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.checks import check_seed
+from jaxdiff.errors import InputError
 from jaxdiff.features import hash_of
 from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.files import ensure_writable, write_json_atomic
@@ -19,6 +19,7 @@ from jaxdiff.hosts import is_first
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
+from jaxdiff.serialization import option_name
 from jaxdiff.statistics import load_statistics
 
 

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from jaxdiff.checks import check_finite, check_seed
 from jaxdiff.data import Data, Digits
 from jaxdiff.ema import is_length
-from jaxdiff.errors import InputError, check_finite, check_seed
+from jaxdiff.errors import InputError
 from jaxdiff.loss import check_combination
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple

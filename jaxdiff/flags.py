@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.config import from_dict, option_name, union_members
 from jaxdiff.errors import InputError, require
+from jaxdiff.serialization import from_dict, option_name, union_members
 from jaxdiff.wrong_flags import (
     HELP,
     Outcome,

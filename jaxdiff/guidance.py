@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.checks import concrete
 from jaxdiff.denoiser import ANY_CLASS, as_pytree, networks_of
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError
 from jaxdiff.networks import UNet
 from jaxdiff.prediction import eps_of
 from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level

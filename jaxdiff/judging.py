@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from jaxdiff.config import option_name
 from jaxdiff.data import Dataset
 from jaxdiff.draw import samplings_of
 from jaxdiff.experiment import Sampling
@@ -12,6 +11,7 @@ from jaxdiff.flags import parse_option
 from jaxdiff.parallel import Parallel
 from jaxdiff.progress import bar
 from jaxdiff.run import Run
+from jaxdiff.serialization import option_name
 
 
 @dataclass(frozen=True, kw_only=True)

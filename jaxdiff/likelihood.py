@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.forward import log_snr, variance_floor
@@ -135,19 +135,19 @@ def _bound(
     indices: Array,
     edges: tuple[int, ...] | None,
 ) -> tuple[BoundTerms, ...]:
-    keys = keys_lib.example_keys(key, indices)
+    keys = rng.example_keys(key, indices)
     floor = variance_floor(schedule)
 
     def term(_: None, now: tuple[Array, Array, Array]) -> tuple[None, Any]:
         step, first, last = now
         size = (last - first + 1).astype(x_0.dtype)
         if edges is not None:  # a step of each example's own
-            u = keys_lib.uniform(keys_lib.fold(keys, schedule.num_steps + step))
+            u = rng.uniform(rng.fold(keys, schedule.num_steps + step))
             step = first + jnp.minimum((u * size).astype(first.dtype), last - first)
         t = schedule.times[step]
         level, next_level = schedule.level(t), schedule.next_level(t)
-        fold = keys_lib.fold if edges is None else jax.vmap(jax.random.fold_in)
-        eps = keys_lib.normal(fold(keys, step), x_0.shape[1:])
+        fold = rng.fold if edges is None else jax.vmap(jax.random.fold_in)
+        eps = rng.normal(fold(keys, step), x_0.shape[1:])
         alpha, sigma = level.scales(x_0)
         x_t = alpha * x_0 + sigma * eps
         estimate = denoiser(x_t, level)
@@ -219,8 +219,8 @@ def _log_density(
     exact_trace: bool,
     indices: Array,
 ) -> Array:
-    keys = keys_lib.example_keys(key, indices)
-    signs = jnp.where(keys_lib.normal(keys, x.shape[1:]) > 0, 1.0, -1.0)
+    keys = rng.example_keys(key, indices)
+    signs = jnp.where(rng.normal(keys, x.shape[1:]) > 0, 1.0, -1.0)
     signs = signs.astype(x.dtype)
 
     ends = log_snr(schedule.level(schedule.times[jnp.array([0, -1])]))
@@ -268,7 +268,7 @@ def dequantise(images: Array, key: Key, indices: Array | None = None) -> Array:
         indices: integers [batch]; 0, 1, ... by default.
     """
     indices = jnp.arange(len(images)) if indices is None else indices
-    keys = keys_lib.example_keys(key, indices)
+    keys = rng.example_keys(key, indices)
     u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
     return images + BIN * (u - 0.5)
 

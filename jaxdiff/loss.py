@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
+from jaxdiff.checks import concrete
 from jaxdiff.denoiser import check_labels
-from jaxdiff.errors import InputError, concrete
+from jaxdiff.errors import InputError
 from jaxdiff.forward import q_sample
 from jaxdiff.objective import Noised, Objective, Simple
 from jaxdiff.prediction import Eps, Prediction
@@ -122,13 +123,11 @@ def draw(
     batch: Batch, key: Key, schedule: AnySchedule, objective: Objective, memory: Any
 ) -> Draws:
     """Draws the times, the noise and the dropout of a batch; see `loss_fn`."""
-    keys = keys_lib.example_keys(key, jnp.asarray(batch.indices))
-    u = keys_lib.uniform(keys_lib.fold(keys, 0))
+    keys = rng.example_keys(key, jnp.asarray(batch.indices))
+    u = rng.uniform(rng.fold(keys, 0))
     u, importance = objective.times.draw(u, schedule, memory)
-    eps = keys_lib.normal(keys_lib.fold(keys, 1), batch.images.shape[1:])
-    return Draws(
-        u, importance, objective.time(schedule, u), eps, keys_lib.fold(keys, 2)
-    )
+    eps = rng.normal(rng.fold(keys, 1), batch.images.shape[1:])
+    return Draws(u, importance, objective.time(schedule, u), eps, rng.fold(keys, 2))
 
 
 def check_combination(

@@ -24,8 +24,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.checks import check_range, concrete
 from jaxdiff.denoiser import ANY_CLASS
-from jaxdiff.errors import InputError, check_range, concrete
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Estimate, Key, Labels, Level
 
 

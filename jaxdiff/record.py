@@ -5,7 +5,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from jaxdiff import config
+from jaxdiff import serialization
 from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.files import read_json, write_json_atomic
@@ -69,7 +69,7 @@ def _refuse_other(
     if isinstance(told, dict) and told.get("fingerprint") is None:
         here["info"]["fingerprint"] = None  # an older run, which did not record it
         told.setdefault("fingerprint", None)
-    found = config.differences(there, here)
+    found = serialization.differences(there, here)
     if not found:
         return
     if len(found) == 1 and found[0].startswith("info.fingerprint: "):
@@ -100,7 +100,7 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         raise InputError(f"the run's config.json is incomplete: no {error}") from error
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
-    return config.from_dict(Experiment, experiment), info
+    return serialization.from_dict(Experiment, experiment), info
 
 
 def _read_info(data: dict[str, Any]) -> DataInfo:
@@ -124,7 +124,7 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """What config.json holds."""
-    return {"experiment": config.to_dict(experiment), "data": info._asdict()}
+    return {"experiment": serialization.to_dict(experiment), "data": info._asdict()}
 
 
 def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.forward import posterior, transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
@@ -194,8 +194,8 @@ def p_sample_step(
                 f"indices must have shape {x_t.shape[:1]}; got {indices.shape}"
             )
         steps_left = jnp.abs(schedule.times - jnp.asarray(t)).argmin()
-        keys = keys_lib.fold(keys_lib.example_keys(key, indices), steps_left)
-        noise = keys_lib.normal(keys, x_t.shape[1:])
+        keys = rng.fold(rng.example_keys(key, indices), steps_left)
+        noise = rng.normal(keys, x_t.shape[1:])
     elif noise.shape != x_t.shape:
         raise InputError(f"noise must have shape {x_t.shape}; got {noise.shape}")
     estimate = denoiser(x_t, level)

@@ -25,9 +25,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.checkpoint import Checkpoints, leaf_name
+from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
-from jaxdiff.errors import InputError, check_seed
+from jaxdiff.errors import InputError
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.guidance import classifier_free, clip_x_0
 from jaxdiff.hosts import as_first_says, first_before_others, is_first

@@ -22,14 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import nn
 
+from jaxdiff.checks import check_num_steps, check_range, concrete, warn_visible_signal
 from jaxdiff.continuous import StraightPath, VarianceExploding, VariancePreserving
-from jaxdiff.errors import (
-    InputError,
-    check_num_steps,
-    check_range,
-    concrete,
-    warn_visible_signal,
-)
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxdiff import config
+from jaxdiff import serialization
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.files import size
 from jaxdiff.log import METRICS, NONFINITE, events_of
@@ -62,7 +62,7 @@ def status(workdir: Path) -> str:
     lines += ["", "configuration"]
     lines += [
         f"  {name:<12} {plain(value)}"
-        for name, value in config.to_dict(experiment).items()
+        for name, value in serialization.to_dict(experiment).items()
     ]
     return "\n".join(lines)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from jaxdiff.config import option_name, union_members
 from jaxdiff.errors import InputError
+from jaxdiff.serialization import option_name, union_members
 
 HELP = ("-h", "--help")
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"

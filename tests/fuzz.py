@@ -32,7 +32,6 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jaxdiff.config import from_dict, to_dict
 from jaxdiff.data import Data
 from jaxdiff.data.images import read_image
 from jaxdiff.errors import InputError
@@ -46,6 +45,7 @@ from jaxdiff.record import read_record
 from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
 from jaxdiff.schedule import ScheduleOptions, ZeroTerminalSnr
+from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.times import TimesOptions
 from jaxdiff.weighting import WeightingOptions
 

@@ -7,7 +7,6 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.config import differences, from_dict, to_dict, union_members
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
@@ -20,6 +19,7 @@ from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
 from jaxdiff.schedule import Cosine, Linear, ScheduleOptions, Sigmoid
+from jaxdiff.serialization import differences, from_dict, to_dict, union_members
 from jaxdiff.times import LogNormal, TimesOptions
 from jaxdiff.weighting import MinSnr, WeightingOptions
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff import features as features_lib
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.classifier import Recipe, classifier_of
 from jaxdiff.cli import main
 from jaxdiff.data import from_arrays, order
@@ -187,13 +187,13 @@ def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
     held_out: Any = jd.Digits().load("test")
     images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
     denoiser = jd.clip_x_0(run.denoiser(held_out.labels[:NUM]))
-    keys = keys_lib.example_keys(jax.random.key(3), jnp.arange(NUM))
+    keys = rng.example_keys(jax.random.key(3), jnp.arange(NUM))
     record = json.loads((evaluated / "evaluation.json").read_text())
     found = record["loss_by_timestep"]
     assert found["t"] == list(range(12))
     for t, loss in zip(found["t"], found["loss"], strict=True):
         step = jnp.int32(t)
-        eps = keys_lib.normal(keys_lib.fold(keys, step), images.shape[1:])
+        eps = rng.normal(rng.fold(keys, step), images.shape[1:])
         level = run.schedule.level(run.schedule.times[step])
         x_t = jd.q_sample(run.schedule, images, jnp.full(NUM, step), eps)
         expected = jnp.mean((denoiser(x_t, level).eps - eps) ** 2)

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 from jaxdiff.cli import SampleOptions, TrainOptions
-from jaxdiff.config import union_members
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training
@@ -25,6 +24,7 @@ from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
 from jaxdiff.schedule import Cosine, Linear, ScheduleOptions, Sigmoid
+from jaxdiff.serialization import union_members
 from jaxdiff.times import TimesOptions
 from jaxdiff.weighting import WeightingOptions
 from jaxdiff.wrong_flags import Outcome, explain

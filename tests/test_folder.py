@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.config import from_dict, to_dict
 from jaxdiff.data import Folder, read, records
 from jaxdiff.data.folder import is_held_out
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import parse
+from jaxdiff.serialization import from_dict, to_dict
 
 
 def put(folder: Path, name: str, value: int = 0) -> Path:

@@ -6,8 +6,8 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from jaxdiff.config import to_dict
 from jaxdiff.record import read_record
+from jaxdiff.serialization import to_dict
 from tests.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
 
 

@@ -11,8 +11,7 @@ import pytest
 from scipy.stats import kstest, norm
 
 import jaxdiff as jd
-from jaxdiff import forward, likelihood
-from jaxdiff import keys as keys_lib
+from jaxdiff import forward, likelihood, rng
 from jaxdiff.schedule import ScheduleOptions
 
 BIN = 2 / 255
@@ -81,8 +80,8 @@ def expected_bound(covariance, schedule, x_0, key):
     """L_T [batch] and, for each of the variances, L_t [batch, T]; NumPy in float64."""
     alpha, sigma, prior_scale = scales(schedule)
     num_steps, size = len(alpha), x_0[0].size
-    keys = keys_lib.example_keys(key, jnp.arange(len(x_0)))
-    draw = jax.vmap(lambda t: keys_lib.normal(keys_lib.fold(keys, t), (size,)))
+    keys = rng.example_keys(key, jnp.arange(len(x_0)))
+    draw = jax.vmap(lambda t: rng.normal(rng.fold(keys, t), (size,)))
     eps = np.asarray(draw(jnp.arange(num_steps)), np.float64)
     x_0 = np.asarray(x_0, np.float64).reshape(len(x_0), size)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.samplers.base import _chain as chain
 
 CHAIN: Any = chain
@@ -22,8 +22,8 @@ def shrink(x_t, level):
 
 def test_scan_equals_a_loop_of_steps(short):
     key = jax.random.key(3)
-    x = keys_lib.normal(
-        keys_lib.fold(keys_lib.example_keys(key, jnp.arange(5)), short.num_steps),
+    x = rng.normal(
+        rng.fold(rng.example_keys(key, jnp.arange(5)), short.num_steps),
         SHAPE[1:],
     )
     for t in reversed(range(short.num_steps)):
@@ -87,7 +87,7 @@ def test_noise_is_the_same_on_any_number_of_devices():
     key, indices = jax.random.key(0), np.arange(64)
 
     def draw(key, indices):
-        return keys_lib.normal(keys_lib.example_keys(key, indices), (8, 8, 1))
+        return rng.normal(rng.example_keys(key, indices), (8, 8, 1))
 
     one = draw(key, jnp.asarray(indices))
     for count in (1, 2, 8):

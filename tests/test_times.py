@@ -13,7 +13,7 @@ import optax
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.schedule import ScheduleOptions
 from jaxdiff.times import History, TimesOptions
@@ -363,7 +363,7 @@ def test_training_remembers(tiny, short, standard_promotion, tmp_path):
     assert second.squares.sum() > 0.5 * first.squares.sum()
     # The second step's times are drawn by what the first one told.
     key = jax.random.fold_in(jax.random.key(0), 1)
-    u = keys_lib.uniform(keys_lib.fold(keys_lib.example_keys(key, jnp.arange(16)), 0))
+    u = rng.uniform(rng.fold(rng.example_keys(key, jnp.arange(16)), 0))
     drawn, _ = draw(FEW, u, short, first)
     even, counts = (
         np.bincount(np.floor(x * 8).astype(int), minlength=8) for x in (u, drawn)

@@ -19,7 +19,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.config import from_dict, to_dict
 from jaxdiff.diffusers.names import places, with_new_names
 from jaxdiff.diffusers.schedulers import (
     DEFAULT_STEPS,
@@ -35,6 +34,7 @@ from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.files import cannot_write, read_json, write_json_atomic
 from jaxdiff.objective import Hybrid, Simple
 from jaxdiff.run import CHECKPOINTS, Run, build_network, load
+from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.typing import Params
 
 VERSION = "0.42.1"

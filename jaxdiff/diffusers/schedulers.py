@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxdiff.config import from_dict, option_name, to_dict
 from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import Sampling
 from jaxdiff.prediction import X0, Eps, Prediction, V
@@ -38,6 +37,7 @@ from jaxdiff.schedule import (
     ScheduleOptions,
     ZeroTerminalSnr,
 )
+from jaxdiff.serialization import from_dict, option_name, to_dict
 
 _PREDICTIONS: dict[str, Any] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 _LEGACY = (

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.typing import Array, Images, Key
 
@@ -199,7 +199,7 @@ def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Arra
     """Replaces labels by `null` with probability `rate`; none where keys is None."""
     if keys is None or rate == 0:
         return labels
-    return jnp.where(keys_lib.uniform(keys) < rate, null, labels)
+    return jnp.where(rng.uniform(keys) < rate, null, labels)
 
 
 def conv3x3(

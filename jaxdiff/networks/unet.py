@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.networks.embedding import Fourier, Sinusoids, TimeEmbedding
 from jaxdiff.networks.layers import (
@@ -260,7 +260,7 @@ class UNet(nn.Module):
 
         def next_keys() -> Key | None:
             stream = next(streams)
-            return None if keys is None else keys_lib.fold(keys, stream)
+            return None if keys is None else rng.fold(keys, stream)
 
         block_class, attention_class = rematerialised(config.remat)
         norm = partial(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import board, config, report
+from jaxdiff import board, report, serialization
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.log import NONFINITE
 from jaxdiff.page.show import (
@@ -165,7 +165,7 @@ def others(run: Seen) -> Part:
 
 def configuration(run: Seen) -> Part:
     """The options, those of no group first."""
-    options = config.to_dict(run.experiment)
+    options = serialization.to_dict(run.experiment)
     single = {k: v for k, v in options.items() if not isinstance(v, dict)}
     groups = {k: v for k, v in options.items() if k not in single}
     told = {name: plain(v) for name, v in run.info._asdict().items() if v is not None}

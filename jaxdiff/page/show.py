@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.errors import InputError, is_finite
+from jaxdiff.checks import is_finite
+from jaxdiff.errors import InputError
 from jaxdiff.files import picture_kind, read_json
 from jaxdiff.status import plain
 

@@ -6,7 +6,7 @@ from typing import Any, Self
 import jax
 import jax.numpy as jnp
 
-from jaxdiff import keys as keys_lib
+from jaxdiff import rng
 from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
@@ -182,10 +182,10 @@ def _chain(
         grid.alpha.astype(dtype),
         grid.sigma.astype(dtype),
     )
-    keys = keys_lib.example_keys(key, indices)
+    keys = rng.example_keys(key, indices)
 
     def draw(steps_left: Array | int) -> Array:
-        noise = keys_lib.normal(keys_lib.fold(keys, steps_left), shape[1:])
+        noise = rng.normal(rng.fold(keys, steps_left), shape[1:])
         return noise.astype(dtype)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.errors import above_0, check_at_least_0
+from jaxdiff.checks import above_0, check_at_least_0
 from jaxdiff.forward import posterior
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.spacing import Spacing, Trailing

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.errors import InputError, above_0, check_at_least_0
+from jaxdiff.checks import above_0, check_at_least_0
+from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.exponential import first_order, half_log_snr, integral
 from jaxdiff.samplers.spacing import Spacing, Trailing

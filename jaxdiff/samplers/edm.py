@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.errors import above_0, check_at_least_0
+from jaxdiff.checks import above_0, check_at_least_0
 from jaxdiff.forward import log_snr
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.ddim import euler_step

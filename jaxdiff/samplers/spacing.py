@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.errors import InputError, check_num_steps, check_range, concrete
+from jaxdiff.checks import check_num_steps, check_range, concrete
+from jaxdiff.errors import InputError
 from jaxdiff.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
 

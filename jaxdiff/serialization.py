@@ -9,7 +9,8 @@ import re
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from jaxdiff.errors import InputError, is_finite, require, shown
+from jaxdiff.checks import is_finite
+from jaxdiff.errors import InputError, require, shown
 
 Options = TypeVar("Options")
 
