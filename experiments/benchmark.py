@@ -62,11 +62,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff import cores, provenance
+from jaxdiff import provenance
 from jaxdiff.data import from_arrays
 from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.job import Job
-from jaxdiff.parallel import Parallel, Pmap, Sharded
+from jaxdiff.parallel import Parallel, Pmap, Sharded, cpu_devices
 from jaxdiff.progress import bar
 from jaxdiff.run import init_state
 
@@ -805,7 +805,7 @@ def read(arguments: Sequence[str] | None = None) -> Options:
 def set_up(options: Options) -> None:
     """Makes every core of a CPU a device; JAX must not have started."""
     rows = math.gcd(*(options.batch or NETWORKS[name][2] for name in options.networks))
-    cores.use(options.devices or Pmap().usable(cores.available(), rows))
+    cpu_devices.use(options.devices or Pmap().usable(cpu_devices.available(), rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

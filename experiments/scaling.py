@@ -53,7 +53,6 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff import hosts
 from jaxdiff.experiment import DataInfo
 from jaxdiff.parallel import Parallel, Pmap, Sharded
 from jaxdiff.run import build_network, init_state
@@ -251,14 +250,14 @@ def main() -> None:
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1; got {options.rounds}")
     if options.time:
-        hosts.join()
+        join()
         counts = [1, 2, 4, 8] if jax.process_count() == 1 else [jax.device_count()]
         layouts: dict[tuple[str, int], Parallel] = {}
         for count in counts:
             layouts["Pmap", count] = Pmap(num_devices=count)
             layouts["Sharded", count] = Sharded(fsdp=count)
         times = time_steps(layouts, options.rounds)
-        if hosts.is_first():
+        if is_first():
             print(json.dumps(times))
     elif options.measure:
         measure(options)

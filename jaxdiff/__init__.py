@@ -48,7 +48,6 @@ from jaxdiff.guidance import classifier_guidance as classifier_guidance
 from jaxdiff.guidance import clip_x_0 as clip_x_0
 from jaxdiff.guidance import dynamic_threshold as dynamic_threshold
 from jaxdiff.guidance import mix_classes as mix_classes
-from jaxdiff.interrupt import Terminated as Terminated
 from jaxdiff.inverse import Dps as Dps
 from jaxdiff.inverse import Repaint as Repaint
 from jaxdiff.inverse import Replacement as Replacement
@@ -71,6 +70,7 @@ from jaxdiff.oracle import Gaussian as Gaussian
 from jaxdiff.oracle import GaussianMixture as GaussianMixture
 from jaxdiff.parallel import Pmap as Pmap
 from jaxdiff.parallel import Sharded as Sharded
+from jaxdiff.parallel import Terminated as Terminated
 from jaxdiff.prediction import X0 as X0
 from jaxdiff.prediction import Edm as Edm
 from jaxdiff.prediction import Eps as Eps

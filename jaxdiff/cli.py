@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff import compiled, cores, hosts, page, plots, report
+from jaxdiff import compiled, page, plots, report
 from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
@@ -32,10 +32,10 @@ from jaxdiff.evaluate import EvaluateOptions, evaluate
 from jaxdiff.experiment import Experiment
 from jaxdiff.fine_tune import with_model_of
 from jaxdiff.flags import parse, value_of
-from jaxdiff.interrupt import Terminated
 from jaxdiff.job import Job
 from jaxdiff.log import last_start
-from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
+from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.progress import bar
 from jaxdiff.record import CONFIG, read_config
 from jaxdiff.replay import ReplayOptions, replay
@@ -135,7 +135,7 @@ def _export(options: ExportOptions) -> None:
 
 def _reproduce(options: ReproduceOptions) -> None:
     if not reproduce(options):
-        hosts.leave(1)
+        processes.leave(1)
 
 
 ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
@@ -166,31 +166,31 @@ def main(
     """
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        hosts.join()
+        processes.join()
         with open(os.devnull, "w") as nowhere:
             quiet = contextlib.nullcontext()
-            with quiet if hosts.is_first() else contextlib.redirect_stdout(nowhere):
+            with quiet if processes.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        hosts.leave(2)
+        processes.leave(2)
     except NonFinite as error:
         print(f"error: {error}", file=sys.stderr)
-        hosts.leave(NOT_FINITE)
+        processes.leave(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
         print(f"{str(error) or 'stopped'}; the same command goes on", file=sys.stderr)
-        hosts.leave(143 if isinstance(error, Terminated) else 130)
+        processes.leave(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
-        reason = hosts.lost(error)
+        reason = processes.lost(error)
         if reason is None:
             raise
         print(f"error: {reason}", file=sys.stderr)
-        hosts.leave(hosts.PEER_LOST)
+        processes.leave(processes.PEER_LOST)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        hosts.leave(1)
+        processes.leave(1)
 
 
 def _command(
@@ -212,9 +212,9 @@ def _command(
         config = _from_init(config, rest, workdir)
         both = [TrainOptions(workdir=workdir), config]
         where, experiment = parse(both, rest, **texts)
-        cores.use(train_devices(experiment))
+        cpu_devices.use(train_devices(experiment))
         _train(experiment, where.workdir, command == "run", judge)
-        if hosts.is_first():
+        if processes.is_first():
             page.refresh(where.workdir)
         return
     for name in WORDS.get(command, ()):
@@ -231,14 +231,14 @@ def _command(
         return
     if command == "statistics":
         wanted, experiment = parse([StatisticsOptions(), config], rest, **texts)
-        cores.use(experiment.parallel.usable(cores.available()))
+        cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
         statistics(experiment, wanted)
         return
     if command in ON_FOLDERS:
         cls, act = ON_FOLDERS[command]
         (asked,) = parse([cls(workdir=workdir)], rest, **texts)
         if command not in ("report", "status"):
-            cores.use(devices_again(asked.workdir))
+            cpu_devices.use(devices_again(asked.workdir))
         act(asked)
         return
     if command not in OPTIONS:
@@ -250,7 +250,7 @@ def _command(
     options = OPTIONS[command](workdir=workdir)
     devices: Devices = Devices() if command == "ema" else Trained()
     asked, devices = parse([options, devices], rest, **texts)
-    cores.use(devices.parallel.usable(cores.available()))
+    cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
     ema = devices.ema if isinstance(devices, Trained) else None
     run = load(asked.workdir, parallel=devices.parallel, ema=ema)
     if command == "ema":
@@ -261,7 +261,7 @@ def _command(
         compare(run, asked, judge)
     else:
         evaluate(run, asked)
-    if command != "sample" and hosts.is_first():
+    if command != "sample" and processes.is_first():
         page.refresh(asked.workdir)
 
 
@@ -282,7 +282,7 @@ def train_devices(experiment: Experiment) -> int:
     """How many CPU devices train best: as many of the cores as divide a batch."""
     training = experiment.training
     rows = max(1, training.batch_size // training.accumulate)
-    return experiment.parallel.usable(cores.available(), rows)
+    return experiment.parallel.usable(cpu_devices.available(), rows)
 
 
 def devices_again(workdir: Path) -> int:
@@ -317,7 +317,7 @@ def _train(
     with bar(num, "sample") as on_chunk:
         images = run.generate(labels, num, 0, on_chunk=on_chunk)
     frames = report.reverse_frames(run)
-    if not hosts.is_first():
+    if not processes.is_first():
         return
     report.save_samples(run, images, labels, workdir / "samples.png", columns=10)
     report.save_pictures(run, dataset, frames, workdir)

@@ -19,8 +19,8 @@ from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
 from jaxdiff.files import ensure_writable, write_json_atomic
-from jaxdiff.hosts import is_first
 from jaxdiff.metrics.frechet import frechet_distance
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
 from jaxdiff.samplers import Ancestral, Sampler

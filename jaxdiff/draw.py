@@ -15,7 +15,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
 from jaxdiff.files import ensure_writable
 from jaxdiff.flags import option_name, parse_option
-from jaxdiff.hosts import is_first
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing

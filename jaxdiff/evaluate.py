@@ -15,8 +15,8 @@ from jaxdiff.features import hash_of
 from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
-from jaxdiff.hosts import is_first
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
 from jaxdiff.serialization import option_name

@@ -10,7 +10,7 @@ from typing import Any
 from jaxdiff.checkpoint import by_name
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.experiment import Experiment
-from jaxdiff.hosts import is_first
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.record import read_config
 from jaxdiff.run import load
 from jaxdiff.serialization import differences, to_dict

@@ -15,10 +15,10 @@ from jaxdiff.board import GRIDS, grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import cannot_write, write_atomic, write_json_atomic
-from jaxdiff.hosts import is_first
 from jaxdiff.loss import QUARTERS
 from jaxdiff.metrics.events import Events
 from jaxdiff.metrics.writer import History, JsonLines, read
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.typing import Array
 
 METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from jaxdiff.errors import require
-from jaxdiff.hosts import is_first
+from jaxdiff.parallel.processes import is_first
 
 
 @contextlib.contextmanager

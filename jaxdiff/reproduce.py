@@ -11,10 +11,10 @@ import numpy as np
 
 from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.errors import InputError
-from jaxdiff.hosts import is_first
 from jaxdiff.log import METRICS, last_start
 from jaxdiff.metrics import writer
 from jaxdiff.parallel import Pmap
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.record import read_config
 from jaxdiff.run import CHECKPOINTS, init_state, newest_step, placed
 from jaxdiff.train import train

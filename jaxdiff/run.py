@@ -31,9 +31,9 @@ from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.guidance import classifier_free, clip_x_0
-from jaxdiff.hosts import as_first_says, first_before_others, is_first
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.parallel.processes import as_first_says, first_before_others, is_first
 from jaxdiff.record import check_record, read_config
 from jaxdiff.samplers import Ddim, sample
 from jaxdiff.snapshots import CLOSE, average_of

@@ -16,9 +16,9 @@ from jaxdiff.errors import InputError, first_line
 from jaxdiff.experiment import Experiment
 from jaxdiff.features import Extractor, hash_of
 from jaxdiff.files import ensure_writable
-from jaxdiff.hosts import is_first
 from jaxdiff.judging import FeatureOptions, built, described
 from jaxdiff.metrics.frechet import Moments
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import load_data
 

@@ -12,11 +12,11 @@ from jaxdiff.errors import require
 from jaxdiff.experiment import Experiment
 from jaxdiff.files import ensure_writable
 from jaxdiff.grids import Grids
-from jaxdiff.hosts import as_first_says, is_first
-from jaxdiff.interrupt import between_steps
 from jaxdiff.job import Job
 from jaxdiff.log import Log, held
 from jaxdiff.parallel import in_words
+from jaxdiff.parallel.preemption import between_steps
+from jaxdiff.parallel.processes import as_first_says, is_first
 from jaxdiff.record import check_record, check_workdir, training_part, write_record
 from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.snapshots import SNAPSHOTS
@@ -33,8 +33,8 @@ def train(
 ) -> TrainState:
     """Trains, or goes on where the workdir's newest whole checkpoint stopped.
 
-    Of several processes (see `jaxdiff.hosts`) each calls it with the same arguments,
-    and a workdir that all of them see.
+    Of several processes (see `jaxdiff.parallel.processes`) each calls it with the same
+    arguments, and a workdir that all of them see.
 
     Args:
         experiment: what to train.

@@ -22,14 +22,13 @@ import optax
 from jax.experimental import multihost_utils
 
 import jaxdiff as jd
-from jaxdiff import hosts
 from jaxdiff.data import batch
 from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.held_out import evaluate_likelihood
 from jaxdiff.job import data_info
 from jaxdiff.loss import draw
 from jaxdiff.optimizer import Optimizer
-from jaxdiff.parallel import Parallel
+from jaxdiff.parallel import Parallel, processes
 from jaxdiff.run import build_network, init_state
 
 STEPS, HALF, BATCH = 10, 5, 16
@@ -86,7 +85,7 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
     results = first_step(experiment)
     jd.train(experiment, folder / "train", progress=False)
 
-    if hosts.is_first():
+    if processes.is_first():
         (folder / "resumed" / "checkpoints").mkdir(parents=True)
         for place in ("config.json", f"checkpoints/{HALF}"):
             copy = shutil.copytree if (before / place).is_dir() else shutil.copy
@@ -100,7 +99,7 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
     judged = evaluate_likelihood(run, jd.Digits().load("test"), num=8, ode_steps=2)
     assert judged.ode is not None
     results["bits"] = np.array([b.value for b in (*judged.bounds.values(), judged.ode)])
-    if hosts.is_first():
+    if processes.is_first():
         np.savez(folder / "results.npz", allow_pickle=False, **results)
 
 
@@ -169,7 +168,7 @@ def counted(load: Callable[..., jd.Dataset]) -> Callable[..., jd.Dataset]:
 
 def main(folder: Path, *names: str) -> None:
     """One of several processes."""
-    hosts.join()
+    processes.join()
     jd.Digits.load = counted(jd.Digits.load)  # type: ignore[method-assign]
     before = folder / "one" / "train"
     for name in names:

@@ -10,9 +10,9 @@ import types
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import cli, cores
+from jaxdiff import cli
 from jaxdiff.experiment import DataInfo
-from jaxdiff.parallel import in_words
+from jaxdiff.parallel import cpu_devices, in_words
 from jaxdiff.record import write_record
 from tests.runs import TINY
 
@@ -41,7 +41,7 @@ def test_as_many_cores_as_the_layout_can_use(layout, most, rows, count):
 
 
 def test_the_parts_of_a_batch_count(monkeypatch):
-    monkeypatch.setattr(cores, "available", lambda: 8)
+    monkeypatch.setattr(cpu_devices, "available", lambda: 8)
     for accumulate, count in ((1, 8), (4, 4), (16, 1), (32, 1)):
         training = dataclasses.replace(TINY.training, accumulate=accumulate)
         experiment = dataclasses.replace(TINY, training=training)
@@ -49,7 +49,7 @@ def test_the_parts_of_a_batch_count(monkeypatch):
 
 
 def test_the_cores_are_those_of_this_process():
-    assert 1 <= cores.available() <= (os.cpu_count() or 1)
+    assert 1 <= cpu_devices.available() <= (os.cpu_count() or 1)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_the_cores_are_those_of_this_process():
     ],
 )
 def test_a_run_again_has_the_devices_it_had(tmp_path, monkeypatch, devices, count):
-    monkeypatch.setattr(cores, "available", lambda: 2)
+    monkeypatch.setattr(cpu_devices, "available", lambda: 2)
     write_record(tmp_path, TINY, DataInfo((8, 8, 1), 10, None))
     assert cli.devices_again(tmp_path) == 2
     starts = [{"event": "start", "devices": d} for d in ({"count": 9}, devices)]
@@ -87,9 +87,9 @@ def test_where_jax_has_started_nothing_changes(monkeypatch):
 
     values = {"jax_num_cpu_devices": -1}
     started = types.SimpleNamespace(values=values, update=update)
-    monkeypatch.setattr(cores.jax, "config", started)
+    monkeypatch.setattr(cpu_devices.jax, "config", started)
     environ: dict[str, str] = {}
-    cores.use(3, environ)
+    cpu_devices.use(3, environ)
     assert not environ
 
 

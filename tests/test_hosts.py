@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 import jaxdiff as jd
-from jaxdiff import hosts
 from jaxdiff.errors import InputError
 from jaxdiff.metrics import writer
+from jaxdiff.parallel import processes
 from tests.crash import processes_of
 
 ROOT = pathlib.Path(jd.__file__).parent.parent
@@ -61,15 +61,15 @@ def asked(monkeypatch):
 
 
 def test_alone_nothing_is_joined(asked):
-    hosts.join({})
-    hosts.join(dict.fromkeys(hosts.GIVEN, ""))
+    processes.join({})
+    processes.join(dict.fromkeys(processes.GIVEN, ""))
     assert not asked
 
 
 def test_the_environment_is_followed(asked):
-    hosts.join(dict(zip(hosts.GIVEN, ("node-1:8476", "4", "3"), strict=True)))
-    hosts.join({"JAXDIFF_CLUSTER": "slurm"})
-    hosts.join({"JAXDIFF_CLUSTER": "tpu"})
+    processes.join(dict(zip(processes.GIVEN, ("node-1:8476", "4", "3"), strict=True)))
+    processes.join({"JAXDIFF_CLUSTER": "slurm"})
+    processes.join({"JAXDIFF_CLUSTER": "tpu"})
     assert asked == [
         ("node-1:8476", 4, 3, "deactivate"),
         (None, None, None, "slurm"),
@@ -91,7 +91,7 @@ def test_the_environment_is_followed(asked):
 )
 def test_an_environment_that_cannot_be_right(asked, values, message):
     with pytest.raises(InputError, match=re.escape(message)):
-        hosts.join(dict(zip(hosts.GIVEN, values, strict=True)))
+        processes.join(dict(zip(processes.GIVEN, values, strict=True)))
     assert not asked
 
 
@@ -295,7 +295,7 @@ def test_gke_with_gpus(asked):
         e["name"]: e.get("value") or place[e["valueFrom"]["fieldRef"]["fieldPath"]]
         for e in container["env"]
     }
-    hosts.join(given)
+    processes.join(given)
     # The pod's name in the service that JobSet makes: set-job-index-pod.set
     (job,) = job_set["spec"]["replicatedJobs"]
     assert asked == [(f"my-run-{job['name']}-0-0.my-run:8476", 4, 3, "deactivate")]
@@ -309,7 +309,7 @@ def test_gke_with_a_tpu_slice(asked):
         "cloud.google.com/gke-tpu-topology": "2x2x4",
     }
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
-    hosts.join({e["name"]: e["value"] for e in container["env"]})
+    processes.join({e["name"]: e["value"] for e in container["env"]})
     assert asked == [(None, None, None, None)]
 
 

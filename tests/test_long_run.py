@@ -405,7 +405,7 @@ def test_a_second_ctrl_c_ends_it_at_once():
     """Also in the midst of what Python does not interrupt, such as a compilation."""
     code = (
         "import hashlib\n"
-        "from jaxdiff.interrupt import between_steps\n"
+        "from jaxdiff.parallel.preemption import between_steps\n"
         "with between_steps():\n"
         "    print('in', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 1_000_000_000)\n"

@@ -10,7 +10,8 @@ import pytest
 
 import jaxdiff as jd
 from experiments.scaling import seconds_to_send, sent
-from jaxdiff.parallel import SMALL, alone
+from jaxdiff.parallel import alone
+from jaxdiff.parallel.sharded import SMALL
 from jaxdiff.step import averaged, several
 
 LAYOUTS = [

@@ -1,0 +1,24 @@
+"""Devices and processes: how a pure step runs on many of them."""
+
+from typing import TypeAlias
+
+import jax
+
+from jaxdiff.parallel.base import MeanOf as MeanOf
+from jaxdiff.parallel.base import Placed as Placed
+from jaxdiff.parallel.base import Step as Step
+from jaxdiff.parallel.base import alone as alone
+from jaxdiff.parallel.pmap import Pmap as Pmap
+from jaxdiff.parallel.preemption import Terminated as Terminated
+from jaxdiff.parallel.sharded import Sharded as Sharded
+
+Parallel: TypeAlias = Pmap | Sharded
+"""The ways to be parallel that the command line offers."""
+
+
+def in_words(parallel: Parallel) -> str:
+    """Its devices, such as "8 CPU devices of 2 processes"."""
+    count, processes = len(parallel.devices), jax.process_count()
+    kind = parallel.devices[0].device_kind.replace("cpu", "CPU")
+    words = f"{count} {kind} device" + "s" * (count > 1)
+    return words + (f" of {processes} processes" if processes > 1 else "")

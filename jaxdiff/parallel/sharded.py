@@ -1,0 +1,193 @@
+"""The state is split over a mesh of devices, by `jax.shard_map`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxdiff.errors import InputError
+from jaxdiff.parallel.base import (
+    Everywhere,
+    State,
+    Step,
+    Tree,
+    check_positive,
+    first_devices,
+)
+
+ROWS = PartitionSpec(("data", "fsdp"))
+"""How `Sharded` divides a batch: its first axis over all devices."""
+
+
+SMALL = 1024
+"""Arrays of fewer numbers are not split: sending them costs more than keeping them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharded(Everywhere):
+    """Parameters, optimiser state and averages split: models larger than one device."""
+
+    data: int = 1
+    """How many groups of devices; each holds the whole state, split among its own."""
+    fsdp: int | None = None
+    """The devices of a group; by default all that the groups leave."""
+
+    def __post_init__(self) -> None:
+        """Refuses options out of range."""
+        check_positive("data", self.data)
+        check_positive("fsdp", self.fsdp)
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        """The devices, of all processes."""
+        return first_devices(self._asked[0])
+
+    @property
+    def _asked(self) -> tuple[int | None, int]:
+        return None if self.fsdp is None else self.data * self.fsdp, self.data
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices as [data, fsdp]."""
+        count = len(self.devices)
+        if count % self.data:
+            raise InputError(
+                f"data must divide the {count} devices; got {self.data}: "
+                f"use {math.gcd(count, self.data)}, or give fsdp too"
+            )
+        # The links of the machine decide which devices are neighbours.
+        return jax.make_mesh(
+            (self.data, count // self.data), ("data", "fsdp"),
+            axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=self.devices,
+        )  # fmt: skip
+
+    def step(self, fn: Step) -> Callable[[State, Any], tuple[State, Any]]:
+        """Compiles `fn(state, batch, mean_of)`; see `Pmap.step`."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+
+        def run(state: State, batch: Any) -> tuple[State, Any]:
+            state, metrics = fn(state, batch, self._mean_of)
+            place = jax.lax.with_sharding_constraint
+            return place(state, self.shardings(state)), place(metrics, whole)
+
+        compiled = jax.jit(run, donate_argnums=0)
+        return lambda state, batch: compiled(state, self.place(batch).batch)
+
+    def shardings(self, state: State) -> State:
+        """Where a state's arrays live: each split along its longest divisible axis."""
+        mesh = self.mesh
+        return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(state))
+
+    def enter(self, state: State) -> State:
+        """The state as `step` takes it: as it is."""
+        return state
+
+    def leave(self, state: State) -> State:
+        """The state to save: as it is."""
+        return state
+
+    def rows(self, size: int) -> np.ndarray:
+        """Which rows of a global batch of so many are this process's, in order."""
+        self.check_batch_size(size)
+        places = self._by_row.addressable_devices_indices_map((size,)).values()
+        return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
+
+    def map(self, fn: Callable[[Any, Any], Tree]) -> Callable[[Any, Any], Tree]:
+        """Compiles `fn(shared, batch) -> results`; see `Everywhere.map`."""
+        whole = NamedSharding(self.mesh, PartitionSpec())
+
+        def on_all(shared: Any, batch: Any) -> Tree:
+            def on_each(shared: Any, batch: Any) -> Tree:
+                return fn(self._gathered(shared, specs), batch)
+
+            specs = self._specs(shared)
+            return self._on_each(on_each, (specs, ROWS), ROWS)(shared, batch)
+
+        compiled = jax.jit(on_all, out_shardings=whole)
+
+        def run(shared: Any, batch: Any) -> Tree:
+            rows = self.rows(len(jax.tree.leaves(batch)[0]))
+            mine = jax.tree.map(itemgetter(rows), batch)
+            return jax.device_get(compiled(shared, self._spread(mine)))
+
+        return run
+
+    def _mean_of(self, fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
+        """What of `shared` is split is gathered; the mean is split again."""
+        count = len(self.devices)
+        share = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct((len(a) // count, *a.shape[1:]), a.dtype),
+            batch,
+        )
+        given = self._specs(shared)
+        wanted = self._specs(jax.eval_shape(fn, shared, share))
+
+        def reduced(a: jax.Array, spec: PartitionSpec) -> jax.Array:
+            if "fsdp" not in spec:
+                return jax.lax.pmean(a, ("data", "fsdp"))
+            axis = spec.index("fsdp")
+            a = jax.lax.psum_scatter(a, "fsdp", scatter_dimension=axis, tiled=True)
+            return (jax.lax.psum(a, "data") if self.data > 1 else a) / count
+
+        def on_each(shared: Any, batch: Any) -> Tree:
+            results = fn(self._gathered(shared, given), batch)
+            return jax.tree.map(reduced, results, wanted)
+
+        return self._on_each(on_each, (given, ROWS), wanted)(shared, batch)
+
+    def _on_each(self, fn: Any, in_specs: Any, out_specs: Any) -> Any:
+        """`fn` on every device, of its own parts."""
+        return jax.shard_map(
+            fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+    def _gathered(self, tree: Tree, specs: Any) -> Tree:
+        """The whole of every array, on each device, from the parts of its group."""
+
+        def gathered(a: jax.Array, spec: PartitionSpec) -> jax.Array:
+            if "fsdp" not in spec:
+                return a
+            return jax.lax.all_gather(a, "fsdp", axis=spec.index("fsdp"), tiled=True)
+
+        return jax.tree.map(gathered, tree, specs)
+
+    def _specs(self, tree: Tree) -> Tree:
+        """How each array is split within a group of devices."""
+        parts = self.mesh.shape["fsdp"]
+        return jax.tree.map(lambda a: _split_axis(a.shape, parts), tree)
+
+    @cached_property
+    def _by_row(self) -> NamedSharding:
+        return NamedSharding(self.mesh, ROWS)
+
+    def _spread(self, batch: Tree) -> Tree:
+        """This process's rows of a batch, as arrays of all processes."""
+        sharding = self._by_row
+        size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+        rows = self.rows(size)
+
+        def spread(a: Any) -> jax.Array:
+            def share(index: Any) -> np.ndarray:
+                first, end, _ = index[0].indices(size)
+                place = np.searchsorted(rows, first)
+                return np.asarray(a)[place : place + end - first]
+
+            shape = (size, *a.shape[1:])
+            return jax.make_array_from_callback(shape, sharding, share)
+
+        return jax.tree.map(spread, batch)
+
+
+def _split_axis(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+    """Along the last of the longest axes that `parts` divides; small arrays stay."""
+    whole = [size if size % parts == 0 else 0 for size in shape]
+    if parts == 1 or math.prod(shape) < SMALL or not any(whole):
+        return PartitionSpec()
+    axis = max(range(len(shape)), key=lambda i: (whole[i], i))
+    return PartitionSpec(*[None] * axis, "fsdp")
