@@ -55,6 +55,7 @@ from tqdm import tqdm
 import jaxdiff as jd
 from jaxdiff.experiment import DataInfo
 from jaxdiff.parallel import Parallel, Pmap, Sharded
+from jaxdiff.parallel.processes import is_first, join
 from jaxdiff.run import build_network, init_state
 
 NETWORKS = {

@@ -18,7 +18,6 @@ from jaxdiff.ema import gamma_of
 from jaxdiff.errors import InputError
 from jaxdiff.features import hash_of
 from jaxdiff.fidelity import Comparison, check_num
-from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.metrics.kernel import kernel_distance
@@ -26,6 +25,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load, load_data_of
 from jaxdiff.snapshots import kept_lengths
+from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 COUNT, USUAL = 7, 1000
 """How many lengths are compared by default, and how many samples of each."""

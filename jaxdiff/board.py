@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.errors import InputError
-from jaxdiff.files import picture_kind
-from jaxdiff.metrics.events import Events, check_installed
+from jaxdiff.storage.event_files import Events, check_installed
+from jaxdiff.storage.files import picture_kind
 
 FOLDER, GRIDS = "tensorboard", "grids"
 """Names in the run folder."""

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff import compiled, page, plots, report
+from jaxdiff import page, plots, report
 from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
@@ -43,6 +43,7 @@ from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.run import load
 from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.status import StatusOptions, status
+from jaxdiff.storage import compilation_cache
 from jaxdiff.train import train_job
 
 COMMANDS = (
@@ -200,7 +201,7 @@ def _command(
     args: Sequence[str] | None,
 ) -> None:
     """Does what the command line says."""
-    compiled.keep()
+    compilation_cache.keep()
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
     if not command[:1].isalnum():
         command, rest = "run", [command, *rest]

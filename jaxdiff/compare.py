@@ -18,12 +18,12 @@ from jaxdiff import plots
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
-from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
 from jaxdiff.samplers import Ancestral, Sampler
+from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 """From (images, labels, training images, training labels) the share of images that show

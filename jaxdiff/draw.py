@@ -13,13 +13,13 @@ from jaxdiff.data import to_uint8
 from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
-from jaxdiff.files import ensure_writable
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.spacing import Counted
+from jaxdiff.storage.files import ensure_writable
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")

@@ -13,7 +13,6 @@ from jaxdiff.checks import check_seed
 from jaxdiff.errors import InputError
 from jaxdiff.features import hash_of
 from jaxdiff.fidelity import MOST, Fidelity, check_num, evaluate_samples
-from jaxdiff.files import ensure_writable, write_json_atomic
 from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.parallel.processes import is_first
@@ -21,6 +20,7 @@ from jaxdiff.progress import bar
 from jaxdiff.run import Run, load_data_of
 from jaxdiff.serialization import option_name
 from jaxdiff.statistics import load_statistics
+from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

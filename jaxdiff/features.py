@@ -21,7 +21,7 @@ from jaxdiff.metrics.frechet import Moments
 from jaxdiff.networks.inception import SIDE, inception_variables
 from jaxdiff.networks.inception import Inception as InceptionV3
 from jaxdiff.parallel import Parallel
-from jaxdiff.torch_file import read_torch
+from jaxdiff.storage.torch_pickle import read_torch
 
 SMALL_CHUNK = 64
 """Images that InceptionV3 reads at a time: each takes far more memory there."""

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.fine_tune import start_of
 from jaxdiff.loss import check_batch
@@ -18,6 +17,7 @@ from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
 from jaxdiff.run import build_network, init_state, load_data, placed
 from jaxdiff.step import several, train_step
+from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Batch
 

@@ -14,11 +14,11 @@ from jaxdiff import provenance
 from jaxdiff.board import GRIDS, grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.experiment import Experiment
-from jaxdiff.files import cannot_write, write_atomic, write_json_atomic
 from jaxdiff.loss import QUARTERS
-from jaxdiff.metrics.events import Events
-from jaxdiff.metrics.writer import History, JsonLines, read
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.storage.event_files import Events
+from jaxdiff.storage.files import cannot_write, write_atomic, write_json_atomic
+from jaxdiff.storage.json_lines import History, JsonLines, read
 from jaxdiff.typing import Array
 
 METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"

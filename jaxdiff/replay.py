@@ -9,16 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import data, plots
-from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
-from jaxdiff.files import ensure_writable, read_json
 from jaxdiff.job import Job
 from jaxdiff.log import NONFINITE
 from jaxdiff.loss import draw, loss_fn
 from jaxdiff.progress import bar
 from jaxdiff.record import check_record, check_workdir, read_config
 from jaxdiff.run import CHECKPOINTS
+from jaxdiff.storage.checkpoints import Checkpoints, by_name
+from jaxdiff.storage.files import ensure_writable, read_json
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import Batch
 

@@ -13,9 +13,9 @@ from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.forward import q_sample
 from jaxdiff.log import METRICS
 from jaxdiff.loss import QUARTERS
-from jaxdiff.metrics import writer
 from jaxdiff.run import Run
 from jaxdiff.schedule import Linear, ScheduleOptions, ZeroTerminalSnr
+from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
 
 PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
@@ -71,7 +71,7 @@ def save_samples(
 
 def save_loss(workdir: Path) -> None:
     """The loss over the steps, whole and by quarter of the time range."""
-    steps, series = losses(writer.read(workdir / METRICS, "step"))
+    steps, series = losses(json_lines.read(workdir / METRICS, "step"))
     plots.save_curve(workdir / "loss.png", steps, series)
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.checkpoint import Checkpoints, by_name
 from jaxdiff.errors import InputError
 from jaxdiff.log import METRICS, last_start
-from jaxdiff.metrics import writer
 from jaxdiff.parallel import Pmap
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.record import read_config
 from jaxdiff.run import CHECKPOINTS, init_state, newest_step, placed
+from jaxdiff.storage import json_lines
+from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.train import train
 
 
@@ -64,7 +64,7 @@ def reproduce(options: ReproduceOptions) -> bool:
             state = jax.device_get(checkpoints.restore(template, step))
         hashes = {name: digest(part) for name, part in state._asdict().items()}
         lines = [
-            line for line in writer.read(folder / METRICS, "step")
+            line for line in json_lines.read(folder / METRICS, "step")
             if line["step"] <= step
         ]  # fmt: skip
         found.append(hashes | {METRICS: digest([repr(line) for line in lines])})

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.checkpoint import Checkpoints, leaf_name
 from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset
 from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
@@ -37,6 +36,7 @@ from jaxdiff.parallel.processes import as_first_says, first_before_others, is_fi
 from jaxdiff.record import check_record, read_config
 from jaxdiff.samplers import Ddim, sample
 from jaxdiff.snapshots import CLOSE, average_of
+from jaxdiff.storage.checkpoints import Checkpoints, leaf_name
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Params
 

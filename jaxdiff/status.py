@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
-from jaxdiff.checkpoint import Checkpoints
-from jaxdiff.files import size
 from jaxdiff.log import METRICS, NONFINITE, events_of
-from jaxdiff.metrics import writer
 from jaxdiff.record import read_config
 from jaxdiff.run import CHECKPOINTS
+from jaxdiff.storage import json_lines
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.files import size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ def status(workdir: Path) -> str:
         lines.append(f"  step {step:<10,} {size(count):>9}  {word}")
     lines += [] if found else ["  none"]
 
-    metrics = writer.read(workdir / METRICS, "step")
+    metrics = json_lines.read(workdir / METRICS, "step")
     if metrics:
         last = metrics[-1]
         lines += ["", f"metrics of step {last.pop('step'):,}, the last line"]

@@ -6,11 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.data import Dataset
 from jaxdiff.errors import require
 from jaxdiff.experiment import Experiment
-from jaxdiff.files import ensure_writable
 from jaxdiff.grids import Grids
 from jaxdiff.job import Job
 from jaxdiff.log import Log, held
@@ -20,6 +18,8 @@ from jaxdiff.parallel.processes import as_first_says, is_first
 from jaxdiff.record import check_record, check_workdir, training_part, write_record
 from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.snapshots import SNAPSHOTS
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.files import ensure_writable
 from jaxdiff.train_state import TrainState
 
 

@@ -28,11 +28,11 @@ import time
 import jax
 from tqdm import tqdm
 
-from jaxdiff.checkpoint import Checkpoints
-from jaxdiff.metrics import writer
 from jaxdiff.record import read_config
 from jaxdiff.reproduce import digest
 from jaxdiff.run import init_state
+from jaxdiff.storage import json_lines
+from jaxdiff.storage.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 30
@@ -212,7 +212,7 @@ def crash(folder, kills, processes, seed, steps_per_kill=80):
         if place != "before it trained":
             startup = 0.8 * startup + 0.2 * (time.monotonic() - begin)
     run_to_the_end(arguments(killed), env, log)
-    events = writer.read(killed / "history.jsonl", "event")
+    events = json_lines.read(killed / "history.jsonl", "event")
     resumed = [e["step"] for e in events if e["event"] == "start"]
     if sorted(resumed) != resumed:
         raise Failed(f"a start went back behind the one before: {resumed}")

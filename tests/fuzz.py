@@ -36,7 +36,6 @@ from jaxdiff.data import Data
 from jaxdiff.data.images import read_image
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling
-from jaxdiff.files import read_json
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.objective import Bound, Objective, Simple
 from jaxdiff.parallel import Parallel, Sharded
@@ -46,6 +45,7 @@ from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
 from jaxdiff.schedule import ScheduleOptions, ZeroTerminalSnr
 from jaxdiff.serialization import from_dict, to_dict
+from jaxdiff.storage.files import read_json
 from jaxdiff.times import TimesOptions
 from jaxdiff.weighting import WeightingOptions
 

@@ -16,11 +16,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import jaxdiff as jd
 from jaxdiff import board
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.grids import Grids
 from jaxdiff.job import Job
 from jaxdiff.log import events_of
-from jaxdiff.metrics.events import Events
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.event_files import Events
 from tests.runs import TINY, same_bits
 
 pytestmark = [

@@ -15,9 +15,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.errors import InputError
-from jaxdiff.files import ensure_writable, read_json, write_json_atomic
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.files import ensure_writable, read_json, write_json_atomic
 
 TX = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
 
@@ -203,7 +203,7 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path):
     code = """
         import os, pathlib, signal, sys
         import jax, jax.numpy as jnp
-        from jaxdiff.checkpoint import Checkpoints
+        from jaxdiff.storage.checkpoints import Checkpoints
 
         directory = pathlib.Path(sys.argv[1])
         checkpoints = Checkpoints(directory, keep=1)
@@ -242,9 +242,9 @@ def test_orbax_is_loaded_late_and_says_nothing(tmp_path):
         import logging, sys
         logging.basicConfig(level=logging.INFO)
         import jax, jax.numpy as jnp
-        import jaxdiff.checkpoint
+        import jaxdiff.storage.checkpoints
         assert not any(name.startswith("orbax") for name in sys.modules)
-        with jaxdiff.checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+        with jaxdiff.storage.checkpoints.Checkpoints(sys.argv[1]) as checkpoints:
             state = checkpoints.restore({"w": jax.ShapeDtypeStruct((8, 4), "float32")})
             assert jax.device_count() == 1 and state["w"].sum() == 32
             for step in range(10, 13):

@@ -9,8 +9,8 @@ from jaxdiff import classifier
 from jaxdiff.classifier import Recipe, classifier_of, moved
 from jaxdiff.data import Digits, from_arrays
 from jaxdiff.errors import InputError
-from jaxdiff.files import cache_folder
 from jaxdiff.parallel import Pmap
+from jaxdiff.storage.cache import cache_folder
 
 RECIPE = Recipe(num_steps=150)
 

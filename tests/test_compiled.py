@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdiff import cli, compiled
+from jaxdiff import cli
+from jaxdiff.storage import compilation_cache
 from tests.runs import TINY
 
 SETTINGS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
@@ -32,12 +33,12 @@ def test_the_command_line_keeps_programs_in_the_cache(chosen, tmp_path):
     chosen(None)
     with pytest.raises(SystemExit):
         cli.main(TINY, "", args=["status", "--workdir", str(tmp_path / "none")])
-    assert Path(folder_now()) == tmp_path / "compiled" / compiled.kind_of_cpu()
+    assert Path(folder_now()) == tmp_path / "compiled" / compilation_cache.kind_of_cpu()
 
 
 def test_a_folder_of_the_user_stays(chosen, tmp_path):
     chosen(str(tmp_path / "mine"))
-    compiled.keep()
+    compilation_cache.keep()
     assert folder_now() == str(tmp_path / "mine")
 
 
@@ -84,16 +85,16 @@ ARM = "processor : 0\nBogoMIPS : {mhz}\nFeatures\t: {flags}\n"
 
 @pytest.mark.parametrize("text", [X86, ARM])
 def test_a_kind_of_cpu_is_its_instructions(text, monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(compilation_cache, "CPUINFO", tmp_path / "cpuinfo")
 
     def kind(flags, mhz):
-        compiled.CPUINFO.write_text(text.format(flags=flags, mhz=mhz))
-        return compiled.kind_of_cpu()
+        compilation_cache.CPUINFO.write_text(text.format(flags=flags, mhz=mhz))
+        return compilation_cache.kind_of_cpu()
 
     assert kind("fma avx2", 1000) == kind("avx2 fma", 2000)
     assert kind("fma avx2", 1000) != kind("fma avx2 avx512f", 1000)
 
 
 def test_a_kind_of_cpu_without_a_list(monkeypatch, tmp_path):
-    monkeypatch.setattr(compiled, "CPUINFO", tmp_path / "none")
-    assert compiled.kind_of_cpu() == compiled.kind_of_cpu()
+    monkeypatch.setattr(compilation_cache, "CPUINFO", tmp_path / "none")
+    assert compilation_cache.kind_of_cpu() == compilation_cache.kind_of_cpu()

@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import checkpoint, sealed
-from jaxdiff.checkpoint import Checkpoints
+import jaxdiff
 from jaxdiff.errors import InputError
+from jaxdiff.storage import checkpoints as checkpoints_lib
+from jaxdiff.storage import manifest
+from jaxdiff.storage.checkpoints import Checkpoints
 
 STATE = {"a": {"w": jnp.arange(300.0)}, "step": jnp.int32(0)}
 
@@ -106,10 +108,10 @@ def test_a_link_is_not_followed(two, tmp_path):
 )
 def test_a_record_is_data(two, files):
     """A record that names other places, and hashes itself correctly."""
-    path = two / "2" / sealed.RECORD
+    path = two / "2" / manifest.RECORD
     record = json.loads(path.read_text())
     del record["sha256"]
-    path.write_text(sealed._text({**record, "files": files}))
+    path.write_text(manifest._text({**record, "files": files}))
     step, (message,) = used(two)
     assert step == 1
     assert f"'{two / '2'}' is damaged" in message
@@ -137,7 +139,7 @@ def test_where_none_is_whole_nothing_begins(two):
 
 
 def test_a_newer_version_is_refused(two, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 0)
+    monkeypatch.setattr(checkpoints_lib, "FORMAT", 0)
     with pytest.raises(InputError, match="has format 1, of another version of jaxdiff"):
         Checkpoints(two).restore(STATE)
 
@@ -186,7 +188,7 @@ def test_none_is_removed_before_the_next_is_proven(two, monkeypatch):
     def look(self, step):
         whole = [s for s in self._steps() if s > step and s not in self._damaged]
         for newer in whole:
-            sealed.verify(two / str(newer))
+            manifest.verify(two / str(newer))
         assert whole, f"{step} is removed, and none is newer"
         removed.append(step)
         remove(self, step)
@@ -203,7 +205,7 @@ def test_a_save_that_cannot_be_proven_removes_nothing(two, monkeypatch):
     def broken(folder, record):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoint, "seal", broken)
+    monkeypatch.setattr(checkpoints_lib, "seal", broken)
     checkpoints = Checkpoints(two, keep=1)
     checkpoints.save(3, state(3))
     with pytest.raises(
@@ -296,18 +298,18 @@ def test_sealing_is_undone_by_any_change(tmp_path):
     folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").write_bytes(b"abc")
-    sealed.seal(folder, {"a": 1})
-    record = sealed.verify(folder)
+    manifest.seal(folder, {"a": 1})
+    record = manifest.verify(folder)
     assert record["a"] == 1
     assert list(record["files"]) == ["inner/file"]
-    path = folder / sealed.RECORD
+    path = folder / manifest.RECORD
     text = path.read_text()
     for i in range(len(text)):
         path.write_bytes(flipped(text.encode(), i))
-        with pytest.raises(sealed.Damaged, match=r"jaxdiff\.json is not as it was"):
-            sealed.verify(folder)
+        with pytest.raises(manifest.Damaged, match=r"jaxdiff\.json is not as it was"):
+            manifest.verify(folder)
     path.write_text(text)
-    assert sealed.verify(folder) == record
+    assert manifest.verify(folder) == record
 
 
 def test_the_folder_module_names_no_pickle():
@@ -315,10 +317,10 @@ def test_the_folder_module_names_no_pickle():
 
     But for the reader of PyTorch's files, whose unpickler makes nothing but arrays.
     """
-    root = pathlib.Path(checkpoint.__file__).parent
+    root = pathlib.Path(jaxdiff.__file__).parent
     for path in root.rglob("*.py"):
         text = path.read_text()
-        if path.name == "torch_file.py":
+        if path.name == "torch_pickle.py":
             assert text.count("pickle.Unpickler") == 1, "the parent of its own"
             assert "pickle.load" not in text
             text = text.replace("import pickle", "")

@@ -15,8 +15,8 @@ import yaml
 
 import jaxdiff as jd
 from jaxdiff.errors import InputError
-from jaxdiff.metrics import writer
 from jaxdiff.parallel import processes
+from jaxdiff.storage import json_lines
 from tests.crash import processes_of
 
 ROOT = pathlib.Path(jd.__file__).parent.parent
@@ -390,11 +390,13 @@ def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
         )
         assert f"process {killed} ended with code 137" in log
 
-    steps = [line["step"] for line in writer.read(workdir / "metrics.jsonl", "step")]
+    steps = [
+        line["step"] for line in json_lines.read(workdir / "metrics.jsonl", "step")
+    ]
     assert steps[-1] < 60
     again = launch(f"launch/local -n {count // 2} -o {logs} {line}", **cache)
     assert again.returncode == 0, again.stdout
-    lines = writer.read(workdir / "metrics.jsonl", "step")
+    lines = json_lines.read(workdir / "metrics.jsonl", "step")
     assert [line["step"] for line in lines] == list(range(5, 65, 5))
 
 

@@ -19,7 +19,7 @@ from jaxdiff.features import Features, Inception
 from jaxdiff.flags import parse_option
 from jaxdiff.metrics.frechet import Moments, frechet_distance
 from jaxdiff.networks import inception
-from jaxdiff.torch_file import read_torch
+from jaxdiff.storage.torch_pickle import read_torch
 from tests.pytorch import import_torchvision
 
 pytestmark = pytest.mark.xdist_group("inception")  # one PyTorch network for all

@@ -26,9 +26,9 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.record import read_record
 from jaxdiff.run import init_state
+from jaxdiff.storage.checkpoints import Checkpoints
 from tests.layouts import BATCH, EXPERIMENT, HALF, STEPS, first_step, layout, work
 
 pytestmark = [

@@ -18,14 +18,14 @@ import pytest
 import jaxdiff as jd
 import jaxdiff.data
 from jaxdiff import cli, log, provenance
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.experiment import Training, Upkeep
-from jaxdiff.metrics import writer
 from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.run import init_state
 from jaxdiff.status import status
+from jaxdiff.storage import json_lines
+from jaxdiff.storage.checkpoints import Checkpoints
 from tests.fake_run import snapshot
 from tests.runs import TINY, same_bits
 
@@ -56,7 +56,7 @@ def lines(workdir):
 
 
 def events(workdir, name):
-    found = writer.read(workdir / "history.jsonl", "event")
+    found = json_lines.read(workdir / "history.jsonl", "event")
     return [event for event in found if event["event"] == name]
 
 
@@ -259,7 +259,7 @@ def test_the_fingerprint_is_that_of_every_part():
 
 def test_one_process_at_a_time(finished):
     workdir, _ = finished
-    with writer.History(workdir / "history.jsonl"):
+    with json_lines.History(workdir / "history.jsonl"):
         before = snapshot(workdir)
         with pytest.raises(jd.InputError, match="another process trains in"):
             run(workdir)

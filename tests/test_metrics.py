@@ -7,13 +7,13 @@ import pytest
 
 from jaxdiff.data import Digits
 from jaxdiff.errors import InputError
-from jaxdiff.metrics import writer
 from jaxdiff.metrics.agreement import label_agreement
-from jaxdiff.metrics.writer import JsonLines
+from jaxdiff.storage.json_lines import JsonLines
+from jaxdiff.storage.json_lines import read as read_lines
 
 
 def read(path):
-    return writer.read(path, "step")
+    return read_lines(path, "step")
 
 
 def write(path, from_step, *steps, **values):

@@ -12,10 +12,10 @@ import jaxdiff as jd
 from jaxdiff import plots, report
 from jaxdiff.data.dataset import from_arrays
 from jaxdiff.experiment import DataInfo, Sampling
-from jaxdiff.metrics.writer import JsonLines
 from jaxdiff.plots import GAP
 from jaxdiff.run import init_state
 from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.storage.json_lines import JsonLines
 
 CELL = 64 + GAP
 """An image of 8x8 pixels and the gap after it."""

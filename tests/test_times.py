@@ -14,8 +14,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import rng
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.times import History, TimesOptions
 
 U = (np.arange(2**16, dtype=np.float32) + 0.5) / 2**16  # uniform, and exact in float32

@@ -7,7 +7,7 @@ from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.prepare import prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, first_line, require
-from jaxdiff.files import cache_folder
+from jaxdiff.storage.cache import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from jaxdiff.data.images import check_size, read_image
 from jaxdiff.data.prepare import prepared, quiet
 from jaxdiff.data.read import read
 from jaxdiff.errors import InputError, first_line, require
-from jaxdiff.files import cache_folder
+from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """The endings of image files, in small or capital letters."""

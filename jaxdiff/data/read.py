@@ -16,7 +16,7 @@ from jaxdiff.data.dataset import (
 )
 from jaxdiff.data.records import Records, Source, checked, examples_at, too_large
 from jaxdiff.errors import InputError, require
-from jaxdiff.kept import keep, kept
+from jaxdiff.storage.cache import keep, kept
 
 _BIG = 5000  # a split of so many examples shows its progress
 

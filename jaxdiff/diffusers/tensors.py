@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError, first_line, require, shown
-from jaxdiff.files import read_json
-from jaxdiff.torch_file import read_torch
+from jaxdiff.storage.files import read_json
+from jaxdiff.storage.torch_pickle import read_torch
 
 STEM = "diffusion_pytorch_model"
 """Of the names of a model's files in diffusers."""

@@ -5,11 +5,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxdiff.checkpoint import Checkpoints
 from jaxdiff.errors import InputError
-from jaxdiff.files import cannot_write
 from jaxdiff.record import training_part, write_record
 from jaxdiff.run import CHECKPOINTS, Run
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.files import cannot_write
 from jaxdiff.train_state import TrainState
 
 

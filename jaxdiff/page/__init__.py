@@ -13,13 +13,13 @@ from pathlib import Path
 
 from jaxdiff import plots
 from jaxdiff.errors import InputError, require
-from jaxdiff.files import write_atomic
 from jaxdiff.log import HISTORY, METRICS
-from jaxdiff.metrics import writer
 from jaxdiff.page.parts import PARTS, Seen, took
 from jaxdiff.provenance import now
 from jaxdiff.record import read_config
 from jaxdiff.status import plain, reached
+from jaxdiff.storage import json_lines
+from jaxdiff.storage.files import write_atomic
 
 PAGE = "report.html"
 """Its name in the run folder."""
@@ -43,9 +43,9 @@ def write_page(workdir: Path) -> Path:
     """
     jinja = require("jinja2")
     plots.check_installed()
-    lines = writer.read(workdir / METRICS, "step")
+    lines = json_lines.read(workdir / METRICS, "step")
     lines = [line for line in lines if type(line["step"]) is int]
-    history = writer.read(workdir / HISTORY, "event")
+    history = json_lines.read(workdir / HISTORY, "event")
     run = Seen(workdir, *read_config(workdir), lines, history)
     steps = [event.get("step") for event in (*lines, *history)]
     step = max((s for s in steps if type(s) is int), default=0)

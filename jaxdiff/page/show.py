@@ -14,8 +14,8 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.checks import is_finite
 from jaxdiff.errors import InputError
-from jaxdiff.files import picture_kind, read_json
 from jaxdiff.status import plain
+from jaxdiff.storage.files import picture_kind, read_json
 
 
 class Picture(NamedTuple):

@@ -82,7 +82,7 @@ def test_another_process_prepares_the_digits_first(tmp_path, monkeypatch):
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    from jaxdiff.files import cache_folder
+    from jaxdiff.storage.cache import cache_folder
 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("JAXDIFF_CACHE", raising=False)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxdiff.errors import require
-from jaxdiff.files import cannot_write
+from jaxdiff.storage.files import cannot_write
 
 SUFFIX = ".jaxdiff"
 """At the end of its files' names; those of other writers are left alone."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxdiff.errors import InputError
-from jaxdiff.files import cannot_write, write_atomic
+from jaxdiff.storage.files import cannot_write, write_atomic
 
 
 class _Appended:

@@ -1,4 +1,4 @@
-"""Arrays that can be made again, kept in the cache folder until then."""
+"""The cache folder, and arrays in it that can be made again."""
 
 import os
 import zipfile
@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.files import cache_folder
+
+
+def cache_folder() -> Path:
+    """What can be made again is kept here: prepared data and compiled programs.
+
+    $JAXDIFF_CACHE, else $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff.
+    """
+    if cache := os.environ.get("JAXDIFF_CACHE"):
+        return Path(cache).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "jaxdiff"
 
 
 def kept(name: str) -> dict[str, np.ndarray] | None:

@@ -108,14 +108,3 @@ def size(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count:.0f} bytes"
-
-
-def cache_folder() -> Path:
-    """What can be made again is kept here: prepared data and compiled programs.
-
-    $JAXDIFF_CACHE, else $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff.
-    """
-    if cache := os.environ.get("JAXDIFF_CACHE"):
-        return Path(cache).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "jaxdiff"

@@ -19,8 +19,8 @@ from typing import Any, Self
 import jax
 
 from jaxdiff.errors import InputError, first_few, require
-from jaxdiff.files import cannot_write, error_number, flush_folder
-from jaxdiff.sealed import Damaged, read_record, seal, verify
+from jaxdiff.storage.files import cannot_write, error_number, flush_folder
+from jaxdiff.storage.manifest import Damaged, read_record, seal, verify
 
 FORMAT = 1
 """The version of what a checkpoint holds; this code reads it and none above."""

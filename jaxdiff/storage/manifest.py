@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.files import flush_folder, write_atomic
+from jaxdiff.storage.files import flush_folder, write_atomic
 
 RECORD = "jaxdiff.json"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from jaxdiff.files import cache_folder
+from jaxdiff.storage.cache import cache_folder
 
 CPUINFO = Path("/proc/cpuinfo")
 

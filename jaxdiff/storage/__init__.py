@@ -1,0 +1,1 @@
+"""Everything on disk: checkpoints, manifests, logs and caches."""
