@@ -320,7 +320,9 @@ def _train(
     frames = report.reverse_frames(run)
     if not processes.is_first():
         return
-    report.save_samples(run, images, labels, workdir / "samples.png", columns=10)
+    plots.save_samples(
+        workdir / "samples.png", to_uint8(images), labels, run.info.class_names, 10
+    )
     report.save_pictures(run, dataset, frames, workdir)
     print(f"pictures are in {workdir}: {', '.join(report.PICTURES)}")
     if judge and labels is not None and dataset.labels is not None:

@@ -37,7 +37,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff import plots
 from jaxdiff.checks import VISIBLE_SIGNAL, concrete
 from jaxdiff.errors import InputError
 from jaxdiff.typing import AnySchedule
@@ -217,21 +216,21 @@ class Diagnosis(NamedTuple):
                     lines += [f"    > {advice[0]}", *(f"      {a}" for a in advice[1:])]
         return "\n".join(lines)
 
-    def save(self, path: plots.PathLike) -> None:
-        """Write the plot, a PNG: log-SNR, step loss and its running sum over t / T."""
-        marks = {
+    @property
+    def marks(self) -> dict[str, float]:
+        """The log-SNRs that the verdicts go by, by name; `plots.save_diagnosis`."""
+        snrs = {
             "noise < 1/2 grey level": NEARLY_CLEAN,
             "SNR 1": 1.0,
             "SNR 0.01": 0.01,
             f"SNR {NEARLY_NOISE:g}": NEARLY_NOISE,
         }
-        plots.save_diagnosis(
-            path,
-            self.log_snr,
-            self.step_loss,
-            {name: float(np.log(snr)) for name, snr in marks.items()},
-            (LARGEST_STEP, LARGEST_BIAS),
-        )
+        return {name: float(np.log(snr)) for name, snr in snrs.items()}
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The shares of the variance that one step, and all of them, may lose."""
+        return LARGEST_STEP, LARGEST_BIAS
 
 
 def diagnose(schedule: AnySchedule) -> Diagnosis:

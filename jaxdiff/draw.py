@@ -191,7 +191,9 @@ def _save_picture(
         return
     (images,) = drawn.values()
     rows_of_classes = labels if options.blend is None else None
-    report.save_samples(run, images, rows_of_classes, path, options.columns)
+    plots.save_samples(
+        path, to_uint8(images), rows_of_classes, run.info.class_names, options.columns
+    )
 
 
 def _array_name(name: str, drawn: dict[str, np.ndarray]) -> str:

@@ -6,7 +6,8 @@ from io import BytesIO
 import jax
 import numpy as np
 
-from jaxdiff import plots, report
+from jaxdiff import plots
+from jaxdiff.data import to_uint8
 from jaxdiff.job import Job
 from jaxdiff.run import Run
 from jaxdiff.samplers import DpmSolver, Trailing
@@ -65,5 +66,6 @@ class Grids:
             self._sampling.chunk,
         )
         png = BytesIO()
-        report.save_samples(self._run, images, self._labels, png, COLUMNS)
+        names = self._run.info.class_names
+        plots.save_samples(png, to_uint8(images), self._labels, names, COLUMNS)
         return png.getvalue()

@@ -2,7 +2,7 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO, get_args
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
 
 PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
-"""What `save_samples` and `save_pictures` write."""
+"""What the samples of a run and `save_pictures` write."""
 FRAMES = 40
 """Frames of the reverse chain's animation."""
 
@@ -36,37 +36,6 @@ def save_pictures(
     save_forward(run, dataset, workdir / "forward.png", seed)
     plots.save_gif(workdir / "reverse.gif", frames, columns=-(-frames.shape[1] // 2))
     save_schedules(run.schedule.num_steps, workdir / "schedules.png")
-
-
-def save_samples(
-    run: Run,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    path: Path | BinaryIO,
-    columns: int,
-) -> None:
-    """The labelled grid: one row a class, the first `columns` images of each.
-
-    Where there is one class, or none, the grid shows every image and no labels.
-
-    Args:
-        run: whose images they are.
-        images: float [num, height, width, channels].
-        labels: integers [num], or None for a grid without rows of classes.
-        path: the PNG to write, or an open file.
-        columns: the most images in a row.
-    """
-    if labels is None or len(set(labels)) == 1:
-        plots.save_grid(path, to_uint8(images), columns=min(columns, len(images)))
-        return
-    classes, counts = np.unique(labels, return_counts=True)
-    columns = min(columns, counts.min())
-    rows = [images[labels == c][:columns] for c in classes]
-    names = run.info.class_names
-    row_labels = [names[c] if names else str(c) for c in classes]
-    plots.save_grid(
-        path, to_uint8(np.concatenate(rows)), row_labels=row_labels, columns=columns
-    )
 
 
 def save_loss(workdir: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff import plots
 from jaxdiff.diagnose import ADVICE
 from jaxdiff.reverse import p_step
 from jaxdiff.schedule import ScheduleOptions
@@ -249,7 +250,7 @@ def test_an_advice_for_two_rows_is_given_once():
 def test_plot(tmp_path, options):
     diagnosis = jd.diagnose(options.build())
     with warnings.catch_warnings(action="error"):
-        diagnosis.save(tmp_path / "schedule.png")
+        plots.save_diagnosis(tmp_path / "schedule.png", diagnosis)
     with Image.open(tmp_path / "schedule.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 432))
 

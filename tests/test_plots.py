@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from jaxdiff import plots
 from jaxdiff.errors import InputError
-from jaxdiff.plots import GAP, GAP_COLOUR
+from jaxdiff.plots.images import GAP, GAP_COLOUR
 
 RNG = np.random.default_rng(0)
 GREY = np.round(load_digits().images[:12, ..., None] * 255 / 16).astype(np.uint8)
@@ -151,6 +152,13 @@ def test_curves_are_small_pngs_that_show_their_lines(tmp_path):
             assert (np.abs(pixels - colour).max(axis=-1) < 12).sum() > 100
 
 
+def diagnosis(log_snr, step_loss, marks=None, limits=(1, 1)):
+    """What is drawn of a diagnosis."""
+    return SimpleNamespace(
+        log_snr=log_snr, step_loss=step_loss, marks=marks or {}, limits=limits
+    )
+
+
 @pytest.mark.parametrize("num_steps", [1, 40, 1000])
 def test_a_diagnosis_is_three_panels_with_their_limits(tmp_path, num_steps):
     log_snr, loss = np.linspace(9, -9, num_steps), np.full(num_steps, 1e-3)
@@ -158,7 +166,7 @@ def test_a_diagnosis_is_three_panels_with_their_limits(tmp_path, num_steps):
         log_snr[-1] = -np.inf  # zero terminal SNR
     path, marks = tmp_path / "d.png", {"SNR 1": 0.0}
     with warnings.catch_warnings(action="error"):
-        plots.save_diagnosis(path, log_snr, loss, marks, (0.01, 0.05))
+        plots.save_diagnosis(path, diagnosis(log_snr, loss, marks, (0.01, 0.05)))
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture.convert("RGB")).astype(int)
@@ -211,11 +219,11 @@ def test_a_loss_that_is_nowhere_finite_is_no_error(tmp_path):
             r"series 'loss': \(99,\) for x \(100,\); give one value per x",
         ),
         (
-            lambda p: plots.save_diagnosis(p, STEPS, STEPS[1:], {}, (1, 1)),
+            lambda p: plots.save_diagnosis(p, diagnosis(STEPS, STEPS[1:])),
             r"log_snr, step_loss: shapes \(100,\) and \(99,\); give both as \[T\]",
         ),
         (
-            lambda p: plots.save_diagnosis(p, STEPS[:0], STEPS[:0], {}, (1, 1)),
+            lambda p: plots.save_diagnosis(p, diagnosis(STEPS[:0], STEPS[:0])),
             r"\(0,\); give both",
         ),
         (lambda p: plots.save_schedules(p, {}), "nothing to draw: give"),
@@ -237,13 +245,15 @@ def test_a_mistake_is_one_line_and_writes_nothing(tmp_path, call, message):
 def test_pyplot_is_never_imported_and_the_rest_only_when_drawing(tmp_path):
     code = f"""
 import sys
+from types import SimpleNamespace
 import numpy as np
 from jaxdiff import plots
 assert not {{"matplotlib", "PIL"}} & set(sys.modules)
 plots.save_grid({str(tmp_path / "a.png")!r}, np.zeros((2, 8, 8, 1), np.uint8))
 plots.save_curve({str(tmp_path / "b.png")!r}, [1, 2], {{"loss": [2.0, 1.0]}})
 plots.save_schedules({str(tmp_path / "c.png")!r}, {{"x": [0.9, 0.1]}})
-plots.save_diagnosis({str(tmp_path / "d.png")!r}, [1], [1], {{}}, (1, 1))
+found = SimpleNamespace(log_snr=[1], step_loss=[1], marks={{}}, limits=(1, 1))
+plots.save_diagnosis({str(tmp_path / "d.png")!r}, found)
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,8 @@ import jaxdiff as jd
 from jaxdiff import plots, report
 from jaxdiff.data.dataset import from_arrays
 from jaxdiff.experiment import DataInfo, Sampling
-from jaxdiff.plots import GAP
+from jaxdiff.plots import images as images_lib
+from jaxdiff.plots.images import GAP
 from jaxdiff.run import init_state
 from jaxdiff.schedule import ScheduleOptions
 from jaxdiff.storage.json_lines import JsonLines
@@ -75,10 +76,16 @@ def left_of(pixels, columns):
     return pixels.shape[1] - columns * CELL - GAP
 
 
+def save_samples(run, images, labels, path, columns):
+    """A grid as the commands save it."""
+    names = run.info.class_names
+    plots.save_samples(path, jd.to_uint8(images), labels, names, columns)
+
+
 def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
     labels = np.array([2, 0, 1, 0, 2, 1, 1, 0, 2])
     images, path = shades(9), tmp_path / "samples.png"
-    report.save_samples(labelled, images, labels, path, columns=10)
+    save_samples(labelled, images, labels, path, columns=10)
     pixels = read(path)
     left = left_of(pixels, 3)
     expected = jd.to_uint8(images)[[[1, 3, 7], [2, 5, 6], [0, 4, 8]], 0, 0, 0]
@@ -100,7 +107,7 @@ def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
 )
 def test_samples_of_unequal_counts(tmp_path, labelled, labels, columns, rows, expected):
     images, path = shades(len(labels)), tmp_path / "samples.png"
-    report.save_samples(labelled, images, np.array(labels), path, columns)
+    save_samples(labelled, images, np.array(labels), path, columns)
     pixels, across = read(path), len(expected[0])
     found = cells(pixels, rows, across, left_of(pixels, across))
     assert (found == jd.to_uint8(images)[expected, 0, 0, 0]).all()
@@ -111,28 +118,28 @@ def test_rows_are_named_or_numbered(tmp_path, labelled, names, monkeypatch):
     info = labelled.info._replace(class_names=names)
     run = jd.Run(**{**vars(labelled), "info": info})
     texts = []
-    real = plots.save_grid
+    real = images_lib.save_grid
 
     def save_grid(*args, **options):
         texts.extend(options["row_labels"])
         real(*args, **options)
 
-    monkeypatch.setattr(plots, "save_grid", save_grid)
+    monkeypatch.setattr(images_lib, "save_grid", save_grid)
     labels = np.array([2, 0, 2, 0])
-    report.save_samples(run, shades(4), labels, tmp_path / "samples.png", columns=9)
+    save_samples(run, shades(4), labels, tmp_path / "samples.png", columns=9)
     assert texts == (["zero", "two"] if names else ["0", "2"])
 
 
 def test_samples_without_classes_are_a_plain_grid(tmp_path, unlabelled):
     images, path = shades(9), tmp_path / "samples.png"
-    report.save_samples(unlabelled, images, None, path, columns=3)
+    save_samples(unlabelled, images, None, path, columns=3)
     expected = jd.to_uint8(images)[:, 0, 0, 0].reshape(3, 3)
     assert (cells(read(path), 3, 3) == expected).all()
 
 
 def test_samples_without_classes_have_so_many_columns(tmp_path, unlabelled):
     path = tmp_path / "samples.png"
-    report.save_samples(unlabelled, shades(10), None, path, columns=5)
+    save_samples(unlabelled, shades(10), None, path, columns=5)
     cells(read(path), 2, 5)
 
 
@@ -151,7 +158,7 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
     write_metrics(tmp_path)
     frames = report.reverse_frames(run)
     report.save_pictures(run, from_arrays(images, labels), frames, tmp_path)
-    report.save_samples(run, shades(5), labels, tmp_path / "samples.png", 5)
+    save_samples(run, shades(5), labels, tmp_path / "samples.png", 5)
     written = {path.name for path in tmp_path.iterdir()} - {"metrics.jsonl"}
     assert written == set(report.PICTURES)
 

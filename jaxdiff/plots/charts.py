@@ -1,115 +1,42 @@
-"""Pictures: grids of samples, strips, animations, loss curves and schedules.
+"""Charts of curves: losses, schedules, bounds and comparisons."""
 
-The only file that imports Matplotlib and Pillow, inside its functions. It leaves
-`matplotlib.pyplot` and all other global state alone, so it needs no display and works
-from any thread. Images come as uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB) and are
-enlarged by a whole factor, pixel by pixel. Every function writes one file at `path`, in
-a folder that is there, or to a file that is open, and raises `InputError` where what it
-is given does not fit.
-"""
-
-import math
-import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from jaxdiff.errors import InputError, require
+from jaxdiff.plots.images import INK, PathLike
 from jaxdiff.typing import ArrayLike
 
-PathLike: TypeAlias = str | os.PathLike[str] | BinaryIO
-Texts: TypeAlias = Sequence[object] | None
-GAP = 6  # pixels between two images and around them all
-GAP_COLOUR = 255  # white
-TILE = 64  # where no scale is given, images are enlarged to at least this many pixels
-_TEXT = 16  # the height of labels and captions, in pixels
-_INK = "#333333"
 # Okabe and Ito's colours, which the colour-blind can tell apart; without the yellow.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 
-def save_grid(
-    path: PathLike,
-    images: ArrayLike,
-    *,
-    row_labels: Texts = None,
-    columns: int | None = None,
-    scale: int | None = None,
-) -> None:
-    """Write a grid of images as a PNG, one row per label.
+class Diagnosed(Protocol):
+    """The parts of a `Diagnosis` that are drawn."""
 
-    Args:
-        path: the file to write.
-        images: uint8 [N, H, W, C], row by row. The last row may be incomplete.
-        row_labels: one text per row, drawn to its left.
-        columns: images per row. By default N / rows where the rows are labelled, else
-            what makes the grid about square.
-        scale: the whole factor of enlargement, by default to about 64 pixels.
-    """
-    tiles = _checked("images", images, "N, H, W, C")
-    if columns is None and row_labels is not None and len(row_labels):
-        columns = -(-len(tiles) // len(row_labels))
-    sheet, centres = _sheet(tiles, columns, scale)
-    rows = sorted({y for _, y in centres})
-    labels, widest = _texts("row_labels", row_labels, "rows", len(rows))
-    left = widest + GAP if labels else 0
-    texts = [(left, y, label) for y, label in zip(rows, labels, strict=False)]
-    _save_png(path, sheet, texts, "rm", room=(left, 0))
+    @property
+    def log_snr(self) -> ArrayLike:
+        """Natural logarithm of the SNR [T], least noise first; infinite ones are
+        left out.
+        """
+        ...
 
+    @property
+    def step_loss(self) -> ArrayLike:
+        """Share of the data's variance that each reverse step loses, [T]."""
+        ...
 
-def save_strip(path: PathLike, images: ArrayLike, captions: Texts = None) -> None:
-    """Write images [N, H, W, C] in one row as a PNG, each with its caption beneath."""
-    tiles = _checked("images", images, "N, H, W, C")
-    captions, widest = _texts("captions", captions, "images", len(tiles))
-    sheet, centres = _sheet(tiles, len(tiles), widest=widest)
-    y = len(sheet) + _TEXT / 2
-    texts = [(x, y, text) for (x, _), text in zip(centres, captions, strict=False)]
-    _save_png(path, sheet, texts, "mm", room=(0, _TEXT + GAP if texts else 0))
+    @property
+    def marks(self) -> Mapping[str, float]:
+        """Log-SNRs to mark, by name."""
+        ...
 
-
-def save_gif(
-    path: PathLike,
-    frames: ArrayLike,
-    *,
-    columns: int | None = None,
-    milliseconds: int = 80,
-    hold: int = 1500,
-    scale: int | None = None,
-) -> None:
-    """Write an endless animation as a GIF, each frame a grid of images.
-
-    Few colours keep it small: 16 greys, or 64 colours shared by all frames of RGB.
-    Equal frames in succession become one that lasts as long as both.
-
-    Args:
-        path: the file to write.
-        frames: uint8 [F, N, H, W, C].
-        columns: images per row, by default what makes the grid about square.
-        milliseconds: how long a frame is shown, in steps of 10.
-        hold: how many milliseconds the last frame is shown.
-        scale: the whole factor of enlargement, by default to about 64 pixels.
-    """
-    image = require("PIL.Image")
-    stack = _checked("frames", frames, "F, N, H, W, C")
-    if min(milliseconds, hold) < 20:
-        raise InputError(f"milliseconds, hold: {milliseconds}, {hold}; give 20 or more")
-    # The images become indices into a palette, whose last colour is the gaps': white.
-    if stack.shape[-1] == 1:
-        palette = np.arange(256).repeat(3).tolist()
-        stack = np.rint(stack / 17).astype(np.uint8) * 17
-    else:
-        tall = image.fromarray(stack.reshape(-1, stack.shape[3], 3)).quantize(63)
-        palette = (tall.getpalette() or [])[: 3 * 63]
-        palette += [GAP_COLOUR] * (3 * 256 - len(palette))
-        stack = np.asarray(tall).reshape(*stack.shape[:-1], 1)
-    pictures = [image.fromarray(_sheet(f, columns, scale)[0][..., 0]) for f in stack]
-    for picture in pictures:
-        picture.putpalette(palette)
-    durations = [milliseconds] * (len(pictures) - 1) + [hold]
-    options = {"append_images": pictures[1:], "duration": durations, "loop": 0}
-    pictures[0].save(path, "GIF", save_all=True, **options)
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The most that one step, and that all of them, should lose."""
+        ...
 
 
 def save_curve(
@@ -138,7 +65,7 @@ def save_curve(
     figure, (axes,) = _figure(series, 1, width=4.4 if narrow else 7.5)
     figure.dpi *= 1.4 if narrow else 1  # it may be enlarged
     x = np.asarray(x)
-    style = {"color": _INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
+    style = {"color": INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
     for name, values in series.items():
         y = np.asarray(values, np.float64)
         if x.ndim != 1 or y.shape != x.shape:
@@ -177,25 +104,16 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
     _save_figure(path, figure, ratio)
 
 
-def save_diagnosis(
-    path: PathLike,
-    log_snr: ArrayLike,
-    step_loss: ArrayLike,
-    marks: Mapping[str, float],
-    limits: tuple[float, float],
-) -> None:
+def save_diagnosis(path: PathLike, diagnosis: Diagnosed) -> None:
     """Write as a PNG what `jaxdiff.diagnose` found, three panels over t / T.
 
     Args:
         path: the file to write.
-        log_snr: natural logarithm of the SNR, [T], least noise first. It is left out
-            where it is infinite.
-        step_loss: share of the data's variance that each reverse step loses, [T]; its
-            running sum is the third panel.
-        marks: log-SNRs to mark in the first panel, by name.
-        limits: the most that one step, and that all of them, should lose.
+        diagnosis: what `diagnose` gave.
     """
-    ratio, loss = np.asarray(log_snr, np.float64), np.asarray(step_loss, np.float64)
+    ratio = np.asarray(diagnosis.log_snr, np.float64)
+    loss = np.asarray(diagnosis.step_loss, np.float64)
+    marks, limits = diagnosis.marks, diagnosis.limits
     if ratio.ndim != 1 or not ratio.size or loss.shape != ratio.shape:
         got = f"{ratio.shape} and {loss.shape}"
         raise InputError(f"log_snr, step_loss: shapes {got}; give both as [T]")
@@ -281,8 +199,8 @@ def save_comparison(
             x, y = np.array(points, np.float64).T
             axes.plot(x, y, marker="o", markersize=3, label=name)
         for name, y in marks[title].items():
-            axes.axhline(y, color=_INK, linewidth=1, linestyle="--")
-            style = {"color": _INK, "fontsize": 9, "ha": "right", "va": "bottom"}
+            axes.axhline(y, color=INK, linewidth=1, linestyle="--")
+            style = {"color": INK, "fontsize": 9, "ha": "right", "va": "bottom"}
             axes.text(max(ticks), y, name, **style)
         axes.set_xscale("log")
         axes.set_xticks(list(ticks), [f"{x:g}" for x in ticks])
@@ -299,70 +217,6 @@ def save_comparison(
         axes.margins(x=0.03)
         axes.set(title=title, xlabel=xlabel)
     _save_figure(path, figure, all_axes[-1])
-
-
-def check_installed() -> None:
-    """Refuses to begin what could not be drawn in the end."""
-    require("matplotlib")
-    require("PIL")
-
-
-def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
-    array = np.asarray(values)
-    fits = array.dtype == np.uint8 and array.ndim == len(axes.split())
-    if not fits or not array.size or array.shape[-1] not in (1, 3):
-        expected = f"give uint8 [{axes}] with C = 1 or 3, none empty"
-        raise InputError(f"{name}: {array.dtype} {array.shape}; {expected}")
-    return array
-
-
-def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int]:
-    """The texts, one for each of `count`, and the width of the widest in pixels."""
-    if texts is not None and len(texts) != count:
-        raise InputError(f"{name}: {len(texts)} texts for {count} {of}; give one each")
-    strings = [] if texts is None else [str(text) for text in texts]
-    return strings, math.ceil(max(map(_font().getlength, strings), default=0))
-
-
-def _font() -> Any:
-    folder = Path(require("matplotlib").get_data_path(), "fonts", "ttf")
-    return require("PIL.ImageFont").truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
-
-
-def _sheet(
-    images: np.ndarray, columns: int | None, scale: int | None = None, widest: int = 0
-) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Enlarged images on one [h, w, C], apart as texts need; their centres (x, y)."""
-    for name, value in (("columns", columns), ("scale", scale)):
-        if value is not None and value < 1:
-            raise InputError(f"{name}: {value}; give a whole number, 1 or more")
-    scale = scale or -(-TILE // max(images.shape[1:3]))
-    tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
-    count, height, width, channels = tiles.shape
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    down, right = height + GAP, max(width + GAP, widest + 2 * GAP)
-    gap = right - width
-    size = GAP - (-count // columns) * down, gap + columns * right, channels
-    sheet, centres = np.full(size, GAP_COLOUR, np.uint8), []
-    for i, tile in enumerate(tiles):
-        y, x = GAP + i // columns * down, gap + i % columns * right
-        sheet[y : y + height, x : x + width] = tile
-        centres.append((x + width / 2, y + height / 2))
-    return sheet, centres
-
-
-def _save_png(
-    path: PathLike, sheet: np.ndarray, texts: list[Any], anchor: str, room: Any
-) -> None:
-    """Save the sheet with texts (x, y, text) and `room` for them to the left, below."""
-    image = require("PIL.Image")
-    pads = ((0, room[1]), (room[0], 0), (0, 0))
-    padded = np.pad(sheet, pads, constant_values=GAP_COLOUR)
-    picture = image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
-    draw = require("PIL.ImageDraw").Draw(picture)
-    for x, y, text in texts:
-        draw.text((x, y), text, fill=_INK, font=_font(), anchor=anchor)
-    picture.save(path, "PNG", optimize=True)
 
 
 def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:

@@ -1,0 +1,18 @@
+"""Pictures and charts, each written to one file.
+
+The only folder that imports Matplotlib and Pillow to draw, inside its functions. It
+leaves `matplotlib.pyplot` and all other global state alone, so it needs no display and
+works from any thread.
+"""
+
+from jaxdiff.plots.charts import save_bound as save_bound
+from jaxdiff.plots.charts import save_comparison as save_comparison
+from jaxdiff.plots.charts import save_curve as save_curve
+from jaxdiff.plots.charts import save_diagnosis as save_diagnosis
+from jaxdiff.plots.charts import save_schedules as save_schedules
+from jaxdiff.plots.images import PathLike as PathLike
+from jaxdiff.plots.images import check_installed as check_installed
+from jaxdiff.plots.images import save_gif as save_gif
+from jaxdiff.plots.images import save_grid as save_grid
+from jaxdiff.plots.images import save_samples as save_samples
+from jaxdiff.plots.images import save_strip as save_strip
