@@ -22,7 +22,7 @@ from jaxdiff.networks import UNetConfig
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.reverse import FixedLarge
 from jaxdiff.samplers import Ancestral
-from jaxdiff.schedule import Linear
+from jaxdiff.schedules.discrete import Linear
 
 CONFIG = Experiment(
     data=Tfds(name="cifar10", flip=True),

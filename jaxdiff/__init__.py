@@ -17,10 +17,6 @@ from jaxdiff.blend import blend_labels as blend_labels
 from jaxdiff.blend import image_to_image as image_to_image
 from jaxdiff.blend import interpolate as interpolate
 from jaxdiff.blend import slerp as slerp
-from jaxdiff.continuous import ContinuousSchedule as ContinuousSchedule
-from jaxdiff.continuous import StraightPath as StraightPath
-from jaxdiff.continuous import VarianceExploding as VarianceExploding
-from jaxdiff.continuous import VariancePreserving as VariancePreserving
 from jaxdiff.data import Dataset as Dataset
 from jaxdiff.data import Digits as Digits
 from jaxdiff.data import FashionMnist as FashionMnist
@@ -29,19 +25,11 @@ from jaxdiff.data import Tfds as Tfds
 from jaxdiff.data import to_float as to_float
 from jaxdiff.data import to_uint8 as to_uint8
 from jaxdiff.denoiser import bind as bind
-from jaxdiff.diagnose import Diagnosis as Diagnosis
-from jaxdiff.diagnose import diagnose as diagnose
 from jaxdiff.diffusers import from_diffusers as from_diffusers
 from jaxdiff.diffusers import to_diffusers as to_diffusers
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.errors import NonFinite as NonFinite
 from jaxdiff.experiment import Experiment as Experiment
-from jaxdiff.forward import Posterior as Posterior
-from jaxdiff.forward import log_snr as log_snr
-from jaxdiff.forward import q_posterior as q_posterior
-from jaxdiff.forward import q_sample as q_sample
-from jaxdiff.forward import q_step as q_step
-from jaxdiff.forward import snr as snr
 from jaxdiff.guidance import autoguidance as autoguidance
 from jaxdiff.guidance import classifier_free as classifier_free
 from jaxdiff.guidance import classifier_guidance as classifier_guidance
@@ -105,13 +93,27 @@ from jaxdiff.samplers import UniPc as UniPc
 from jaxdiff.samplers import decode as decode
 from jaxdiff.samplers import encode as encode
 from jaxdiff.samplers import sample as sample
-from jaxdiff.schedule import Cosine as Cosine
-from jaxdiff.schedule import Linear as Linear
-from jaxdiff.schedule import Quadratic as Quadratic
-from jaxdiff.schedule import Schedule as Schedule
-from jaxdiff.schedule import Sigmoid as Sigmoid
-from jaxdiff.schedule import ZeroTerminalSnr as ZeroTerminalSnr
-from jaxdiff.schedule import rescale_zero_terminal_snr as rescale_zero_terminal_snr
+from jaxdiff.schedules.continuous import ContinuousSchedule as ContinuousSchedule
+from jaxdiff.schedules.continuous import StraightPath as StraightPath
+from jaxdiff.schedules.continuous import VarianceExploding as VarianceExploding
+from jaxdiff.schedules.continuous import VariancePreserving as VariancePreserving
+from jaxdiff.schedules.diagnose import Diagnosis as Diagnosis
+from jaxdiff.schedules.diagnose import diagnose as diagnose
+from jaxdiff.schedules.discrete import Cosine as Cosine
+from jaxdiff.schedules.discrete import Linear as Linear
+from jaxdiff.schedules.discrete import Quadratic as Quadratic
+from jaxdiff.schedules.discrete import Schedule as Schedule
+from jaxdiff.schedules.discrete import Sigmoid as Sigmoid
+from jaxdiff.schedules.discrete import ZeroTerminalSnr as ZeroTerminalSnr
+from jaxdiff.schedules.discrete import (
+    rescale_zero_terminal_snr as rescale_zero_terminal_snr,
+)
+from jaxdiff.schedules.forward import Posterior as Posterior
+from jaxdiff.schedules.forward import log_snr as log_snr
+from jaxdiff.schedules.forward import q_posterior as q_posterior
+from jaxdiff.schedules.forward import q_sample as q_sample
+from jaxdiff.schedules.forward import q_step as q_step
+from jaxdiff.schedules.forward import snr as snr
 from jaxdiff.step import train_step as train_step
 from jaxdiff.times import LogNormal as LogNormal
 from jaxdiff.times import LossHistory as LossHistory

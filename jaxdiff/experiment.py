@@ -16,7 +16,8 @@ from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
-from jaxdiff.schedule import Linear, ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Linear
 from jaxdiff.typing import AnySchedule
 
 METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")

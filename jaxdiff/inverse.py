@@ -30,8 +30,8 @@ from jax.tree_util import Partial
 
 from jaxdiff.denoiser import as_pytree
 from jaxdiff.errors import InputError
-from jaxdiff.forward import transition
 from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.schedules.forward import transition
 from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Estimate, Level
 
 Operator = Callable[[Array], Array]

@@ -30,9 +30,9 @@ import numpy as np
 from jaxdiff import rng
 from jaxdiff.denoiser import as_pytree, check_schedule
 from jaxdiff.errors import InputError
-from jaxdiff.forward import log_snr, variance_floor
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers.spacing import MOST_NOISE
+from jaxdiff.schedules.forward import log_snr, variance_floor
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Key
 from jaxdiff.variational import BIN, bound_term, prior_term
 

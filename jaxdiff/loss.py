@@ -15,9 +15,9 @@ from jaxdiff import rng
 from jaxdiff.checks import concrete
 from jaxdiff.denoiser import check_labels
 from jaxdiff.errors import InputError
-from jaxdiff.forward import q_sample
 from jaxdiff.objective import Noised, Objective, Simple
 from jaxdiff.prediction import Eps, Prediction
+from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     AnySchedule,
     Array,

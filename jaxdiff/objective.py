@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
-from jaxdiff.forward import variance_floor
 from jaxdiff.prediction import Prediction
 from jaxdiff.reverse import LearnedRange, Variance
+from jaxdiff.schedules.forward import variance_floor
 from jaxdiff.times import TimesOptions, UniformTimes
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps
 from jaxdiff.variational import bound_term

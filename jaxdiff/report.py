@@ -10,11 +10,12 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import Dataset, to_float, to_uint8
-from jaxdiff.forward import q_sample
 from jaxdiff.log import METRICS
 from jaxdiff.loss import QUARTERS
 from jaxdiff.run import Run
-from jaxdiff.schedule import Linear, ScheduleOptions, ZeroTerminalSnr
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Linear, ZeroTerminalSnr
+from jaxdiff.schedules.forward import q_sample
 from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
 

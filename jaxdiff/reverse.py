@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.errors import InputError
-from jaxdiff.forward import posterior, transition
+from jaxdiff.schedules.forward import posterior, transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
 
 

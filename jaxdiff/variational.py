@@ -18,8 +18,8 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from jaxdiff.forward import posterior
 from jaxdiff.reverse import Variance, p_mean_variance
+from jaxdiff.schedules.forward import posterior
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level
 
 BIN = 2 / 255

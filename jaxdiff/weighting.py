@@ -17,8 +17,8 @@ from typing import TypeAlias
 import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
-from jaxdiff.forward import snr
 from jaxdiff.prediction import Prediction
+from jaxdiff.schedules.forward import snr
 from jaxdiff.typing import Array, Level
 
 

@@ -43,7 +43,8 @@ from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.record import read_record
 from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
-from jaxdiff.schedule import ScheduleOptions, ZeroTerminalSnr
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import ZeroTerminalSnr
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.times import TimesOptions

@@ -118,7 +118,7 @@ def test_import_is_light():
     [
         "jaxdiff",
         "jaxdiff.ema",
-        "jaxdiff.schedule",
+        "jaxdiff.schedules.discrete",
         "jaxdiff.networks.unet",
         "jaxdiff.flags",
     ],

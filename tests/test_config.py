@@ -18,7 +18,8 @@ from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
-from jaxdiff.schedule import Cosine, Linear, ScheduleOptions, Sigmoid
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import differences, from_dict, to_dict, union_members
 from jaxdiff.times import LogNormal, TimesOptions
 from jaxdiff.weighting import MinSnr, WeightingOptions

@@ -11,7 +11,7 @@ import pytest
 from scipy.integrate import quad
 
 import jaxdiff as jd
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 CONTINUOUS: Any = [
     jd.VariancePreserving(),

@@ -15,9 +15,9 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff import plots
-from jaxdiff.diagnose import ADVICE
 from jaxdiff.reverse import p_step
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.diagnose import ADVICE
 
 # Schedules that end with signal warn as they are built.
 pytestmark = pytest.mark.filterwarnings("ignore:the last step keeps:UserWarning")
@@ -309,7 +309,7 @@ def test_a_schedule_of_ones_own_needs_nothing_but_its_levels():
 
 
 def test_the_example_in_the_docstring():
-    result = doctest.testmod(importlib.import_module("jaxdiff.diagnose"))
+    result = doctest.testmod(importlib.import_module("jaxdiff.schedules.diagnose"))
     assert result.attempted == 4
     assert not result.failed
 

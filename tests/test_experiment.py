@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from jaxdiff.continuous import StraightPath, VarianceExploding
 from jaxdiff.data import Digits, Tfds
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
@@ -15,7 +14,14 @@ from jaxdiff.networks.embedding import Fourier, Sinusoids
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.prediction import Eps
 from jaxdiff.samplers import Ancestral, Karras, Leading
-from jaxdiff.schedule import Cosine, Linear, Quadratic, Sigmoid, ZeroTerminalSnr
+from jaxdiff.schedules.continuous import StraightPath, VarianceExploding
+from jaxdiff.schedules.discrete import (
+    Cosine,
+    Linear,
+    Quadratic,
+    Sigmoid,
+    ZeroTerminalSnr,
+)
 
 NAN, INF = float("nan"), float("inf")
 

@@ -23,7 +23,8 @@ from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
-from jaxdiff.schedule import Cosine, Linear, ScheduleOptions, Sigmoid
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members
 from jaxdiff.times import TimesOptions
 from jaxdiff.weighting import WeightingOptions

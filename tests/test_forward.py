@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 
 def moments_of_the_chain(schedule, x_0, t):

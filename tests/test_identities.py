@@ -12,7 +12,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.prediction import Prediction
 from jaxdiff.samplers import SamplerOptions
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 KEY = jax.random.key(0)
 SCHEDULES: Any = get_args(ScheduleOptions)

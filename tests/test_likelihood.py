@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import kstest, norm
 
 import jaxdiff as jd
-from jaxdiff import forward, likelihood, rng
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff import likelihood, rng
+from jaxdiff.schedules import ScheduleOptions, forward
 
 BIN = 2 / 255
 MEAN = np.array([0.6, -0.2, 0.0, -0.8])

@@ -14,7 +14,7 @@ import jaxdiff as jd
 from jaxdiff.likelihood import variational_bound
 from jaxdiff.objective import Noised, Objective
 from jaxdiff.prediction import Prediction
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.weighting import WeightingOptions
 
 PREDICTIONS = [prediction() for prediction in get_args(Prediction)]

@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 
 import jaxdiff as jd
 from jaxdiff.samplers.base import _chain as chain
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 CHAIN: Any = chain
 IMAGE, VECTOR = (2, 2, 1), (3,)

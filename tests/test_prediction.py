@@ -11,7 +11,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.prediction import Prediction
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 PREDICTIONS = get_args(Prediction)
 SCHEDULES = get_args(ScheduleOptions)

@@ -15,7 +15,7 @@ from jaxdiff.experiment import DataInfo, Sampling
 from jaxdiff.plots import images as images_lib
 from jaxdiff.plots.images import GAP
 from jaxdiff.run import init_state
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.json_lines import JsonLines
 
 CELL = 64 + GAP

@@ -14,7 +14,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.samplers.base import prior_scale
 from jaxdiff.samplers.spacing import MOST_NOISE, Spacing
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 
 T = 1000
 COUNTS = range(1, T + 1)

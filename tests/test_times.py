@@ -14,7 +14,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import rng
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.times import History, TimesOptions
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 import jaxdiff as jd
-from jaxdiff.forward import variance_floor
+from jaxdiff.schedules.forward import variance_floor
 from jaxdiff.variational import bound_term, discretised_log_likelihood, prior_term
 
 GREYS = np.float32(np.arange(256) * (2 / 255) - 1)

@@ -9,7 +9,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.prediction import Prediction
-from jaxdiff.schedule import ScheduleOptions
+from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.weighting import WeightingOptions
 
 # The weight of the output's squared error as a paper writes it, by alpha and sigma.

@@ -29,12 +29,12 @@ from jaxdiff.samplers import (
     Trailing,
     UniPc,
 )
-from jaxdiff.schedule import (
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import (
     Cosine,
     Linear,
     Quadratic,
     Schedule,
-    ScheduleOptions,
     ZeroTerminalSnr,
 )
 from jaxdiff.serialization import from_dict, option_name, to_dict

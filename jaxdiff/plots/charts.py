@@ -105,7 +105,7 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
 
 
 def save_diagnosis(path: PathLike, diagnosis: Diagnosed) -> None:
-    """Write as a PNG what `jaxdiff.diagnose` found, three panels over t / T.
+    """Write as a PNG what `jaxdiff.schedules.diagnose` found, three panels over t / T.
 
     Args:
         path: the file to write.

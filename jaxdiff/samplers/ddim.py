@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.checks import above_0, check_at_least_0
-from jaxdiff.forward import posterior
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.spacing import Spacing, Trailing
+from jaxdiff.schedules.forward import posterior
 from jaxdiff.typing import Array, Estimate, Level
 
 

@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.checks import above_0, check_at_least_0
-from jaxdiff.forward import log_snr
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Karras, Spacing
+from jaxdiff.schedules.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
 MOST_CHURN = 2**0.5 - 1

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxdiff.checks import check_num_steps, check_range, concrete
 from jaxdiff.errors import InputError
-from jaxdiff.forward import log_snr
+from jaxdiff.schedules.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
 
 MOST_NOISE = 1e3

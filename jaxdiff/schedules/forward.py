@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
-from jaxdiff.schedule import Schedule
+from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.typing import AnySchedule, Array, Level, Timesteps
 
 

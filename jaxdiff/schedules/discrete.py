@@ -16,14 +16,13 @@ float64 and stores them as float32. Those of `continuous` stand in the same unio
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self
 
 import jax.numpy as jnp
 import numpy as np
 from jax import nn
 
 from jaxdiff.checks import check_num_steps, check_range, concrete, warn_visible_signal
-from jaxdiff.continuous import StraightPath, VarianceExploding, VariancePreserving
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
@@ -319,15 +318,3 @@ def rescale_zero_terminal_snr(schedule: Schedule) -> Schedule:
         alphas_bar = signal**2
         betas = 1 - alphas_bar / np.append(1.0, alphas_bar[:-1])
     return Schedule.from_betas(betas)
-
-
-ScheduleOptions: TypeAlias = (
-    Linear
-    | Quadratic
-    | Cosine
-    | Sigmoid
-    | ZeroTerminalSnr
-    | VariancePreserving
-    | VarianceExploding
-    | StraightPath
-)

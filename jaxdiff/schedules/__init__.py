@@ -1,0 +1,36 @@
+"""Noise schedules: how much signal and noise there is at time t; the forward process."""
+
+from typing import TypeAlias
+
+from jaxdiff.schedules.continuous import ContinuousSchedule as ContinuousSchedule
+from jaxdiff.schedules.continuous import StraightPath as StraightPath
+from jaxdiff.schedules.continuous import VarianceExploding as VarianceExploding
+from jaxdiff.schedules.continuous import VariancePreserving as VariancePreserving
+from jaxdiff.schedules.diagnose import Diagnosis as Diagnosis
+from jaxdiff.schedules.diagnose import diagnose as diagnose
+from jaxdiff.schedules.discrete import Cosine as Cosine
+from jaxdiff.schedules.discrete import Linear as Linear
+from jaxdiff.schedules.discrete import Quadratic as Quadratic
+from jaxdiff.schedules.discrete import Schedule as Schedule
+from jaxdiff.schedules.discrete import Sigmoid as Sigmoid
+from jaxdiff.schedules.discrete import ZeroTerminalSnr as ZeroTerminalSnr
+from jaxdiff.schedules.discrete import (
+    rescale_zero_terminal_snr as rescale_zero_terminal_snr,
+)
+from jaxdiff.schedules.forward import Posterior as Posterior
+from jaxdiff.schedules.forward import log_snr as log_snr
+from jaxdiff.schedules.forward import q_posterior as q_posterior
+from jaxdiff.schedules.forward import q_sample as q_sample
+from jaxdiff.schedules.forward import q_step as q_step
+from jaxdiff.schedules.forward import snr as snr
+
+ScheduleOptions: TypeAlias = (
+    Linear
+    | Quadratic
+    | Cosine
+    | Sigmoid
+    | ZeroTerminalSnr
+    | VariancePreserving
+    | VarianceExploding
+    | StraightPath
+)
