@@ -10,7 +10,7 @@ import numpy as np
 from jaxdiff import plots, report
 from jaxdiff.blend import blend_labels
 from jaxdiff.data import to_uint8
-from jaxdiff.denoiser import check_labels
+from jaxdiff.denoisers.network import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Sampling
 from jaxdiff.flags import option_name, parse_option

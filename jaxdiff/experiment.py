@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from jaxdiff.checks import check_finite, check_seed
 from jaxdiff.data import Data, Digits
+from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.ema import is_length
 from jaxdiff.errors import InputError
 from jaxdiff.loss import check_combination
@@ -13,7 +14,6 @@ from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
 from jaxdiff.schedules import ScheduleOptions

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxdiff.data import Dataset, to_float
-from jaxdiff.denoiser import bind
+from jaxdiff.denoisers.network import bind
 from jaxdiff.errors import InputError
 from jaxdiff.likelihood import (
     bits_per_dim,

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
-from jaxdiff.denoiser import as_pytree, check_schedule
+from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers.spacing import MOST_NOISE

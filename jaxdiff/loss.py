@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.checks import concrete
-from jaxdiff.denoiser import check_labels
+from jaxdiff.denoisers.network import check_labels
+from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.objective import Noised, Objective, Simple
-from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     AnySchedule,

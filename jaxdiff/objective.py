@@ -15,8 +15,8 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.prediction import Prediction
 from jaxdiff.reverse import LearnedRange, Variance
 from jaxdiff.schedules.forward import variance_floor
 from jaxdiff.times import TimesOptions, UniformTimes

@@ -26,10 +26,16 @@ import numpy as np
 
 from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset
-from jaxdiff.denoiser import NetworkDenoiser, bind, check_labels
+from jaxdiff.denoisers.guidance import classifier_free
+from jaxdiff.denoisers.network import (
+    NetworkDenoiser,
+    bind,
+    check_labels,
+    check_null_class,
+)
+from jaxdiff.denoisers.thresholding import clip_x_0
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import DataInfo, Experiment, Sampling
-from jaxdiff.guidance import classifier_free, clip_x_0
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import as_first_says, first_before_others, is_first
@@ -141,7 +147,7 @@ class Run:
         """
         self.check_request(labels, num, seed, sampling)
         if labels is None and self.info.num_classes:
-            self.network.config.check_null_class()
+            check_null_class(self.network)
         how = sampling or self.experiment.sampling
         shared = (self.params, jax.random.key(seed))
         indices = np.arange(num) if indices is None else indices

@@ -143,6 +143,9 @@ class Network(Protocol):
     `apply({"params": params}, x_t, t, labels, keys)` gives an output of x_t's shape.
     `keys` is one PRNG key per example while training (dropout), else None. A network
     is compared and hashed by value: it is a static argument of compiled functions.
+
+    A network of classes may also have a method `check_null_class()`, which raises
+    `InputError` where it cannot be asked without a class, as guidance does.
     """
 
     num_classes: int | None

@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 import jax.numpy as jnp
 
+from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.prediction import Prediction
 from jaxdiff.schedules.forward import snr
 from jaxdiff.typing import Array, Level
 

@@ -34,12 +34,12 @@ from PIL import Image
 
 from jaxdiff.data import Data
 from jaxdiff.data.images import read_image
+from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.objective import Bound, Objective, Simple
 from jaxdiff.parallel import Parallel, Sharded
-from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.record import read_record
 from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing

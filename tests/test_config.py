@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
+from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
@@ -15,7 +16,6 @@ from jaxdiff.networks.embedding import Fourier, TimeEmbedding
 from jaxdiff.objective import Bound, Hybrid, Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Sharded
-from jaxdiff.prediction import Edm, Prediction
 from jaxdiff.reverse import Variance
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
 from jaxdiff.schedules import ScheduleOptions

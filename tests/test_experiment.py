@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from jaxdiff.data import Digits, Tfds
+from jaxdiff.denoisers.predictions import Eps
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.embedding import Fourier, Sinusoids
 from jaxdiff.optimizer import Optimizer
-from jaxdiff.prediction import Eps
 from jaxdiff.samplers import Ancestral, Karras, Leading
 from jaxdiff.schedules.continuous import StraightPath, VarianceExploding
 from jaxdiff.schedules.discrete import (

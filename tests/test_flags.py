@@ -13,6 +13,7 @@ import pytest
 
 from jaxdiff.cli import SampleOptions, TrainOptions
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
+from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
@@ -20,7 +21,6 @@ from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.embedding import Sinusoids, TimeEmbedding
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
 from jaxdiff.schedules import ScheduleOptions

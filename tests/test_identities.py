@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.prediction import Prediction
+from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.samplers import SamplerOptions
 from jaxdiff.schedules import ScheduleOptions
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.likelihood import variational_bound
 from jaxdiff.objective import Noised, Objective
-from jaxdiff.prediction import Prediction
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.weighting import WeightingOptions
 

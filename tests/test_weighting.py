@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.prediction import Prediction
+from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.weighting import WeightingOptions
 

@@ -12,9 +12,9 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import Sampling
-from jaxdiff.prediction import X0, Eps, Prediction, V
 from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.samplers import (
     AllTimes,

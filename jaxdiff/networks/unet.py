@@ -329,6 +329,10 @@ class UNet(nn.Module):
         divide = isinstance(config.embedding, Fourier) and config.embedding.divide
         return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
 
+    def check_null_class(self) -> None:
+        """Refuses to do without labels where there is no null class."""
+        self.config.check_null_class()
+
     def _embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
         """The embedding of time and class, [batch, 4 channels]."""
         features = 4 * self.config.channels

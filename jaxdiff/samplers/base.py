@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
-from jaxdiff.denoiser import as_pytree, check_schedule
+from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.denoisers.predictions import eps_of
 from jaxdiff.errors import InputError
-from jaxdiff.prediction import eps_of
 from jaxdiff.samplers.base import STATIC, Sampler
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.dpm_solver import History, check_order, usable

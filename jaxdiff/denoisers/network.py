@@ -10,8 +10,8 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.checks import check_range
+from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.prediction import Eps, Prediction
 from jaxdiff.typing import (
     AnySchedule,
     Array,
@@ -102,6 +102,13 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
             f"{labels.shape}"
         )
     check_range("labels", labels, num_classes)
+
+
+def check_null_class(network: Network) -> None:
+    """Refuses a network that says it has no class for "any", and so no guidance."""
+    check = getattr(network, "check_null_class", None)
+    if check is not None:
+        check()
 
 
 def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:

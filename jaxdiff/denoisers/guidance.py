@@ -1,4 +1,4 @@
-"""Functions from denoiser to denoiser: guidance, clipping, thresholding.
+"""Guidance: functions from denoiser to denoiser.
 
 With a weight w, one estimate is carried on past another, in x_0 and in eps alike:
 
@@ -25,10 +25,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.checks import concrete
-from jaxdiff.denoiser import ANY_CLASS, as_pytree, networks_of
+from jaxdiff.denoisers.network import (
+    ANY_CLASS,
+    as_pytree,
+    check_null_class,
+    networks_of,
+)
 from jaxdiff.errors import InputError
-from jaxdiff.networks import UNet
-from jaxdiff.prediction import eps_of
 from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level
 
 
@@ -62,8 +65,7 @@ def classifier_free(
             "as run.denoiser(labels)"
         )
     for part in networks_of(denoiser):
-        if isinstance(part.network, UNet):
-            part.network.config.check_null_class()
+        check_null_class(part.network)
     share = concrete(rescale)
     if share is not None and not 0 <= share <= 1:
         raise InputError(f"rescale must lie in 0..1; got {share:g}")
@@ -127,49 +129,6 @@ def mix_classes(denoiser: Denoiser, labels: ArrayLike, shares: ArrayLike) -> Den
             f"{labels.shape} and {shares.shape}"
         )
     return Partial(_mixed, put([labels] * len(found)), shares)
-
-
-def clip_x_0(
-    denoiser: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
-) -> Denoiser:
-    """The denoiser with its x_0 clipped to [low, high] and its eps made to agree.
-
-    Args:
-        denoiser: the model.
-        low: the least that x_0 can be.
-        high: the most.
-        keep_eps: leave eps as it was predicted. DDIM then goes on by an eps that does
-            not belong to its x_0, as it does in the diffusers library by default.
-
-    Raises:
-        InputError: low is not less than high.
-    """
-    if not low < high:
-        raise InputError(f"low must be less than high; got {low:g} and {high:g}")
-    clipped = _clipped_with_eps if keep_eps else _clipped
-    return Partial(clipped, as_pytree(denoiser), low, high)
-
-
-def dynamic_threshold(
-    denoiser: Denoiser, quantile: float = 0.995, maximum: float = float("inf")
-) -> Denoiser:
-    """Clips each image's x_0 to a range of its own (Saharia et al. 2022, section 2.3).
-
-    The range is s, a quantile of |x_0| but at least 1, and x_0 is then divided by it.
-
-    Args:
-        denoiser: the model.
-        quantile: which, in 0..1.
-        maximum: the most that s can be, at least 1; with 1 this is `clip_x_0`.
-
-    Raises:
-        InputError: quantile or maximum is out of range.
-    """
-    if not 0 <= quantile <= 1:
-        raise InputError(f"quantile must lie in 0..1; got {quantile:g}")
-    if not maximum >= 1:
-        raise InputError(f"maximum must be at least 1; got {maximum:g}")
-    return Partial(_thresholded, as_pytree(denoiser), quantile, maximum)
 
 
 def _classifier_free(
@@ -251,31 +210,6 @@ def _mixed(denoiser: Denoiser, shares: Array, x_t: Array, level: Level) -> Estim
     shares = jnp.asarray(shares, x_t.dtype)
     shares = shares.reshape(shares.shape + (1,) * (x_t.ndim + 1 - shares.ndim))
     return jax.tree.map(lambda a: (shares * a).sum(axis=0), estimates)
-
-
-def _clipped(
-    denoiser: Denoiser, low: Array, high: Array, x_t: Array, level: Level
-) -> Estimate:
-    estimate = _clipped_with_eps(denoiser, low, high, x_t, level)
-    return estimate._replace(eps=eps_of(estimate.x_0, x_t, level))
-
-
-def _clipped_with_eps(
-    denoiser: Denoiser, low: Array, high: Array, x_t: Array, level: Level
-) -> Estimate:
-    estimate = denoiser(x_t, level)
-    return estimate._replace(x_0=jnp.clip(estimate.x_0, low, high))
-
-
-def _thresholded(
-    denoiser: Denoiser, quantile: Array, maximum: Array, x_t: Array, level: Level
-) -> Estimate:
-    estimate = denoiser(x_t, level)
-    sizes = jnp.abs(estimate.x_0).reshape(len(x_t), -1)
-    s = jnp.clip(jnp.quantile(sizes, quantile, axis=1), 1.0, maximum)
-    s = s.reshape(-1, *(1,) * (x_t.ndim - 1))
-    x_0 = jnp.clip(estimate.x_0, -s, s) / s
-    return estimate._replace(x_0=x_0, eps=eps_of(x_0, x_t, level))
 
 
 def _labels_of(

@@ -1,0 +1,203 @@
+"""Inverse problems: images of which a part, or a blurred version, is known.
+
+The measurement is y = A x_0 + noise of deviation sigma_y, with a linear operator A:
+`masked`, `downsample`, `blur`, or any linear function of your own.
+
+`given_measurement` is a function from denoiser to denoiser, with a closed form. With
+Tweedie's second-order formula for the covariance of what x_t leaves open (Efron 2011;
+Rozet et al. 2024, section 3),
+
+    (1)  C = Cov[x_0 | x_t] = sigma^2 / alpha  d x_0-hat / d x_t
+    (2)  E[x_0 | x_t, y] = x_0-hat + C A^T (A C A^T + sigma_y^2)^-1 (y - A x_0-hat)
+
+where p(x_0 | x_t) is taken for Gaussian. For Gaussian data it is, and the samples are
+then those of p(x_0 | y), mean and covariance. `samplers.inverse_problems` has cheaper
+methods, which are biased also there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from jaxdiff.denoisers.network import as_pytree
+from jaxdiff.errors import InputError
+from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Level
+
+Operator = Callable[[Array], Array]
+
+
+def masked(mask: ArrayLike) -> Operator:
+    """Inpainting's operator: the pixels where `mask`, which broadcasts to x, is 1."""
+    return Partial(_masked, jnp.asarray(mask))
+
+
+def downsample(factor: int) -> Operator:
+    """Super-resolution's operator: means over squares of factor x factor pixels.
+
+    Raises:
+        InputError: factor is not positive; in use, it does not divide the image.
+    """
+    if factor < 1:
+        raise InputError(f"factor must be at least 1; got {factor}")
+    return Partial(_downsampled, _Static(factor))
+
+
+def blur(kernel: ArrayLike) -> Operator:
+    """Deblurring's operator: every channel convolved with a kernel [k, k], k odd.
+
+    The image goes on beyond its edges as on a torus.
+
+    Raises:
+        InputError: the kernel is not such a square.
+    """
+    kernel = jnp.asarray(kernel)
+    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) % 2 == 0:
+        raise InputError(f"kernel must be [k, k] with k odd; got shape {kernel.shape}")
+    return Partial(_blurred, kernel)
+
+
+def gaussian_blur(width: float, size: int) -> Operator:
+    """`blur` with a Gaussian kernel [size, size] of standard deviation width, pixels.
+
+    Raises:
+        InputError: width is not above 0, or size is not odd.
+    """
+    if not width > 0:
+        raise InputError(f"width must be above 0; got {width:g}")
+    line = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * width**2))
+    kernel = np.outer(line, line)
+    return blur(kernel / kernel.sum())
+
+
+def given_measurement(
+    denoiser: Denoiser,
+    operator: Operator,
+    measurement: Array,
+    noise: float | Array = 0.0,
+    *,
+    iterations: int = 10,
+) -> Denoiser:
+    """The denoiser of images given a measurement, equation (2); exact for Gaussians.
+
+    Every evaluation takes one of the denoiser and `iterations` + 1 of its derivative.
+    Where a level has no signal, nothing is known of C and the estimate stays.
+
+    Args:
+        denoiser: of images without a measurement; not clipped (clip the result).
+        operator: A, a linear function of images [batch, ...].
+        measurement: y, as A gives it, [batch, ...].
+        noise: sigma_y, at least 0.
+        iterations: of the conjugate gradients that solve (2); as many as there are
+            numbers in a measurement solve it exactly.
+
+    Raises:
+        InputError: iterations is not positive.
+    """
+    if iterations < 1:
+        raise InputError(f"iterations must be at least 1; got {iterations}")
+    return Partial(
+        _given_measurement, as_pytree(denoiser), as_pytree(operator), measurement,
+        noise, _Static(iterations),
+    )  # fmt: skip
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Static:
+    """A whole number that compiled functions know."""
+
+    value: int
+
+
+def _given_measurement(
+    denoiser: Denoiser,
+    operator: Operator,
+    measurement: Array,
+    noise: Array,
+    iterations: _Static,
+    x_t: Array,
+    level: Level,
+) -> Estimate:
+    def image(x_t: Array) -> tuple[Array, Estimate]:
+        estimate = denoiser(x_t, level)
+        return estimate.x_0, estimate
+
+    x_0, back, estimate = jax.vjp(image, x_t, has_aux=True)
+    alpha, sigma = level.scales(x_t)
+    some_alpha = jnp.where(alpha > 0, alpha, 1.0)
+    transposed = jax.linear_transpose(operator, x_0)
+
+    def spread(v: Array) -> Array:
+        """C A^T v."""
+        return sigma**2 / some_alpha * back(transposed(v)[0])[0]
+
+    solved = _conjugate_gradients(
+        lambda v: operator(spread(v)) + noise**2 * v,
+        measurement - operator(x_0),
+        iterations.value,
+    )
+    change = jnp.where(alpha > 0, spread(solved), 0.0)
+    return estimate._replace(
+        x_0=x_0 + change, eps=estimate.eps - alpha / sigma * change
+    )
+
+
+def _conjugate_gradients(
+    matrix: Callable[[Array], Array], b: Array, iterations: int
+) -> Array:
+    """Solves matrix(x) = b for each example of a batch by itself, from x = 0.
+
+    `jax.scipy.sparse.linalg.cg` would take the batch for one system: an image would
+    depend on the others.
+    """
+
+    def dot(a: Array, b: Array) -> Array:
+        return (a * b).sum(axis=tuple(range(1, a.ndim)), keepdims=True)
+
+    def ratio(a: Array, b: Array) -> Array:
+        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1.0), 0.0)
+
+    def iterate(_: int, state: tuple[Array, ...]) -> tuple[Array, ...]:
+        x, residual, direction, size = state
+        image = matrix(direction)
+        step = ratio(size, dot(direction, image))
+        residual = residual - step * image
+        new_size = dot(residual, residual)
+        onward = residual + ratio(new_size, size) * direction
+        return x + step * direction, residual, onward, new_size
+
+    start = (jnp.zeroslike(b), b, b, dot(b, b))
+    return jax.lax.fori_loop(0, iterations, iterate, start)[0]
+
+
+def like(array: ArrayLike, x: Array) -> Array:
+    """The array in x's type, with leading axes of size 1 to as many axes as x has."""
+    array = jnp.asarray(array, x.dtype)
+    return array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
+
+
+def _masked(mask: Array, x: Array) -> Array:
+    return like(mask, x) * x
+
+
+def _downsampled(factor: _Static, x: Array) -> Array:
+    size, (batch, height, width, channels) = factor.value, x.shape
+    if height % size or width % size:
+        raise InputError(
+            f"factor must divide the image's {height} x {width} pixels; got {size}"
+        )
+    blocks = x.reshape(batch, height // size, size, width // size, size, channels)
+    return blocks.mean(axis=(2, 4))
+
+
+def _blurred(kernel: Array, x: Array) -> Array:
+    reach = len(kernel) // 2
+    total = jnp.zeroslike(x)
+    for i, row in enumerate(kernel.astype(x.dtype)):
+        for j, share in enumerate(row):
+            total += share * jnp.roll(x, (i - reach, j - reach), axis=(1, 2))
+    return total
