@@ -20,8 +20,8 @@ from jaxdiff.data import Tfds
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
 from jaxdiff.optimizer import Optimizer
-from jaxdiff.reverse import FixedLarge
 from jaxdiff.samplers import Ancestral
+from jaxdiff.samplers.ancestral import FixedLarge
 from jaxdiff.schedules.discrete import Linear
 
 CONFIG = Experiment(

@@ -13,10 +13,6 @@ A diffusion model is three nouns: a schedule, a denoiser and a sampler.
 (4, 8, 8, 1)
 """
 
-from jaxdiff.blend import blend_labels as blend_labels
-from jaxdiff.blend import image_to_image as image_to_image
-from jaxdiff.blend import interpolate as interpolate
-from jaxdiff.blend import slerp as slerp
 from jaxdiff.data import Dataset as Dataset
 from jaxdiff.data import Digits as Digits
 from jaxdiff.data import FashionMnist as FashionMnist
@@ -61,12 +57,6 @@ from jaxdiff.objective import Simple as Simple
 from jaxdiff.parallel import Pmap as Pmap
 from jaxdiff.parallel import Sharded as Sharded
 from jaxdiff.parallel import Terminated as Terminated
-from jaxdiff.reverse import FixedLarge as FixedLarge
-from jaxdiff.reverse import FixedSmall as FixedSmall
-from jaxdiff.reverse import LearnedRange as LearnedRange
-from jaxdiff.reverse import MarginalNoise as MarginalNoise
-from jaxdiff.reverse import p_mean_variance as p_mean_variance
-from jaxdiff.reverse import p_sample_step as p_sample_step
 from jaxdiff.run import Run as Run
 from jaxdiff.run import load as load
 from jaxdiff.samplers import AllTimes as AllTimes
@@ -90,6 +80,16 @@ from jaxdiff.samplers import UniPc as UniPc
 from jaxdiff.samplers import decode as decode
 from jaxdiff.samplers import encode as encode
 from jaxdiff.samplers import sample as sample
+from jaxdiff.samplers.ancestral import FixedLarge as FixedLarge
+from jaxdiff.samplers.ancestral import FixedSmall as FixedSmall
+from jaxdiff.samplers.ancestral import LearnedRange as LearnedRange
+from jaxdiff.samplers.ancestral import MarginalNoise as MarginalNoise
+from jaxdiff.samplers.ancestral import p_mean_variance as p_mean_variance
+from jaxdiff.samplers.ancestral import p_sample_step as p_sample_step
+from jaxdiff.samplers.editing import blend_labels as blend_labels
+from jaxdiff.samplers.editing import image_to_image as image_to_image
+from jaxdiff.samplers.editing import interpolate as interpolate
+from jaxdiff.samplers.editing import slerp as slerp
 from jaxdiff.samplers.inverse_problems import Dps as Dps
 from jaxdiff.samplers.inverse_problems import Repaint as Repaint
 from jaxdiff.samplers.inverse_problems import Replacement as Replacement

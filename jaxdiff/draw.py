@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import plots, report
-from jaxdiff.blend import blend_labels
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import check_labels
 from jaxdiff.errors import InputError
@@ -18,6 +17,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
+from jaxdiff.samplers.editing import blend_labels
 from jaxdiff.samplers.spacing import Counted
 from jaxdiff.storage.files import ensure_writable
 

@@ -14,8 +14,8 @@ from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.reverse import LearnedRange
 from jaxdiff.samplers import Ancestral, SamplerOptions
+from jaxdiff.samplers.ancestral import LearnedRange
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear
 from jaxdiff.typing import AnySchedule

@@ -17,8 +17,8 @@ from jaxdiff.likelihood import (
     variational_bound,
 )
 from jaxdiff.metrics.mean import Mean
-from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.run import Run
+from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 
 
 class Likelihood(NamedTuple):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.reverse import LearnedRange, Variance
+from jaxdiff.samplers.ancestral import LearnedRange, Variance
 from jaxdiff.schedules.forward import variance_floor
 from jaxdiff.times import TimesOptions, UniformTimes
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps

@@ -18,7 +18,7 @@ import math
 import jax.numpy as jnp
 from jax.scipy.special import log_ndtr
 
-from jaxdiff.reverse import Variance, p_mean_variance
+from jaxdiff.samplers.ancestral import Variance, p_mean_variance
 from jaxdiff.schedules.forward import posterior
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level
 

@@ -16,8 +16,8 @@ from jaxdiff.networks.embedding import Fourier, TimeEmbedding
 from jaxdiff.objective import Bound, Hybrid, Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Sharded
-from jaxdiff.reverse import Variance
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
+from jaxdiff.samplers.ancestral import Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import differences, from_dict, to_dict, union_members

@@ -15,7 +15,7 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff import plots
-from jaxdiff.reverse import p_step
+from jaxdiff.samplers.ancestral import p_step
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.diagnose import ADVICE
 

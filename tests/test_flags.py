@@ -21,8 +21,8 @@ from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.embedding import Sinusoids, TimeEmbedding
 from jaxdiff.objective import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.reverse import FixedLarge, FixedSmall, Variance
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
+from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members

@@ -15,7 +15,6 @@ import numpy as np
 from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
 from jaxdiff.experiment import Sampling
-from jaxdiff.reverse import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.samplers import (
     AllTimes,
     Ancestral,
@@ -29,6 +28,7 @@ from jaxdiff.samplers import (
     Trailing,
     UniPc,
 )
+from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import (
     Cosine,

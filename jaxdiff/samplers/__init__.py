@@ -3,17 +3,31 @@
 from typing import TypeAlias
 
 from jaxdiff.samplers.ancestral import Ancestral as Ancestral
+from jaxdiff.samplers.ancestral import FixedLarge as FixedLarge
+from jaxdiff.samplers.ancestral import FixedSmall as FixedSmall
+from jaxdiff.samplers.ancestral import LearnedRange as LearnedRange
+from jaxdiff.samplers.ancestral import MarginalNoise as MarginalNoise
+from jaxdiff.samplers.ancestral import Variance as Variance
+from jaxdiff.samplers.ancestral import p_mean_variance as p_mean_variance
+from jaxdiff.samplers.ancestral import p_sample_step as p_sample_step
 from jaxdiff.samplers.base import Sampler as Sampler
 from jaxdiff.samplers.base import sample as sample
 from jaxdiff.samplers.ddim import Ddim as Ddim
 from jaxdiff.samplers.ddim import EulerAncestral as EulerAncestral
 from jaxdiff.samplers.dpm_solver import DpmSolver as DpmSolver
+from jaxdiff.samplers.editing import blend_labels as blend_labels
+from jaxdiff.samplers.editing import image_to_image as image_to_image
+from jaxdiff.samplers.editing import interpolate as interpolate
+from jaxdiff.samplers.editing import slerp as slerp
 from jaxdiff.samplers.edm import Euler as Euler
 from jaxdiff.samplers.edm import Heun as Heun
 from jaxdiff.samplers.flow import FlowEuler as FlowEuler
 from jaxdiff.samplers.flow import FlowHeun as FlowHeun
-from jaxdiff.samplers.ode import decode as decode
-from jaxdiff.samplers.ode import encode as encode
+from jaxdiff.samplers.inverse_problems import Dps as Dps
+from jaxdiff.samplers.inverse_problems import Repaint as Repaint
+from jaxdiff.samplers.inverse_problems import Replacement as Replacement
+from jaxdiff.samplers.inversion import decode as decode
+from jaxdiff.samplers.inversion import encode as encode
 from jaxdiff.samplers.spacing import AllTimes as AllTimes
 from jaxdiff.samplers.spacing import Karras as Karras
 from jaxdiff.samplers.spacing import Leading as Leading
@@ -23,7 +37,7 @@ from jaxdiff.samplers.spacing import Spacing as Spacing
 from jaxdiff.samplers.spacing import Times as Times
 from jaxdiff.samplers.spacing import Trailing as Trailing
 from jaxdiff.samplers.spacing import UniformLogSnr as UniformLogSnr
-from jaxdiff.samplers.uni_pc import UniPc as UniPc
+from jaxdiff.samplers.unipc import UniPc as UniPc
 
 SamplerOptions: TypeAlias = (
     Ancestral

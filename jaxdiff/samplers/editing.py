@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.errors import InputError
-from jaxdiff.samplers import Sampler, decode, encode, sample
+from jaxdiff.samplers.base import Sampler, sample
+from jaxdiff.samplers.inversion import decode, encode
 from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
 
 
