@@ -23,11 +23,11 @@ downloads the same pictures.
 from jaxdiff.cli import main
 from jaxdiff.data import FashionMnist
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.losses.objectives import Simple
+from jaxdiff.losses.weightings import MinSnr
 from jaxdiff.networks import UNetConfig
-from jaxdiff.objective import Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import DpmSolver, Trailing
-from jaxdiff.weighting import MinSnr
 
 CONFIG = Experiment(
     data=FashionMnist(),

@@ -18,11 +18,11 @@ from pathlib import Path
 from jaxdiff.cli import COMMANDS, main
 from jaxdiff.data import Folder
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.losses.objectives import Simple
+from jaxdiff.losses.weightings import MinSnr
 from jaxdiff.networks import UNetConfig
-from jaxdiff.objective import Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import DpmSolver, Trailing
-from jaxdiff.weighting import MinSnr
 
 CONFIG = Experiment(
     data=Folder(size=64),

@@ -9,9 +9,9 @@ from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.ema import is_length
 from jaxdiff.errors import InputError
-from jaxdiff.loss import check_combination
+from jaxdiff.losses.loss import check_combination
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
-from jaxdiff.objective import Objective, Simple
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import Ancestral, SamplerOptions

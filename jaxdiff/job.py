@@ -12,7 +12,7 @@ import numpy as np
 from jaxdiff import data
 from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.fine_tune import start_of
-from jaxdiff.loss import check_batch
+from jaxdiff.losses.loss import check_batch
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
 from jaxdiff.run import build_network, init_state, load_data, placed

@@ -30,11 +30,11 @@ import numpy as np
 from jaxdiff import rng
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
+from jaxdiff.losses.variational import BIN, bound_term, prior_term
 from jaxdiff.samplers.ancestral import Variance
 from jaxdiff.samplers.spacing import MOST_NOISE
 from jaxdiff.schedules.forward import log_snr, variance_floor
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Key
-from jaxdiff.variational import BIN, bound_term, prior_term
 
 
 class BoundTerms(NamedTuple):

@@ -14,7 +14,7 @@ from jaxdiff import provenance
 from jaxdiff.board import GRIDS, grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.experiment import Experiment
-from jaxdiff.loss import QUARTERS
+from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.storage.event_files import Events
 from jaxdiff.storage.files import cannot_write, write_atomic, write_json_atomic

@@ -13,7 +13,7 @@ from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.job import Job
 from jaxdiff.log import NONFINITE
-from jaxdiff.loss import draw, loss_fn
+from jaxdiff.losses.loss import draw, loss_fn
 from jaxdiff.progress import bar
 from jaxdiff.record import check_record, check_workdir, read_config
 from jaxdiff.run import CHECKPOINTS

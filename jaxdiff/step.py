@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.loss import loss_fn
-from jaxdiff.objective import Objective
+from jaxdiff.losses.loss import loss_fn
+from jaxdiff.losses.objectives import Objective
 from jaxdiff.parallel import MeanOf, Step, alone
 from jaxdiff.train_state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Batch, Network

@@ -38,7 +38,9 @@ from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling
 from jaxdiff.flags import option_name, parse_option
-from jaxdiff.objective import Bound, Objective, Simple
+from jaxdiff.losses.objectives import Bound, Objective, Simple
+from jaxdiff.losses.time_sampling import TimesOptions
+from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.record import read_record
 from jaxdiff.run import build_network
@@ -47,8 +49,6 @@ from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import ZeroTerminalSnr
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
-from jaxdiff.times import TimesOptions
-from jaxdiff.weighting import WeightingOptions
 
 SLOW = 20.0
 """Seconds after which an example counts as hanging."""

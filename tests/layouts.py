@@ -26,7 +26,7 @@ from jaxdiff.data import batch
 from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.held_out import evaluate_likelihood
 from jaxdiff.job import data_info
-from jaxdiff.loss import draw
+from jaxdiff.losses.loss import draw
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, processes
 from jaxdiff.run import build_network, init_state

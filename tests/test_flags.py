@@ -17,17 +17,17 @@ from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
+from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.losses.time_sampling import TimesOptions
+from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.embedding import Sinusoids, TimeEmbedding
-from jaxdiff.objective import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members
-from jaxdiff.times import TimesOptions
-from jaxdiff.weighting import WeightingOptions
 from jaxdiff.wrong_flags import Outcome, explain
 from tests.test_config import CHANGED
 

@@ -13,9 +13,9 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.likelihood import variational_bound
-from jaxdiff.objective import Noised, Objective
+from jaxdiff.losses.objectives import Noised, Objective
+from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions
-from jaxdiff.weighting import WeightingOptions
 
 PREDICTIONS = [prediction() for prediction in get_args(Prediction)]
 WEIGHTINGS = [weighting() for weighting in get_args(WeightingOptions)]

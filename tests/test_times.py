@@ -14,9 +14,9 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import rng
+from jaxdiff.losses.time_sampling import History, TimesOptions
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.times import History, TimesOptions
 
 U = (np.arange(2**16, dtype=np.float32) + 0.5) / 2**16  # uniform, and exact in float32
 TIMES = jd.LossHistory(bins=10, warmup_steps=3)

@@ -18,7 +18,7 @@ from jaxdiff.cli import main
 from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.job import Job
 from jaxdiff.log import summary
-from jaxdiff.loss import QUARTERS
+from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.run import init_state
 from tests.runs import TINY, same_bits
 

@@ -7,8 +7,12 @@ import pytest
 from scipy.stats import norm
 
 import jaxdiff as jd
+from jaxdiff.losses.variational import (
+    bound_term,
+    discretised_log_likelihood,
+    prior_term,
+)
 from jaxdiff.schedules.forward import variance_floor
-from jaxdiff.variational import bound_term, discretised_log_likelihood, prior_term
 
 GREYS = np.float32(np.arange(256) * (2 / 255) - 1)
 MEANS = [-1000.0, -40.0, -1 - 1 / 255, -1.0, -0.37, 1 / 255, 0.5, 1.0, 3.0, 40.0]

@@ -9,8 +9,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions
-from jaxdiff.weighting import WeightingOptions
 
 # The weight of the output's squared error as a paper writes it, by alpha and sigma.
 PAPERS: dict[type, list[tuple[Any, Any, Any]]] = {

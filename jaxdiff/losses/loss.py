@@ -16,7 +16,7 @@ from jaxdiff.checks import concrete
 from jaxdiff.denoisers.network import check_labels
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.objective import Noised, Objective, Simple
+from jaxdiff.losses.objectives import Noised, Objective, Simple
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     AnySchedule,

@@ -17,12 +17,12 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
+from jaxdiff.losses.variational import bound_term
+from jaxdiff.losses.weightings import Uniform, WeightingOptions
 from jaxdiff.samplers.ancestral import LearnedRange, Variance
 from jaxdiff.schedules.forward import variance_floor
-from jaxdiff.times import TimesOptions, UniformTimes
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps
-from jaxdiff.variational import bound_term
-from jaxdiff.weighting import Uniform, WeightingOptions
 
 
 class Noised(NamedTuple):
