@@ -15,7 +15,7 @@ from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.losses.weightings import MinSnr, WeightingOptions
 from jaxdiff.networks import UNetConfig
-from jaxdiff.networks.embedding import Fourier, TimeEmbedding
+from jaxdiff.networks.time_embedding import Fourier, TimeEmbedding
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing

@@ -11,7 +11,7 @@ from jaxdiff.denoisers.predictions import Eps
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
-from jaxdiff.networks.embedding import Fourier, Sinusoids
+from jaxdiff.networks.time_embedding import Fourier, Sinusoids
 from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import Ancestral, Karras, Leading
 from jaxdiff.schedules.continuous import StraightPath, VarianceExploding

@@ -21,7 +21,7 @@ from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.networks import UNetConfig
-from jaxdiff.networks.embedding import Sinusoids, TimeEmbedding
+from jaxdiff.networks.time_embedding import Sinusoids, TimeEmbedding
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.networks import embedding, layers
+from jaxdiff.networks import layers, time_embedding
 
 
 def init_shapes(network, size=32):
@@ -35,7 +35,7 @@ def test_timestep_embedding_is_ddpms():
     frequencies = np.exp(-np.log(10_000) * np.arange(4) / 3)
     angles = t[:, None] * frequencies
     expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
-    got = embedding.timestep_embedding(jnp.asarray(t), features)
+    got = time_embedding.timestep_embedding(jnp.asarray(t), features)
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 

@@ -2,8 +2,8 @@
 
 from typing import TypeAlias
 
-from jaxdiff.networks.embedding import Fourier as Fourier
-from jaxdiff.networks.embedding import Sinusoids as Sinusoids
+from jaxdiff.networks.time_embedding import Fourier as Fourier
+from jaxdiff.networks.time_embedding import Sinusoids as Sinusoids
 from jaxdiff.networks.unet import UNet as UNet
 from jaxdiff.networks.unet import UNetConfig as UNetConfig
 

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.errors import InputError
-from jaxdiff.networks.embedding import Fourier, Sinusoids, TimeEmbedding
 from jaxdiff.networks.layers import (
     Downsample,
     Norm,
@@ -29,6 +28,7 @@ from jaxdiff.networks.layers import (
     rematerialised,
     to_patches,
 )
+from jaxdiff.networks.time_embedding import Fourier, Sinusoids, TimeEmbedding
 from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
 
 
