@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from jaxdiff.data import Data
-from jaxdiff.data.images import read_image
+from jaxdiff.data.image_files import read_image
 from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment, Sampling

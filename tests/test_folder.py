@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data import Folder, read, records
-from jaxdiff.data.folder import is_held_out
+from jaxdiff.data import Folder, streaming, tfds_reader
+from jaxdiff.data.image_folder import is_held_out
 from jaxdiff.errors import InputError
 from jaxdiff.experiment import Experiment
 from jaxdiff.flags import parse
@@ -235,7 +235,9 @@ def test_more_images_than_memory_are_refused(tmp_path, monkeypatch):
     def fail(*args: Any) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(read, "np", SimpleNamespace(**{**vars(np), "empty": fail}))
+    monkeypatch.setattr(
+        tfds_reader, "np", SimpleNamespace(**{**vars(np), "empty": fail})
+    )
     with pytest.raises(InputError, match=r"1 images of shape \(2, 2, 1\) do not fit"):
         folder(tmp_path, held_out=0.0).load()
 
@@ -247,17 +249,17 @@ def test_images_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
     held = options.load()
     assert isinstance(held.images, np.ndarray)
     assert held.labels is not None
-    monkeypatch.setattr(records, "memory", lambda: 5 * 2 * 2 * 2 - 1)
+    monkeypatch.setattr(streaming, "memory", lambda: 5 * 2 * 2 * 2 - 1)
     for _ in range(2):  # it is read once, then known
         stays = options.load()
-        assert isinstance(stays.images, records.Records)
+        assert isinstance(stays.images, streaming.Records)
         assert stays.labels is not None
         assert stays.labels.tolist() == held.labels.tolist() == [0, 0, 0, 1, 1]
         assert stays.class_names == held.class_names
         assert stays.fingerprint() == held.fingerprint()
         assert np.array_equal(stays.images, held.images)
-        monkeypatch.setattr(read, "_shown", lambda *_: pytest.fail("again"))
-    monkeypatch.setattr(records, "memory", lambda: 5 * 2 * 2 * 2)
+        monkeypatch.setattr(tfds_reader, "_shown", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(streaming, "memory", lambda: 5 * 2 * 2 * 2)
     monkeypatch.undo()
     assert isinstance(options.load().images, np.ndarray)
 
@@ -269,7 +271,7 @@ def test_images_are_prepared_once(tmp_path, monkeypatch):
     options = folder(tmp_path, held_out=0.0)
     with monkeypatch.context() as patch:
         assert values(options) == [7, 8]
-        patch.setattr("jaxdiff.data.folder.read_image", None)
+        patch.setattr("jaxdiff.data.image_folder.read_image", None)
         assert values(options) == [7, 8]
     assert values(dataclasses.replace(options, size=3)) == [7, 8]
     put(tmp_path, "1.png", 9)
@@ -309,7 +311,7 @@ def test_another_split_is_refused(tmp_path):
 
 
 def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jaxdiff.data.folder_builder._BIG", 1)
+    monkeypatch.setattr("jaxdiff.data.image_folder_builder._BIG", 1)
     put(tmp_path, "1.png")
     folder(tmp_path, held_out=0.0).load()
     assert capsys.readouterr().err == ""

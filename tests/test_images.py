@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxdiff.data.images import MAX_PIXELS, read_image
+from jaxdiff.data.image_files import MAX_PIXELS, read_image
 from jaxdiff.errors import InputError
 
 RANDOM = np.random.default_rng(0)

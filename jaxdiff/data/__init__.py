@@ -2,7 +2,6 @@
 
 from typing import TypeAlias
 
-from jaxdiff.data.ahead import read_ahead
 from jaxdiff.data.dataset import (
     Dataset,
     batch,
@@ -14,8 +13,9 @@ from jaxdiff.data.dataset import (
 )
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.fashion_mnist import FashionMnist
-from jaxdiff.data.folder import Folder
-from jaxdiff.data.records import Images
+from jaxdiff.data.image_folder import Folder
+from jaxdiff.data.prefetch import read_ahead
+from jaxdiff.data.streaming import Images
 from jaxdiff.data.tfds import Tfds
 
 Data: TypeAlias = Digits | FashionMnist | Folder | Tfds

@@ -8,7 +8,7 @@ from itertools import chain
 
 import numpy as np
 
-from jaxdiff.data.records import Images
+from jaxdiff.data.streaming import Images
 from jaxdiff.errors import InputError
 from jaxdiff.typing import ArrayLike, Batch
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.prepare import prepared, quiet
-from jaxdiff.data.read import read
+from jaxdiff.data.tfds_prepare import prepared, quiet
+from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.storage.cache import cache_folder
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.prepare import prepared, quiet
-from jaxdiff.data.read import read
+from jaxdiff.data.tfds_prepare import prepared, quiet
+from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
 
 _NAME = re.compile(

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from jaxdiff.data import Tfds, prepare
+from jaxdiff.data import Tfds, tfds_prepare
 from jaxdiff.errors import InputError
 
 
@@ -67,7 +67,7 @@ def test_cifar10_without_tensorflow(tmp_path, monkeypatch):
 
 def test_cifar10_without_a_network(tmp_path, monkeypatch):
     serve_cifar(monkeypatch, "http://127.0.0.1:9/cifar.tar.gz")
-    monkeypatch.setattr(prepare, "_RETRIES", 0)
+    monkeypatch.setattr(tfds_prepare, "_RETRIES", 0)
     with pytest.raises(
         InputError, match=r"cannot prepare .*'cifar10'.*tfds build"
     ) as e:

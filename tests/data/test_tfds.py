@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdiff.data import Tfds, batch, prepare
-from jaxdiff.data.records import Records
+from jaxdiff.data import Tfds, batch, tfds_prepare
+from jaxdiff.data.streaming import Records
 from jaxdiff.errors import InputError
 
 LABELS = np.array([2, 0, 1, 2, 0, 1, 1])
@@ -110,7 +110,7 @@ def test_tfds_selects_splits_and_features(tmp_path):
 def test_tfds_reads_files_without_their_builder(tmp_path):
     with pytest.raises(InputError, match="knows no data set 'tiny_unknown'"):
         tiny(tmp_path, "tiny_unknown").load()
-    prepare.prepared(lambda: TinyUnknown(data_dir=tmp_path))
+    tfds_prepare.prepared(lambda: TinyUnknown(data_dir=tmp_path))
     data = tiny(tmp_path, "tiny_unknown").load()
     assert np.array_equal(data.images, pixels("train"))
 
@@ -222,7 +222,7 @@ def test_every_kind_of_name_reaches_tfds(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("nested", [False, True])
 def test_a_feature_of_prepared_data_imports_no_module(nested, tmp_path, monkeypatch):
     builder = TinyUnknown(data_dir=tmp_path)
-    prepare.prepared(lambda: builder)
+    tfds_prepare.prepared(lambda: builder)
     path = builder.data_path / "features.json"
     features = json.loads(path.read_text())
     evil = "evil_module.Feature"

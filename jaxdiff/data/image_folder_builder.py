@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxdiff.data.ahead import read_ahead
+from jaxdiff.data.prefetch import read_ahead
 from jaxdiff.errors import InputError, require
 
 _BIG = 1000  # so many files show their progress

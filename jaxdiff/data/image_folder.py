@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.images import check_size, read_image
-from jaxdiff.data.prepare import prepared, quiet
-from jaxdiff.data.read import read
+from jaxdiff.data.image_files import check_size, read_image
+from jaxdiff.data.tfds_prepare import prepared, quiet
+from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.storage.cache import cache_folder
 
@@ -125,7 +125,7 @@ class Folder:
     ) -> Any:
         """The TFDS builder of these files: prepared now if they were not."""
         require("tensorflow_datasets")
-        from jaxdiff.data.folder_builder import Files, JaxdiffFolder
+        from jaxdiff.data.image_folder_builder import Files, JaxdiffFolder
 
         def read(name: Path) -> np.ndarray | str:
             try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jaxdiff.data.no_tensorflow import without_tensorflow
+from jaxdiff.data.tensorflow_stub import without_tensorflow
 from jaxdiff.errors import require
 
 _RETRIES = 4

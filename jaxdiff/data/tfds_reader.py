@@ -14,7 +14,7 @@ from jaxdiff.data.dataset import (
     fingerprint_of,
     from_arrays,
 )
-from jaxdiff.data.records import Records, Source, checked, examples_at, too_large
+from jaxdiff.data.streaming import Records, Source, checked, examples_at, too_large
 from jaxdiff.errors import InputError, require
 from jaxdiff.storage.cache import keep, kept
 
