@@ -64,11 +64,11 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff import provenance
 from jaxdiff.data import from_arrays
-from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.job import Job
 from jaxdiff.parallel import Parallel, Pmap, Sharded, cpu_devices
 from jaxdiff.progress import bar
-from jaxdiff.run import init_state
+from jaxdiff.training.experiment import Training, Upkeep
+from jaxdiff.training.initialize import init_state
 
 Options = argparse.Namespace
 Row = dict[str, Any]

@@ -17,12 +17,12 @@ The images are those of TensorFlow Datasets, downloaded and prepared on first us
 
 from jaxdiff.cli import main
 from jaxdiff.data import Tfds
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import Ancestral
 from jaxdiff.samplers.ancestral import FixedLarge
 from jaxdiff.schedules.discrete import Linear
+from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
     data=Tfds(name="cifar10", flip=True),

@@ -22,12 +22,12 @@ downloads the same pictures.
 
 from jaxdiff.cli import main
 from jaxdiff.data import FashionMnist
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.losses.objectives import Simple
 from jaxdiff.losses.weightings import MinSnr
 from jaxdiff.networks import UNetConfig
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
     data=FashionMnist(),

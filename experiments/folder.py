@@ -17,12 +17,12 @@ from pathlib import Path
 
 from jaxdiff.cli import COMMANDS, main
 from jaxdiff.data import Folder
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.losses.objectives import Simple
 from jaxdiff.losses.weightings import MinSnr
 from jaxdiff.networks import UNetConfig
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
     data=Folder(size=64),

@@ -53,10 +53,10 @@ import numpy as np
 from tqdm import tqdm
 
 import jaxdiff as jd
-from jaxdiff.experiment import DataInfo
 from jaxdiff.parallel import Parallel, Pmap, Sharded
 from jaxdiff.parallel.processes import is_first, join
-from jaxdiff.run import build_network, init_state
+from jaxdiff.training.experiment import DataInfo
+from jaxdiff.training.initialize import build_network, init_state
 
 NETWORKS = {
     "CIFAR-10, 32x32": ((32, 32, 3), jd.UNetConfig(), 128),

@@ -43,7 +43,6 @@ from jaxdiff.diffusers import from_diffusers as from_diffusers
 from jaxdiff.diffusers import to_diffusers as to_diffusers
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.errors import NonFinite as NonFinite
-from jaxdiff.experiment import Experiment as Experiment
 from jaxdiff.likelihood import bits_per_dim as bits_per_dim
 from jaxdiff.likelihood import dequantise as dequantise
 from jaxdiff.likelihood import ode_log_density as ode_log_density
@@ -125,9 +124,10 @@ from jaxdiff.schedules.forward import q_posterior as q_posterior
 from jaxdiff.schedules.forward import q_sample as q_sample
 from jaxdiff.schedules.forward import q_step as q_step
 from jaxdiff.schedules.forward import snr as snr
-from jaxdiff.step import train_step as train_step
 from jaxdiff.train import train as train
-from jaxdiff.train_state import TrainState as TrainState
+from jaxdiff.training.experiment import Experiment as Experiment
+from jaxdiff.training.state import TrainState as TrainState
+from jaxdiff.training.step import train_step as train_step
 from jaxdiff.typing import Batch as Batch
 from jaxdiff.typing import Denoiser as Denoiser
 from jaxdiff.typing import Estimate as Estimate

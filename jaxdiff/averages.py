@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
-from jaxdiff.ema import gamma_of
 from jaxdiff.errors import InputError
 from jaxdiff.features import hash_of
 from jaxdiff.fidelity import Comparison, check_num
@@ -26,6 +25,7 @@ from jaxdiff.progress import bar
 from jaxdiff.run import Run, load, load_data_of
 from jaxdiff.snapshots import kept_lengths
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
+from jaxdiff.training.ema import gamma_of
 
 COUNT, USUAL = 7, 1000
 """How many lengths are compared by default, and how many samples of each."""

@@ -20,10 +20,10 @@ from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.networks.classifier import Classifier
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import MeanOf, Parallel, Pmap
 from jaxdiff.parallel.processes import as_first_says, from_first, is_first
 from jaxdiff.storage.cache import keep, kept
+from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import Array, Batch, Params
 
 BATCH = 128

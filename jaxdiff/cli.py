@@ -29,7 +29,6 @@ from jaxdiff.diffusers import (
 from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.evaluate import EvaluateOptions, evaluate
-from jaxdiff.experiment import Experiment
 from jaxdiff.fine_tune import with_model_of
 from jaxdiff.flags import parse, value_of
 from jaxdiff.job import Job
@@ -45,6 +44,7 @@ from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.status import StatusOptions, status
 from jaxdiff.storage import compilation_cache
 from jaxdiff.train import train_job
+from jaxdiff.training.experiment import Experiment
 
 COMMANDS = (
     "run", "train", "sample", "compare", "evaluate", "ema", "statistics", "report",

@@ -11,7 +11,6 @@ from jaxdiff import plots, report
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import check_labels
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Sampling
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
@@ -20,6 +19,7 @@ from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.editing import blend_labels
 from jaxdiff.samplers.spacing import Counted
 from jaxdiff.storage.files import ensure_writable
+from jaxdiff.training.experiment import Sampling
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")

@@ -11,7 +11,6 @@ import numpy as np
 
 from jaxdiff.data import Dataset, order, to_uint8
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Sampling
 from jaxdiff.features import Extractor, hash_of
 from jaxdiff.metrics.distances import check_same_features
 from jaxdiff.metrics.frechet import Moments, frechet_distance
@@ -20,6 +19,7 @@ from jaxdiff.metrics.manifold import PrecisionRecall, precision_recall
 from jaxdiff.metrics.mean import Mean
 from jaxdiff.metrics.nearest import Copying, copying, nearest
 from jaxdiff.run import Run
+from jaxdiff.training.experiment import Sampling
 
 LEAST, MOST = 4, 10_000
 """Images of a set: the manifold needs a third neighbour, and a larger set is slow."""

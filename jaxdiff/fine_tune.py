@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.errors import InputError, first_few
-from jaxdiff.experiment import Experiment
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.record import read_config
 from jaxdiff.run import load
 from jaxdiff.serialization import differences, to_dict
 from jaxdiff.storage.checkpoints import by_name
+from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 
 MODEL = ("network", "schedule", "prediction", "objective", "sampling")

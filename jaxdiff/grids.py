@@ -11,7 +11,7 @@ from jaxdiff.data import to_uint8
 from jaxdiff.job import Job
 from jaxdiff.run import Run
 from jaxdiff.samplers import DpmSolver, Trailing
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.state import TrainState
 
 CLASSES, COLUMNS = 10, 8
 """So many classes at most, and images of each; without classes, rows and columns."""

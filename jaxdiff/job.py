@@ -10,15 +10,16 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.fine_tune import start_of
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
-from jaxdiff.run import build_network, init_state, load_data, placed
-from jaxdiff.step import several, train_step
+from jaxdiff.run import load_data
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.initialize import build_network, init_state, placed
+from jaxdiff.training.state import TrainState
+from jaxdiff.training.step import several, train_step
 from jaxdiff.typing import AnySchedule, Array, Batch
 
 

@@ -5,13 +5,13 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.draw import samplings_of
-from jaxdiff.experiment import Sampling
 from jaxdiff.features import Extractor, Features, default_features
 from jaxdiff.flags import parse_option
 from jaxdiff.parallel import Parallel
 from jaxdiff.progress import bar
 from jaxdiff.run import Run
 from jaxdiff.serialization import option_name
+from jaxdiff.training.experiment import Sampling
 
 
 @dataclass(frozen=True, kw_only=True)

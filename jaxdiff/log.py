@@ -13,12 +13,12 @@ import numpy as np
 from jaxdiff import provenance
 from jaxdiff.board import GRIDS, grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
-from jaxdiff.experiment import Experiment
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.storage.event_files import Events
 from jaxdiff.storage.files import cannot_write, write_atomic, write_json_atomic
 from jaxdiff.storage.json_lines import History, JsonLines, read
+from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array
 
 METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"

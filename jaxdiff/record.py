@@ -7,8 +7,8 @@ from typing import Any
 
 from jaxdiff import serialization
 from jaxdiff.errors import InputError, shown
-from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.storage.files import read_json, write_json_atomic
+from jaxdiff.training.experiment import DataInfo, Experiment
 
 NOT_TRAINING = (
     "upkeep",

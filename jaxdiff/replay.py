@@ -19,7 +19,7 @@ from jaxdiff.record import check_record, check_workdir, read_config
 from jaxdiff.run import CHECKPOINTS
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.storage.files import ensure_writable, read_json
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Batch
 
 SHOWN = 10

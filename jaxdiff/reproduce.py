@@ -14,10 +14,11 @@ from jaxdiff.log import METRICS, last_start
 from jaxdiff.parallel import Pmap
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.record import read_config
-from jaxdiff.run import CHECKPOINTS, init_state, newest_step, placed
+from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.train import train
+from jaxdiff.training.initialize import init_state, placed
 
 
 @dataclass(frozen=True, kw_only=True)

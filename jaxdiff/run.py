@@ -15,7 +15,7 @@ The folder holds
 
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -35,16 +35,16 @@ from jaxdiff.denoisers.network import (
 )
 from jaxdiff.denoisers.thresholding import clip_x_0
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import as_first_says, first_before_others, is_first
 from jaxdiff.record import check_record, read_config
 from jaxdiff.samplers import Ddim, sample
 from jaxdiff.snapshots import CLOSE, average_of
-from jaxdiff.storage.checkpoints import Checkpoints, leaf_name
-from jaxdiff.train_state import TrainState
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Params
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
+from jaxdiff.training.initialize import build_network, init_state, placed
+from jaxdiff.typing import AnySchedule, Denoiser, Params
 
 CHECKPOINTS = "checkpoints"
 """Its name in the run folder."""
@@ -240,14 +240,6 @@ def newest_step(checkpoints: Checkpoints) -> int | None:
     return None if step < 0 else step
 
 
-def placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the place where each array shall lie."""
-    return jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes, shardings,
-    )  # fmt: skip
-
-
 def load_data(experiment: Experiment, split: str) -> Dataset:
     """A split of the experiment's data, prepared by one process before the others."""
     return first_before_others(lambda: experiment.data.load(split))
@@ -274,28 +266,3 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
             "experiment of its data"
         )
     return training, load_data(run.experiment, "test")
-
-
-def build_network(experiment: Experiment, info: DataInfo) -> UNet:
-    """The experiment's network for such data."""
-    experiment.network.check_image_shape(*info.image_shape[:2])
-    channels = info.image_shape[-1]
-    outputs = channels * (1 + experiment.prediction.learn_variance)
-    return experiment.network.build(outputs, info.num_classes, in_channels=channels)
-
-
-def init_state(
-    experiment: Experiment, info: DataInfo, start: Mapping[str, Array] | None = None
-) -> TrainState:
-    """The train state at step 0; parameters that `start` names are those there."""
-    network = build_network(experiment, info)
-    images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
-    params = network.init(jax.random.key(experiment.seed), images, times)["params"]
-    if start:
-        params = jax.tree.map_with_path(
-            lambda path, leaf: start.get(leaf_name(path), leaf), params
-        )
-    optimizer = experiment.optimizer.build(experiment.training.num_steps)
-    memory = experiment.objective.times.init()
-    num_tracks = len(experiment.training.ema_lengths)
-    return TrainState.create(params, optimizer, memory, num_tracks)

@@ -10,11 +10,11 @@ from typing import Any
 
 import jax
 
-from jaxdiff.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
+from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Params
 
 SNAPSHOTS = "snapshots"

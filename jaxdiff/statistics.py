@@ -13,7 +13,6 @@ import numpy as np
 
 from jaxdiff.data import Dataset
 from jaxdiff.errors import InputError, first_line
-from jaxdiff.experiment import Experiment
 from jaxdiff.features import Extractor, hash_of
 from jaxdiff.judging import FeatureOptions, built, described
 from jaxdiff.metrics.frechet import Moments
@@ -21,6 +20,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.run import load_data
 from jaxdiff.storage.files import ensure_writable
+from jaxdiff.training.experiment import Experiment
 
 _PART = 4096
 """Images read at a time: their features need not fit into memory all at once."""

@@ -8,7 +8,6 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.errors import require
-from jaxdiff.experiment import Experiment
 from jaxdiff.grids import Grids
 from jaxdiff.job import Job
 from jaxdiff.log import Log, held
@@ -20,7 +19,8 @@ from jaxdiff.run import CHECKPOINTS, newest_step
 from jaxdiff.snapshots import SNAPSHOTS
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.state import TrainState
 
 
 def train(

@@ -30,9 +30,9 @@ from tqdm import tqdm
 
 from jaxdiff.record import read_config
 from jaxdiff.reproduce import digest
-from jaxdiff.run import init_state
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.initialize import init_state
 
 ROOT = pathlib.Path(__file__).parent.parent
 EVERY = 30

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 import jaxdiff as jd
-from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.record import training_part, write_record
-from jaxdiff.run import init_state
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.training.initialize import init_state
+from jaxdiff.training.optimizer import Optimizer
 
 NETWORK = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=(), groups=2)
 CONFIG = jd.Experiment(

@@ -36,19 +36,19 @@ from jaxdiff.data import Data
 from jaxdiff.data.image_files import read_image
 from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment, Sampling
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.losses.objectives import Bound, Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.record import read_record
-from jaxdiff.run import build_network
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import ZeroTerminalSnr
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
+from jaxdiff.training.experiment import Experiment, Sampling
+from jaxdiff.training.initialize import build_network
 
 SLOW = 20.0
 """Seconds after which an example counts as hanging."""

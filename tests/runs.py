@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 import jaxdiff as jd
-from jaxdiff.experiment import Sampling, Training, Upkeep
-from jaxdiff.optimizer import Optimizer
+from jaxdiff.training.experiment import Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 TINY = jd.Experiment(
     schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),

@@ -117,7 +117,7 @@ def test_import_is_light():
     "name",
     [
         "jaxdiff",
-        "jaxdiff.ema",
+        "jaxdiff.training.ema",
         "jaxdiff.schedules.discrete",
         "jaxdiff.networks.unet",
         "jaxdiff.flags",

@@ -10,19 +10,19 @@ import pytest
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.losses.weightings import MinSnr, WeightingOptions
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, TimeEmbedding
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
 from jaxdiff.samplers.ancestral import Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import differences, from_dict, to_dict, union_members
+from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 CHANGED = Experiment(
     data=Tfds(

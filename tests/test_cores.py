@@ -11,9 +11,9 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import cli
-from jaxdiff.experiment import DataInfo
 from jaxdiff.parallel import cpu_devices, in_words
 from jaxdiff.record import write_record
+from jaxdiff.training.experiment import DataInfo
 from tests.runs import TINY
 
 

@@ -19,8 +19,9 @@ import jaxdiff as jd
 from jaxdiff import cli
 from jaxdiff.diffusers import from_diffusers, to_diffusers
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import DataInfo, Sampling
-from jaxdiff.run import Run, build_network
+from jaxdiff.run import Run
+from jaxdiff.training.experiment import DataInfo, Sampling
+from jaxdiff.training.initialize import build_network
 from tests.pytorch import import_torchvision
 
 import_torchvision()  # which diffusers wants

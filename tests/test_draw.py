@@ -16,9 +16,9 @@ from jaxdiff.cli import main
 from jaxdiff.compare import _steps
 from jaxdiff.draw import samplings_of
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.metrics.frechet import frechet_distance
-from jaxdiff.optimizer import Optimizer
+from jaxdiff.training.experiment import Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 pytestmark = pytest.mark.xdist_group("draw")  # one trained run serves them all
 CONFIG = jd.Experiment(

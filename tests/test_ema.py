@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jaxdiff.ema import LONGEST, gamma_of, length_of, post_hoc_weights, power_weight
 from jaxdiff.errors import InputError
+from jaxdiff.training.ema import (
+    LONGEST,
+    gamma_of,
+    length_of,
+    post_hoc_weights,
+    power_weight,
+)
 
 
 def profile(gamma, step):

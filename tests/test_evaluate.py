@@ -18,7 +18,6 @@ from jaxdiff import rng
 from jaxdiff.classifier import Recipe, classifier_of
 from jaxdiff.cli import main
 from jaxdiff.data import from_arrays, order
-from jaxdiff.experiment import Sampling, Training, Upkeep
 from jaxdiff.features import Classifier, Pixels, default_features
 from jaxdiff.held_out import evaluate_likelihood
 from jaxdiff.metrics.frechet import Moments, frechet_distance
@@ -26,8 +25,9 @@ from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.metrics.manifold import precision_recall
 from jaxdiff.metrics.mean import Mean
 from jaxdiff.metrics.nearest import nearest
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Pmap
+from jaxdiff.training.experiment import Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
 CONFIG = jd.Experiment(

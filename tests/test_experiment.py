@@ -9,10 +9,8 @@ import pytest
 from jaxdiff.data import Digits, Tfds
 from jaxdiff.denoisers.predictions import Eps
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, Sinusoids
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.samplers import Ancestral, Karras, Leading
 from jaxdiff.schedules.continuous import StraightPath, VarianceExploding
 from jaxdiff.schedules.discrete import (
@@ -22,6 +20,8 @@ from jaxdiff.schedules.discrete import (
     Sigmoid,
     ZeroTerminalSnr,
 )
+from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
 
 NAN, INF = float("nan"), float("inf")
 

@@ -15,7 +15,6 @@ from jaxdiff.cli import SampleOptions, TrainOptions
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment, Sampling, Training
 from jaxdiff.flags import option_name, parse
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
@@ -28,6 +27,7 @@ from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members
+from jaxdiff.training.experiment import Experiment, Sampling, Training
 from jaxdiff.wrong_flags import Outcome, explain
 from tests.test_config import CHANGED
 

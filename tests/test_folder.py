@@ -15,9 +15,9 @@ from PIL import Image
 from jaxdiff.data import Folder, streaming, tfds_reader
 from jaxdiff.data.image_folder import is_held_out
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import Experiment
 from jaxdiff.flags import parse
 from jaxdiff.serialization import from_dict, to_dict
+from jaxdiff.training.experiment import Experiment
 
 
 def put(folder: Path, name: str, value: int = 0) -> Path:

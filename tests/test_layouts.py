@@ -27,8 +27,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.record import read_record
-from jaxdiff.run import init_state
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.initialize import init_state
 from tests.layouts import BATCH, EXPERIMENT, HALF, STEPS, first_step, layout, work
 
 pytestmark = [

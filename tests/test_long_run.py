@@ -18,14 +18,14 @@ import pytest
 import jaxdiff as jd
 import jaxdiff.data
 from jaxdiff import cli, log, provenance
-from jaxdiff.experiment import Training, Upkeep
 from jaxdiff.record import read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
-from jaxdiff.run import init_state
 from jaxdiff.status import status
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.experiment import Training, Upkeep
+from jaxdiff.training.initialize import init_state
 from tests.fake_run import snapshot
 from tests.runs import TINY, same_bits
 

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxdiff.optimizer import Optimizer
+from jaxdiff.training.optimizer import Optimizer
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

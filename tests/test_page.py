@@ -18,8 +18,8 @@ from playwright.sync_api import sync_playwright
 from jaxdiff import page, plots
 from jaxdiff.board import grid_path
 from jaxdiff.errors import InputError
-from jaxdiff.experiment import DataInfo
 from jaxdiff.record import write_record
+from jaxdiff.training.experiment import DataInfo
 from tests.fake_run import CONFIG
 
 EVIL = "<script>document.title='run'</script>"

@@ -12,7 +12,7 @@ import jaxdiff as jd
 from experiments.scaling import seconds_to_send, sent
 from jaxdiff.parallel import alone
 from jaxdiff.parallel.sharded import SMALL
-from jaxdiff.step import averaged, several
+from jaxdiff.training.step import averaged, several
 
 LAYOUTS = [
     jd.Pmap(num_devices=1),

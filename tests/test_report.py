@@ -11,12 +11,12 @@ from PIL.GifImagePlugin import GifImageFile
 import jaxdiff as jd
 from jaxdiff import plots, report
 from jaxdiff.data.dataset import from_arrays
-from jaxdiff.experiment import DataInfo, Sampling
 from jaxdiff.plots import images as images_lib
 from jaxdiff.plots.images import GAP
-from jaxdiff.run import init_state
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.json_lines import JsonLines
+from jaxdiff.training.experiment import DataInfo, Sampling
+from jaxdiff.training.initialize import init_state
 
 CELL = 64 + GAP
 """An image of 8x8 pixels and the gap after it."""

@@ -15,11 +15,11 @@ import pytest
 import jaxdiff as jd
 from experiments import cifar10
 from jaxdiff.cli import main
-from jaxdiff.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.job import Job
 from jaxdiff.log import summary
 from jaxdiff.losses.loss import QUARTERS
-from jaxdiff.run import init_state
+from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.training.initialize import init_state
 from tests.runs import TINY, same_bits
 
 pytestmark = [

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.ema import gamma_of
-from jaxdiff.optimizer import Optimizer
-from jaxdiff.train_state import TrainState, warm_decay
+from jaxdiff.training.ema import gamma_of
+from jaxdiff.training.optimizer import Optimizer
+from jaxdiff.training.state import TrainState, warm_decay
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 

@@ -30,11 +30,12 @@ from jaxdiff.diffusers.schedulers import (
 from jaxdiff.diffusers.tensors import STEM, check_tensors, find_tensors, write_tensors
 from jaxdiff.diffusers.unet import Model, UNet2DModel, unet_2d_of
 from jaxdiff.errors import InputError, shown
-from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.losses.objectives import Hybrid, Simple
-from jaxdiff.run import CHECKPOINTS, Run, build_network, load
+from jaxdiff.run import CHECKPOINTS, Run, load
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import cannot_write, read_json, write_json_atomic
+from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.initialize import build_network
 from jaxdiff.typing import Params
 
 VERSION = "0.42.1"

@@ -14,7 +14,6 @@ import numpy as np
 
 from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
-from jaxdiff.experiment import Sampling
 from jaxdiff.samplers import (
     AllTimes,
     Ancestral,
@@ -38,6 +37,7 @@ from jaxdiff.schedules.discrete import (
     ZeroTerminalSnr,
 )
 from jaxdiff.serialization import from_dict, option_name, to_dict
+from jaxdiff.training.experiment import Sampling
 
 _PREDICTIONS: dict[str, Any] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 _LEGACY = (

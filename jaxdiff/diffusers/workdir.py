@@ -10,7 +10,7 @@ from jaxdiff.record import training_part, write_record
 from jaxdiff.run import CHECKPOINTS, Run
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import cannot_write
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.state import TrainState
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import board, report, serialization
-from jaxdiff.experiment import DataInfo, Experiment
 from jaxdiff.log import NONFINITE
 from jaxdiff.page.show import (
     Part,
@@ -25,6 +24,7 @@ from jaxdiff.page.show import (
     settings_of,
 )
 from jaxdiff.status import plain
+from jaxdiff.training.experiment import DataInfo, Experiment
 
 MOST = 24
 """So many grids are shown at most."""

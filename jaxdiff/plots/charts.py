@@ -18,9 +18,7 @@ class Diagnosed(Protocol):
 
     @property
     def log_snr(self) -> ArrayLike:
-        """Natural logarithm of the SNR [T], least noise first; infinite ones are
-        left out.
-        """
+        """Natural logarithm of the SNR [T], least noise first."""
         ...
 
     @property

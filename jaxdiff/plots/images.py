@@ -161,6 +161,7 @@ def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int
 
 
 def font() -> Any:
+    """The font of labels and captions."""
     folder = Path(require("matplotlib").get_data_path(), "fonts", "ttf")
     return require("PIL.ImageFont").truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
 

@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal and noise there is at time t; the forward process."""
+"""Noise schedules, signal and noise at each time; the forward process q."""
 
 from typing import TypeAlias
 

@@ -11,7 +11,7 @@ from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.losses.loss import loss_fn
 from jaxdiff.losses.objectives import Objective
 from jaxdiff.parallel import MeanOf, Step, alone
-from jaxdiff.train_state import TrainState
+from jaxdiff.training.state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Batch, Network
 
 Tree = TypeVar("Tree")

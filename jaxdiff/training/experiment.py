@@ -7,17 +7,17 @@ from typing import Literal, NamedTuple
 from jaxdiff.checks import check_finite, check_seed
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
-from jaxdiff.ema import is_length
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
-from jaxdiff.optimizer import Optimizer
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import Ancestral, SamplerOptions
 from jaxdiff.samplers.ancestral import LearnedRange
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear
+from jaxdiff.training.ema import is_length
+from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import AnySchedule
 
 METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxdiff.ema import gamma_of, power_weight
+from jaxdiff.training.ema import gamma_of, power_weight
 from jaxdiff.typing import Array, Params
 
 
