@@ -60,13 +60,13 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
+from jaxdiff.trainer import Job
 
 import jaxdiff as jd
-from jaxdiff import provenance
 from jaxdiff.data import from_arrays
-from jaxdiff.job import Job
 from jaxdiff.parallel import Parallel, Pmap, Sharded, cpu_devices
 from jaxdiff.progress import bar
+from jaxdiff.runs import provenance
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.initialize import init_state
 

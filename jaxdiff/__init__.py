@@ -67,8 +67,9 @@ from jaxdiff.networks import UNetConfig as UNetConfig
 from jaxdiff.parallel import Pmap as Pmap
 from jaxdiff.parallel import Sharded as Sharded
 from jaxdiff.parallel import Terminated as Terminated
-from jaxdiff.run import Run as Run
-from jaxdiff.run import load as load
+from jaxdiff.runs.load import Run as Run
+from jaxdiff.runs.load import load as load
+from jaxdiff.runs.train import train as train
 from jaxdiff.samplers import AllTimes as AllTimes
 from jaxdiff.samplers import Ancestral as Ancestral
 from jaxdiff.samplers import Ddim as Ddim
@@ -124,7 +125,6 @@ from jaxdiff.schedules.forward import q_posterior as q_posterior
 from jaxdiff.schedules.forward import q_sample as q_sample
 from jaxdiff.schedules.forward import q_step as q_step
 from jaxdiff.schedules.forward import snr as snr
-from jaxdiff.train import train as train
 from jaxdiff.training.experiment import Experiment as Experiment
 from jaxdiff.training.state import TrainState as TrainState
 from jaxdiff.training.step import train_step as train_step

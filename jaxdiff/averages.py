@@ -22,8 +22,8 @@ from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load, load_data_of
-from jaxdiff.snapshots import kept_lengths
+from jaxdiff.runs.load import Run, load, load_data_of
+from jaxdiff.runs.post_hoc_ema import kept_lengths
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 from jaxdiff.training.ema import gamma_of
 

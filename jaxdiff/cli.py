@@ -29,21 +29,21 @@ from jaxdiff.diffusers import (
 from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.evaluate import EvaluateOptions, evaluate
-from jaxdiff.fine_tune import with_model_of
 from jaxdiff.flags import parse, value_of
-from jaxdiff.job import Job
-from jaxdiff.log import last_start
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.progress import bar
-from jaxdiff.record import CONFIG, read_config
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, reproduce
-from jaxdiff.run import load
+from jaxdiff.runs.fine_tune import with_model_of
+from jaxdiff.runs.folder import CONFIG, read_config
+from jaxdiff.runs.load import load
+from jaxdiff.runs.log import last_start
+from jaxdiff.runs.train import train_job
+from jaxdiff.runs.trainer import Job
 from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.status import StatusOptions, status
 from jaxdiff.storage import compilation_cache
-from jaxdiff.train import train_job
 from jaxdiff.training.experiment import Experiment
 
 COMMANDS = (

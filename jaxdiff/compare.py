@@ -21,7 +21,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.metrics.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load_data_of
+from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.samplers import Ancestral, Sampler
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 

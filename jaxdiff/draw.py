@@ -14,7 +14,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run
+from jaxdiff.runs.load import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.editing import blend_labels
 from jaxdiff.samplers.spacing import Counted

@@ -17,7 +17,7 @@ from jaxdiff.held_out import Likelihood, check_evaluation, evaluate_likelihood
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import Run, load_data_of
+from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.serialization import option_name
 from jaxdiff.statistics import load_statistics
 from jaxdiff.storage.files import ensure_writable, write_json_atomic

@@ -18,7 +18,7 @@ from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.metrics.manifold import PrecisionRecall, precision_recall
 from jaxdiff.metrics.mean import Mean
 from jaxdiff.metrics.nearest import Copying, copying, nearest
-from jaxdiff.run import Run
+from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import Sampling
 
 LEAST, MOST = 4, 10_000

@@ -17,7 +17,7 @@ from jaxdiff.likelihood import (
     variational_bound,
 )
 from jaxdiff.metrics.mean import Mean
-from jaxdiff.run import Run
+from jaxdiff.runs.load import Run
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 
 

@@ -9,7 +9,7 @@ from jaxdiff.features import Extractor, Features, default_features
 from jaxdiff.flags import parse_option
 from jaxdiff.parallel import Parallel
 from jaxdiff.progress import bar
-from jaxdiff.run import Run
+from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.training.experiment import Sampling
 

@@ -11,12 +11,16 @@ import numpy as np
 from jaxdiff import data, plots
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
-from jaxdiff.job import Job
-from jaxdiff.log import NONFINITE
 from jaxdiff.losses.loss import draw, loss_fn
 from jaxdiff.progress import bar
-from jaxdiff.record import check_record, check_workdir, read_config
-from jaxdiff.run import CHECKPOINTS
+from jaxdiff.runs.folder import (
+    CHECKPOINTS,
+    NONFINITE,
+    check_record,
+    check_workdir,
+    read_config,
+)
+from jaxdiff.runs.trainer import Job
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.storage.files import ensure_writable, read_json
 from jaxdiff.training.state import TrainState

@@ -10,9 +10,9 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import Dataset, to_float, to_uint8
-from jaxdiff.log import METRICS
 from jaxdiff.losses.loss import QUARTERS
-from jaxdiff.run import Run
+from jaxdiff.runs.folder import METRICS
+from jaxdiff.runs.load import Run
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear, ZeroTerminalSnr
 from jaxdiff.schedules.forward import q_sample

@@ -10,14 +10,14 @@ import jax
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.log import METRICS, last_start
 from jaxdiff.parallel import Pmap
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.record import read_config
-from jaxdiff.run import CHECKPOINTS, newest_step
+from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
+from jaxdiff.runs.load import newest_step
+from jaxdiff.runs.log import last_start
+from jaxdiff.runs.train import train
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
-from jaxdiff.train import train
 from jaxdiff.training.initialize import init_state, placed
 
 

@@ -18,7 +18,7 @@ from jaxdiff.judging import FeatureOptions, built, described
 from jaxdiff.metrics.frechet import Moments
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
-from jaxdiff.run import load_data
+from jaxdiff.runs.load import load_data
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment
 

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
-from jaxdiff.log import METRICS, NONFINITE, events_of
-from jaxdiff.record import read_config
-from jaxdiff.run import CHECKPOINTS
+from jaxdiff.runs.folder import CHECKPOINTS, METRICS, NONFINITE, read_config
+from jaxdiff.runs.log import events_of
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import size

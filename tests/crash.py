@@ -28,8 +28,8 @@ import time
 import jax
 from tqdm import tqdm
 
-from jaxdiff.record import read_config
 from jaxdiff.reproduce import digest
+from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.initialize import init_state

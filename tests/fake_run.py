@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxdiff as jd
-from jaxdiff.record import training_part, write_record
+from jaxdiff.runs.folder import training_part, write_record
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state

@@ -41,7 +41,7 @@ from jaxdiff.losses.objectives import Bound, Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.parallel import Parallel, Sharded
-from jaxdiff.record import read_record
+from jaxdiff.runs.folder import read_record
 from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import ZeroTerminalSnr

@@ -24,9 +24,9 @@ from jax.experimental import multihost_utils
 import jaxdiff as jd
 from jaxdiff.data import batch
 from jaxdiff.held_out import evaluate_likelihood
-from jaxdiff.job import data_info
 from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import Parallel, processes
+from jaxdiff.runs.trainer import data_info
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.initialize import build_network, init_state
 from jaxdiff.training.optimizer import Optimizer

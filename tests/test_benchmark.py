@@ -10,7 +10,7 @@ import pytest
 
 import jaxdiff as jd
 from experiments import benchmark
-from jaxdiff.record import training_part
+from jaxdiff.runs.folder import training_part
 
 TINY = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
 pytestmark = pytest.mark.usefixtures("standard_promotion")

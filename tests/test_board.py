@@ -15,10 +15,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import jaxdiff as jd
-from jaxdiff import board
-from jaxdiff.grids import Grids
-from jaxdiff.job import Job
-from jaxdiff.log import events_of
+from jaxdiff.runs import tensorboard
+from jaxdiff.runs.log import events_of
+from jaxdiff.runs.sample_grids import Grids
+from jaxdiff.runs.trainer import Job
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
 from tests.runs import TINY, same_bits
@@ -266,8 +266,8 @@ def test_a_run_without_classes_and_few_steps(tmp_path):
 def test_which_grids_are_shown(tmp_path, steps, most, until, expected):
     (tmp_path / "grids").mkdir()
     for step in steps:
-        board.grid_path(tmp_path, step).touch()
+        tensorboard.grid_path(tmp_path, step).touch()
     (tmp_path / "grids" / "step_x.png").touch()
-    found = board.grids(tmp_path, most, until)
+    found = tensorboard.grids(tmp_path, most, until)
     assert [step for step, _ in found] == expected
     assert all(path.exists() for _, path in found)

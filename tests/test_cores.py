@@ -12,7 +12,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import cli
 from jaxdiff.parallel import cpu_devices, in_words
-from jaxdiff.record import write_record
+from jaxdiff.runs.folder import write_record
 from jaxdiff.training.experiment import DataInfo
 from tests.runs import TINY
 

@@ -19,7 +19,7 @@ import jaxdiff as jd
 from jaxdiff import cli
 from jaxdiff.diffusers import from_diffusers, to_diffusers
 from jaxdiff.errors import InputError
-from jaxdiff.run import Run
+from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_network
 from tests.pytorch import import_torchvision

@@ -10,8 +10,8 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.errors import InputError
-from jaxdiff.job import Job
-from jaxdiff.record import read_config
+from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.trainer import Job
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from tests.fake_run import CONFIG, fake_run
 from tests.runs import TINY, same_bits

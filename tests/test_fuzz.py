@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from jaxdiff.record import read_record
+from jaxdiff.runs.folder import read_record
 from jaxdiff.serialization import to_dict
 from tests.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
 

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.record import read_record
+from jaxdiff.runs.folder import read_record
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.initialize import init_state
 from tests.layouts import BATCH, EXPERIMENT, HALF, STEPS, first_step, layout, work

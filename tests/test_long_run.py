@@ -17,10 +17,11 @@ import pytest
 
 import jaxdiff as jd
 import jaxdiff.data
-from jaxdiff import cli, log, provenance
-from jaxdiff.record import read_config
+from jaxdiff import cli
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
+from jaxdiff.runs import log, provenance
+from jaxdiff.runs.folder import read_config
 from jaxdiff.status import status
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -196,7 +197,7 @@ def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
     _, state = finished
     minutes = iter(range(1000))
     clock = types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr(sys.modules["jaxdiff.train"], "time", clock)
+    monkeypatch.setattr(sys.modules["jaxdiff.runs.train"], "time", clock)
     upkeep = Upkeep(log_every=2, checkpoint_every=8, checkpoint_minutes=2, keep=9)
     experiment = dataclasses.replace(TINY, upkeep=upkeep)
     assert same_bits(run(tmp_path, experiment), state)

@@ -15,7 +15,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import cli
 from jaxdiff.errors import InputError, require
-from jaxdiff.job import Job
+from jaxdiff.runs.trainer import Job
 from tests.fake_run import CONFIG, fake_run, snapshot
 
 PAIR = re.compile(r"^\$ (.*)\n(.*)$", re.MULTILINE)

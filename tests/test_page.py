@@ -16,9 +16,9 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from jaxdiff import page, plots
-from jaxdiff.board import grid_path
 from jaxdiff.errors import InputError
-from jaxdiff.record import write_record
+from jaxdiff.runs.folder import write_record
+from jaxdiff.runs.tensorboard import grid_path
 from jaxdiff.training.experiment import DataInfo
 from tests.fake_run import CONFIG
 

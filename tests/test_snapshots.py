@@ -18,7 +18,7 @@ import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.features import Pixels
 from jaxdiff.fidelity import Comparison
-from jaxdiff.job import Job
+from jaxdiff.runs.trainer import Job
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Training, Upkeep
 from tests.runs import TINY, same_bits

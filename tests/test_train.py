@@ -15,9 +15,9 @@ import pytest
 import jaxdiff as jd
 from experiments import cifar10
 from jaxdiff.cli import main
-from jaxdiff.job import Job
-from jaxdiff.log import summary
 from jaxdiff.losses.loss import QUARTERS
+from jaxdiff.runs.log import summary
+from jaxdiff.runs.trainer import Job
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
 from tests.runs import TINY, same_bits

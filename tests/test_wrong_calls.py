@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.record import read_record
+from jaxdiff.runs.folder import read_record
 from tests.fake_run import CONFIG, NETWORK
 
 # B is a batch of 4 images of 8x8 grey pixels.

@@ -31,7 +31,8 @@ from jaxdiff.diffusers.tensors import STEM, check_tensors, find_tensors, write_t
 from jaxdiff.diffusers.unet import Model, UNet2DModel, unet_2d_of
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
-from jaxdiff.run import CHECKPOINTS, Run, load
+from jaxdiff.runs.folder import CHECKPOINTS
+from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import cannot_write, read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment

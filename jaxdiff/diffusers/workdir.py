@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdiff.errors import InputError
-from jaxdiff.record import training_part, write_record
-from jaxdiff.run import CHECKPOINTS, Run
+from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
+from jaxdiff.runs.load import Run
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import cannot_write
 from jaxdiff.training.state import TrainState

@@ -13,16 +13,13 @@ from pathlib import Path
 
 from jaxdiff import plots
 from jaxdiff.errors import InputError, require
-from jaxdiff.log import HISTORY, METRICS
 from jaxdiff.page.parts import PARTS, Seen, took
-from jaxdiff.provenance import now
-from jaxdiff.record import read_config
+from jaxdiff.runs.folder import HISTORY, METRICS, PAGE, read_config
+from jaxdiff.runs.provenance import now
 from jaxdiff.status import plain, reached
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.files import write_atomic
 
-PAGE = "report.html"
-"""Its name in the run folder."""
 HERE = Path(__file__).parent
 
 

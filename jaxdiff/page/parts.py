@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import board, report, serialization
-from jaxdiff.log import NONFINITE
+from jaxdiff import report, serialization
 from jaxdiff.page.show import (
     Part,
     Table,
@@ -23,6 +22,8 @@ from jaxdiff.page.show import (
     record_of,
     settings_of,
 )
+from jaxdiff.runs import tensorboard
+from jaxdiff.runs.folder import NONFINITE
 from jaxdiff.status import plain
 from jaxdiff.training.experiment import DataInfo, Experiment
 
@@ -101,7 +102,7 @@ def samples(run: Seen) -> Part:
 def grids(run: Seen) -> Part:
     """Samples of the same noise while it trained."""
     part = Part("Samples while it trained")
-    for step, path in board.grids(run.workdir, MOST):
+    for step, path in tensorboard.grids(run.workdir, MOST):
         part.strip += picture_of(path, f"Step {step:,}", f"Samples at step {step:,}")
     if not part.strip:
         every = run.experiment.upkeep.sample_every

@@ -4,6 +4,7 @@ EDM2's post-hoc averages: see `ema`. A run with `Training.ema_lengths` keeps its
 some times on the way, in `snapshots/<step>`.
 """
 
+from jaxdiff.runs.folder import SNAPSHOTS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,6 @@ from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Params
 
-SNAPSHOTS = "snapshots"
-"""The folder's name in the run folder."""
 CLOSE = 0.05
 """A profile of which the stored ones miss less than this part is as good as reached."""
 

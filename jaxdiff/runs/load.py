@@ -1,18 +1,6 @@
-"""A run folder, and the trained model in it.
+"""The trained model in a run folder."""
 
-The folder holds
-
-    config.json      the experiment, and what the model must know of its data
-    checkpoints/     the newest train states
-    snapshots/       averages of the parameters, to make others of (`ema_lengths`)
-    metrics.jsonl    what the steps gave, one line every `log_every` of them
-    history.jsonl    when it was started with which versions and devices, and its speed
-    tensorboard/     both of these, and the grids, for TensorBoard
-    grids/           samples while it trained, always from the same noise
-    report.html      all of it on one page
-    nonfinite.json   the step that stopped it, where its loss was not finite
-"""
-
+from jaxdiff.runs.folder import CHECKPOINTS
 import os
 import warnings
 from collections.abc import Callable
@@ -38,16 +26,14 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import as_first_says, first_before_others, is_first
-from jaxdiff.record import check_record, read_config
+from jaxdiff.runs.folder import check_record, read_config
 from jaxdiff.samplers import Ddim, sample
-from jaxdiff.snapshots import CLOSE, average_of
+from jaxdiff.runs.post_hoc_ema import CLOSE, average_of
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_network, init_state, placed
 from jaxdiff.typing import AnySchedule, Denoiser, Params
 
-CHECKPOINTS = "checkpoints"
-"""Its name in the run folder."""
 
 
 @dataclass(frozen=True)

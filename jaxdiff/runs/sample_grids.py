@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import to_uint8
-from jaxdiff.job import Job
-from jaxdiff.run import Run
+from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.load import Run
 from jaxdiff.samplers import DpmSolver, Trailing
 from jaxdiff.training.state import TrainState
 

@@ -1,4 +1,17 @@
-"""What a run folder says of its run: `config.json`, and who may go on there."""
+"""A run folder: its files, what `config.json` says, and who may go on there.
+
+The folder holds
+
+    config.json      the experiment, and what the model must know of its data
+    checkpoints/     the newest train states
+    snapshots/       averages of the parameters, to make others of (`ema_lengths`)
+    metrics.jsonl    what the steps gave, one line every `log_every` of them
+    history.jsonl    when it was started with which versions and devices, and its speed
+    tensorboard/     both of these, and the grids, for TensorBoard
+    grids/           samples while it trained, always from the same noise
+    report.html      all of it on one page
+    nonfinite.json   the step that stopped it, where its loss was not finite
+"""
 
 import json
 from functools import reduce
@@ -10,6 +23,15 @@ from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 
+CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+SNAPSHOTS = "snapshots"
+METRICS = "metrics.jsonl"
+HISTORY = "history.jsonl"
+NONFINITE = "nonfinite.json"
+TENSORBOARD = "tensorboard"
+GRIDS = "grids"
+PAGE = "report.html"
 NOT_TRAINING = (
     "upkeep",
     "sampling",
@@ -22,8 +44,6 @@ NOT_TRAINING = (
     "network.remat",
 )
 """The parts of an experiment that do not change what training computes."""
-CONFIG = "config.json"
-"""Its name in the run folder."""
 _LARGEST = 2**20  # of an image's sides, channels and classes
 
 

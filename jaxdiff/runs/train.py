@@ -8,15 +8,16 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.errors import require
-from jaxdiff.grids import Grids
-from jaxdiff.job import Job
-from jaxdiff.log import Log, held
+from jaxdiff.runs.sample_grids import Grids
+from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.log import Log, held
 from jaxdiff.parallel import in_words
 from jaxdiff.parallel.preemption import between_steps
 from jaxdiff.parallel.processes import as_first_says, is_first
-from jaxdiff.record import check_record, check_workdir, training_part, write_record
-from jaxdiff.run import CHECKPOINTS, newest_step
-from jaxdiff.snapshots import SNAPSHOTS
+from jaxdiff.runs.folder import check_record, check_workdir, training_part, write_record
+from jaxdiff.runs.folder import CHECKPOINTS
+from jaxdiff.runs.load import newest_step
+from jaxdiff.runs.folder import SNAPSHOTS
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment
@@ -38,7 +39,7 @@ def train(
 
     Args:
         experiment: what to train.
-        workdir: the run folder; see `jaxdiff.run`.
+        workdir: the run folder; see `jaxdiff.runs.load`.
         until: stop after so many steps, with a checkpoint; by default at the end.
         progress: show a progress bar, and on what it trains.
         dataset: what to train on, such as `data.from_arrays` makes of your own images;

@@ -9,8 +9,8 @@ from typing import Any
 
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.record import read_config
-from jaxdiff.run import load
+from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.load import load
 from jaxdiff.serialization import differences, to_dict
 from jaxdiff.storage.checkpoints import by_name
 from jaxdiff.training.experiment import Experiment

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.fine_tune import start_of
+from jaxdiff.runs.fine_tune import start_of
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
-from jaxdiff.run import load_data
+from jaxdiff.runs.load import load_data
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_network, init_state, placed

@@ -4,6 +4,7 @@ All of it is in other files of the run folder too, from which it is written anew
 the run goes on.
 """
 
+from jaxdiff.runs.folder import TENSORBOARD, GRIDS
 import contextlib
 import warnings
 from collections.abc import Iterable
@@ -15,8 +16,6 @@ from jaxdiff.errors import InputError
 from jaxdiff.storage.event_files import Events, check_installed
 from jaxdiff.storage.files import picture_kind
 
-FOLDER, GRIDS = "tensorboard", "grids"
-"""Names in the run folder."""
 MOST = 20
 """So many of the earlier grids are written anew; TensorBoard shows 10 by default."""
 
@@ -49,7 +48,7 @@ def open_board(
             stacklevel=2,
         )
         return None
-    events = Events(workdir / FOLDER)
+    events = Events(workdir / TENSORBOARD)
     known = {speed.get("step"): speed for speed in speeds}  # of those done twice, last
     for line in lines:
         values = {k: v for k, v in line.items() if k != "step" and _is_number(v)}

@@ -1,5 +1,6 @@
 """What a run says of itself while it trains: each interval's metrics, exactly once."""
 
+from jaxdiff.runs.folder import METRICS, HISTORY, NONFINITE, GRIDS
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -10,8 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff import provenance
-from jaxdiff.board import GRIDS, grid_path, open_board
+from jaxdiff.runs import provenance
+from jaxdiff.runs.folder import GRIDS
+from jaxdiff.runs.tensorboard import grid_path, open_board
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.parallel.processes import is_first
@@ -21,8 +23,6 @@ from jaxdiff.storage.json_lines import History, JsonLines, read
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array
 
-METRICS, HISTORY, NONFINITE = "metrics.jsonl", "history.jsonl", "nonfinite.json"
-"""Names in the run folder."""
 Metrics = dict[str, np.ndarray]
 """Of one or more steps, each [steps, ...]."""
 
