@@ -17,7 +17,7 @@ digits have 4.46 bits per dimension by the variational bound (fixed large varian
 
 from jaxdiff.cli import main
 from jaxdiff.data import Digits
-from jaxdiff.metrics.agreement import label_agreement
+from jaxdiff.evaluation.label_agreement import label_agreement
 from jaxdiff.networks import UNetConfig
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer

@@ -43,10 +43,10 @@ from jaxdiff.diffusers import from_diffusers as from_diffusers
 from jaxdiff.diffusers import to_diffusers as to_diffusers
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.errors import NonFinite as NonFinite
-from jaxdiff.likelihood import bits_per_dim as bits_per_dim
-from jaxdiff.likelihood import dequantise as dequantise
-from jaxdiff.likelihood import ode_log_density as ode_log_density
-from jaxdiff.likelihood import variational_bound as variational_bound
+from jaxdiff.evaluation.likelihood import bits_per_dim as bits_per_dim
+from jaxdiff.evaluation.likelihood import dequantise as dequantise
+from jaxdiff.evaluation.likelihood import ode_log_density as ode_log_density
+from jaxdiff.evaluation.likelihood import variational_bound as variational_bound
 from jaxdiff.losses.loss import loss_fn as loss_fn
 from jaxdiff.losses.objectives import Bound as Bound
 from jaxdiff.losses.objectives import Hybrid as Hybrid

@@ -15,11 +15,11 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
 from jaxdiff.errors import InputError
-from jaxdiff.features import hash_of
-from jaxdiff.fidelity import Comparison, check_num
+from jaxdiff.evaluation.features import hash_of
+from jaxdiff.evaluation.fidelity import Comparison, check_num
+from jaxdiff.evaluation.frechet import frechet_distance
+from jaxdiff.evaluation.kid import kernel_distance
 from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
-from jaxdiff.metrics.frechet import frechet_distance
-from jaxdiff.metrics.kernel import kernel_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run, load, load_data_of

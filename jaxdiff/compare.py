@@ -18,7 +18,7 @@ from jaxdiff import plots
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.frechet import frechet_distance
+from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run, load_data_of

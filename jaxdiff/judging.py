@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.draw import samplings_of
-from jaxdiff.features import Extractor, Features, default_features
+from jaxdiff.evaluation.features import Extractor, Features, default_features
 from jaxdiff.flags import parse_option
 from jaxdiff.parallel import Parallel
 from jaxdiff.progress import bar

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 import jaxdiff as jd
 from jaxdiff.data import batch
-from jaxdiff.held_out import evaluate_likelihood
+from jaxdiff.evaluation.dataset_likelihood import evaluate_likelihood
 from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import Parallel, processes
 from jaxdiff.runs.trainer import data_info

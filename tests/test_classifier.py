@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff import classifier
-from jaxdiff.classifier import Recipe, classifier_of, moved
 from jaxdiff.data import Digits, from_arrays
 from jaxdiff.errors import InputError
+from jaxdiff.evaluation import feature_classifier
+from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of, moved
 from jaxdiff.parallel import Pmap
 from jaxdiff.storage.cache import cache_folder
 
@@ -43,7 +43,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
 
     steps: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr(classifier, "_train", never)
+        patch.setattr(feature_classifier, "_train", never)
         kept = classifier_of(digits[0], RECIPE, steps.append)
         assert kept.sha256() == trained.sha256()
         assert steps == [RECIPE.num_steps]
@@ -56,7 +56,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
     (path,) = [
         p
         for p in (cache_folder() / "classifiers").iterdir()
-        if p.stem == classifier._name(digits[0], short)
+        if p.stem == feature_classifier._name(digits[0], short)
     ]
     path.write_bytes(path.read_bytes()[:-100])  # damaged: it is trained again
     assert classifier_of(digits[0], short).sha256() == first.sha256()

@@ -16,7 +16,7 @@ from jaxdiff.cli import main
 from jaxdiff.compare import _steps
 from jaxdiff.draw import samplings_of
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.frechet import frechet_distance
+from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 

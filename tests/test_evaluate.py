@@ -13,18 +13,17 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff import features as features_lib
 from jaxdiff import rng
-from jaxdiff.classifier import Recipe, classifier_of
 from jaxdiff.cli import main
 from jaxdiff.data import from_arrays, order
-from jaxdiff.features import Classifier, Pixels, default_features
-from jaxdiff.held_out import evaluate_likelihood
-from jaxdiff.metrics.frechet import Moments, frechet_distance
-from jaxdiff.metrics.kernel import kernel_distance
-from jaxdiff.metrics.manifold import precision_recall
-from jaxdiff.metrics.mean import Mean
-from jaxdiff.metrics.nearest import nearest
+from jaxdiff.evaluation.dataset_likelihood import evaluate_likelihood
+from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of
+from jaxdiff.evaluation.features import Classifier, Pixels, default_features
+from jaxdiff.evaluation.frechet import Moments, frechet_distance
+from jaxdiff.evaluation.kid import kernel_distance
+from jaxdiff.evaluation.mean import Mean
+from jaxdiff.evaluation.memorization import nearest
+from jaxdiff.evaluation.precision_recall import precision_recall
 from jaxdiff.parallel import Pmap
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
@@ -246,7 +245,7 @@ def test_samples_are_compared_with_held_out_images(evaluated):
     assert how["resize"] == "none"
     accuracy = np.mean(classifier.read(held_out.images, Pmap())[1] == held_out.labels)
     assert how["accuracy"] == accuracy
-    assert how["statistics"] == features_lib.hash_of(Moments.of(real))
+    assert how["statistics"] == features.hash_of(Moments.of(real))
     for part in ("60 steps, seed 0", how["weights"][:16], how["statistics"], "40 held"):
         assert part in found["kernel distance"]["note"]
     with Image.open(evaluated / "nearest.png") as picture:

@@ -7,10 +7,10 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.neighbors import NearestNeighbors
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics import distances
-from jaxdiff.metrics.kernel import kernel_distance
-from jaxdiff.metrics.manifold import precision_recall
-from jaxdiff.metrics.nearest import copying, nearest
+from jaxdiff.evaluation import pairwise
+from jaxdiff.evaluation.kid import kernel_distance
+from jaxdiff.evaluation.memorization import copying, nearest
+from jaxdiff.evaluation.precision_recall import precision_recall
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def rng():
 def memory(request, monkeypatch):
     """Blocks of so few numbers that there are many of them."""
     if request.param == "in blocks":
-        monkeypatch.setattr(distances, "_BLOCK", 100)
+        monkeypatch.setattr(pairwise, "_BLOCK", 100)
 
 
 def unbiased(x, y):

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.frechet import Moments, frechet_distance
+from jaxdiff.evaluation.frechet import Moments, frechet_distance
 
 RNG = np.random.default_rng(0)
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff.data import from_arrays
-from jaxdiff.features import Features, Inception
+from jaxdiff.evaluation.features import Features, Inception
+from jaxdiff.evaluation.frechet import Moments, frechet_distance
 from jaxdiff.flags import parse_option
-from jaxdiff.metrics.frechet import Moments, frechet_distance
 from jaxdiff.networks import inception
 from jaxdiff.storage.torch_pickle import read_torch
 from tests.pytorch import import_torchvision

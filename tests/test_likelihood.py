@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import kstest, norm
 
 import jaxdiff as jd
-from jaxdiff import likelihood, rng
+from jaxdiff import rng
+from jaxdiff.evaluation import likelihood
 from jaxdiff.schedules import ScheduleOptions, forward
 
 BIN = 2 / 255

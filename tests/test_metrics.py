@@ -7,7 +7,7 @@ import pytest
 
 from jaxdiff.data import Digits
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.agreement import label_agreement
+from jaxdiff.evaluation.label_agreement import label_agreement
 from jaxdiff.storage.json_lines import JsonLines
 from jaxdiff.storage.json_lines import read as read_lines
 

@@ -12,7 +12,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.likelihood import variational_bound
+from jaxdiff.evaluation.likelihood import variational_bound
 from jaxdiff.losses.objectives import Noised, Objective
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions

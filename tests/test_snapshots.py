@@ -16,8 +16,8 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff.cli import main
-from jaxdiff.features import Pixels
-from jaxdiff.fidelity import Comparison
+from jaxdiff.evaluation.features import Pixels
+from jaxdiff.evaluation.fidelity import Comparison
 from jaxdiff.runs.trainer import Job
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Training, Upkeep

@@ -9,9 +9,9 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import statistics as statistics_lib
 from jaxdiff.cli import main
-from jaxdiff.features import Classifier, Pixels, hash_of
-from jaxdiff.metrics.frechet import Moments
-from jaxdiff.statistics import load_statistics, moments_of
+from jaxdiff.evaluation.features import Classifier, Pixels, hash_of
+from jaxdiff.evaluation.frechet import Moments
+from jaxdiff.evaluation.reference_statistics import load_statistics, moments_of
 from tests.fake_run import CONFIG, fake_run
 
 RNG = np.random.default_rng(0)

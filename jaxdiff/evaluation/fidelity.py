@@ -11,13 +11,13 @@ import numpy as np
 
 from jaxdiff.data import Dataset, order, to_uint8
 from jaxdiff.errors import InputError
-from jaxdiff.features import Extractor, hash_of
-from jaxdiff.metrics.distances import check_same_features
-from jaxdiff.metrics.frechet import Moments, frechet_distance
-from jaxdiff.metrics.kernel import kernel_distance
-from jaxdiff.metrics.manifold import PrecisionRecall, precision_recall
-from jaxdiff.metrics.mean import Mean
-from jaxdiff.metrics.nearest import Copying, copying, nearest
+from jaxdiff.evaluation.features import Extractor, hash_of
+from jaxdiff.evaluation.frechet import Moments, frechet_distance
+from jaxdiff.evaluation.kid import kernel_distance
+from jaxdiff.evaluation.mean import Mean
+from jaxdiff.evaluation.memorization import Copying, copying, nearest
+from jaxdiff.evaluation.pairwise import check_same_features
+from jaxdiff.evaluation.precision_recall import PrecisionRecall, precision_recall
 from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import Sampling
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.distances import blocks, check_same_features, rows_of
-from jaxdiff.metrics.mean import Mean
+from jaxdiff.evaluation.mean import Mean
+from jaxdiff.evaluation.pairwise import blocks, check_same_features, rows_of
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> Mean:

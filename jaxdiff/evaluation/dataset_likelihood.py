@@ -9,14 +9,14 @@ import numpy as np
 from jaxdiff.data import Dataset, to_float
 from jaxdiff.denoisers.network import bind
 from jaxdiff.errors import InputError
-from jaxdiff.likelihood import (
+from jaxdiff.evaluation.likelihood import (
     bits_per_dim,
     bound_parts,
     dequantise,
     ode_log_density,
     variational_bound,
 )
-from jaxdiff.metrics.mean import Mean
+from jaxdiff.evaluation.mean import Mean
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.classifier import CHUNK, Recipe, classifier_of
 from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.frechet import Moments
+from jaxdiff.evaluation.feature_classifier import CHUNK, Recipe, classifier_of
+from jaxdiff.evaluation.frechet import Moments
 from jaxdiff.networks.inception import SIDE, inception_variables
 from jaxdiff.networks.inception import Inception as InceptionV3
 from jaxdiff.parallel import Parallel

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.distances import rows_of, squared_distances
+from jaxdiff.evaluation.pairwise import rows_of, squared_distances
 
 
 class PrecisionRecall(NamedTuple):

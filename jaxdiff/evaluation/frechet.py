@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError
-from jaxdiff.metrics.distances import check_same_features, rows_of
+from jaxdiff.evaluation.pairwise import check_same_features, rows_of
 
 
 class Moments(NamedTuple):

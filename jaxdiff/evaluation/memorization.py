@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.metrics.distances import rows_of, squared_distances
+from jaxdiff.evaluation.pairwise import rows_of, squared_distances
 
 
 def nearest(

@@ -1,1 +1,0 @@
-"""Measures of a run: writers and label agreement."""
