@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff import page, plots, report
+from jaxdiff import plots
 from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
@@ -34,6 +34,8 @@ from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.progress import bar
 from jaxdiff.replay import ReplayOptions, replay
+from jaxdiff.report import page, run_pictures
+from jaxdiff.report.status import status
 from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.runs.fine_tune import with_model_of
 from jaxdiff.runs.folder import CONFIG, read_config
@@ -42,7 +44,6 @@ from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import train_job
 from jaxdiff.runs.trainer import Job
 from jaxdiff.statistics import StatisticsOptions, statistics
-from jaxdiff.status import StatusOptions, status
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
@@ -77,6 +78,22 @@ class TrainOptions:
 
     workdir: Path
     """The run folder; a run that is there goes on from its newest checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Which run to put on a page."""
+
+    workdir: Path
+    """The run folder; report.html is written there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions:
+    """Which run to look at."""
+
+    workdir: Path
+    """The run folder; it is only read, also while a process trains in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +157,7 @@ def _reproduce(options: ReproduceOptions) -> None:
 
 
 ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
-    "report": (page.ReportOptions, lambda options: page.tell(options.workdir)),
+    "report": (ReportOptions, lambda options: page.tell(options.workdir)),
     "status": (StatusOptions, lambda options: print(status(options.workdir))),
     "replay": (ReplayOptions, replay),
     "reproduce": (ReproduceOptions, _reproduce),
@@ -317,14 +334,14 @@ def _train(
     labels = None if classes is None else np.arange(num) % classes
     with bar(num, "sample") as on_chunk:
         images = run.generate(labels, num, 0, on_chunk=on_chunk)
-    frames = report.reverse_frames(run)
+    frames = run_pictures.reverse_frames(run)
     if not processes.is_first():
         return
     plots.save_samples(
         workdir / "samples.png", to_uint8(images), labels, run.info.class_names, 10
     )
-    report.save_pictures(run, dataset, frames, workdir)
-    print(f"pictures are in {workdir}: {', '.join(report.PICTURES)}")
+    run_pictures.save_pictures(run, dataset, frames, workdir)
+    print(f"pictures are in {workdir}: {', '.join(run_pictures.PICTURES)}")
     if judge and labels is not None and dataset.labels is not None:
         known = np.asarray(dataset.images)
         share = judge(to_uint8(images), labels, known, dataset.labels)

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import plots, report
+from jaxdiff import plots
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import check_labels
 from jaxdiff.errors import InputError
 from jaxdiff.flags import option_name, parse_option
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress import bar
+from jaxdiff.report import run_pictures
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
 from jaxdiff.samplers.editing import blend_labels
@@ -93,7 +94,7 @@ def draw(run: Run, options: SampleOptions) -> None:
         for i, (name, sampling) in enumerate(samplings.items()):
             if single == ".gif":
                 steps = len(sampling.sampler.grid(run.schedule).alpha) - 1
-                every = max(1, steps // report.FRAMES)
+                every = max(1, steps // run_pictures.FRAMES)
             drawn[name] = run.generate(
                 labels, options.num, options.seed, sampling=sampling, indices=indices,
                 every=every, on_chunk=partial(on_chunk, before=i * options.num),

@@ -19,10 +19,10 @@ import jaxdiff as jd
 import jaxdiff.data
 from jaxdiff import cli
 from jaxdiff.replay import ReplayOptions, replay
+from jaxdiff.report.status import status
 from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.runs import log, provenance
 from jaxdiff.runs.folder import read_config
-from jaxdiff.status import status
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep

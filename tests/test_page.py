@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
-from jaxdiff import page, plots
+from jaxdiff import plots
 from jaxdiff.errors import InputError
+from jaxdiff.report import page
 from jaxdiff.runs.folder import write_record
 from jaxdiff.runs.tensorboard import grid_path
 from jaxdiff.training.experiment import DataInfo

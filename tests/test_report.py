@@ -9,10 +9,11 @@ from PIL import Image
 from PIL.GifImagePlugin import GifImageFile
 
 import jaxdiff as jd
-from jaxdiff import plots, report
+from jaxdiff import plots
 from jaxdiff.data.dataset import from_arrays
 from jaxdiff.plots import images as images_lib
 from jaxdiff.plots.images import GAP
+from jaxdiff.report import run_pictures
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.json_lines import JsonLines
 from jaxdiff.training.experiment import DataInfo, Sampling
@@ -156,11 +157,11 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)
     labels = None if name == "unlabelled" else np.array([0, 1, 2, 0, 1])
     write_metrics(tmp_path)
-    frames = report.reverse_frames(run)
-    report.save_pictures(run, from_arrays(images, labels), frames, tmp_path)
+    frames = run_pictures.reverse_frames(run)
+    run_pictures.save_pictures(run, from_arrays(images, labels), frames, tmp_path)
     save_samples(run, shades(5), labels, tmp_path / "samples.png", 5)
     written = {path.name for path in tmp_path.iterdir()} - {"metrics.jsonl"}
-    assert written == set(report.PICTURES)
+    assert written == set(run_pictures.PICTURES)
 
     num = 10 if labels is None else 3
     columns = -(-num // 2)
@@ -204,11 +205,11 @@ def test_the_reverse_chain_shows_an_image_a_class(
     monkeypatch.setattr(jd.Run, "generate", generate)
     info = labelled.info._replace(num_classes=num_classes)
     run = jd.Run(**{**vars(labelled), "info": info})
-    frames = report.reverse_frames(run, seed=4)
+    frames = run_pictures.reverse_frames(run, seed=4)
     assert calls == [(list(range(asked)), asked, 4, 1)]
     write_metrics(tmp_path)
     images = from_arrays(jd.to_uint8(shades(3)))
-    report.save_pictures(run, images, frames, tmp_path)
+    run_pictures.save_pictures(run, images, frames, tmp_path)
     with GifImageFile(tmp_path / "reverse.gif") as gif:
         for frame in range(gif.n_frames):
             gif.seek(frame)
@@ -235,9 +236,9 @@ def test_the_animation_has_about_as_many_frames_as_it_should(
     monkeypatch.setattr(jd.Run, "generate", generate)
     schedule = jd.Schedule(*(np.full(num_steps, 0.5, np.float32),) * 5)  # type: ignore[arg-type]
     run = jd.Run(**{**vars(unlabelled), "schedule": schedule})
-    report.reverse_frames(run)
+    run_pictures.reverse_frames(run)
     frames = num_steps // strides[0]
-    assert min(num_steps, report.FRAMES) <= frames < 2 * report.FRAMES
+    assert min(num_steps, run_pictures.FRAMES) <= frames < 2 * run_pictures.FRAMES
 
 
 def test_the_losses_drawn_are_those_of_the_metrics(tmp_path, monkeypatch):
@@ -246,7 +247,7 @@ def test_the_losses_drawn_are_those_of_the_metrics(tmp_path, monkeypatch):
         writer.write(2, {"loss": 0.1, "loss_q2": 2.0, "loss_q4": 4.0})
     drawn = []
     monkeypatch.setattr(plots, "save_curve", lambda path, *args: drawn.extend(args))
-    report.save_loss(tmp_path)
+    run_pictures.save_loss(tmp_path)
     steps, series = drawn
     assert steps.tolist() == [1, 2]
     assert next(iter(series)) == "loss"
@@ -260,7 +261,7 @@ def test_the_losses_drawn_are_those_of_the_metrics(tmp_path, monkeypatch):
 def test_the_schedules_are_those_of_the_runs_length(tmp_path, monkeypatch, num_steps):
     drawn = {}
     monkeypatch.setattr(plots, "save_schedules", lambda path, y: drawn.update(y))
-    report.save_schedules(num_steps, tmp_path / "schedules.png")
+    run_pictures.save_schedules(num_steps, tmp_path / "schedules.png")
     assert set(drawn) == {option.__name__ for option in get_args(ScheduleOptions)}
     num_steps = max(num_steps, 2)
     assert {curve.shape for curve in drawn.values()} == {(num_steps,)}

@@ -1,23 +1,15 @@
-"""The command `status`: what a run folder holds."""
+"""What a run folder holds, as text."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
+from jaxdiff.report.text import number, plain, reached
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, NONFINITE, read_config
 from jaxdiff.runs.log import events_of
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import size
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusOptions:
-    """Which run to look at."""
-
-    workdir: Path
-    """The run folder; it is only read, also while a process trains in it."""
 
 
 def status(workdir: Path) -> str:
@@ -40,7 +32,7 @@ def status(workdir: Path) -> str:
     if metrics:
         last = metrics[-1]
         lines += ["", f"metrics of step {last.pop('step'):,}, the last line"]
-        lines += [f"  {name:<15} {_number(value)}" for name, value in last.items()]
+        lines += [f"  {name:<15} {number(value)}" for name, value in last.items()]
         skipped = sum(line.get("nonfinite", 0) for line in metrics)
         if skipped:
             lines.append(f"  steps with a loss that was not finite: {skipped}")
@@ -54,7 +46,7 @@ def status(workdir: Path) -> str:
         lines.insert(-5, f"  {len(starts) - 5} starts before")
     if speeds:
         speed, when = speeds[-1].get("images_per_s"), speeds[-1].get("time")
-        lines.append(f"  {when}  {_number(speed)} images/s, the last figure")
+        lines.append(f"  {when}  {number(speed)} images/s, the last figure")
 
     lines += ["", "data"]
     lines += [f"  {name:<12} {plain(v)}" for name, v in info._asdict().items()]
@@ -64,12 +56,6 @@ def status(workdir: Path) -> str:
         for name, value in serialization.to_dict(experiment).items()
     ]
     return "\n".join(lines)
-
-
-def reached(step: int, end: int) -> str:
-    """How far a run is, in words."""
-    word = ", finished" if step >= end else ""
-    return f"step {step:,} of {end:,} ({step / end:.0%}){word}"
 
 
 def _start(event: dict[str, Any]) -> str:
@@ -85,19 +71,3 @@ def _start(event: dict[str, Any]) -> str:
         + ", ".join(f"{name} {versions.get(name)}" for name in names)
         + f"; {made}"
     )
-
-
-def plain(value: Any) -> str:
-    """Options in one line, without the braces and quotes of JSON."""
-    if isinstance(value, dict):
-        rest = dict(value)
-        name = rest.pop("type", None)
-        parts = [f"{key}={plain(v)}" for key, v in rest.items()]
-        return f"{name or ''}({', '.join(parts)})" if name else ", ".join(parts)
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(plain, value)) + "]"
-    return _number(value)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The command `report`: a run on one page, a file that needs no network.
+"""A run on one page, a file that needs no network.
 
 The page is made of what the run folder has, which may come from elsewhere: all of it is
 data. Every text is escaped, only PNGs and GIFs are shown, links are not followed, and
@@ -8,27 +8,18 @@ the page's own policy lets the browser run this package's script alone.
 import base64
 import hashlib
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdiff import plots
 from jaxdiff.errors import InputError, require
-from jaxdiff.page.parts import PARTS, Seen, took
+from jaxdiff.report.sections import PARTS, Seen, took
+from jaxdiff.report.text import plain, reached
 from jaxdiff.runs.folder import HISTORY, METRICS, PAGE, read_config
 from jaxdiff.runs.provenance import now
-from jaxdiff.status import plain, reached
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.files import write_atomic
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Which run to put on a page."""
-
-    workdir: Path
-    """The run folder; report.html is written there."""
 
 
 def write_page(workdir: Path) -> Path:

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff import report, serialization
-from jaxdiff.page.show import (
+from jaxdiff import serialization
+from jaxdiff.report import run_pictures
+from jaxdiff.report.elements import (
     Part,
     Table,
     cell,
@@ -22,9 +23,9 @@ from jaxdiff.page.show import (
     record_of,
     settings_of,
 )
+from jaxdiff.report.text import plain
 from jaxdiff.runs import tensorboard
 from jaxdiff.runs.folder import NONFINITE
-from jaxdiff.status import plain
 from jaxdiff.training.experiment import DataInfo, Experiment
 
 MOST = 24
@@ -65,7 +66,7 @@ def training(run: Seen) -> Part:
         part.missing.append("No line of metrics yet: the command train writes them.")
         return part
     values = [{name: number(v) for name, v in line.items()} for line in run.lines]
-    steps, losses = report.losses(values)
+    steps, losses = run_pictures.losses(values)
 
     def over_steps(name: str) -> np.ndarray:
         return np.array([line.get(name, np.nan) for line in values])

@@ -14,7 +14,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.checks import is_finite
 from jaxdiff.errors import InputError
-from jaxdiff.status import plain
+from jaxdiff.report.text import plain
 from jaxdiff.storage.files import picture_kind, read_json
 
 

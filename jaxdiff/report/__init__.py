@@ -1,0 +1,1 @@
+"""Pictures, status and the HTML page of a run."""
