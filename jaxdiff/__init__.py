@@ -39,8 +39,6 @@ from jaxdiff.denoisers.predictions import V as V
 from jaxdiff.denoisers.predictions import Velocity as Velocity
 from jaxdiff.denoisers.thresholding import clip_x_0 as clip_x_0
 from jaxdiff.denoisers.thresholding import dynamic_threshold as dynamic_threshold
-from jaxdiff.diffusers import from_diffusers as from_diffusers
-from jaxdiff.diffusers import to_diffusers as to_diffusers
 from jaxdiff.errors import InputError as InputError
 from jaxdiff.errors import NonFinite as NonFinite
 from jaxdiff.evaluation.likelihood import bits_per_dim as bits_per_dim
@@ -67,6 +65,8 @@ from jaxdiff.networks import UNetConfig as UNetConfig
 from jaxdiff.parallel import Pmap as Pmap
 from jaxdiff.parallel import Sharded as Sharded
 from jaxdiff.parallel import Terminated as Terminated
+from jaxdiff.pretrained import from_diffusers as from_diffusers
+from jaxdiff.pretrained import to_diffusers as to_diffusers
 from jaxdiff.runs.load import Run as Run
 from jaxdiff.runs.load import load as load
 from jaxdiff.runs.train import train as train

@@ -19,19 +19,18 @@ from jaxdiff import plots
 from jaxdiff.averages import AveragesOptions, averages
 from jaxdiff.compare import CompareOptions, Judge, compare
 from jaxdiff.data import to_uint8
-from jaxdiff.diffusers import (
-    ExportOptions,
-    ImportOptions,
-    from_diffusers,
-    to_diffusers,
-    write_run,
-)
 from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
 from jaxdiff.evaluate import EvaluateOptions, evaluate
 from jaxdiff.flags import parse, value_of
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
 from jaxdiff.parallel.preemption import Terminated
+from jaxdiff.pretrained import (
+    from_diffusers,
+    to_diffusers,
+    write_run,
+)
+from jaxdiff.pretrained.convert import ExportOptions, ImportOptions
 from jaxdiff.progress import bar
 from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.report import page, run_pictures

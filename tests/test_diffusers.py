@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
 from jaxdiff import cli
-from jaxdiff.diffusers import from_diffusers, to_diffusers
 from jaxdiff.errors import InputError
+from jaxdiff.pretrained import from_diffusers, to_diffusers
 from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_network

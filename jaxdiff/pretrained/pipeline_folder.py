@@ -19,18 +19,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.diffusers.names import places, with_new_names
-from jaxdiff.diffusers.schedulers import (
-    DEFAULT_STEPS,
-    DDIMScheduler,
-    read_scheduler,
-    scheduler_of,
-    scheduler_record,
-)
-from jaxdiff.diffusers.tensors import STEM, check_tensors, find_tensors, write_tensors
-from jaxdiff.diffusers.unet import Model, UNet2DModel, unet_2d_of
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
+from jaxdiff.pretrained.parameter_names import places, with_new_names
+from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
+from jaxdiff.pretrained.schedulers import DEFAULT_STEPS, DDIMScheduler, read_scheduler
+from jaxdiff.pretrained.unet import Model, UNet2DModel, unet_2d_of
+from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
 from jaxdiff.runs.folder import CHECKPOINTS
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import from_dict, to_dict

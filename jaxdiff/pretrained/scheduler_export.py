@@ -1,0 +1,171 @@
+"""A schedule, prediction and sampler as the configuration of diffusers' scheduler."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.errors import InputError
+from jaxdiff.pretrained.schedulers import (
+    PREDICTIONS,
+    Common,
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    Multistep,
+    UniPCMultistepScheduler,
+    grid_of,
+)
+from jaxdiff.samplers import (
+    Ancestral,
+    Ddim,
+    DpmSolver,
+    Leading,
+    Sampler,
+    UniPc,
+)
+from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import (
+    Cosine,
+    Linear,
+    Quadratic,
+    Schedule,
+    ZeroTerminalSnr,
+)
+from jaxdiff.serialization import option_name, to_dict
+from jaxdiff.training.experiment import Sampling
+
+
+def scheduler_of(
+    schedule_options: ScheduleOptions,
+    schedule: Any,
+    prediction: Prediction,
+    sampling: Sampling,
+) -> tuple[Common, int]:
+    """A scheduler of diffusers, and the number of steps to call it with.
+
+    Raises:
+        InputError: diffusers has no such schedule, prediction, sampler or spacing.
+    """
+    if not isinstance(schedule, Schedule):
+        raise InputError(
+            "diffusers has discrete schedules only; this one is "
+            f"{type(schedule_options).__name__}"
+        )
+    sampler = sampling.sampler
+    if type(sampler) not in (Ancestral, Ddim, DpmSolver, UniPc):
+        raise InputError(
+            "diffusers has the samplers ancestral, ddim, dpm-solver and uni-pc; this "
+            f"is {option_name(type(sampler))}: export with another, --sampler"
+        )
+    kinds = {cls: name for name, cls in PREDICTIONS.items()}
+    if type(prediction) not in kinds:
+        raise InputError(
+            "diffusers has the predictions eps, x0 and v; this run has "
+            f"{type(prediction).__name__}"
+        )
+    grid = grid_of(sampler.spacing, schedule)
+    count = len(grid.times) - (not grid.to_data)
+    shared = {
+        **_schedule_fields(schedule_options, schedule),
+        "prediction_type": kinds[type(prediction)],
+    }
+    base = _base_of(sampler, sampling.clip, prediction.learn_variance, count, shared)
+    finals = ["zero"] if grid.to_data else ["sigma_min"]
+    offset = sampler.spacing.offset if isinstance(sampler.spacing, Leading) else 0
+    for spacing in ("leading", "trailing", "linspace"):
+        changes: dict[str, Any] = {"timestep_spacing": spacing}
+        changes["steps_offset"] = offset if spacing == "leading" else 0
+        if isinstance(base, Multistep):
+            changes["final_sigmas_type"] = finals[0]
+        elif isinstance(base, DDIMScheduler):
+            changes["set_alpha_to_one"] = grid.to_data
+        found = replace(base, **changes)
+        if count <= schedule.num_steps and found.grid(count, schedule) == grid:
+            return found, count
+    raise InputError(
+        f"diffusers has no spacing like {sampler.spacing} with {type(base).__name__}: "
+        "export with another sampler, --sampler"
+    )
+
+
+def _base_of(
+    sampler: Sampler, clip: bool, learned: bool, count: int, shared: dict[str, Any]
+) -> Common:
+    """The scheduler of a sampler, before its spacing."""
+    if learned and not (
+        isinstance(sampler, DpmSolver)
+        or (isinstance(sampler, Ancestral) and sampler.variance == LearnedRange())
+    ):
+        raise InputError(
+            "diffusers takes a network that learned a variance with the samplers "
+            "ancestral:variance=learned-range and dpm-solver; got "
+            f"{option_name(type(sampler))}"
+        )
+    if isinstance(sampler, Ancestral):
+        variances: dict[Any, Any] = {
+            FixedSmall(): "fixed_small", FixedLarge(): "fixed_large",
+            LearnedRange(): "learned_range",
+        }  # fmt: skip
+        if sampler.variance not in variances:
+            raise InputError(f"diffusers has no variance {sampler.variance}")
+        return DDPMScheduler(
+            **shared, variance_type=variances[sampler.variance], clip_sample=clip
+        )
+    if isinstance(sampler, Ddim):
+        return DDIMScheduler(**shared, clip_sample=clip)
+    if isinstance(sampler, DpmSolver):
+        if sampler.eta not in (0, 1):
+            raise InputError(f"diffusers has the eta 0 or 1; got {sampler.eta:g}")
+        if sampler.order == 3:
+            raise InputError("diffusers' third order is another: export with order 2")
+        return DPMSolverMultistepScheduler(
+            **shared,
+            thresholding=clip,
+            solver_order=sampler.order,  # type: ignore[arg-type]
+            algorithm_type="sde-dpmsolver++" if sampler.eta else "dpmsolver++",
+            solver_type=sampler.variant,
+            lower_order_final=sampler.lower_order_final,
+            # Of 15 steps and more, diffusers heeds only this.
+            euler_at_final=sampler.lower_order_final and count >= 15,
+            variance_type="learned_range" if learned else None,
+        )
+    assert isinstance(sampler, UniPc), "the caller refuses others"
+    return UniPCMultistepScheduler(
+        **shared,
+        thresholding=clip,
+        solver_order=sampler.order,  # type: ignore[arg-type]
+        solver_type=sampler.variant,
+        lower_order_final=sampler.lower_order_final,
+    )
+
+
+def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, Any]:
+    """The fields of a schedule; a list of betas where diffusers has no name for it."""
+    base: Any = options.base if isinstance(options, ZeroTerminalSnr) else options
+    rescaled = isinstance(options, ZeroTerminalSnr)
+    found: dict[str, Any] = {"num_train_timesteps": schedule.num_steps}
+    if isinstance(base, Linear | Quadratic):
+        name = "linear" if isinstance(base, Linear) else "scaled_linear"
+        found |= {
+            "beta_schedule": name,
+            "beta_start": base.beta_start,
+            "beta_end": base.beta_end,
+            "rescale_betas_zero_snr": rescaled,
+        }
+    elif base == Cosine(num_steps=schedule.num_steps):
+        found["beta_schedule"] = "squaredcos_cap_v2"
+        found["rescale_betas_zero_snr"] = rescaled
+    else:
+        found["trained_betas"] = tuple(map(float, np.asarray(schedule.betas)))
+    return found
+
+
+def scheduler_record(scheduler: Common) -> dict[str, Any]:
+    """What its scheduler_config.json holds."""
+    record = to_dict(scheduler)
+    if record.get("lambda_min_clipped", 0) is None:
+        del record["lambda_min_clipped"]
+    return {"_class_name": type(scheduler).__name__, **record}
