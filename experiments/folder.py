@@ -15,7 +15,7 @@ all is well: the 100,000 steps of 32 images are for a GPU.
 import sys
 from pathlib import Path
 
-from jaxdiff.cli import COMMANDS, main
+from jaxdiff.cli.program import COMMANDS, main
 from jaxdiff.data import Folder
 from jaxdiff.losses.objectives import Simple
 from jaxdiff.losses.weightings import MinSnr

@@ -28,7 +28,7 @@ import time
 import jax
 from tqdm import tqdm
 
-from jaxdiff.reproduce import digest
+from jaxdiff.cli.reproduce import digest
 from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints

@@ -32,11 +32,11 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jaxdiff.cli.flags import option_name, parse_option
 from jaxdiff.data import Data
 from jaxdiff.data.image_files import read_image
 from jaxdiff.denoisers.predictions import Edm, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.flags import option_name, parse_option
 from jaxdiff.losses.objectives import Bound, Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions

@@ -120,7 +120,7 @@ def test_import_is_light():
         "jaxdiff.training.ema",
         "jaxdiff.schedules.discrete",
         "jaxdiff.networks.unet",
-        "jaxdiff.flags",
+        "jaxdiff.cli.flags",
     ],
 )
 def test_examples_in_docstrings(name):

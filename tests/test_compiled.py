@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxdiff import cli
+from jaxdiff.cli import program
 from jaxdiff.storage import compilation_cache
 from tests.runs import TINY
 
@@ -32,7 +32,7 @@ def folder_now():
 def test_the_command_line_keeps_programs_in_the_cache(chosen, tmp_path):
     chosen(None)
     with pytest.raises(SystemExit):
-        cli.main(TINY, "", args=["status", "--workdir", str(tmp_path / "none")])
+        program.main(TINY, "", args=["status", "--workdir", str(tmp_path / "none")])
     assert Path(folder_now()) == tmp_path / "compiled" / compilation_cache.kind_of_cpu()
 
 

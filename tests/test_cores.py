@@ -10,7 +10,7 @@ import types
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import cli
+from jaxdiff.cli import program
 from jaxdiff.parallel import cpu_devices, in_words
 from jaxdiff.runs.folder import write_record
 from jaxdiff.training.experiment import DataInfo
@@ -45,7 +45,7 @@ def test_the_parts_of_a_batch_count(monkeypatch):
     for accumulate, count in ((1, 8), (4, 4), (16, 1), (32, 1)):
         training = dataclasses.replace(TINY.training, accumulate=accumulate)
         experiment = dataclasses.replace(TINY, training=training)
-        assert cli.train_devices(experiment) == count
+        assert program.train_devices(experiment) == count
 
 
 def test_the_cores_are_those_of_this_process():
@@ -69,11 +69,11 @@ def test_the_cores_are_those_of_this_process():
 def test_a_run_again_has_the_devices_it_had(tmp_path, monkeypatch, devices, count):
     monkeypatch.setattr(cpu_devices, "available", lambda: 2)
     write_record(tmp_path, TINY, DataInfo((8, 8, 1), 10, None))
-    assert cli.devices_again(tmp_path) == 2
+    assert program.devices_again(tmp_path) == 2
     starts = [{"event": "start", "devices": d} for d in ({"count": 9}, devices)]
     history = "".join(json.dumps(start) + "\n" for start in starts)
     (tmp_path / "history.jsonl").write_text(history)
-    assert cli.devices_again(tmp_path) == count
+    assert program.devices_again(tmp_path) == count
 
 
 def test_the_devices_are_told():

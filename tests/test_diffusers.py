@@ -16,7 +16,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
-from jaxdiff import cli
+from jaxdiff.cli import program
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, to_diffusers
 from jaxdiff.runs.load import Run
@@ -634,7 +634,7 @@ def test_from_the_shell(written, tmp_path, capsys):
             ["jaxdiff", "export", str(workdir), str(out), "--sampler", "ddim"],
         ):
             patch.setattr("sys.argv", words)
-            cli.jaxdiff()
+            program.jaxdiff()
         for words, reason in (
             (shell, f"'{workdir}' is there already"),
             (["jaxdiff", "import"], "import needs the model's folder"),
@@ -648,7 +648,7 @@ def test_from_the_shell(written, tmp_path, capsys):
         ):
             patch.setattr("sys.argv", words)
             with pytest.raises(SystemExit) as stop:
-                cli.jaxdiff()
+                program.jaxdiff()
             assert stop.value.code == 2
             assert reason in capsys.readouterr().err
     assert (workdir / "samples.png").exists()

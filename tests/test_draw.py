@@ -13,8 +13,8 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff.cli import main
-from jaxdiff.compare import _steps
-from jaxdiff.draw import samplings_of
+from jaxdiff.cli.compare import _steps
+from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.training.experiment import Sampling, Training, Upkeep

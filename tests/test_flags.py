@@ -11,11 +11,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from jaxdiff.cli import SampleOptions, TrainOptions
+from jaxdiff.cli.flag_errors import Outcome, explain
+from jaxdiff.cli.flags import option_name, parse
+from jaxdiff.cli.program import SampleOptions, TrainOptions
 from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.flags import option_name, parse
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
@@ -28,7 +29,6 @@ from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members
 from jaxdiff.training.experiment import Experiment, Sampling, Training
-from jaxdiff.wrong_flags import Outcome, explain
 from tests.test_config import CHANGED
 
 CONFIG = Experiment(

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.cli.flags import parse
 from jaxdiff.data import Folder, streaming, tfds_reader
 from jaxdiff.data.image_folder import is_held_out
 from jaxdiff.errors import InputError
-from jaxdiff.flags import parse
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.training.experiment import Experiment
 

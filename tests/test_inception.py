@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff.cli.flags import parse_option
 from jaxdiff.data import from_arrays
 from jaxdiff.evaluation.features import Features, Inception
 from jaxdiff.evaluation.frechet import Moments, frechet_distance
-from jaxdiff.flags import parse_option
 from jaxdiff.networks import inception
 from jaxdiff.storage.torch_pickle import read_torch
 from tests.pytorch import import_torchvision

@@ -17,10 +17,10 @@ import pytest
 
 import jaxdiff as jd
 import jaxdiff.data
-from jaxdiff import cli
-from jaxdiff.replay import ReplayOptions, replay
+from jaxdiff.cli import program
+from jaxdiff.cli.replay import ReplayOptions, replay
+from jaxdiff.cli.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.report.status import status
-from jaxdiff.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.runs import log, provenance
 from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import json_lines
@@ -395,9 +395,9 @@ def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
     def stop(*args, **options):
         raise error
 
-    monkeypatch.setattr(cli, "train_job", stop)
+    monkeypatch.setattr(program, "train_job", stop)
     with pytest.raises(SystemExit) as raised:
-        cli.main(TINY, "What it is.", args=["train"])
+        program.main(TINY, "What it is.", args=["train"])
     assert raised.value.code == code
     assert words in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import jaxdiff as jd
-from jaxdiff import cli
+from jaxdiff.cli import program
 from jaxdiff.errors import InputError, require
 from jaxdiff.runs.trainer import Job
 from tests.fake_run import CONFIG, fake_run, snapshot
@@ -67,7 +67,7 @@ def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
 @pytest.fixture(scope="module")
 def load():
     """Reads each of the trained models once."""
-    return functools.cache(cli.load)
+    return functools.cache(program.load)
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def refused(folder, load, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(program, "load", load)
     before = snapshot(folder)
 
     def run(line: str) -> str:
         with pytest.raises(SystemExit) as stop:
-            cli.main(CONFIG, "What it is.", args=shlex.split(line))
+            program.main(CONFIG, "What it is.", args=shlex.split(line))
         assert stop.value.code == 2
         out, err = capsys.readouterr()
         assert out == ""
@@ -134,8 +134,8 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
 
     monkeypatch.setattr(Job, "initial_state", too_late)
     monkeypatch.setattr(jd.Run, "generate", too_late)
-    monkeypatch.setattr(cli, "bar", too_late)
-    monkeypatch.setattr(sys.modules["jaxdiff.compare"], "load_data_of", too_late)
+    monkeypatch.setattr(program, "bar", too_late)
+    monkeypatch.setattr(sys.modules["jaxdiff.cli.compare"], "load_data_of", too_late)
     assert refused(line) == dict(TABLE)[line]
 
 
@@ -162,7 +162,7 @@ def test_a_package_that_is_missing_is_told_with_its_remedy(
 ):
     monkeypatch.setitem(sys.modules, package, None)
     if package in ("cattrs", "orbax"):
-        monkeypatch.setattr(cli, "load", jd.load)  # not what was read before
+        monkeypatch.setattr(program, "load", jd.load)  # not what was read before
     assert refused(line) == (
         f"error: {package} cannot be imported (import of {package} halted; None in "
         "sys.modules); run: pip install 'jaxdiff[experiments]'"
@@ -179,7 +179,7 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch, capsys):
     def fail(*args: Any) -> None:
         raise InputError("one\n  two")
 
-    monkeypatch.setattr(cli, "_command", fail)
+    monkeypatch.setattr(program, "_command", fail)
     with pytest.raises(SystemExit):
-        cli.main(CONFIG, "What it is.", args=[])
+        program.main(CONFIG, "What it is.", args=[])
     assert capsys.readouterr() == ("", "error: one\\n  two\n")

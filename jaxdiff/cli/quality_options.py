@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from jaxdiff.cli.flags import parse_option
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import Dataset
-from jaxdiff.draw import samplings_of
 from jaxdiff.evaluation.features import Extractor, Features, default_features
-from jaxdiff.flags import parse_option
 from jaxdiff.parallel import Parallel
-from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.training.experiment import Sampling

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.errors import InputError, require
-from jaxdiff.serialization import from_dict, option_name, union_members
-from jaxdiff.wrong_flags import (
+from jaxdiff.cli.flag_errors import (
     HELP,
     Outcome,
     check_words,
@@ -28,6 +26,8 @@ from jaxdiff.wrong_flags import (
     flag_of,
     groups_of,
 )
+from jaxdiff.errors import InputError, require
+from jaxdiff.serialization import from_dict, option_name, union_members
 
 _LONGEST = 10_000  # letters of an option: longer ones could overflow Python's parser
 

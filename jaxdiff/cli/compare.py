@@ -15,12 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.sampling_options import samplings_of, with_steps
 from jaxdiff.data import Dataset, to_uint8
-from jaxdiff.draw import samplings_of, with_steps
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.samplers import Ancestral, Sampler
 from jaxdiff.storage.files import ensure_writable, write_json_atomic

@@ -10,6 +10,14 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.quality_options import (
+    JudgingOptions,
+    built,
+    recorded,
+    sampler_name,
+    told,
+)
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.dataset_likelihood import (
     Likelihood,
@@ -19,9 +27,7 @@ from jaxdiff.evaluation.dataset_likelihood import (
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.evaluation.reference_statistics import load_statistics
-from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic

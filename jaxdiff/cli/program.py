@@ -16,13 +16,18 @@ import jax
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.averages import AveragesOptions, averages
-from jaxdiff.compare import CompareOptions, Judge, compare
+from jaxdiff.cli.compare import CompareOptions, Judge, compare
+from jaxdiff.cli.ema import AveragesOptions, averages
+from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
+from jaxdiff.cli.flags import parse, value_of
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.replay import ReplayOptions, replay
+from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
+from jaxdiff.cli.sample import SampleOptions, draw
+from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.data import to_uint8
-from jaxdiff.draw import SampleOptions, draw, samplings_of
 from jaxdiff.errors import InputError, NonFinite
-from jaxdiff.evaluate import EvaluateOptions, evaluate
-from jaxdiff.flags import parse, value_of
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.pretrained import (
@@ -31,18 +36,14 @@ from jaxdiff.pretrained import (
     write_run,
 )
 from jaxdiff.pretrained.convert import ExportOptions, ImportOptions
-from jaxdiff.progress import bar
-from jaxdiff.replay import ReplayOptions, replay
 from jaxdiff.report import page, run_pictures
 from jaxdiff.report.status import status
-from jaxdiff.reproduce import ReproduceOptions, reproduce
 from jaxdiff.runs.fine_tune import with_model_of
 from jaxdiff.runs.folder import CONFIG, read_config
 from jaxdiff.runs.load import load
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import train_job
 from jaxdiff.runs.trainer import Job
-from jaxdiff.statistics import StatisticsOptions, statistics
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 

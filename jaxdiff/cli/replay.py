@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import data, plots
+from jaxdiff.cli.progress import bar
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import draw, loss_fn
-from jaxdiff.progress import bar
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     NONFINITE,

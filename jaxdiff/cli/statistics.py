@@ -10,12 +10,12 @@ from typing import Literal
 
 import numpy as np
 
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.quality_options import FeatureOptions, built, described
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.reference_statistics import moments_of
-from jaxdiff.judging import FeatureOptions, built, described
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import bar
 from jaxdiff.runs.load import load_data
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment

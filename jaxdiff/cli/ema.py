@@ -14,14 +14,20 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.quality_options import (
+    JudgingOptions,
+    built,
+    recorded,
+    sampler_name,
+    told,
+)
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.fidelity import Comparison, check_num
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.kid import kernel_distance
-from jaxdiff.judging import JudgingOptions, built, recorded, sampler_name, told
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import bar
 from jaxdiff.runs.load import Run, load, load_data_of
 from jaxdiff.runs.post_hoc_ema import kept_lengths
 from jaxdiff.storage.files import ensure_writable, write_json_atomic

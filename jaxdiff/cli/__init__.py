@@ -1,0 +1,3 @@
+"""The command line: one file a command, and one table of them."""
+
+from jaxdiff.cli.program import main as main

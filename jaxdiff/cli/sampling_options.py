@@ -1,0 +1,44 @@
+"""How a run is sampled, from words on the command line."""
+
+from dataclasses import replace
+from typing import Any
+
+from jaxdiff.cli.flags import option_name, parse_option
+from jaxdiff.errors import InputError
+from jaxdiff.runs.load import Run
+from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
+from jaxdiff.samplers.spacing import Counted
+from jaxdiff.training.experiment import Sampling
+
+
+def samplings_of(
+    run: Run, samplers: tuple[str, ...], steps: int | None, spacing: str | None
+) -> dict[str, Sampling]:
+    """How to sample, by the name of each sampler; the run's own where none is named.
+
+    Raises:
+        InputError: a name or an option is unknown, or a number does not fit.
+    """
+    own = run.experiment.sampling
+    chosen: dict[str, Sampler] = {
+        text: parse_option(text, SamplerOptions, "sampler") for text in samplers
+    } or {option_name(type(own.sampler)): own.sampler}
+    if len(chosen) < len(samplers):
+        raise InputError(f"a sampler is named twice: {', '.join(samplers)}")
+    grid = None if spacing is None else parse_option(spacing, Spacing, "spacing")
+    if grid is not None and steps is not None and not isinstance(grid, Counted):
+        raise InputError(f"the spacing {spacing!r} has its own number of steps")
+    found = {}
+    for name, sampler in chosen.items():
+        sampler = sampler if grid is None else replace(sampler, spacing=grid)
+        found[name] = replace(own, sampler=with_steps(sampler, steps))
+    return found
+
+
+def with_steps(sampler: Any, steps: int | None) -> Any:
+    """The sampler with another number of steps."""
+    if steps is None:
+        return sampler
+    counted = isinstance(sampler.spacing, Counted)
+    spacing = sampler.spacing if counted else Trailing()
+    return replace(sampler, spacing=replace(spacing, num_steps=steps))
