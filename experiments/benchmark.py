@@ -60,13 +60,13 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
-from jaxdiff.trainer import Job
 
 import jaxdiff as jd
 from jaxdiff.cli.progress import bar
 from jaxdiff.data import from_arrays
 from jaxdiff.parallel import Parallel, Pmap, Sharded, cpu_devices
 from jaxdiff.runs import provenance
+from jaxdiff.runs.trainer import Job
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.initialize import init_state
 

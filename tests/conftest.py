@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
-from tests.runs import TINY
+from tests.helpers.runs import TINY
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 
 from jaxdiff.runs.folder import read_record
 from jaxdiff.serialization import to_dict
-from tests.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
+from tests.helpers.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -24,7 +24,7 @@ def test_anything_is_read_or_refused_in_one_line(name):
 def test_every_image_is_read_as_it_is(name, monkeypatch):
     """Else mutating them would try nothing."""
     read = []
-    monkeypatch.setattr("tests.fuzz.or_refused", lambda fn: read.append(fn()))
+    monkeypatch.setattr("tests.helpers.fuzz.or_refused", lambda fn: read.append(fn()))
     check_image(IMAGES[name], 8, 3)
     assert read[0].shape == (8, 8, 3)
 

@@ -11,7 +11,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.runs.folder import read_record
-from tests.fake_run import CONFIG, NETWORK
+from tests.helpers.fake_run import CONFIG, NETWORK
 
 # B is a batch of 4 images of 8x8 grey pixels.
 

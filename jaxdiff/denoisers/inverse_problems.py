@@ -170,7 +170,7 @@ def _conjugate_gradients(
         onward = residual + ratio(new_size, size) * direction
         return x + step * direction, residual, onward, new_size
 
-    start = (jnp.zeroslike(b), b, b, dot(b, b))
+    start = (jnp.zeros_like(b), b, b, dot(b, b))
     return jax.lax.fori_loop(0, iterations, iterate, start)[0]
 
 
@@ -196,7 +196,7 @@ def _downsampled(factor: _Static, x: Array) -> Array:
 
 def _blurred(kernel: Array, x: Array) -> Array:
     reach = len(kernel) // 2
-    total = jnp.zeroslike(x)
+    total = jnp.zeros_like(x)
     for i, row in enumerate(kernel.astype(x.dtype)):
         for j, share in enumerate(row):
             total += share * jnp.roll(x, (i - reach, j - reach), axis=(1, 2))

@@ -243,7 +243,7 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
         raise InputError(
             f"the run was trained on data of fingerprint {known}, and what its "
             f"experiment names has {found}: bring its images and labels back, or give "
-            "them from Python (jaxdiff.evaluation.fidelity, jaxdiff.evaluation.dataset_likelihood)"
+            "them from Python (jaxdiff.evaluation)"
         )
     if training.image_shape != run.info.image_shape:
         raise InputError(

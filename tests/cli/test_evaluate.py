@@ -1,0 +1,330 @@
+"""The likelihood of a trained run, from the command line and from Python."""
+
+import dataclasses
+import json
+import sys
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxdiff as jd
+from jaxdiff import rng
+from jaxdiff.cli import main
+from jaxdiff.data import from_arrays, order
+from jaxdiff.evaluation.dataset_likelihood import evaluate_likelihood
+from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of
+from jaxdiff.evaluation.features import Classifier, Pixels, default_features, hash_of
+from jaxdiff.evaluation.frechet import Moments, frechet_distance
+from jaxdiff.evaluation.kid import kernel_distance
+from jaxdiff.evaluation.mean import Mean
+from jaxdiff.evaluation.memorization import nearest
+from jaxdiff.evaluation.precision_recall import precision_recall
+from jaxdiff.parallel import Pmap
+from jaxdiff.training.experiment import Sampling, Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
+
+pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
+CONFIG = jd.Experiment(
+    schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
+    prediction=jd.V(learn_variance=True),
+    objective=jd.Hybrid(weighting=jd.MinSnr(), times=jd.LossHistory(warmup_steps=1)),
+    network=jd.UNetConfig(
+        channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
+    ),
+    optimizer=Optimizer(warmup_steps=1),
+    training=Training(num_steps=4, batch_size=16),
+    upkeep=Upkeep(log_every=1, checkpoint_every=4),
+    sampling=Sampling(sampler=jd.Ancestral(variance=jd.LearnedRange()), chunk=8),
+)
+NUM = 12
+NAMES = {
+    "FixedSmall": "fixed small",
+    "FixedLarge": "fixed large",
+    "LearnedRange": "learned range",
+}
+
+
+def command(workdir, line):
+    main(CONFIG, "What it is.", args=[*line.split(), "--workdir", str(workdir)])
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A run that was trained and evaluated from the command line."""
+    workdir = tmp_path_factory.mktemp("evaluated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["experiment.py"])
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        with jax.numpy_dtype_promotion("standard"):
+            command(workdir, "train")
+            command(
+                workdir,
+                f"evaluate --num {NUM} --seed 3 --ode-steps 4 --samples 40 "
+                "--sampler dpm-solver --steps 4 --guidance 2 "
+                "--features classifier:num-steps=60",
+            )
+    return workdir
+
+
+def bits_of(record):
+    """The figures of an evaluation.json that are bits, by name."""
+    return {
+        figure["name"]: figure
+        for figure in record["figures"]
+        if figure["unit"] == "bits per dimension"
+    }
+
+
+def test_the_figures_are_those_of_the_library(evaluated):
+    """A batch of its own, on one device, with the same keys."""
+    run = jd.load(evaluated)
+    held_out: Any = jd.Digits().load("test")
+    images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
+    denoiser, key = run.denoiser(held_out.labels[:NUM]), jax.random.key(3)
+    variances = (jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange())
+    bounds = jd.variational_bound(
+        jd.clip_x_0(denoiser), run.schedule, images, key, variances
+    )
+    noise, signs = jax.random.split(key)
+    log_density = jd.ode_log_density(
+        denoiser, run.schedule, jd.dequantise(images, noise), signs, num_steps=4
+    )
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    figures = bits_of(record)
+    totals = [bound.total for bound in bounds]
+    for (name, found), bits in zip(
+        figures.items(), [*totals, jd.bits_per_dim(log_density, 64)], strict=True
+    ):
+        expected = np.asarray(bits, np.float64)
+        np.testing.assert_allclose(found["value"], expected.mean(), rtol=1e-4)
+        error = expected.std(ddof=1) / NUM**0.5
+        np.testing.assert_allclose(found["standard_error"], error, rtol=1e-2)
+        assert np.isfinite(expected).all(), name
+    assert list(figures) == [
+        "variational bound, fixed small",
+        "variational bound, fixed large",
+        "variational bound, learned range",
+        "probability-flow ODE",
+    ]
+    settings = record["settings"]
+    assert (settings["images"], settings["seed"], settings["step"]) == (NUM, 3, 4)
+    assert settings["terms"] == 12
+    with Image.open(evaluated / "bound.png") as picture:
+        assert picture.width > 1000
+
+
+@pytest.mark.long
+def test_figures_do_not_depend_on_the_chunks(evaluated):
+    run = jd.load(evaluated)
+    sampling = dataclasses.replace(run.experiment.sampling, chunk=3)
+    other = dataclasses.replace(
+        run, experiment=dataclasses.replace(run.experiment, sampling=sampling)
+    )
+    dataset = jd.Digits().load("test")
+    done: list[int] = []
+    first = evaluate_likelihood(run, dataset, num=NUM, ode_steps=2)
+    second = evaluate_likelihood(
+        other, dataset, num=NUM, ode_steps=2, on_chunk=done.append
+    )
+    assert first.ode is not None
+    assert second.ode is not None
+    np.testing.assert_allclose(first.ode, second.ode, rtol=1e-3)
+    for name in first.bounds:
+        np.testing.assert_allclose(first.bounds[name], second.bounds[name], rtol=1e-3)
+        np.testing.assert_allclose(first.terms[name], second.terms[name], rtol=2e-2)
+        whole = first.prior + first.terms[name].sum()
+        np.testing.assert_allclose(first.bounds[name].value, whole, rtol=1e-4)
+    assert done[-1] == 2 * NUM
+    assert done == sorted(done)
+
+
+def test_some_of_the_terms(evaluated):
+    """All 12 of them are the whole bound; 5 of them are near it, and have no ODE."""
+    run, dataset = jd.load(evaluated), jd.Digits().load("test")
+    before = (evaluated / "evaluation.json").read_text()
+    record = bits_of(json.loads(before))
+    every = evaluate_likelihood(
+        run, dataset, num=NUM, seed=3, ode_steps=0, num_terms=12
+    )
+    assert every.ode is None
+    np.testing.assert_array_equal(every.edges, np.arange(13))
+    for name, bound in every.bounds.items():
+        expected = record[f"variational bound, {NAMES[name]}"]["value"]
+        np.testing.assert_allclose(bound.value, expected, rtol=1e-5)
+    try:
+        command(
+            evaluated, f"evaluate --num {NUM} --num-terms 5 --ode-steps 0 --samples 0"
+        )
+        some = json.loads((evaluated / "evaluation.json").read_text())
+    finally:
+        (evaluated / "evaluation.json").write_text(before)
+    assert [figure["name"] for figure in some["figures"]] == list(record)[:3]
+    assert (some["settings"]["terms"], some["settings"]["ode_steps"]) == (5, 0)
+    assert len(some["loss_by_timestep"]["loss"]) == 5
+    for name, found in bits_of(some).items():
+        apart = abs(found["value"] - record[name]["value"])
+        assert apart < 5 * found["standard_error"], name
+
+
+def test_the_times_history_is_trained_and_saved(evaluated):
+    lines = (evaluated / "metrics.jsonl").read_text().splitlines()
+    values = [json.loads(line) for line in lines]
+    assert [line["step"] for line in values] == [1, 2, 3, 4]
+    for line in values:
+        whole = line["simple"] + 1e-3 * line["bound"]
+        np.testing.assert_allclose(line["loss"], whole, rtol=1e-5)
+
+
+def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
+    """At each time by hand, with the same noise; clipped as samples are."""
+    run = jd.load(evaluated)
+    held_out: Any = jd.Digits().load("test")
+    images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
+    denoiser = jd.clip_x_0(run.denoiser(held_out.labels[:NUM]))
+    keys = rng.example_keys(jax.random.key(3), jnp.arange(NUM))
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    found = record["loss_by_timestep"]
+    assert found["t"] == list(range(12))
+    for t, loss in zip(found["t"], found["loss"], strict=True):
+        step = jnp.int32(t)
+        eps = rng.normal(rng.fold(keys, step), images.shape[1:])
+        level = run.schedule.level(run.schedule.times[step])
+        x_t = jd.q_sample(run.schedule, images, jnp.full(NUM, step), eps)
+        expected = jnp.mean((denoiser(x_t, level).eps - eps) ** 2)
+        np.testing.assert_allclose(loss, float(expected), rtol=1e-3)
+
+
+def test_samples_are_compared_with_held_out_images(evaluated):
+    """The same figures from the library's parts, one by one."""
+    record = json.loads((evaluated / "evaluation.json").read_text())
+    found = {figure["name"]: figure for figure in record["figures"]}
+    how = record["settings"]["samples"]
+    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
+    there = np.sort(order(0, 0, 297)[:40])
+    seen = np.sort(order(0, 0, len(training))[:40])
+    run = jd.load(evaluated)
+    sampling = dataclasses.replace(
+        run.experiment.sampling,
+        sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=4)),
+        guidance=2.0,
+    )
+    assert training.labels is not None
+    labels = training.labels[seen]
+    images = jd.to_uint8(run.generate(labels, 40, 3, sampling=sampling))
+    classifier = classifier_of(training, Recipe(num_steps=60))
+    features, classes = classifier.read(images, Pmap())
+    real, _ = classifier.read(held_out.images[there], Pmap())
+    trained, _ = classifier.read(training.images, Pmap())
+    for of, other in (("", features), (", training images (floor)", trained[seen])):
+        expected = frechet_distance(other, real)
+        np.testing.assert_allclose(
+            found[f"Frechet distance{of}"]["value"], expected, rtol=1e-4
+        )
+        kernel = kernel_distance(other, real)
+        np.testing.assert_allclose(
+            found[f"kernel distance{of}"]["value"], kernel.value, rtol=1e-4
+        )
+        shares = precision_recall(real, other)
+        assert found[f"precision{of}"]["value"] == shares.precision
+        assert found[f"recall{of}"]["value"] == shares.recall
+    assert found["label agreement"]["value"] == np.mean(classes == labels)
+    _, apart = nearest(features, trained)
+    np.testing.assert_allclose(
+        found["distance to the nearest training image"]["value"],
+        np.median(apart),
+        rtol=1e-4,
+    )
+    # An untrained model is far off, and training images are not.
+    assert found["Frechet distance"]["value"] > 3 * expected
+    assert how["weights"] == classifier.sha256()
+    assert how["resize"] == "none"
+    accuracy = np.mean(classifier.read(held_out.images, Pmap())[1] == held_out.labels)
+    assert how["accuracy"] == accuracy
+    assert how["statistics"] == hash_of(Moments.of(real))
+    for part in ("60 steps, seed 0", how["weights"][:16], how["statistics"], "40 held"):
+        assert part in found["kernel distance"]["note"]
+    with Image.open(evaluated / "nearest.png") as picture:
+        assert picture.width > 700
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [((8, 8, 1), 16, 64), ((20, 10, 3), 10, 10 * 5 * 3), ((4, 2, 1), 1, 1)],
+)
+def test_pixels_are_features(shape, size, expected):
+    images = np.random.default_rng(0).integers(0, 256, (5, *shape), np.uint8)
+    dataset = from_arrays(images)
+    assert default_features(dataset) == Pixels()
+    extractor = Pixels(size=size).build(dataset, dataset, Pmap())
+    features, classes = extractor.read(images)
+    assert features.shape == (5, expected)
+    assert classes is None
+    means = images.mean(axis=(1, 2, 3)) / 255  # a flat image stays as it is
+    flat = np.broadcast_to(images[:, :1, :1, :1], images.shape)
+    np.testing.assert_allclose(
+        extractor.read(flat)[0].mean(axis=1), flat[:, 0, 0, 0] / 255, atol=1e-5
+    )
+    np.testing.assert_allclose(features.mean(axis=1), means, atol=0.12)
+
+
+def test_a_classifier_needs_classes():
+    dataset = from_arrays(np.zeros((5, 8, 8, 1), np.uint8))
+    with pytest.raises(jd.InputError, match="a classifier needs classes"):
+        Classifier(num_steps=1).build(dataset, dataset, Pmap())
+
+
+def test_a_mean_and_its_standard_error():
+    mean = Mean.of(np.array([1.0, 3.0, 5.0, 7.0]))
+    assert mean.value == 4
+    np.testing.assert_allclose(mean.standard_error, (20 / 3 / 4) ** 0.5)
+    assert np.isnan(Mean.of(np.ones(1)).standard_error)
+    assert str(Mean(3.14159, 0.01)) == "3.1416 ± 0.0100"
+
+
+def test_what_cannot_be_evaluated(evaluated):
+    run, digits = jd.load(evaluated), jd.Digits().load("test")
+    unlabelled = from_arrays(np.asarray(digits.images))
+    larger = from_arrays(np.zeros((3, 16, 16, 1), np.uint8), np.zeros(3, int))
+    for dataset, num, message in (
+        (digits, 0, r"num must lie in 1\.\.297; got 0"),
+        (digits, 298, r"num must lie in 1\.\.297; got 298"),
+        (unlabelled, 1, "class-conditional, but there are no labels"),
+        (larger, 1, r"shape \(8, 8, 1\); these have \(16, 16, 1\)"),
+    ):
+        with pytest.raises(jd.InputError, match=message):
+            evaluate_likelihood(run, dataset, num=num)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--seed -1", "seed must lie in 0..2^32 - 1; got -1"),
+        ("--num 999", "num must lie in 1..297; got 999"),
+        ("--ode-steps -1", "ode_steps must be at least 0; got -1"),
+        ("--num-terms 13", "num_terms must lie in 2..12; got 13"),
+        ("--split valid", "--split"),
+        ("--ode-steps 0 --exact-trace", "exact_trace is of the ODE"),
+        ("--samples 3", "samples must lie in 4..297; got 3"),
+        ("--samples 298", "samples must lie in 4..297; got 298"),
+        ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'?"),
+        ("--features pixel", "unknown features 'pixel'; perhaps you meant 'pixels'?"),
+        ("--features pixels:size=0", "size must be at least 1; got 0"),
+        ("--guidance nan", "guidance must be"),
+    ],
+)
+def test_wrong_flags_are_one_line(evaluated, monkeypatch, capsys, flags, message):
+    monkeypatch.setattr(sys, "argv", ["experiment.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    before = (evaluated / "evaluation.json").read_bytes()
+    with pytest.raises(SystemExit) as stop:
+        command(evaluated, f"evaluate {flags}")
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "Traceback" not in err
+    assert (evaluated / "evaluation.json").read_bytes() == before

@@ -1,0 +1,419 @@
+"""Options as flags: every field is one, and the flags are those of what is chosen."""
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import re
+import textwrap
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from jaxdiff.cli.flag_errors import Outcome, explain
+from jaxdiff.cli.flags import option_name, parse
+from jaxdiff.cli.program import SampleOptions, TrainOptions
+from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
+from jaxdiff.denoisers.predictions import Eps, Prediction
+from jaxdiff.errors import InputError
+from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.losses.time_sampling import TimesOptions
+from jaxdiff.losses.weightings import WeightingOptions
+from jaxdiff.networks import UNetConfig
+from jaxdiff.networks.time_embedding import Sinusoids, TimeEmbedding
+from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
+from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
+from jaxdiff.serialization import union_members
+from jaxdiff.training.experiment import Experiment, Sampling, Training
+from tests.test_serialization import CHANGED
+
+CONFIG = Experiment(
+    schedule=Cosine(num_steps=77, offset=0.25),
+    training=Training(num_steps=3),
+    sampling=Sampling(sampler=Ancestral(variance=FixedLarge()), clip=False, chunk=5),
+)
+"""An experiment file's own options, not the defaults."""
+MEMBERS = {
+    "data": (Digits, FashionMnist, Folder, Tfds),
+    "schedule": get_args(ScheduleOptions),
+    "prediction": get_args(Prediction),
+    "network.embedding": get_args(TimeEmbedding),
+    "objective": get_args(Objective),
+    "parallel": get_args(Parallel),
+    "objective.weighting": get_args(WeightingOptions),
+    "objective.times": get_args(TimesOptions),
+    "sampling.sampler": get_args(SamplerOptions),
+    "sampling.sampler.spacing": get_args(Spacing),
+    "sampling.sampler.variance": get_args(Variance),
+}
+ALL = dataclasses.replace(
+    CHANGED,
+    data=Digits(),
+    schedule=Linear(),
+    prediction=Eps(),
+    network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
+    objective=Simple(),
+    parallel=Pmap(),
+    sampling=Sampling(guidance=2.5, clip=False, keep_eps=True, chunk=1),
+)
+"""No field has its default, but those of a choice."""
+
+
+def run(*args: str, config: Experiment = CONFIG) -> Experiment:
+    return parse([config], list(args), prog="program", description="What it is.")[0]
+
+
+def refused(capsys: Any, *args: str) -> str:
+    """Why the flags are refused: one line, and nothing is printed."""
+    with pytest.raises(InputError) as error:
+        run(*args)
+    assert capsys.readouterr() == ("", "")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def plain(text: str) -> str:
+    """The text of tyro's boxes on one line."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯]", " ", text).split())
+
+
+def at(options: Any, path: str) -> Any:
+    for name in path.split("."):
+        options = getattr(options, name)
+    return options
+
+
+def walk(options: Any, prefix: str = "") -> list[tuple[str, type, str]]:
+    """Path, owner and name of every field that holds no other options."""
+    found = []
+    for field in dataclasses.fields(options):
+        value, path = getattr(options, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            found += walk(value, f"{path}.")
+        else:
+            found.append((path, type(options), field.name))
+    return found
+
+
+def choices(options: Any, prefix: str = "") -> list[tuple[str, tuple[type, ...]]]:
+    """Path and members of every field that is a choice."""
+    found = []
+    hints = get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value, path = getattr(options, field.name), f"{prefix}{field.name}"
+        if union_members(hints[field.name]):
+            found.append((path, union_members(hints[field.name])))
+        if dataclasses.is_dataclass(value):
+            found += choices(value, f"{path}.")
+    return found
+
+
+def arguments(path: str, value: Any) -> list[str]:
+    """A value as its flag."""
+    flag = f"--{path}".replace("_", "-")
+    if isinstance(value, bool):
+        head, _, name = f"--{path}".rpartition(".")
+        no = f"{head}.no-{name}" if head else f"--no-{name.removeprefix('--')}"
+        return [flag if value else no]
+    values = value if isinstance(value, tuple) else (value,)
+    return [flag, *map(str, values)]
+
+
+def documentation(cls: type) -> dict[str, str]:
+    """The text below each field in the source of a class and of what it is made of."""
+    parents = [documentation(base) for base in cls.__bases__ if base is not object]
+    body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
+    inherited = {name: text for parent in parents for name, text in parent.items()}
+    return inherited | {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body)
+        if isinstance(field, ast.AnnAssign)
+        and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr)
+        and isinstance(text.value, ast.Constant)
+        and isinstance(text.value.value, str)
+    }
+
+
+def other(value: Any, hint: Any, place: int) -> Any:
+    """Another value of the same type; above those of places before it, if a float."""
+    if get_origin(hint) is Literal:
+        return next(choice for choice in get_args(hint) if choice != value)
+    if value is None:
+        numbers = [kind for kind in (float, int) if kind in get_args(hint)]
+        return numbers[0](place + 1) if numbers else "x"
+    if isinstance(value, tuple):
+        return (0.5, 0.25)
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, float):
+        return value / 2
+    if isinstance(value, int):
+        return value + 1
+    return f"{value}x"
+
+
+def test_the_members_are_those_of_the_experiment():
+    assert dict(choices(Experiment())) == MEMBERS
+
+
+@pytest.mark.parametrize(
+    ("path", "member"), [(p, m) for p, members in MEMBERS.items() for m in members]
+)
+def test_a_member_is_chosen_by_name_with_flags_of_its_own(path, member):
+    name = option_name(member)
+    before = type(at(CONFIG, path))
+    chosen = at(run(f"--{path}", name), path)
+    assert chosen == (at(CONFIG, path) if member is before else member())
+    hints = get_type_hints(member)
+    values = {
+        f.name: other(getattr(chosen, f.name), hints[f.name], place)
+        for place, f in enumerate(dataclasses.fields(member))
+        if not dataclasses.is_dataclass(getattr(chosen, f.name))
+    }
+    flags = [a for k, v in values.items() for a in arguments(f"{path}.{k}", v)]
+    for args in ([f"--{path}", name, *flags], [*flags, f"--{path}={name}"]):
+        result = run(*args)
+        assert at(result, path) == dataclasses.replace(chosen, **values)
+        assert result.training == CONFIG.training
+
+
+def test_no_flags_change_nothing():
+    assert run() == CONFIG
+
+
+def test_a_flag_of_the_same_choice_keeps_the_others():
+    expected = Cosine(num_steps=77, offset=0.5)
+    assert run("--schedule.offset", "0.5").schedule == expected
+    assert run("--schedule", "cosine", "--schedule.offset", "0.5").schedule == expected
+    assert run("--schedule", "linear").schedule == Linear()
+    assert run("--schedule", "linear") == dataclasses.replace(CONFIG, schedule=Linear())
+
+
+def test_a_choice_within_a_choice_keeps_what_is_around_it():
+    result = run("--sampling.sampler.variance", "fixed-small", "--sampling.chunk", "9")
+    sampler = Ancestral(variance=FixedSmall())
+    sampling = Sampling(sampler=sampler, clip=False, chunk=9)
+    assert result == dataclasses.replace(CONFIG, sampling=sampling)
+
+
+def test_several_choices_at_once():
+    result = run(
+        *("--schedule", "sigmoid", "--data", "tfds", "--data.label-key", "None"),
+        *("--sampling.sampler.variance", "fixed-small", "--schedule.tau", "0.5"),
+    )
+    assert result.schedule == Sigmoid(tau=0.5)
+    assert result.data == Tfds(label_key=None)
+    assert result.sampling.sampler == Ancestral(variance=FixedSmall())
+
+
+def test_every_field_is_a_flag():
+    start = Experiment()
+    fields = [p for p, _, _ in walk(ALL) if not p.startswith(tuple(MEMBERS))]
+    assert all(at(ALL, path) != at(start, path) for path in fields)
+    flags = [a for path in fields for a in arguments(path, at(ALL, path))]
+    assert run(*flags, config=start) == ALL
+
+
+def test_several_options_are_read_at_once_into_their_own_classes():
+    options = [TrainOptions(workdir=Path("runs")), CONFIG]
+    args = ["--workdir", "a/b", "--training.num-steps", "8"]
+    where, experiment = parse(options, args, prog="p", description="")
+    assert where == TrainOptions(workdir=Path("a/b"))
+    assert experiment.training == Training(num_steps=8)
+    args = ["--labels", "3", "4", "--num", "2", "--out", "x"]
+    (sample,) = parse([SampleOptions(workdir=Path("w"))], args, "p", "")
+    assert sample == SampleOptions(
+        workdir=Path("w"), labels=(3, 4), num=2, out=Path("x")
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("--training.num-step", "--training.num-steps"),
+        ("--trainin.batch-size", "--training.batch-size"),
+        ("--schedule.ofset", "--schedule.offset"),
+        ("--optimizer.lerning-rate", "--optimizer.learning-rate"),
+        ("--sampling.sampler.varience", "--sampling.sampler.variance"),
+        ("--sed", "--seed"),
+    ],
+)
+def test_a_wrong_flag_suggests_the_right_one(capsys, wrong, right):
+    message = refused(capsys, wrong, "3")
+    expected = f"unrecognized option {wrong}; perhaps you meant {right}"
+    assert message == f"{expected}; see program --help"
+
+
+CHOICES = ", ".join(map(option_name, MEMBERS["schedule"]))
+SEE = "; see program --help"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--schedule cosin",
+            f"--schedule takes one of {CHOICES}; got 'cosin', perhaps you meant cosine",
+        ),
+        ("--schedule", f"--schedule takes one of {CHOICES}; got no value"),
+        ("--schedule --seed 1", f"--schedule takes one of {CHOICES}; got no value"),
+        ("--seed 1.5", "--seed takes an INT; got '1.5'"),
+        ("--seed=1.5", "--seed takes an INT; got '1.5'"),
+        (
+            "--optimizer.learning-rate fast",
+            "--optimizer.learning-rate takes a FLOAT; got 'fast'",
+        ),
+        ("--optimizer.learning_rate", "--optimizer.learning_rate takes a FLOAT; got n"),
+        (
+            "--optimizer.decay cosin",
+            "--optimizer.decay takes one of constant, cosine; got 'cosin', perhaps you",
+        ),
+        (
+            "--network.multipliers 1 x",
+            "--network.multipliers takes FLOAT FLOAT ...; got '1 x'",
+        ),
+        (
+            "--network.multipliers 1,2",
+            "--network.multipliers takes FLOAT FLOAT ...; got '1,2': put spaces",
+        ),
+        (
+            "--parallel.num-devices two",
+            "--parallel.num-devices takes an INT; got",
+        ),
+        # Of several mistakes, one; and what is right is not blamed:
+        ("--seed 1 --training.num-steps x --seed 2", "--seed is given twice, as"),
+        (
+            "--upkeep.keep 1 --schedule.offset x --schedule cosine --seed 2",
+            "--schedule.offset takes a FLOAT; got 'x'",
+        ),
+        (
+            "--schedule.start a --schedule sigmoid --schedule.end b",
+            "--schedule.start takes a FLOAT; got 'a'",
+        ),
+        # A flag of a member that was not chosen:
+        (
+            "--schedule.beta-end 0.1",
+            "unrecognized option --schedule.beta-end with --schedule cosine; it goes "
+            "with linear or quadratic",
+        ),
+        (
+            "--schedule linear --schedule.offset 1",
+            "unrecognized option --schedule.offset with --schedule linear; it goes "
+            "with cosine",
+        ),
+        (
+            "--sampling.sampler ddim --sampling.sampler.no-clip",
+            "unrecognized option --sampling.sampler.no-clip; perhaps you meant --samp",
+        ),
+        ("-seed 3", "unrecognized option -seed; perhaps you meant --seed"),
+        ("--hlep", "unrecognized option --hlep; perhaps you meant --help"),
+        (
+            "--sampling.no-clp",
+            "unrecognized option --sampling.no-clp; perhaps",
+        ),
+        ("--qqq=3", "unrecognized option --qqq"),
+        (
+            "extra",
+            "unrecognized argument 'extra'; a value goes with an option, as in --data "
+            "extra",
+        ),
+        (
+            "--seed 1 extra",
+            "unrecognized argument 'extra' after --seed, which",
+        ),
+        (
+            "--sampling.clip True",
+            "unrecognized argument 'True' after --sampling.clip, which takes no value",
+        ),
+        # What the shell or a text program left:
+        ("—seed 1", "'—seed' begins with '—', which is no hyphen: type --seed"),
+        (
+            "--seed \u22121",
+            "'\u22121' begins with '\u2212', which is no hyphen: type -1",
+        ),
+        ("--data.cache=", "--data.cache has an empty value: give one, or leave it out"),
+    ],
+)
+def test_a_wrong_flag_is_told_in_one_line(capsys, line, message):
+    assert refused(capsys, *line.split()).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--seed 1 --training.num-steps 0 --training.batch-size 8",
+            "--training.num-steps: num_steps must be at least 1; got 0",
+        ),
+        (
+            "--schedule sigmoid --training.ema-decay=2",
+            "--training.ema-decay: ema_decay must lie in [0, 1); got 2",
+        ),
+        (
+            "--upkeep.checkpoint-every 3 --seed 4 --upkeep.keep-every 7",
+            "--upkeep.checkpoint-every and --upkeep.keep-every: keep_every must be a "
+            "multiple of checkpoint_every (3); got 7",
+        ),
+        ("--seed -1", "--seed: seed must lie in 0..2^32 - 1; got -1"),
+        ("--training.num-steps 0 --training.accumulate 0", ": num_steps must be at"),
+    ],
+)
+def test_a_value_that_its_class_refuses_is_told_with_its_flag(capsys, line, message):
+    text = refused(capsys, *line.split())
+    assert message in text
+    assert "--help" not in text  # which does not tell the range
+
+
+def test_the_answer_does_not_hang_on_the_terminal(capsys, monkeypatch):
+    answers = set()
+    for columns, term in (("20", "dumb"), ("200", "xterm-256color")):
+        monkeypatch.setenv("COLUMNS", columns)
+        monkeypatch.setenv("TERM", term)
+        monkeypatch.setenv("FORCE_COLOR", "1" if columns == "200" else "")
+        answers.add(refused(capsys, "--schedule", "cosin"))
+    assert len(answers) == 1
+
+
+def test_what_tyro_refuses_besides_is_one_line_too():
+    box = "\x1b[31m╭─ Title ──╮\x1b[0m\n│ It is    │\n│ so.      │\n╰──────────╯\n"
+    outcome = Outcome([CONFIG], [], box)
+    assert explain(outcome, ["--seed", "1"], lambda args: outcome) == "Title It is so."
+
+
+def test_no_name_of_the_inside_is_shown(capsys):
+    assert "part" not in refused(capsys, "--training.num-steps", "0")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["--data", "tfds", "--schedule", "linear"], ["--schedule", "sigmoid"]],
+)
+def test_help_lists_every_field_with_its_text(capsys, args):
+    experiment = run(*args)
+    with pytest.raises(SystemExit) as stop:
+        run(*args, "--help")
+    assert stop.value.code == 0
+    text = plain(capsys.readouterr().out)
+    assert "usage: program" in text
+    assert "What it is." in text
+    for path, owner, name in walk(experiment):
+        flag = f"--{path}".replace("_", "-")
+        about = documentation(owner)[name]
+        value = r"(, --\S+| [A-Z{\[][^(]*?)?"
+        entry = rf"{re.escape(flag)}{value} {re.escape(about)} \(default:"
+        assert re.search(entry, text), flag
+    for path, members in choices(experiment):
+        names = ",".join(map(option_name, members))
+        first = (type(at(experiment, path)).__doc__ or "").split("\n")[0]
+        entry = f"--{path} {{{names}}} {first}"  # which may be broken at any name
+        assert entry.replace(" ", "") in text.replace(" ", "")
+
+
+def test_option_names():
+    names = {FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "u-net-config"}
+    assert {cls: option_name(cls) for cls in names} == names

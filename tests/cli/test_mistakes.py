@@ -1,0 +1,186 @@
+"""Mistakes at the command line: one line on stderr, and nothing is written."""
+
+import functools
+import json
+import re
+import shlex
+import shutil
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.cli import program
+from jaxdiff.errors import InputError, require
+from jaxdiff.runs.trainer import Job
+from tests.helpers.fake_run import CONFIG, fake_run, snapshot
+
+PAIR = re.compile(r"^\$ (.*)\n(.*)$", re.MULTILINE)
+MISTAKES = Path(__file__).parents[1] / "helpers" / "mistakes.txt"
+TABLE = PAIR.findall(MISTAKES.read_text("utf-8"))
+"""Command lines, and all that each answers; "..." stands for any text of one line."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the command lines are run in."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    fake_run(folder / "trained", conditional=True)
+    fake_run(folder / "unconditional", conditional=False)
+    fake_run(folder / "averaged", conditional=True, ema_lengths=(0.1,))
+    (folder / "file").write_text("not a folder")
+    (folder / "empty").mkdir()
+    text = (folder / "trained" / "config.json").read_text()
+    texts = {
+        "torn": '{"experiment": {',
+        "deep": '{"a":' * 100_000,
+        "hollow": "{}",
+        "other": '{"model": "resnet", "lr": 0.1}',
+        "untrained": text,
+        "spoilt": _changed(text, ("experiment", "training", "num_steps"), 0),
+        "larger": _changed(text, ("data", "image_shape"), [16, 16, 1]),
+        "shapeless": _changed(text, ("data", "image_shape"), "8x8"),
+        "changed": _changed(text, ("data", "fingerprint"), "0123456789abcdef"),
+        "damaged": text,
+        "transplanted": text,
+    }
+    for name, text in texts.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(text)
+    for name, run in (("damaged", "trained"), ("transplanted", "unconditional")):
+        shutil.copytree(folder / run / "checkpoints", folder / name / "checkpoints")
+    (folder / "damaged" / "checkpoints" / "2" / "state" / "_METADATA").unlink()
+    jd.Digits().load()  # in a cache of its own, not here
+    return folder
+
+
+def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
+    """A record with another value."""
+    record = json.loads(text)
+    *parents, name = path
+    functools.reduce(dict.__getitem__, parents, record)[name] = value
+    return json.dumps(record)
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Reads each of the trained models once."""
+    return functools.cache(program.load)
+
+
+@pytest.fixture
+def refused(folder, load, monkeypatch, capsys):
+    """Runs a command line that must be refused; gives back what stderr says."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["experiment.py"])
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+    monkeypatch.setattr(program, "load", load)
+    before = snapshot(folder)
+
+    def run(line: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            program.main(CONFIG, "What it is.", args=shlex.split(line))
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert "Traceback" not in err
+        assert re.fullmatch(r"error: .+\n", err), "one line"
+        assert snapshot(folder) == before
+        return err.removesuffix("\n").replace(f"{folder}/", "")
+
+    yield run
+    for name in sorted(snapshot(folder).keys() - before)[::-1]:  # of a test that fails
+        path = folder / name
+        path.unlink() if path.is_file() else path.rmdir()
+
+
+@pytest.mark.parametrize(("line", "answer"), TABLE, ids=[line for line, _ in TABLE])
+def test_a_wrong_command_line_is_one_line_on_stderr(refused, line, answer):
+    pattern = ".*".join(map(re.escape, answer.split("...")))
+    text = refused(line)
+    assert text == answer or re.fullmatch(pattern, text)
+
+
+def test_the_table_has_an_answer_for_each_line():
+    text = MISTAKES.read_text("utf-8")
+    assert text.count("\n$ ") == len(TABLE) == len({line for line, _ in TABLE})
+    assert all(answer.startswith("error: ") for _, answer in TABLE)
+
+
+BEFORE = [
+    "sample --workdir trained --labels 10",
+    "sample --workdir trained --labels 10 --out new",
+    "sample --workdir trained --num 0",
+    "sample --workdir trained --num 0 --out new",
+    "sample --workdir trained --num 1 --seed -1",
+    "sample --workdir trained --out file/new",
+    "sample --workdir nowhere",
+    "sample --workdir spoilt",
+    "train --workdir hollow",
+    "train --workdir larger",
+    "compare --workdir trained --num 1",
+    "compare --workdir trained --sampler ddim ddim",
+    "evaluate --workdir trained --num 298",
+    "evaluate --workdir trained --ode-steps -1",
+]
+
+
+@pytest.mark.parametrize("line", BEFORE)
+def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
+    def too_late(*args, **options):
+        pytest.fail("it goes on")
+
+    monkeypatch.setattr(Job, "initial_state", too_late)
+    monkeypatch.setattr(jd.Run, "generate", too_late)
+    monkeypatch.setattr(program, "bar", too_late)
+    monkeypatch.setattr(sys.modules["jaxdiff.cli.compare"], "load_data_of", too_late)
+    assert refused(line) == dict(TABLE)[line]
+
+
+@pytest.mark.parametrize(
+    ("package", "line"),
+    [
+        ("tyro", "train --workdir new"),
+        ("cattrs", "sample --workdir trained"),
+        ("orbax", "sample --workdir trained"),
+        ("tensorflow_datasets", "train --workdir new"),
+        ("tqdm", "train --workdir new"),
+        ("tqdm", "sample --workdir trained"),
+        ("matplotlib", "run --workdir new"),
+        ("matplotlib", "sample --workdir trained"),
+        ("matplotlib", "compare --workdir trained --evaluations 5 --sampler ddim"),
+        ("matplotlib", "evaluate --workdir trained"),
+        ("matplotlib", "report --workdir trained"),
+        ("jinja2", "report --workdir trained"),
+        ("PIL", "sample --workdir trained --out x.gif"),
+    ],
+)
+def test_a_package_that_is_missing_is_told_with_its_remedy(
+    refused, monkeypatch, package, line
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    if package in ("cattrs", "orbax"):
+        monkeypatch.setattr(program, "load", jd.load)  # not what was read before
+    assert refused(line) == (
+        f"error: {package} cannot be imported (import of {package} halted; None in "
+        "sys.modules); run: pip install 'jaxdiff[experiments]'"
+    )
+
+
+def test_a_judge_without_its_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(InputError, match=r"sklearn cannot be imported .*; run: pip"):
+        require("sklearn.svm")
+
+
+def test_an_error_of_several_lines_is_one_line(monkeypatch, capsys):
+    def fail(*args: Any) -> None:
+        raise InputError("one\n  two")
+
+    monkeypatch.setattr(program, "_command", fail)
+    with pytest.raises(SystemExit):
+        program.main(CONFIG, "What it is.", args=[])
+    assert capsys.readouterr() == ("", "error: one\\n  two\n")

@@ -1,0 +1,494 @@
+"""Files and texts of any content: they are read, or refused in one line.
+
+The properties and their strategies are shared by `test_fuzz`, which tries some examples
+of each, always the same, and by
+
+    python -m tests.helpers.fuzz --minutes 10
+
+which tries new ones until the time is up, and exits with 1 where one is found that
+breaks a property.
+"""
+
+import argparse
+import copy
+import io
+import itertools
+import json
+import math
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jaxdiff.cli.flags import option_name, parse_option
+from jaxdiff.data import Data
+from jaxdiff.data.image_files import read_image
+from jaxdiff.denoisers.predictions import Edm, Prediction
+from jaxdiff.errors import InputError
+from jaxdiff.losses.objectives import Bound, Objective, Simple
+from jaxdiff.losses.time_sampling import TimesOptions
+from jaxdiff.losses.weightings import WeightingOptions
+from jaxdiff.parallel import Parallel, Sharded
+from jaxdiff.runs.folder import read_record
+from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import ZeroTerminalSnr
+from jaxdiff.serialization import from_dict, to_dict
+from jaxdiff.storage.files import read_json
+from jaxdiff.training.experiment import Experiment, Sampling
+from jaxdiff.training.initialize import build_network
+
+SLOW = 20.0
+"""Seconds after which an example counts as hanging."""
+
+
+def or_refused(fn: Callable[[], Any]) -> Any:
+    """What `fn` gives, or None where it raises an InputError of one line.
+
+    Nothing else may come out of it: no other exception, no warning but the library's
+    own, and no hanging.
+    """
+    start = time.monotonic()
+    result, message = None, ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.filterwarnings("ignore", "the last step keeps", UserWarning)
+        try:
+            result = fn()
+        except InputError as error:
+            message = str(error)
+    assert not caught, caught[0]
+    assert message == "" or message.isprintable()
+    assert len(message) < 60_000
+    assert time.monotonic() - start < SLOW, "it hangs"
+    return result
+
+
+# Images:
+
+
+def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def _images() -> dict[str, bytes]:
+    """A small valid file of each kind."""
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 12, 4), np.uint8)
+    rgba = Image.fromarray(pixels)
+    rgb, grey = rgba.convert("RGB"), rgba.convert("L")
+    palette = rgb.quantize(16)
+    several: dict[str, Any] = {
+        "save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)],
+    }  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    sixteen = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    return {
+        "png": _encoded(rgb, "PNG"),
+        "png-16": _encoded(sixteen, "PNG"),
+        "png-1": _encoded(grey.convert("1"), "PNG"),
+        "png-palette": _encoded(palette, "PNG", transparency=bytes(range(16))),
+        "png-rgba": _encoded(rgba, "PNG", exif=exif),
+        "png-la": _encoded(rgba.convert("LA"), "PNG"),
+        "apng": _encoded(rgb, "PNG", **several),
+        "jpeg": _encoded(rgb, "JPEG", exif=exif),
+        "jpeg-cmyk": _encoded(rgb.convert("CMYK"), "JPEG"),
+        "jpeg-grey": _encoded(grey, "JPEG"),
+        "jpeg-progressive": _encoded(rgb, "JPEG", progressive=True),
+        "webp": _encoded(rgb, "WEBP"),
+        "webp-lossless": _encoded(rgba, "WEBP", lossless=True),
+        "webp-animated": _encoded(rgba, "WEBP", **several),
+        "bmp": _encoded(rgb, "BMP"),
+        "bmp-palette": _encoded(palette, "BMP"),
+        "bmp-1": _encoded(grey.convert("1"), "BMP"),
+        "gif": _encoded(palette, "GIF", transparency=3),
+        "gif-animated": _encoded(rgb, "GIF", **several),
+    }
+
+
+IMAGES = _images()
+
+
+def mostly(
+    main: st.SearchStrategy[Any], other: st.SearchStrategy[Any]
+) -> st.SearchStrategy[Any]:
+    """Three of four from `main`; `st.one_of` would take each branch of both alike."""
+    return st.integers(0, 3).flatmap(lambda i: other if i == 0 else main)
+
+
+_MUTATIONS = [*["flip"] * 4, *["set"] * 3, "cut", "insert", "splice"]
+
+
+def mutated(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Valid bytes with some of them changed, cut off, put in, or of another file."""
+
+    @st.composite
+    def build(draw: st.DrawFn) -> bytes:
+        data = bytearray(draw(valid))
+        for _ in range(draw(st.integers(1, 3))):
+            # Headers are short, and most of what can go wrong is in them.
+            end = len(data) if draw(st.booleans()) else min(len(data), 64)
+            place = draw(st.integers(0, max(end - 1, 0)))
+            match draw(st.sampled_from(_MUTATIONS)):
+                case "flip" if data:
+                    data[place] ^= 1 << draw(st.integers(0, 7))
+                case "set":
+                    numbers = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])
+                    width = draw(st.sampled_from([1, 2, 4]))
+                    data[place : place + width] = bytes([draw(numbers)]) * width
+                case "cut":
+                    del data[place : place + draw(st.integers(1, len(data) + 1))]
+                case "insert":
+                    data[place:place] = draw(st.binary(min_size=1, max_size=16))
+                case "splice":
+                    other = draw(valid)
+                    cut = draw(st.integers(0, len(other)))
+                    data[place:] = other[cut:]
+        return bytes(data)
+
+    return build()
+
+
+def _checked_sums(data: bytes) -> bytes:
+    """The file; if it is a PNG, with the right check sum for each chunk."""
+    if not data.startswith(b"\x89PNG"):
+        return data
+    result, place = bytearray(data), 8
+    while place + 12 <= len(data):
+        end = place + 8 + int.from_bytes(data[place : place + 4], "big")
+        result[end : end + 4] = zlib.crc32(data[place + 4 : end]).to_bytes(4, "big")
+        place = end + 4
+    return bytes(result[: len(data)])
+
+
+_MUTATED = mutated(st.sampled_from(list(IMAGES.values())))
+FILES = mostly(
+    st.builds(_checked_sums, _MUTATED),
+    st.one_of(
+        _MUTATED,
+        st.builds(  # what no magic number gives away
+            lambda image, rest: image[:24] + rest,
+            st.sampled_from(list(IMAGES.values())),
+            st.binary(max_size=200),
+        ),
+        st.binary(max_size=200),
+    ),
+)
+_FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
+
+
+def check_image(data: bytes, size: int, channels: int) -> None:
+    """An image of the size that was asked for, or InputError."""
+    path = Path(_FOLDER.name) / "image"
+    path.write_bytes(data)
+    image = or_refused(lambda: read_image(path, size, channels))
+    if image is not None:
+        assert image.shape == (size, size, channels)
+        assert image.dtype == np.uint8
+
+
+# Configurations:
+
+
+def _experiments() -> list[Experiment]:
+    """Each member of each choice, at its defaults."""
+    return [
+        *(Experiment(data=member()) for member in get_args(Data)),
+        *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
+        *(Experiment(schedule=ZeroTerminalSnr(), prediction=Edm(data_deviation=s))
+          for s in (0.3, 1.0)),
+        *(Experiment(prediction=member()) for member in get_args(Prediction)),
+        *(Experiment(objective=member()) for member in get_args(Objective)),
+        *(Experiment(objective=Simple(weighting=member()))
+          for member in get_args(WeightingOptions)),
+        *(Experiment(objective=Bound(times=member()))
+          for member in get_args(TimesOptions)),
+        *(Experiment(parallel=member()) for member in get_args(Parallel)),
+        Experiment(parallel=Sharded(data=2, fsdp=3)),
+        *(Experiment(sampling=Sampling(sampler=member()))
+          for member in get_args(SamplerOptions)),
+        *(Experiment(sampling=Sampling(sampler=Ddim(spacing=member())))
+          for member in get_args(Spacing)),
+        Experiment(sampling=Sampling(sampler=Ancestral())),
+    ]  # fmt: skip
+
+
+INFOS = (
+    {"image_shape": [8, 8, 1], "num_classes": 2, "class_names": ["a", "b"]},
+    {"image_shape": [32, 32, 3], "num_classes": None, "class_names": None},
+)
+RECORDS = [
+    json.loads(json.dumps({"experiment": to_dict(experiment), "data": info}))
+    for experiment, info in zip(_experiments(), itertools.cycle(INFOS), strict=False)
+]
+"""What config.json holds, of many experiments."""
+
+
+def _deep(depth: int) -> Any:
+    value: Any = 1
+    for i in range(depth):
+        value = [value] if i % 2 else {"type": value}
+    return value
+
+
+NUMBERS = st.one_of(
+    st.integers(),
+    st.integers(-3, 2000),
+    st.floats(),
+    st.floats(0, 1),
+    st.sampled_from(
+        [math.nan, math.inf, -math.inf, 0.0, 5e-324, 1e-300, 1e300, 10**12, 2**31,
+         2**63, 10**400, -(10**400), 1e-3, 1e3]
+    ),
+)  # fmt: skip
+TEXTS = st.one_of(
+    st.text(max_size=20),
+    st.sampled_from(["a\nb", "\x1b[31m", "\0", "\ud800", "float32", "x" * 30_000]),
+)
+LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
+JSON = st.one_of(
+    st.recursive(
+        LEAVES,
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)
+        ),
+        max_leaves=8,
+    ),
+    st.sampled_from([10, 400, 5000]).map(_deep),
+)
+
+
+def _places(data: Any) -> list[tuple[Any, Any]]:
+    """Each (container, key) below a value, at any depth."""
+    found: list[tuple[Any, Any]] = []
+    left = [data]
+    while left:
+        inner = left.pop()
+        keys = list(inner) if isinstance(inner, dict) else range(len(inner))
+        found += [(inner, key) for key in keys]
+        left += [inner[key] for key in keys if isinstance(inner[key], dict | list)]
+    return found
+
+
+_CHANGES = ["leaf", *["number"] * 15, "json", "del", "add", *["swap"] * 2]
+
+
+@st.composite
+def records(draw: st.DrawFn) -> Any:
+    """Records with some places changed, taken out, or put in from another record."""
+    record = copy.deepcopy(draw(st.sampled_from(RECORDS)))
+    experiment = record["experiment"]
+    # Most numbers that are computed with at once are in the last two.
+    parts = [record, experiment["schedule"], experiment["sampling"]]
+    for _ in range(draw(st.integers(1, 3))):
+        places = _places(draw(st.sampled_from(parts)))
+        if not places:
+            continue
+        container, key = draw(st.sampled_from(places))
+        match draw(st.sampled_from(_CHANGES)):
+            case "leaf":
+                container[key] = draw(LEAVES)
+            case "number":
+                container[key] = draw(_like(container[key]))
+            case "json":
+                container[key] = draw(JSON)
+            case "del":
+                del container[key]
+            case "add" if isinstance(container, dict):
+                container[draw(TEXTS)] = draw(JSON)
+            case "swap":
+                other = draw(st.sampled_from(RECORDS))
+                values = [c[k] for c, k in _places(other)]
+                container[key] = copy.deepcopy(draw(st.sampled_from(values)))
+    return record
+
+
+def _like(old: Any) -> st.SearchStrategy[Any]:
+    """Values of the same type, which are refused, if at all, for their size."""
+    match old:
+        case bool():
+            return st.booleans()
+        case int():
+            return NUMBERS.filter(lambda n: isinstance(n, int))
+        case float():
+            return NUMBERS.filter(lambda n: abs(n) < 1e308).map(float)
+        case list():
+            return st.lists(NUMBERS, max_size=40)
+        case _:
+            return st.just(old)
+
+
+def check_record(record: Any) -> None:
+    """An experiment that says whether it can be run, or InputError."""
+    found = or_refused(lambda: read_record(record))
+    if found is None:
+        return
+    experiment, info = found
+    # What was read can be written, and read again.
+    again = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
+    assert from_dict(Experiment, again) == experiment
+    or_refused(lambda: build_network(experiment, info))
+    or_refused(lambda: experiment.check_guidance(info.num_classes))
+    schedule = or_refused(experiment.schedule.build)
+    if schedule is not None:
+        or_refused(lambda: experiment.check(schedule))
+
+
+def check_data(data: Any) -> None:
+    """An experiment, or InputError, of any value where a configuration should be."""
+    or_refused(lambda: from_dict(Experiment, data))
+    check_record(data)
+    check_record({"experiment": data, "data": INFOS[0]})
+    check_record({"experiment": {}, "data": data})
+
+
+CONFIGS = [json.dumps(record).encode() for record in RECORDS]
+JSON_FILES = mostly(
+    mutated(st.sampled_from(CONFIGS)),
+    st.one_of(
+        st.binary(max_size=100),
+        st.sampled_from(
+            [b"[" * 100_000, b'{"a":' * 100_000, b"1" * 100_000, b"1e999999"]
+        ),
+        st.builds(
+            lambda config, place, depth: config[:place] + b"[" * depth,
+            st.sampled_from(CONFIGS),
+            st.integers(0, 300),
+            st.integers(0, 50_000),
+        ),
+    ),
+)
+
+
+def check_json_file(data: bytes) -> None:
+    """A dictionary, or InputError; and then an experiment, or InputError."""
+    path = Path(_FOLDER.name) / "config.json"
+    path.write_bytes(data)
+    record = or_refused(lambda: read_json(path))
+    if record is not None:
+        assert isinstance(record, dict)
+        check_record(record)
+
+
+# Options as text:
+
+_FITTING = st.one_of(
+    st.integers(0, 5).map(str),
+    st.floats(0, 10).map(repr),
+    st.sampled_from([option_name(m) for m in get_args(Spacing)]),
+)
+_VALUES = st.one_of(
+    st.text(max_size=20),
+    NUMBERS.filter(lambda n: abs(n) < 10**400).map(repr),
+    st.text("[](){}',.:-_0123456789eEjabxXlL\\ \n#\"", max_size=30),
+    st.sampled_from(["None", "true", "'\\d'", "1if 1", "{[]:1}", "0x" + "f" * 5000]),
+    st.builds(
+        lambda part, count: part * count,
+        st.sampled_from("[({-~+ "), st.sampled_from([100, 5000, 9000, 200_000]),
+    ),
+)  # fmt: skip
+
+
+@st.composite
+def option_texts(draw: st.DrawFn) -> str:
+    """Texts near "name:field=value,field=value"."""
+    member = draw(st.sampled_from(get_args(SamplerOptions)))
+    names = sorted(to_dict(member()))
+    fields = [
+        f"{draw(st.sampled_from(names))}={draw(mostly(_FITTING, _VALUES))}"
+        for _ in range(draw(st.integers(0, 3)))
+    ]
+    return f"{option_name(member)}:{','.join(fields)}"
+
+
+OPTION_TEXTS = mostly(option_texts(), st.one_of(st.text(max_size=50), _VALUES))
+
+
+def check_option(text: str) -> None:
+    """A sampler, or InputError."""
+    sampler = or_refused(lambda: parse_option(text, SamplerOptions, "sampler"))
+    assert sampler is None or isinstance(sampler, get_args(SamplerOptions))
+
+
+PROPERTIES: dict[str, tuple[Callable[..., None], dict[str, Any], int]] = {
+    "images": (
+        check_image,
+        {
+            "data": FILES,
+            "size": st.integers(1, 24),
+            "channels": st.sampled_from([1, 3]),
+        },
+        1000,
+    ),
+    "records": (check_record, {"record": records()}, 150),
+    "values": (check_data, {"data": JSON}, 150),
+    "files": (check_json_file, {"data": JSON_FILES}, 150),
+    "options": (check_option, {"text": OPTION_TEXTS}, 300),
+}
+"""Each property with its strategies, and how many examples the short form tries."""
+
+
+def main() -> None:
+    """The long form."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=None, help="random by default")
+    parser.add_argument("--only", choices=PROPERTIES, help="one property; all if left")
+    args = parser.parse_args()
+    first = random.randrange(2**32) if args.seed is None else args.seed
+    print(f"seed {first}", flush=True)
+    end = time.monotonic() + 60 * args.minutes
+    tried = dict.fromkeys([args.only] if args.only else PROPERTIES, 0)
+    round_ = 0
+    while time.monotonic() < end:
+        for name in tried:
+            tried[name] += _tried(name, first + round_, end)
+        round_ += 1
+        counts = ", ".join(f"{name} {count}" for name, count in tried.items())
+        print(f"{max(end - time.monotonic(), 0):4.0f} s left; {counts}", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    print(f"nothing found; {peak} MiB of memory at most")
+
+
+def _tried(name: str, number: int, end: float) -> int:
+    """Tries a property by new examples; gives back how many, or exits with one."""
+    check, strategies, count = PROPERTIES[name]
+    tried = 0
+
+    def counted(**values: Any) -> None:
+        nonlocal tried
+        if time.monotonic() < end:
+            tried += 1
+            check(**values)
+
+    test = settings(
+        max_examples=count, deadline=None, database=None, print_blob=False,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink],
+    )(seed(number)(given(**strategies)(counted)))  # fmt: skip
+    try:
+        test()
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        traceback.print_exc(file=sys.stdout)  # with the example, in Hypothesis's notes
+        print(f"found by {name} with seed {number}")
+        sys.exit(1)
+    return tried
+
+
+if __name__ == "__main__":
+    main()

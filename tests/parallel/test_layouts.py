@@ -1,0 +1,245 @@
+"""One result on any devices and hosts: the work of layouts.py under each layout.
+
+How far two layouts may differ follows from float32. Each of the gradient's numbers is a
+sum over the examples, which every layout adds up in an order of its own; 8 units in the
+last place of the largest one bound the difference,
+
+    (1)  |g' - g|  <=  d = 8 * 2^-23 * max |g|
+
+Adam's step is lr m / (sqrt(v) + epsilon), where m and sqrt(v) are means of past
+gradients, and so are off by d at most; with |m| <= sqrt(v), to first order,
+
+    (2)  |step' - step|  <=  2 lr d / epsilon
+
+and n steps add up to n times that. An average of the parameters is off by no more.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+from jaxdiff.runs.folder import read_record
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.experiment import DataInfo, Training
+from jaxdiff.training.initialize import init_state
+from tests.helpers.layouts import (
+    BATCH,
+    EXPERIMENT,
+    HALF,
+    STEPS,
+    first_step,
+    layout,
+    work,
+)
+
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    pytest.mark.xdist_group("layouts"),  # one run serves as the measure of all
+]
+ROOT = pathlib.Path(jd.__file__).parent.parent
+ONE = "pmap-1"
+LONG = pytest.mark.long
+ULPS = 8 * 2.0**-23
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A folder for the work of each layout; that of one device is done."""
+    root = tmp_path_factory.mktemp("layouts")
+    with jax.numpy_dtype_promotion("standard"):
+        work(ONE, root / "one", root / "one" / "train", root / "one" / "train")
+    return root
+
+
+def results(folder):
+    with np.load(folder / "results.npz") as file:
+        return dict(file)
+
+
+def final(workdir):
+    """The last state of a run, on one device."""
+    record = json.loads((workdir / "config.json").read_text())
+    shapes = jax.eval_shape(lambda: init_state(*read_record(record)))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        return jax.device_get(checkpoints.restore(shapes, STEPS))
+
+
+def losses(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def largest(arrays):
+    return max(float(np.abs(a).max()) for a in arrays)
+
+
+def check_first_step(found, expected):
+    """Of the step's noise and times the bits, of its loss and gradient (1)."""
+    gradient = [v for k, v in expected.items() if k.startswith("gradient")]
+    assert len(gradient) > 20
+    for name, value in expected.items():
+        if name.startswith("draw"):  # the noise, the times, the dropout's keys
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+        elif name.startswith("metric"):
+            np.testing.assert_allclose(found[name], value, rtol=ULPS, err_msg=name)
+        elif name.startswith("gradient"):
+            atol = ULPS * largest(gradient)
+            np.testing.assert_allclose(found[name], value, 0, atol, err_msg=name)
+    return largest(gradient)
+
+
+def check(folder, root):
+    """That the work in a folder is that of one device."""
+    expected, found = results(root / "one"), results(folder)
+    assert set(found) == set(expected)
+    scale = check_first_step(found, expected)
+    # A chain and a solver pass rounding on from step to step.
+    np.testing.assert_allclose(found["images"], expected["images"], atol=2e-5)
+    np.testing.assert_allclose(found["bits"], expected["bits"], rtol=1e-5)
+
+    options = EXPERIMENT.optimizer
+    each = 2 * options.learning_rate * ULPS * scale / options.epsilon
+    wanted = final(root / "one" / "train")
+    for run in ("train", "resumed"):  # (2)
+        state = final(folder / run)
+        assert int(state.step) == STEPS
+        for name in ("params", "ema", "tracks"):
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, 0, STEPS * each),
+                getattr(state, name),
+                getattr(wanted, name),
+            )
+    expected_losses = losses(root / "one" / "train")
+    assert losses(folder / "train") == pytest.approx(expected_losses, rel=1e-5)
+    resumed = {STEPS: expected_losses[STEPS]}  # the order of the data is the same too
+    assert losses(folder / "resumed") == pytest.approx(resumed, rel=1e-5)
+
+
+def test_one_device_goes_on_bit_for_bit(root):
+    whole, resumed = final(root / "one" / "train"), final(root / "one" / "resumed")
+    jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+    start = init_state(*read_record(json.loads(
+        (root / "one" / "train" / "config.json").read_text()
+    )))  # fmt: skip
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, whole.params)
+    assert largest(jax.tree.leaves(moved)) > 0.03  # there was something to get wrong
+
+
+@pytest.mark.parametrize(
+    "name", ["pmap-8", "fsdp-8", "pmap-1-accumulate-4", "data-4-fsdp-2-accumulate-2"]
+)
+def test_a_step_is_the_same(root, name):
+    check_first_step(first_step(layout(name)), results(root / "one"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("data-4-fsdp-2-accumulate-2-dispatch-5", marks=LONG),
+        pytest.param("pmap-2", marks=LONG),
+        pytest.param("pmap-8", marks=LONG),
+        pytest.param("pmap-1-accumulate-2-dispatch-3", marks=LONG),
+        pytest.param("pmap-1-accumulate-4", marks=LONG),
+        pytest.param("data-8-fsdp-1", marks=LONG),
+        pytest.param("data-4-fsdp-2", marks=LONG),
+        pytest.param("fsdp-8", marks=LONG),
+    ],
+)
+def test_devices_agree(root, name):
+    """The training goes on from where one device stopped."""
+    (root / name).mkdir()
+    work(name, root / name, root / "one" / "train", root / "one" / "train")
+    check(root / name, root)
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "names"),
+    [
+        (2, 1, ["pmap-2", "fsdp-2"]),
+        pytest.param(2, 2, ["pmap-4", "data-2-fsdp-2"], marks=LONG),
+        pytest.param(4, 1, ["pmap-4", "fsdp-4", "data-2-fsdp-2"], marks=LONG),
+        pytest.param(4, 2, ["pmap-8", "fsdp-8", "data-4-fsdp-2"], marks=LONG),
+    ],
+)
+def test_processes_agree(root, processes, devices, names):
+    """The training goes on from where the layout before it in the list stopped."""
+    folder = root / f"{processes}-processes-of-{devices}"
+    for name in names:
+        (folder / name).mkdir(parents=True)
+    shutil.copytree(root / "one", folder / "one")
+    environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.values[
+        "jax_compilation_cache_dir"
+    ]
+    line = (
+        f"launch/local -n {processes} -d {devices} -o {folder / 'logs'} "
+        f"{sys.executable} -m tests.helpers.layouts {folder}"
+    )
+    done = subprocess.run(
+        [*line.split(), *names], cwd=ROOT, env=environment, capture_output=True,
+        text=True, timeout=560,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in names:
+        check(folder / name, root)
+        check_reads(folder / name, processes)
+
+
+def check_reads(folder, processes):
+    """That each process read its share of every batch, and no two the same example."""
+    reads = [
+        json.loads((folder / f"reads-{i}.json").read_text()) for i in range(processes)
+    ]
+    order = jd.data.dataset.order(EXPERIMENT.seed, 0, len(jd.Digits().load("train")))
+    place = np.argsort(order)
+    # `first_step` looks at the whole batch and at the share of it, `train` at the
+    # first share before it begins; then the steps are read ahead, by several threads.
+    steps = sorted([0, 0, *range(STEPS), 0, *range(HALF, STEPS)])
+    shares = [sorted(process[1:], key=lambda s: place[s[0]]) for process in reads]
+    for process in shares:
+        assert [len(share) for share in process] == [BATCH // processes] * len(steps)
+    for step, *parts in zip(steps, *shares, strict=True):
+        together = sorted(i for part in parts for i in part)
+        assert together == sorted(order[step * BATCH : (step + 1) * BATCH].tolist())
+        assert len(set(together)) == BATCH
+
+
+def test_a_device_holds_its_part_of_the_state():
+    network = jd.UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention=())
+    experiment = jd.Experiment(
+        network=network,
+        training=Training(ema_lengths=(0.1,)),
+        parallel=layout("fsdp-8").parallel,
+    )
+    info = DataInfo((8, 8, 1), 10, None)
+    init = lambda: init_state(experiment, info)  # noqa: E731
+    shardings = experiment.parallel.shardings(jax.eval_shape(init))
+    state = jax.jit(init, out_shardings=shardings)()
+
+    def nothing(state, batch, mean_of):
+        return state._replace(step=state.step + len(batch)), {}
+
+    stepped, _ = experiment.parallel.step(nothing)(state, np.zeros(8, np.float32))
+    for part in (stepped.params, stepped.opt_state, stepped.ema, stepped.tracks):
+        leaves = jax.tree.leaves(part)
+        whole = sum(a.nbytes for a in leaves)
+        held = {
+            device: sum(
+                shard.data.nbytes
+                for a in leaves
+                for shard in a.addressable_shards
+                if shard.device == device
+            )
+            for device in jax.devices()
+        }
+        assert len(held) == 8
+        for size in held.values():
+            assert 1 / 8 <= size / whole < 0.15

@@ -1,0 +1,195 @@
+"""Averages of any length, made after a run from what it kept."""
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+import sys
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxdiff as jd
+from jaxdiff.cli import main
+from jaxdiff.evaluation.features import Pixels
+from jaxdiff.evaluation.fidelity import Comparison
+from jaxdiff.runs.trainer import Job
+from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
+from jaxdiff.training.experiment import Training, Upkeep
+from tests.helpers.runs import TINY, same_bits
+
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    pytest.mark.xdist_group("averaged"),
+]
+STEPS = 32
+LENGTHS = (0.08, 0.16)
+CONFIG = dataclasses.replace(
+    TINY,
+    training=Training(num_steps=STEPS, batch_size=16, ema_lengths=LENGTHS),
+    upkeep=Upkeep(log_every=8, checkpoint_every=8, keep=4, snapshots=16),
+)
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A run that kept averages, and its parameters after each step, [steps, ...]."""
+    workdir = tmp_path_factory.mktemp("averaged")
+    states: list[Any] = []
+
+    def advance(job, state, batches):
+        state, metrics = real(job, state, batches)
+        states.append(jax.device_get(state.params))
+        return state, metrics
+
+    real = Job.advance
+    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Job, "advance", advance)
+        jd.train(CONFIG, workdir, progress=False)
+    return workdir, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+def by_brute_force(params, length, step):
+    """The mean of the parameters after each step, by the profile's integral over it."""
+    edges = (np.arange(step + 1) / step) ** (gamma_of(length) + 1)
+    weights = np.diff(edges)
+    return jax.tree.map(lambda a: np.tensordot(weights, a[:step], 1), params)
+
+
+def apart(found, expected, params):
+    """The largest difference, in deviations of the parameter over the run."""
+    parts = jax.tree.map(
+        lambda a, b, p: np.max(np.abs(a - b) / (p.std(0) + 1e-6)),
+        found, expected, params,
+    )  # fmt: skip
+    return max(jax.tree.leaves(parts))
+
+
+@pytest.mark.parametrize(("length", "step"), [(0.1, STEPS), (0.13, STEPS), (0.1, 24)])
+def test_any_length_between_is_the_mean_of_the_steps(averaged, length, step):
+    workdir, params = averaged
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run = jd.load(workdir, step, ema=length)
+    assert run.step == step
+    expected = by_brute_force(params, length, step)
+    assert apart(run.params, expected, params) < 0.02
+    last = jax.tree.map(lambda a: a[step - 1], params)
+    assert apart(last, expected, params) > 0.2
+
+
+def test_a_length_that_was_kept_is_that(averaged):
+    workdir, params = averaged
+    for length in LENGTHS:
+        run = jd.load(workdir, ema=length)
+        expected = by_brute_force(params, length, STEPS)
+        assert apart(run.params, expected, params) < 1e-3
+
+
+def test_a_length_far_from_those_that_were_kept_is_told(averaged):
+    with pytest.warns(UserWarning, match=r"length 0.01 is off by \d+% .* 0.08 0.16"):
+        jd.load(averaged[0], ema=0.01)
+
+
+def test_the_error_is_that_of_the_profiles():
+    steps, gammas = [50, 50, 100, 100], [16.97, 6.94] * 2
+    weights = post_hoc_weights(steps, gammas, 100, 3.0)
+    times = (np.arange(200_000) + 0.5) / 200_000 * 100
+    curves = [
+        (g + 1) * (times / t) ** g / t * (times <= t)
+        for t, g in zip([*steps, 100], [*gammas, 3.0], strict=True)
+    ]
+    missed = np.linalg.norm(weights @ curves[:-1] - curves[-1])
+    expected = missed / np.linalg.norm(curves[-1])
+    assert 0.05 < expected < 0.5
+    found = post_hoc_error(steps, gammas, 100, 3.0, weights)
+    assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_run_that_is_killed_keeps_the_same(averaged, tmp_path):
+    """It had taken a snapshot of a step whose checkpoint was lost."""
+    jd.train(CONFIG, tmp_path, until=11, progress=False)
+    shutil.rmtree(tmp_path / "checkpoints" / "11")
+    jd.train(CONFIG, tmp_path, progress=False)
+    names = sorted(int(p.name) for p in (tmp_path / "snapshots").iterdir())
+    assert names == list(range(2, STEPS + 1, 2))
+    assert same_bits(
+        jd.load(tmp_path, ema=0.1).params, jd.load(averaged[0], ema=0.1).params
+    )
+
+
+def test_a_damaged_snapshot_is_named(averaged, tmp_path):
+    workdir = shutil.copytree(averaged[0], tmp_path / "copy")
+    largest = max(
+        (p for p in (workdir / "snapshots" / "4").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
+    largest.write_bytes(b"other" + largest.read_bytes()[5:])
+    with pytest.raises(jd.InputError, match=r"snapshots/4' is damaged"):
+        jd.load(workdir, ema=0.1)
+
+
+def test_what_has_no_averages_is_refused(averaged, finished):
+    with pytest.raises(jd.InputError, match=r"kept no averages .* --training.ema-len"):
+        jd.load(finished[0], ema=0.1)
+    with pytest.raises(jd.InputError, match=r"must lie in \(0, 0.288\).* got 0.5"):
+        jd.load(averaged[0], ema=0.5)
+
+
+@pytest.fixture(scope="module")
+def compared(averaged):
+    """What the command `ema` records and says."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["experiment.py"])
+        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
+        line = "ema --samples 16 --seed 2 --sampler ddim --steps 3 --features pixels"
+        main(CONFIG, "What.", args=[*line.split(), "--workdir", str(averaged[0])])
+    return json.loads((averaged[0] / "ema.json").read_text()), out.getvalue()
+
+
+def test_averages_are_compared(averaged, compared):
+    """The same figures from the library's parts."""
+    record, told = compared
+    lengths = [0.08, 0.0898, 0.101, 0.113, 0.127, 0.143, 0.16]
+    floor, constant, *others = record["averages"]
+    assert [one["length"] for one in others] == lengths
+    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
+    extractor = Pixels().build(training, held_out, jd.Pmap())
+    sampling = dataclasses.replace(
+        CONFIG.sampling, sampler=jd.Ddim(spacing=jd.Trailing(num_steps=3))
+    )
+    for length, found in ((None, constant), (0.101, others[2])):
+        run = jd.load(averaged[0], ema=length)
+        against = Comparison.of(run, training, held_out, extractor, 16)
+        features, _ = extractor.read(against.drawn(run, 2, sampling))
+        distances = against.distances(features)
+        assert found["frechet"] == pytest.approx(distances.frechet, rel=1e-3)
+        assert found["kernel"] == pytest.approx(distances.kernel.value, rel=1e-3)
+    near = against.distances(against.floor)
+    assert floor["frechet"] == pytest.approx(near.frechet, rel=1e-6)
+    assert floor["frechet"] < constant["frechet"]
+    assert len({one["frechet"] for one in others}) == 7
+    for part in ("constant decay 0.9999", "training images (floor)", "\n0.101 "):
+        assert part in told
+    assert "16 samples of each by ddim, guidance 1, against 16 held-out" in told
+    with Image.open(averaged[0] / "ema.png") as picture:
+        assert picture.width > 700
+    assert "ema.png are in" in told
+    page = (averaged[0] / "report.html").read_text()
+    assert "Averages of the parameters" in page
+
+
+def test_commands_take_an_average(averaged, tmp_path):
+    line = ["sample", "--ema", "0.1", "--num", "4", "--seed", "5", "--out", "x.npz"]
+    line[line.index("x.npz")] = str(tmp_path / "x.npz")
+    main(CONFIG, "What.", args=[*line, "--workdir", str(averaged[0])])
+    run = jd.load(averaged[0], ema=0.1)
+    with np.load(tmp_path / "x.npz") as drawn:
+        expected = jd.to_uint8(run.generate(drawn["labels"], 4, 5))
+        np.testing.assert_array_equal(drawn["images"], expected)

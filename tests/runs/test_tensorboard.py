@@ -1,0 +1,273 @@
+"""What one sees of a run while it trains: TensorBoard's events, grids of samples."""
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from io import BytesIO
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import jaxdiff as jd
+from jaxdiff.runs import tensorboard
+from jaxdiff.runs.log import events_of
+from jaxdiff.runs.sample_grids import Grids
+from jaxdiff.runs.trainer import Job
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.event_files import Events
+from tests.helpers.runs import TINY, same_bits
+
+pytestmark = [
+    pytest.mark.usefixtures("standard_promotion"),
+    pytest.mark.xdist_group("finished"),
+]
+SEEN = dataclasses.replace(
+    TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
+)
+"""The same run, with grids."""
+
+
+class Kill(Exception):
+    """No handler and no file is closed in order."""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory):
+    """A run with grids, from start to end, and its final state."""
+    workdir = tmp_path_factory.mktemp("seen")
+    with jax.numpy_dtype_promotion("standard"):
+        return workdir, jax.device_get(jd.train(SEEN, workdir, progress=False))
+
+
+def shown(workdir):
+    """What TensorBoard's own reader sees: scalars {name: [(step, value)]}, pictures."""
+    assert len(list((workdir / "tensorboard").iterdir())) == 1
+    found = EventAccumulator(str(workdir / "tensorboard"), {"scalars": 0, "images": 0})
+    found.Reload()
+    tags = found.Tags()
+    scalars = {
+        name: [(e.step, e.value) for e in found.Scalars(name)]
+        for name in tags["scalars"]
+    }
+    pictures = {name: found.Images(name) for name in tags["images"]}
+    return scalars, pictures
+
+
+def lines_of(workdir):
+    """The metrics, as `shown` tells them."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for text in (workdir / "metrics.jsonl").read_text().splitlines():
+        line = json.loads(text)
+        for name, value in line.items():
+            if name != "step":
+                point = line["step"], float(np.float32(value))
+                found.setdefault(name, []).append(point)
+    return found
+
+
+def grids_of(workdir):
+    return {p.name: p.read_bytes() for p in sorted((workdir / "grids").iterdir())}
+
+
+def test_tensorboard_shows_each_line_of_metrics_and_the_speed(seen):
+    workdir, _ = seen
+    scalars, _ = shown(workdir)
+    speeds = scalars.pop("images_per_s")
+    assert scalars == lines_of(workdir)
+    assert [step for step, _ in scalars["loss"]] == [2, 4, 6, 8]
+    told = [(e["step"], e["images_per_s"]) for e in events_of(workdir, "speed")]
+    np.testing.assert_allclose(speeds, told, rtol=1e-6)
+
+
+def test_tensorboard_shows_the_grids(seen):
+    workdir, _ = seen
+    _, pictures = shown(workdir)
+    files = grids_of(workdir)
+    assert list(files) == [f"step_0000000{step}.png" for step in (3, 6, 8)]
+    assert [(e.step, e.encoded_image_string) for e in pictures["grids"]] == list(
+        zip((3, 6, 8), files.values(), strict=True)
+    )
+    for event in pictures["grids"]:
+        with Image.open(BytesIO(event.encoded_image_string)) as picture:
+            assert picture.size == (event.width, event.height)
+
+
+def test_what_is_seen_changes_no_bit(seen, finished):
+    (workdir, state), (plain, expected) = seen, finished
+    assert same_bits(state, expected)
+    lines = [(folder / "metrics.jsonl").read_bytes() for folder in (workdir, plain)]
+    assert lines[0] == lines[1]
+
+
+def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
+    """A row a class, 8 images each, always of seed 0; a clean step of the solver."""
+    run = jd.load(seen[0])
+    how = dataclasses.replace(
+        run.experiment.sampling,
+        sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=3)),
+    )
+    images = run.generate(np.arange(80) % 10, 80, 0, sampling=how)
+    rows = jd.to_uint8(images).reshape(8, 10, 8, 8).swapaxes(0, 1)
+    with Image.open(BytesIO(grids_of(seen[0])["step_00000008.png"])) as picture:
+        pixels = np.asarray(picture.convert("L")).astype(int)
+    left = pixels.shape[1] - (8 * 70 + 6)
+    assert left > 0  # the names of the classes
+    cells = [
+        pixels[6 + 70 * y :, left + 6 + 70 * x :][:64:8, :64:8]
+        for y in range(10)
+        for x in range(8)
+    ]
+    # Compiled in another program, a value may round to the next grey.
+    assert np.abs(np.array(cells) - rows.reshape(80, 8, 8)).max() <= 1
+    grids = list(grids_of(seen[0]).values())
+    assert grids[0] != grids[1]
+
+
+@pytest.mark.parametrize("place", ["line", "grid"])
+def test_a_killed_run_goes_on_without_doubled_points(
+    seen, tmp_path, monkeypatch, place
+):
+    """Killed after step 6 or 8, beyond the checkpoint of step 4."""
+    real: Any = {"line": Events.scalars, "grid": Events.picture}[place]
+
+    def kill(self: Any, step: int, *args: Any) -> None:
+        real(self, step, *args)
+        if step >= 6:
+            raise Kill
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Events, real.__name__, kill)
+        with pytest.raises(Kill):
+            jd.train(SEEN, tmp_path, progress=False)
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    with path.open("ab") as file:
+        file.write(b"\0\1\2")  # what a kill in the middle of a write leaves
+    before = shown(tmp_path)[0]
+    assert before["loss"][-1][0] >= 6
+    assert jd.load(tmp_path).step == 4
+    jd.train(SEEN, tmp_path, progress=False)
+    scalars, pictures = shown(tmp_path)
+    speeds = scalars.pop("images_per_s")
+    assert [step for step, _ in speeds] == [2, 4, 6, 8]
+    assert scalars == lines_of(seen[0])
+    assert grids_of(tmp_path) == grids_of(seen[0])
+    assert [event.step for event in pictures["grids"]] == [3, 6, 8]
+
+
+def test_a_finished_run_can_be_shown_later(seen, finished, tmp_path):
+    """What a run did without TensorBoard comes from its other files, with its times."""
+    experiment = dataclasses.replace(
+        TINY, upkeep=dataclasses.replace(TINY.upkeep, tensorboard=False)
+    )
+    jd.train(experiment, tmp_path, progress=False)
+    assert not (tmp_path / "tensorboard").exists()
+    assert not (tmp_path / "grids").exists()
+    path = tmp_path / "history.jsonl"
+    text = re.sub(r'("speed".*"time": ")\d{4}', r"\g<1>2001", path.read_text())
+    path.write_text(text)
+    (tmp_path / "tensorboard").mkdir()
+    other = tmp_path / "tensorboard" / "events.out.tfevents.1.someone"
+    other.write_bytes(b"")
+    jd.train(TINY, tmp_path, progress=False)
+    assert other.exists()
+    other.unlink()
+    assert shown(tmp_path)[0].pop("loss") == lines_of(finished[0])["loss"]
+    reader = EventAccumulator(str(tmp_path / "tensorboard"))
+    reader.Reload()
+    for event in reader.Scalars("loss"):
+        assert time.gmtime(event.wall_time).tm_year == 2001
+
+
+def test_without_its_package_training_goes_on_with_a_warning(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.warns(UserWarning, match=r"nothing for TensorBoard: .*run: pip .* or"):
+        jd.train(TINY, tmp_path, until=2, progress=False)
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_grids_without_their_package_are_refused_before_anything(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(jd.InputError, match="matplotlib cannot be imported"):
+        jd.train(SEEN, tmp_path / "new", progress=False)
+    assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_a_full_disk_is_told_in_one_line(disk):
+    folder, remount = disk
+    with Events(folder / "tensorboard") as events:
+        events.scalars(1, {"loss": 1.0})
+        with pytest.raises(jd.InputError) as error:
+            events.picture(2, "grids", b"\x89PNG" + bytes(2_000_000))
+    assert re.search(
+        "No space left on device; .* are free on .*: free", str(error.value)
+    )
+    remount("ro")
+    with pytest.raises(jd.InputError, match="Read-only file system; make it writable"):
+        Events(folder / "tensorboard")
+
+
+def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
+    """A grid that takes 100 times as long as all steps leaves the speed as it is."""
+    real, clock = time.perf_counter, [0.0]
+
+    def slow(self, state):
+        clock[0] += 1000.0
+        return grid
+
+    grid = grids_of(seen[0])["step_00000003.png"]
+    monkeypatch.setattr(Grids, "picture", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + clock[0])
+    jd.train(SEEN, tmp_path, progress=False)
+    assert clock[0] == 3000
+    speeds = [event["images_per_s"] for event in events_of(tmp_path, "speed")]
+    assert len(speeds) == 4
+    assert min(speeds) > 8 * 16 / 100
+
+
+def test_a_dispatch_of_steps_ends_where_a_grid_is_due():
+    training = dataclasses.replace(SEEN.training, steps_per_dispatch=8)
+    upkeep = dataclasses.replace(SEEN.upkeep, log_every=8, checkpoint_every=8)
+    job = Job.of(dataclasses.replace(SEEN, training=training, upkeep=upkeep))
+    assert [step for step, _ in job.feed(0, 8)] == [3, 6, 8]
+
+
+def test_a_run_without_classes_and_few_steps(tmp_path):
+    """80 images without labels, by no more steps than the schedule has."""
+    experiment = dataclasses.replace(
+        SEEN, conditional=False, schedule=jd.Linear(num_steps=8, beta_end=0.9)
+    )
+    job = Job.of(experiment)
+    grids = Grids(job)
+    due = [step for step in range(1, 9) if grids.due(step)]
+    assert due == [3, 6, 8]
+    state = job.initial_state(Checkpoints(tmp_path), None)
+    with Image.open(BytesIO(grids.picture(state))) as picture:
+        assert picture.size == (8 * 70 + 6, 10 * 70 + 6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "most", "until", "expected"),
+    [
+        ([], 3, None, []),
+        ([1, 2, 3], 3, None, [1, 2, 3]),
+        ([1, 2, 3, 4], 3, None, [2, 4]),
+        (range(100), 3, None, [31, 65, 99]),
+        ([5, 10, 15], 9, 10, [5, 10]),
+    ],
+)
+def test_which_grids_are_shown(tmp_path, steps, most, until, expected):
+    (tmp_path / "grids").mkdir()
+    for step in steps:
+        tensorboard.grid_path(tmp_path, step).touch()
+    (tmp_path / "grids" / "step_x.png").touch()
+    found = tensorboard.grids(tmp_path, most, until)
+    assert [step for step, _ in found] == expected
+    assert all(path.exists() for _, path in found)
