@@ -66,7 +66,7 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.data import from_arrays
 from jaxdiff.parallel import Parallel, Pmap, Sharded, cpu_devices
 from jaxdiff.runs import provenance
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.initialize import init_state
 
@@ -102,13 +102,13 @@ NOT_SHOWN = ("on", "gflop_per_image", "temp_mb", "saved_every", "pairs")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Noise(jd.Digits):
+class Noise(jd.data.Digits):
     """Random images in memory, where an experiment has its data."""
 
     shape: tuple[int, ...] = (32, 32, 1)
     size: int = 1024
 
-    def load(self, split: str = "train") -> jd.Dataset:
+    def load(self, split: str = "train") -> jd.data.Dataset:
         """The images, uint8 and without classes; the same for each split."""
         shape = (self.size, *self.shape)
         return from_arrays(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
@@ -179,7 +179,7 @@ class Case:
 
     network: str
     dtype: str
-    job: Job
+    trainer: Trainer
 
     @classmethod
     def of(
@@ -201,29 +201,29 @@ class Case:
             parallel=parallel or Pmap(num_devices=options.devices),
             training=Training(batch_size=size, **more),
         )  # fmt: skip
-        return cls(network, dtype, Job.of(experiment))
+        return cls(network, dtype, Trainer.of(experiment))
 
     @property
     def layout(self) -> Parallel:
         """How the devices share the batch."""
-        return self.job.experiment.parallel
+        return self.trainer.experiment.parallel
 
     @property
     def batch(self) -> int:
         """Images of a step."""
-        return self.job.experiment.training.batch_size
+        return self.trainer.experiment.training.batch_size
 
     @cached_property
     def state(self) -> Any:
         """That of step 0 on the devices, as the layout's step takes it."""
-        init = partial(init_state, self.job.experiment, self.job.info)
+        init = partial(init_state, self.trainer.experiment, self.trainer.info)
         shardings = self.layout.shardings(jax.eval_shape(init))
-        return self.layout.enter(jax.jit(init, out_shardings=shardings)())
+        return self.layout.localize(jax.jit(init, out_shardings=shardings)())
 
     @cached_property
     def forward_flops(self) -> float:
         """Operations of one evaluation of the network for the batch."""
-        return count(self.job, "forward")
+        return count(self.trainer, "forward")
 
     def row(self, what: str, **more: Any) -> Row:
         """The head of a row, and more."""
@@ -272,17 +272,17 @@ class Program:
         self.repeat = repeat or max(1, min(1000, math.ceil(0.2 / self.seconds())))
 
 
-def count(job: Job, what: str) -> float:
+def count(trainer: Trainer, what: str) -> float:
     """XLA's count of operations of a "forward" or a "train_step", over all devices.
 
     Nothing is compiled; the program counted is that for a TPU, whatever there is here.
     """
-    state = jax.eval_shape(partial(init_state, job.experiment, job.info))
-    batch = job.batch(0)
+    state = jax.eval_shape(partial(init_state, trainer.experiment, trainer.info))
+    batch = trainer.batch(0)
     arguments: tuple[Any, ...] = (state, batch)
-    fn: Callable[..., Any] = partial(jd.train_step, **job.step_options)
+    fn: Callable[..., Any] = partial(jd.train_step, **trainer.step_options)
     if what == "forward":
-        fn, arguments = partial(evaluate, job), (state.params, *batch[::2])
+        fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
     # Only a CPU's client counts the operations of a program that is not compiled.
     with jax.default_device(cpu_device()):
         lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))
@@ -305,16 +305,16 @@ def cpu_device() -> jax.Device:
         ) from error
 
 
-def evaluate(job: Job, params: Any, images: Any, times: Any) -> Any:
+def evaluate(trainer: Trainer, params: Any, images: Any, times: Any) -> Any:
     """One evaluation of the network."""
-    return job.network.apply({"params": params}, images, times)
+    return trainer.network.apply({"params": params}, images, times)
 
 
 def make(case: Case, what: str, steps: int = 0) -> Program:
     """One of PROGRAMS, not compiled yet; `steps` are the chain's."""
-    job, layout, batch = case.job, case.layout, case.job.batch(0)
+    trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
     if what == "train_step":
-        step = layout.step(partial(jd.train_step, **job.step_options))
+        step = layout.step(partial(jd.train_step, **trainer.step_options))
         state = jax.tree.map(jnp.copy, case.state)  # the step will overwrite it
 
         def call() -> Any:
@@ -322,17 +322,17 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
             state, _ = step(state, batch)
             return state
 
-        return Program(call, partial(count, job, what))
+        return Program(call, partial(count, trainer, what))
     params = case.state.params
     if what == "forward":
-        run = on_each(partial(evaluate, job), layout, *batch[::2])
+        run = on_each(partial(evaluate, trainer), layout, *batch[::2])
         return Program(partial(run, params), lambda: case.forward_flops)
-    ddim = jd.Ddim(spacing=jd.Trailing(num_steps=steps))
+    ddim = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=steps))
 
     def draw(params: Any, indices: Any) -> Any:
-        shape, key = (len(indices), *job.info.image_shape), jax.random.key(0)
-        denoiser = jd.bind(job.network, params)
-        return jd.sample(denoiser, ddim, job.schedule, key, shape, indices=indices)
+        shape, key = (len(indices), *trainer.info.image_shape), jax.random.key(0)
+        denoiser = jd.bind(trainer.network, params)
+        return jd.sample(denoiser, ddim, trainer.schedule, key, shape, indices=indices)
 
     run = on_each(draw, layout, batch.indices)
     return Program(partial(run, params), lambda: steps * case.forward_flops)
@@ -482,7 +482,7 @@ def trainer(options: Options, tell: Tell) -> None:
     case = Case.of(options, *first, parallel=layout, num_steps=end)
     upkeep = Upkeep(log_every=max(1, segment // 2), checkpoint_every=2 * segment)
     with tempfile.TemporaryDirectory() as folder:
-        jd.train(replace(case.job.experiment, upkeep=upkeep), folder)
+        jd.train(replace(case.trainer.experiment, upkeep=upkeep), folder)
     bare, loop = layout.times["bare"], layout.times["loop"]
     around = [(a + b) / 2 for a, b in itertools.pairwise(bare)]
     seconds, every = statistics.median(loop[1::2]), Upkeep().checkpoint_every
@@ -508,8 +508,11 @@ def feed(options: Options, tell: Tell) -> None:
     if lacks("feed", "tqdm", "grain", "tensorflow_datasets", "PIL"):
         return
     case = Case.of(options, *cases_of(options)[0])
-    experiment, images = case.job.experiment, np.asarray(case.job.dataset.images)
-    height, _, channels = case.job.info.image_shape
+    experiment, images = (
+        case.trainer.experiment,
+        np.asarray(case.trainer.dataset.images),
+    )
+    height, _, channels = case.trainer.info.image_shape
     pictures = importlib.import_module("PIL.Image")
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -518,16 +521,17 @@ def feed(options: Options, tell: Tell) -> None:
         for i, image in enumerate(images):
             pixels = image[..., 0] if channels == 1 else image
             pictures.fromarray(pixels).save(f"{folder}/{i:05}.png", compress_level=1)
-        on_disk = jd.Folder(
+        on_disk = jd.data.ImageFolder(
             path=folder,
             size=height,
             channels=1 if channels == 1 else 3,
             held_out=0.0,
             stream=True,
         ).load()
-        jobs = {"memory": case.job, "disk": Job.of(experiment, on_disk)}
+        jobs = {"memory": case.trainer, "disk": Trainer.of(experiment, on_disk)}
         programs = {
-            name: Program(partial(fed, job), lambda: 0.0) for name, job in jobs.items()
+            name: Program(partial(fed, trainer), lambda: 0.0)
+            for name, trainer in jobs.items()
         }
         programs["train_step"] = make(case, "train_step")
         times = in_turns(programs, options.rounds, dict.fromkeys(jobs, 1))
@@ -541,9 +545,9 @@ def feed(options: Options, tell: Tell) -> None:
         tell({**row, **ratio(seconds, times["train_step"], "train_step")})
 
 
-def fed(job: Job) -> Any:
+def fed(trainer: Trainer) -> Any:
     """Takes all batches of some steps, on the devices; the last ones."""
-    ((_, batches),) = deque(job.feed(0, FED), maxlen=1)
+    ((_, batches),) = deque(trainer.feed(0, FED), maxlen=1)
     return batches
 
 

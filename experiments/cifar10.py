@@ -16,16 +16,16 @@ The images are those of TensorFlow Datasets, downloaded and prepared on first us
 """
 
 from jaxdiff.cli import main
-from jaxdiff.data import Tfds
+from jaxdiff.data import TFDS
 from jaxdiff.networks import UNetConfig
-from jaxdiff.samplers import Ancestral
+from jaxdiff.samplers import DDPM
 from jaxdiff.samplers.ancestral import FixedLarge
 from jaxdiff.schedules.discrete import Linear
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
-    data=Tfds(name="cifar10", flip=True),
+    data=TFDS(name="cifar10", flip=True),
     conditional=False,
     schedule=Linear(num_steps=1000, beta_start=1e-4, beta_end=0.02),
     network=UNetConfig(
@@ -38,7 +38,7 @@ CONFIG = Experiment(
     optimizer=Optimizer(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),
     training=Training(num_steps=800_000, batch_size=128, ema_decay=0.9999),
     upkeep=Upkeep(log_every=100, checkpoint_every=10_000, sample_every=10_000),
-    sampling=Sampling(sampler=Ancestral(variance=FixedLarge())),
+    sampling=Sampling(sampler=DDPM(variance=FixedLarge())),
 )
 
 if __name__ == "__main__":

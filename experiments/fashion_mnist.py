@@ -21,16 +21,16 @@ downloads the same pictures.
 """
 
 from jaxdiff.cli import main
-from jaxdiff.data import FashionMnist
+from jaxdiff.data import FashionMNIST
 from jaxdiff.losses.objectives import Simple
-from jaxdiff.losses.weightings import MinSnr
+from jaxdiff.losses.weightings import MinSNR
 from jaxdiff.networks import UNetConfig
-from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
-    data=FashionMnist(),
+    data=FashionMNIST(),
     network=UNetConfig(
         channels=32,
         multipliers=(1, 2),
@@ -41,13 +41,13 @@ CONFIG = Experiment(
         patch=2,
         label_dropout=0.1,
     ),
-    objective=Simple(weighting=MinSnr()),
+    objective=Simple(weighting=MinSNR()),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=300, decay="cosine"),
     training=Training(
         num_steps=10_000, batch_size=64, ema_decay=0.9995, ema_lengths=(0.05, 0.1)
     ),
     upkeep=Upkeep(log_every=100, checkpoint_every=2000, sample_every=2000),
-    sampling=Sampling(sampler=DpmSolver(spacing=Trailing(num_steps=20)), guidance=1.3),
+    sampling=Sampling(sampler=DPMSolver(spacing=Trailing(num_steps=20)), guidance=1.3),
 )
 
 if __name__ == "__main__":

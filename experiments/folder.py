@@ -16,16 +16,16 @@ import sys
 from pathlib import Path
 
 from jaxdiff.cli.program import COMMANDS, main
-from jaxdiff.data import Folder
+from jaxdiff.data import ImageFolder
 from jaxdiff.losses.objectives import Simple
-from jaxdiff.losses.weightings import MinSnr
+from jaxdiff.losses.weightings import MinSNR
 from jaxdiff.networks import UNetConfig
-from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
 CONFIG = Experiment(
-    data=Folder(size=64),
+    data=ImageFolder(size=64),
     network=UNetConfig(
         channels=64,
         multipliers=(1, 2, 2),
@@ -34,13 +34,13 @@ CONFIG = Experiment(
         patch=2,
         label_dropout=0.1,
     ),
-    objective=Simple(weighting=MinSnr()),
+    objective=Simple(weighting=MinSNR()),
     optimizer=Optimizer(learning_rate=2e-4, warmup_steps=1000, decay="cosine"),
     training=Training(num_steps=100_000, batch_size=32, ema_decay=0.9995),
     upkeep=Upkeep(
         log_every=50, checkpoint_every=1000, checkpoint_minutes=15, sample_every=500
     ),
-    sampling=Sampling(sampler=DpmSolver(spacing=Trailing(num_steps=50)), chunk=64),
+    sampling=Sampling(sampler=DPMSolver(spacing=Trailing(num_steps=50)), chunk=64),
 )
 
 

@@ -175,7 +175,7 @@ def time_steps(layouts: dict[Any, Parallel], rounds: int) -> list[tuple[Any, Any
         state = jax.jit(init, out_shardings=layout.shardings(jax.eval_shape(init)))()
         rows = rows_of(layout.rows(batch))
         for kind, fn in {"step": step, "send": only_send}.items():
-            own = layout.enter(jax.tree.map(jnp.copy, state))
+            own = layout.localize(jax.tree.map(jnp.copy, state))
             runs[name, kind] = [layout.step(fn), own, rows]
     times: dict[Any, list[float]] = {key: [] for key in runs}
     for _ in range(rounds + 2):

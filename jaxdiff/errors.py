@@ -4,6 +4,8 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdiff.names import lazy
+
 
 class InputError(ValueError):
     """A mistake in what the user gave: one line with what, which value, what to do.
@@ -38,7 +40,7 @@ def first_few(parts: Sequence[str]) -> str:
     return "; ".join([*parts[:3], *more])
 
 
-class NonFinite(FloatingPointError):
+class NonFiniteError(FloatingPointError):
     """The loss or the gradient of a step is not a finite number: training stopped.
 
     Attributes:
@@ -68,3 +70,6 @@ def first_line(error: BaseException) -> str:
     """What an error says, cut to one line."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
+
+
+__getattr__ = lazy(__name__, renamed={"NonFinite": "jaxdiff.errors.NonFiniteError"})

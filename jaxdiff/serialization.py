@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from jaxdiff.checks import is_finite
 from jaxdiff.errors import InputError, require, shown
+from jaxdiff.names import CLASSES
 
 Options = TypeVar("Options")
 
@@ -35,7 +36,7 @@ def from_dict(
     cattrs = require("cattrs")
     hint: Any = cls
     try:
-        return _converter(hint).structure(data, cls)
+        return _converter(hint).structure(with_new_names(data), cls)
     except Exception as error:
         reasons = "; ".join(cattrs.transform_error(error, cls.__name__, _reason))
         raise InputError(f"{what}: {reasons}") from error
@@ -62,9 +63,24 @@ def union_members(hint: Any) -> tuple[type, ...]:
 
 
 def option_name(cls: type | str) -> str:
-    """The name that chooses an option class: `FixedSmall` is "fixed-small"."""
-    name = cls if isinstance(cls, str) else cls.__name__
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
+    """The name that chooses an option class: `FixedSmall` is "fixed-small".
+
+    A class whose flag is another word has that as its `FLAG`.
+    """
+    if not isinstance(cls, str):
+        flag: str = getattr(cls, "FLAG", "")
+        return flag or option_name(cls.__name__)
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", cls).lower()
+
+
+def with_new_names(data: Any) -> Any:
+    """Plain data whose option classes have today's names, not those they had before."""
+    if isinstance(data, dict):
+        new = {key: with_new_names(value) for key, value in data.items()}
+        if isinstance(new.get("type"), str):
+            new["type"] = CLASSES.get(new["type"], new["type"])
+        return new
+    return [with_new_names(v) for v in data] if isinstance(data, list) else data
 
 
 @lru_cache

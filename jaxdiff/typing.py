@@ -98,7 +98,7 @@ class AnySchedule(Protocol):
         ...
 
     @property
-    def keeps_signal(self) -> bool:
+    def has_terminal_signal(self) -> bool:
         """Whether the noisiest level has alpha > 0 (True where it is not known)."""
         ...
 
@@ -114,11 +114,11 @@ class AnySchedule(Protocol):
         """The level one step nearer the data than t; after the first, the data."""
         ...
 
-    def fraction(self, log_snr: Array) -> Array:
+    def fraction_of_log_snr(self, log_snr: Array) -> Array:
         """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
         ...
 
-    def level_at(self, log_snr: Array) -> Level:
+    def level_of_log_snr(self, log_snr: Array) -> Level:
         """The level with this log signal-to-noise ratio, cut off to the range."""
         ...
 

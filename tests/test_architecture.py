@@ -13,13 +13,14 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "typing", "errors", "checks", "rng", "serialization", "parallel", "storage",
+    "names", "typing", "errors", "checks", "rng", "serialization", "parallel", "storage",
     "plots", "schedules", "denoisers", "networks", "data", "samplers", "losses",
     "training", "runs", "evaluation", "report", "pretrained", "cli",
 )  # fmt: skip
 """The folders, and the modules beside them: each may import those before it."""
 ONLY = {
-    "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"}, "cattrs": {"serialization"},
+    "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"},
+    "cattrs": {"serialization"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
     "sklearn": {"data", "evaluation"}, "tqdm": {"data", "cli", "runs"},
     "tensorboardX": {"storage"}, "grain": {"data"}, "safetensors": {"pretrained"},

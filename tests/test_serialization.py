@@ -7,16 +7,16 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
-from jaxdiff.denoisers.predictions import Edm, Prediction
+from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
+from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
-from jaxdiff.losses.weightings import MinSnr, WeightingOptions
+from jaxdiff.losses.weightings import MinSNR, WeightingOptions
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, TimeEmbedding
 from jaxdiff.parallel import Parallel, Sharded
-from jaxdiff.samplers import Ancestral, Ddim, Euler, Karras, SamplerOptions, Spacing
+from jaxdiff.samplers import DDIM, DDPM, Euler, Karras, SamplerOptions, Spacing
 from jaxdiff.samplers.ancestral import Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
@@ -25,7 +25,7 @@ from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
 CHANGED = Experiment(
-    data=Tfds(
+    data=TFDS(
         name="mnist",
         train_split="a",
         test_split="b",
@@ -36,9 +36,9 @@ CHANGED = Experiment(
         stream=True,
     ),
     conditional=False,
-    prediction=Edm(learn_variance=True, data_deviation=0.3),
+    prediction=EDM(learn_variance=True, data_deviation=0.3),
     objective=Hybrid(
-        weighting=MinSnr(gamma=3.0),
+        weighting=MinSNR(gamma=3.0),
         bound_weight=0.1,
         times=LogNormal(mean=0.5, deviation=2.0),
     ),
@@ -127,9 +127,9 @@ VARIANTS = [
         Experiment(data=d)
         for d in (
             Digits(flip=True),
-            FashionMnist(path="p"),
-            Folder(path="p"),
-            Tfds(name="mnist"),
+            FashionMNIST(path="p"),
+            ImageFolder(path="p"),
+            TFDS(name="mnist"),
         )
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
@@ -146,7 +146,7 @@ VARIANTS = [
     ),
     *(Experiment(objective=Bound(times=member())) for member in get_args(TimesOptions)),
     *(
-        Experiment(sampling=Sampling(sampler=Ancestral(variance=member())))
+        Experiment(sampling=Sampling(sampler=DDPM(variance=member())))
         for member in get_args(Variance)
     ),
     *(
@@ -154,7 +154,7 @@ VARIANTS = [
         for member in get_args(SamplerOptions)
     ),
     *(
-        Experiment(sampling=Sampling(sampler=Ddim(spacing=member())))
+        Experiment(sampling=Sampling(sampler=DDIM(spacing=member())))
         for member in get_args(Spacing)
     ),
 ]
@@ -220,7 +220,7 @@ def test_the_type_of_a_member_is_in_the_data():
         found = data["sampling"]["sampler"]
         assert found["type"] == type(sampler).__name__
         assert found["spacing"]["type"] == type(sampler.spacing).__name__
-        if isinstance(sampler, Ancestral):
+        if isinstance(sampler, DDPM):
             assert found["variance"]["type"] == type(sampler.variance).__name__
 
 
@@ -302,7 +302,7 @@ def test_a_missing_field_takes_its_default(name):
         ("seed", -1, "seed must lie in"),
         ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\); got 7"),
         ("schedule.type", "Cosin", "(?=.*'Cosin').*Cosine"),
-        ("data", {"type": "Mnist"}, "(?=.*'Mnist').*Tfds"),
+        ("data", {"type": "Mnist"}, "(?=.*'Mnist').*TFDS"),
         ("sampling.sampler.variance", {}, "(?=.*type).*FixedSmall"),
     ],
 )

@@ -32,7 +32,7 @@ q_posterior: Any = jd.q_posterior
 
 
 def oracle(x_t, level):
-    return jd.Eps().estimate(x_t * level.scales(x_t)[1], x_t, level)
+    return jd.predictions.Eps().estimate(x_t * level.scales(x_t)[1], x_t, level)
 
 
 def loss(network: Any, images: Any, labels: Any, indices: Any = INDICES) -> Any:
@@ -41,7 +41,7 @@ def loss(network: Any, images: Any, labels: Any, indices: Any = INDICES) -> Any:
 
 
 def sample(shape: Any = B, denoiser: Any = oracle, **options: Any) -> Any:
-    return jd.sample(denoiser, jd.Ancestral(), SCHEDULE, KEY, shape, **options)
+    return jd.sample(denoiser, jd.DDPM(), SCHEDULE, KEY, shape, **options)
 
 
 def p_step(x_t: Any = X, t: Any = 1, **options: Any) -> Any:
@@ -106,10 +106,10 @@ NO_CLASSES = "labels were given, but the network has no classes: leave them"
             r"images must be \[batch, height, width, 1\]; got shape \(4, 8, 8, 3\)",
         ),
         (
-            lambda: jd.clip_x_0(oracle, 1, -1),
+            lambda: jd.clip_x0(oracle, 1, -1),
             "low must be less than high; got 1 and -1",
         ),
-        (lambda: jd.clip_x_0(oracle, 0, 0), "low must be less than high; got 0 and 0"),
+        (lambda: jd.clip_x0(oracle, 0, 0), "low must be less than high; got 0 and 0"),
         (lambda: betas(), r"betas must be a vector \[T >= 1\]; got shape \(0,\)"),
         (lambda: betas([0.1, 0.2]), r"betas must be a vector .*; got shape \(1, 2\)"),
         (lambda: betas(0.1, 0), r"\(0, 1\); got betas\[1\] = 0: change"),

@@ -22,7 +22,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.load import Run, load_data_of
-from jaxdiff.samplers import Ancestral, Sampler
+from jaxdiff.samplers import DDPM, Sampler
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -97,8 +97,8 @@ def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
             f"evaluations must be at least 1 each; got {options.evaluations}"
         )
     whole = replace(run.experiment.sampling, guidance=options.guidance)
-    if not isinstance(whole.sampler, Ancestral):
-        whole = replace(whole, sampler=Ancestral())
+    if not isinstance(whole.sampler, DDPM):
+        whole = replace(whole, sampler=DDPM())
     chains = [(f"all {run.schedule.num_steps} steps", run.schedule.num_steps, whole)]
     named = samplings_of(run, options.sampler, None, options.spacing)
     for most in sorted(set(options.evaluations)):

@@ -17,10 +17,10 @@ from jaxdiff.checks import check_seed
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import (
     JudgingOptions,
-    built,
-    recorded,
+    build_features,
+    comparison_note,
     sampler_name,
-    told,
+    sampling_record,
 )
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import hash_of
@@ -29,7 +29,7 @@ from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.kid import kernel_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.load import Run, load, load_data_of
-from jaxdiff.runs.post_hoc_ema import kept_lengths
+from jaxdiff.runs.post_hoc_ema import stored_lengths
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 from jaxdiff.training.ema import gamma_of
 
@@ -76,7 +76,7 @@ class Average(NamedTuple):
 def averages(run: Run, options: AveragesOptions) -> None:
     """Compares averages of a trained run: a table, a record and a picture."""
     check_seed(options.seed)
-    kept = kept_lengths(run.experiment)
+    kept = stored_lengths(run.experiment)
     lengths = options.lengths or _spread(min(kept), max(kept))
     for one in lengths:
         gamma_of(one)
@@ -91,7 +91,7 @@ def averages(run: Run, options: AveragesOptions) -> None:
     run.check_request(None, num, options.seed, sampling)
     plots.check_installed()
 
-    extractor = built(features, training, held_out, run.parallel)
+    extractor = build_features(features, training, held_out, run.parallel)
     against = Comparison.of(run, training, held_out, extractor, num)
 
     def average(
@@ -117,14 +117,14 @@ def averages(run: Run, options: AveragesOptions) -> None:
         return
     decay = f"constant decay {run.experiment.training.ema_decay:g}"
     by = f"{num} samples of each by {sampler_name(sampling)}"
-    note = told(extractor, num, hash_of(against.moments))
+    note = comparison_note(extractor, num, hash_of(against.moments))
     print(f"{by}, guidance {sampling.guidance:g}, {note}")
     _tell(floor, found, decay)
     record = {
         "step": run.step,
         "samples": num,
         "seed": options.seed,
-        **recorded(sampling),
+        **sampling_record(sampling),
         "note": note,
         "averages": [one._asdict() for one in (floor, *found)],
     }

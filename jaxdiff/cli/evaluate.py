@@ -13,10 +13,10 @@ from jaxdiff.checks import check_seed
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import (
     JudgingOptions,
-    built,
-    recorded,
+    build_features,
+    comparison_note,
     sampler_name,
-    told,
+    sampling_record,
 )
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.dataset_likelihood import (
@@ -125,7 +125,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     }
     extractor = None
     if samples:
-        extractor = built(features, training, held_out, run.parallel)
+        extractor = build_features(features, training, held_out, run.parallel)
     with bar(num * (2 if options.ode_steps else 1), "likelihood") as on_chunk:
         likelihood = evaluate_likelihood(
             run, images, num=num, seed=options.seed, ode_steps=options.ode_steps,
@@ -141,7 +141,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
             )  # fmt: skip
         settings["samples"] = {
             "num": samples,
-            **recorded(sampling),
+            **sampling_record(sampling),
             "features": extractor.name,
             "weights": extractor.weights,
             "resize": extractor.resize,
@@ -159,7 +159,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     )  # fmt: skip
     written = ["evaluation.json", "bound.png"]
     if extractor is not None and fidelity is not None:
-        note = told(extractor, samples, fidelity.statistics)
+        note = comparison_note(extractor, samples, fidelity.statistics)
         alike = _alike(fidelity, note)
         if others is not None and fidelity.to_others is not None:
             name, of = f"Frechet distance to {options.statistics}", hash_of(others)

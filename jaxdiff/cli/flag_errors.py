@@ -162,8 +162,8 @@ def _got(values: list[str], hint: Any) -> str:
     names = names or list(get_args(hint) if get_origin(hint) is Literal else ())
     if close := difflib.get_close_matches(values[0], map(str, names), n=1):
         return f"{got}, perhaps you meant {close[0]}"
-    several = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
-    if several and any(mark in got for mark in ",[("):
+    scan_steps = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
+    if scan_steps and any(mark in got for mark in ",[("):
         return f"{got}: put spaces between them, and no other marks"
     return got
 

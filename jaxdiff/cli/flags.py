@@ -143,7 +143,8 @@ def parse_option(text: str, union: Any, what: str) -> Any:
         raise InputError(
             f"{what} {text!r}: write its options as {name}:option=value,option=value"
         )
-    hints = get_type_hints(members[name])
+    kinds = get_type_hints(members[name])
+    hints = {f.name: kinds[f.name] for f in dataclasses.fields(members[name])}
     data = {}
     for field, value in fields:
         key = field.replace("-", "_")

@@ -27,7 +27,7 @@ from jaxdiff.cli.sample import SampleOptions, draw
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.data import to_uint8
-from jaxdiff.errors import InputError, NonFinite
+from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.pretrained import (
@@ -42,8 +42,8 @@ from jaxdiff.runs.fine_tune import with_model_of
 from jaxdiff.runs.folder import CONFIG, read_config
 from jaxdiff.runs.load import load
 from jaxdiff.runs.log import last_start
-from jaxdiff.runs.train import train_job
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.train import run_training
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
@@ -153,7 +153,7 @@ def _export(options: ExportOptions) -> None:
 
 def _reproduce(options: ReproduceOptions) -> None:
     if not reproduce(options):
-        processes.leave(1)
+        processes.exit_process(1)
 
 
 ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
@@ -191,24 +191,24 @@ def main(
                 _command(config, description, judge, args)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
-        processes.leave(2)
-    except NonFinite as error:
+        processes.exit_process(2)
+    except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
-        processes.leave(NOT_FINITE)
+        processes.exit_process(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
         print(f"{str(error) or 'stopped'}; the same command goes on", file=sys.stderr)
-        processes.leave(143 if isinstance(error, Terminated) else 130)
+        processes.exit_process(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
         reason = processes.lost(error)
         if reason is None:
             raise
         print(f"error: {reason}", file=sys.stderr)
-        processes.leave(processes.PEER_LOST)
+        processes.exit_process(processes.PEER_LOST)
     except Exception:
         if not jax.distributed.is_initialized():
             raise
         traceback.print_exc()
-        processes.leave(1)
+        processes.exit_process(1)
 
 
 def _command(
@@ -218,7 +218,7 @@ def _command(
     args: Sequence[str] | None,
 ) -> None:
     """Does what the command line says."""
-    compilation_cache.keep()
+    compilation_cache.enable()
     command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
     if not command[:1].isalnum():
         command, rest = "run", [command, *rest]
@@ -322,13 +322,13 @@ def _train(
     if whole_job:
         plots.check_installed()
     start = time.monotonic()
-    job = Job.of(experiment)
-    train_job(job, workdir)
+    trainer = Trainer.of(experiment)
+    run_training(trainer, workdir)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     if not whole_job:
         return
     run = load(workdir, parallel=experiment.parallel)
-    dataset = job.dataset
+    dataset = trainer.dataset
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes

@@ -59,7 +59,7 @@ class JudgingOptions(FeatureOptions):
         return replace(sampling, guidance=self.guidance)
 
 
-def built(
+def build_features(
     features: Features, training: Dataset, held_out: Dataset | None, parallel: Parallel
 ) -> Extractor:
     """The features, after the work that they need."""
@@ -74,19 +74,19 @@ def sampler_name(sampling: Sampling) -> str:
     return option_name(type(sampling.sampler))
 
 
-def recorded(sampling: Sampling) -> dict[str, Any]:
+def sampling_record(sampling: Sampling) -> dict[str, Any]:
     """How samples are drawn, for a record of figures on them."""
     sampler = asdict(sampling.sampler) | {"type": sampler_name(sampling)}
     return {"sampler": sampler, "guidance": sampling.guidance}
 
 
-def told(extractor: Extractor, samples: int, statistics: str) -> str:
+def comparison_note(extractor: Extractor, samples: int, statistics: str) -> str:
     """What figures on samples must be told with, to be compared with others."""
     against = f"against {samples} held-out images of statistics {statistics}"
-    return f"{against}, {described(extractor)}"
+    return f"{against}, {describe_features(extractor)}"
 
 
-def described(extractor: Extractor) -> str:
+def describe_features(extractor: Extractor) -> str:
     """The features, as figures are told with them."""
     parts = [f"features: {extractor.name}"]
     if extractor.weights:

@@ -20,7 +20,7 @@ from jaxdiff.runs.folder import (
     check_workdir,
     read_config,
 )
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.storage.files import ensure_writable, read_json
 from jaxdiff.training.state import TrainState
@@ -68,21 +68,21 @@ def replay(options: ReplayOptions) -> None:
         )
     out = options.out or workdir
     ensure_writable(out, "--out" if options.out else "--workdir")
-    job = Job.of(experiment)
-    check_workdir(workdir, experiment, job.info)
+    trainer = Trainer.of(experiment)
+    check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
         start = checkpoints.latest(below=step)
         if start is not None:
-            check_record(checkpoints.record(start), workdir, experiment, job.info)
-        state = experiment.parallel.enter(job.initial_state(checkpoints, start))
+            check_record(checkpoints.record(start), workdir, experiment, trainer.info)
+        state = experiment.parallel.localize(trainer.initial_state(checkpoints, start))
     start = start or 0
     with bar(step - start, "replay", "step") as done:
-        for at, batches in job.feed(start, step - 1):
-            state, _ = job.advance(state, batches)
+        for at, batches in trainer.feed(start, step - 1):
+            state, _ = trainer.advance(state, batches)
             done(at - start)
-        before = jax.device_get(experiment.parallel.leave(state))
-        ((_, batches),) = job.feed(step - 1, step)
-        _, metrics = job.advance(state, batches)
+        before = jax.device_get(experiment.parallel.globalize(state))
+        ((_, batches),) = trainer.feed(step - 1, step)
+        _, metrics = trainer.advance(state, batches)
         done(step - start)
     loss, norm = (float(metrics[name][0]) for name in ("loss", "grad_norm"))
     print(
@@ -91,9 +91,9 @@ def replay(options: ReplayOptions) -> None:
     )
 
     size = experiment.training.batch_size
-    batch = job.batch(step - 1, np.arange(size))
-    places = data.examples(len(job.dataset), experiment.seed, step - 1, size)
-    losses, times, gradient = _one_by_one(job, before, batch)
+    batch = trainer.batch(step - 1, np.arange(size))
+    places = data.examples(len(trainer.dataset), experiment.seed, step - 1, size)
+    losses, times, gradient = _one_by_one(trainer, before, batch)
     # Those that are not finite first, then from the largest.
     order = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf), kind="stable")
     print(f"  {'in the data':>12} {'class':>6} {'time':>8} {'loss':>12}")
@@ -126,13 +126,13 @@ def replay(options: ReplayOptions) -> None:
 
 
 def _one_by_one(
-    job: Job, state: TrainState, batch: Batch
+    trainer: Trainer, state: TrainState, batch: Batch
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Of each example the loss and the time, and the gradient of all by its names.
 
     On one device and an example at a time, so that it fits wherever a step did.
     """
-    experiment = job.experiment
+    experiment = trainer.experiment
     key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
     prediction, objective = experiment.prediction, experiment.objective
 
@@ -141,10 +141,16 @@ def _one_by_one(
         def one(total: Any, example: Batch) -> Any:
             single = jax.tree.map(lambda a: a[None], example)
             (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params, job.network, job.schedule, single, key, prediction,
-                objective, state.memory,
-            )  # fmt: skip
-            t = draw(single, key, job.schedule, objective, state.memory).t[0]
+                state.params,
+                trainer.network,
+                trainer.schedule,
+                single,
+                key,
+                prediction,
+                objective,
+                state.memory,
+            )
+            t = draw(single, key, trainer.schedule, objective, state.memory).t[0]
             return jax.tree.map(jnp.add, total, gradient), (loss, t)
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)

@@ -11,7 +11,11 @@ from typing import Literal
 import numpy as np
 
 from jaxdiff.cli.progress import bar
-from jaxdiff.cli.quality_options import FeatureOptions, built, described
+from jaxdiff.cli.quality_options import (
+    FeatureOptions,
+    build_features,
+    describe_features,
+)
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.reference_statistics import moments_of
@@ -45,13 +49,13 @@ def statistics(experiment: Experiment, options: StatisticsOptions) -> None:
     if not 2 <= num <= len(images):
         raise InputError(f"num must lie in 2..{len(images)}; got {num}")
     features = options.features_of(training)
-    extractor = built(features, training, None, experiment.parallel)
+    extractor = build_features(features, training, None, experiment.parallel)
     with bar(num, "statistics") as on_chunk:
         moments = moments_of(images, num, extractor, on_chunk)
     if not is_first():
         return
     data = f"{num} {options.split} images of data {images.fingerprint()}"
-    of = f"{data}, {described(extractor)}"
+    of = f"{data}, {describe_features(extractor)}"
     np.savez(
         out, allow_pickle=False, mu=moments.mean, sigma=moments.covariance,
         num=np.array(num), of=np.array(of),

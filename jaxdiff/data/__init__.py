@@ -12,23 +12,24 @@ from jaxdiff.data.dataset import (
     to_uint8,
 )
 from jaxdiff.data.digits import Digits
-from jaxdiff.data.fashion_mnist import FashionMnist
-from jaxdiff.data.image_folder import Folder
+from jaxdiff.data.fashion_mnist import FashionMNIST
+from jaxdiff.data.image_folder import ImageFolder
 from jaxdiff.data.prefetch import read_ahead
 from jaxdiff.data.streaming import Images
-from jaxdiff.data.tfds import Tfds
+from jaxdiff.data.tfds import TFDS
+from jaxdiff.names import lazy
 
-Data: TypeAlias = Digits | FashionMnist | Folder | Tfds
+Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS
 """The data sets that the command line offers."""
 
 __all__ = [
+    "TFDS",
     "Data",
     "Dataset",
     "Digits",
-    "FashionMnist",
-    "Folder",
+    "FashionMNIST",
+    "ImageFolder",
     "Images",
-    "Tfds",
     "batch",
     "examples",
     "from_arrays",
@@ -37,3 +38,12 @@ __all__ = [
     "to_float",
     "to_uint8",
 ]
+
+__getattr__ = lazy(
+    __name__,
+    renamed={
+        "FashionMnist": "jaxdiff.data.FashionMNIST",
+        "Folder": "jaxdiff.data.ImageFolder",
+        "Tfds": "jaxdiff.data.TFDS",
+    },
+)

@@ -29,7 +29,7 @@ _MOST = 2**31  # bytes of an IDX file's data; its header could claim any number
 
 
 @dataclass(frozen=True, kw_only=True)
-class FashionMnist:
+class FashionMNIST:
     """60,000 grey pictures of clothes to train and 10,000 to test, of 28x28 pixels.
 
     `--data tfds --data.name fashion_mnist` downloads the same pictures.

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -25,7 +25,7 @@ _NAMED = 3  # so many files that cannot be read are named
 
 
 @dataclass(frozen=True, kw_only=True)
-class Folder:
+class ImageFolder:
     """The images in a folder and its sub-folders, resized to one size.
 
     The first use prepares them, as uint8 in an array_record file, in $JAXDIFF_CACHE,
@@ -37,6 +37,8 @@ class Folder:
     sub-folders or more, these are the classes. See `read_image` for what becomes of an
     image.
     """
+
+    FLAG: ClassVar[str] = "folder"
 
     path: str = ""
     """The folder."""

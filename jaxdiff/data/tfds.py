@@ -27,7 +27,7 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tfds:
+class TFDS:
     """A data set by its name in TensorFlow Datasets.
 
     Data that lies prepared in the data folder is read as it is, also if a builder of

@@ -16,7 +16,7 @@ from jaxdiff.data.dataset import (
 )
 from jaxdiff.data.streaming import Records, Source, checked, examples_at, too_large
 from jaxdiff.errors import InputError, require
-from jaxdiff.storage.cache import keep, kept
+from jaxdiff.storage.cache import load_arrays, save_arrays
 
 _BIG = 5000  # a split of so many examples shows its progress
 
@@ -94,7 +94,7 @@ def _on_disk(
     names = _class_names(features, label_key)
     source = _source(builder, split)
     name = f"streams/{_key_of(builder, split, keys)}"
-    found = kept(name)
+    found = load_arrays(name)
     if found is None:
         size = len(source)
         labels = np.zeros(size, np.int64)
@@ -110,7 +110,7 @@ def _on_disk(
         found = {"fingerprint": np.array(fingerprint)}
         if label_key is not None:
             found["labels"] = labels.astype(np.int32)
-        keep(name, found)
+        save_arrays(name, found)
     only_image = features.__class__({image_key: features[image_key]})
     return Dataset(
         Records(source, only_image, image_key, shape),

@@ -1,7 +1,9 @@
 """Denoisers: network output to estimate; and functions from denoiser to denoiser."""
 
 from jaxdiff.denoisers.guidance import autoguidance as autoguidance
-from jaxdiff.denoisers.guidance import classifier_free as classifier_free
+from jaxdiff.denoisers.guidance import (
+    classifier_free_guidance as classifier_free_guidance,
+)
 from jaxdiff.denoisers.guidance import classifier_guidance as classifier_guidance
 from jaxdiff.denoisers.guidance import mix_classes as mix_classes
 from jaxdiff.denoisers.inverse_problems import blur as blur
@@ -13,11 +15,14 @@ from jaxdiff.denoisers.network import NetworkDenoiser as NetworkDenoiser
 from jaxdiff.denoisers.network import bind as bind
 from jaxdiff.denoisers.oracles import Gaussian as Gaussian
 from jaxdiff.denoisers.oracles import GaussianMixture as GaussianMixture
+from jaxdiff.denoisers.predictions import EDM as EDM
 from jaxdiff.denoisers.predictions import X0 as X0
-from jaxdiff.denoisers.predictions import Edm as Edm
 from jaxdiff.denoisers.predictions import Eps as Eps
 from jaxdiff.denoisers.predictions import Prediction as Prediction
 from jaxdiff.denoisers.predictions import V as V
 from jaxdiff.denoisers.predictions import Velocity as Velocity
-from jaxdiff.denoisers.thresholding import clip_x_0 as clip_x_0
+from jaxdiff.denoisers.thresholding import clip_x0 as clip_x0
 from jaxdiff.denoisers.thresholding import dynamic_threshold as dynamic_threshold
+
+classifier_free, clip_x_0 = classifier_free_guidance, clip_x0
+"""Their short names."""

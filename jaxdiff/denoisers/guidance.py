@@ -4,15 +4,15 @@ With a weight w, one estimate is carried on past another, in x_0 and in eps alik
 
     (1)  guided = base + w (better - base)
 
-`classifier_free` (Ho & Salimans 2022, equation 6, whose w is 1 less) takes for `better`
-the estimate given the class and for `base` the one without; `autoguidance` (Karras et
-al. 2024, equation 2) takes for `base` a weaker denoiser. A classifier's gradient moves
-the score (Dhariwal & Nichol 2021, section 4.2):
+`classifier_free_guidance` (Ho & Salimans 2022, equation 6, whose w is 1 less) takes for
+`better` the estimate given the class and for `base` the one without; `autoguidance`
+(Karras et al. 2024, equation 2) takes for `base` a weaker denoiser. A classifier's
+gradient moves the score (Dhariwal & Nichol 2021, section 4.2):
 
     (2)  eps' = eps - w sigma grad log p(label | x_t)
 
 All are pytrees, so that another weight needs no new compilation. They stack in any
-order: `clip_x_0(classifier_free(denoiser, 2.0))` clips what is guided.
+order: `clip_x0(classifier_free_guidance(denoiser, 2.0))` clips what is guided.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level
 
 
-def classifier_free(
+def classifier_free_guidance(
     denoiser: Denoiser,
     weight: float | Array,
     *,
@@ -85,7 +85,7 @@ def autoguidance(
         denoiser: the model.
         weak: a smaller one, or one trained for less time, of the same data.
         weight: 0 for the weak model, 1 for the model, above 1 for guidance.
-        interval: as for `classifier_free`.
+        interval: as for `classifier_free_guidance`.
     """
     better, base = as_pytree(denoiser), as_pytree(weak)
     return Partial(_autoguided, better, base, weight, _checked(interval))

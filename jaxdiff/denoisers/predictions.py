@@ -13,7 +13,7 @@ With x_t = alpha x_0 + sigma eps and r^2 = alpha^2 + sigma^2, a network may pred
 
 Each is a mixture of x_0 and eps other than x_t, so it gives both back, whatever the
 schedule: (5) is EDM's for x_t / alpha = x_0 + (sigma / alpha) eps. An error of 1 in the
-output is one of `x_0_gain` in x_0.
+output is one of `x0_error_scale` in x_0.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Parameterization:
         """x_0 and eps from the predicted target."""
         raise NotImplementedError
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         raise NotImplementedError
 
@@ -94,13 +94,13 @@ class Eps(Parameterization):
         alpha, sigma = level.scales(x_t)
         return (x_t - sigma * output) / alpha, output
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         return level.sigma / level.alpha
 
     def check_schedule(self, schedule: AnySchedule) -> None:
         """Refuses a schedule that ends in pure noise."""
-        if not schedule.keeps_signal:
+        if not schedule.has_terminal_signal:
             raise InputError(
                 "eps-prediction divides by the signal scale, which is 0 at the end of "
                 "this schedule (zero terminal SNR): predict v, x_0 or the velocity"
@@ -119,7 +119,7 @@ class X0(Parameterization):
         """x_0 and eps from the predicted target."""
         return output, eps_of(output, x_t, level)
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         return jnp.ones_like(level.sigma)
 
@@ -140,7 +140,7 @@ class V(Parameterization):
         x_0 = (alpha / r * x_t - sigma * output) / r
         return x_0, (sigma / r * x_t + alpha * output) / r
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         return level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
 
@@ -159,13 +159,13 @@ class Velocity(Parameterization):
         total = alpha + sigma
         return (x_t - sigma * output) / total, (x_t + alpha * output) / total
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         return level.sigma / (level.alpha + level.sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edm(Parameterization):
+class EDM(Parameterization):
     """The network predicts EDM's F, of unit variance (Karras et al. 2022)."""
 
     data_deviation: float = 0.5
@@ -191,7 +191,7 @@ class Edm(Parameterization):
         x_0 = (alpha * d**2 / deviation * x_t + sigma * d * output) / deviation
         return x_0, (sigma / deviation * x_t - alpha * d * output) / deviation
 
-    def x_0_gain(self, level: Level) -> Array:
+    def x0_error_scale(self, level: Level) -> Array:
         """By how much an error of the output enters x_0, of the level's shape."""
         deviation = self._deviation(level.alpha, level.sigma)
         return level.sigma * self.data_deviation / deviation
@@ -214,4 +214,4 @@ def eps_of(x_0: Array, x_t: Array, level: Level) -> Array:
     return (x_t - alpha * x_0) / sigma
 
 
-Prediction: TypeAlias = Eps | X0 | V | Velocity | Edm
+Prediction: TypeAlias = Eps | X0 | V | Velocity | EDM

@@ -12,7 +12,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, Denoiser, Estimate, Level
 
 
-def clip_x_0(
+def clip_x0(
     denoiser: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
 ) -> Denoiser:
     """The denoiser with its x_0 clipped to [low, high] and its eps made to agree.
@@ -43,7 +43,7 @@ def dynamic_threshold(
     Args:
         denoiser: the model.
         quantile: which, in 0..1.
-        maximum: the most that s can be, at least 1; with 1 this is `clip_x_0`.
+        maximum: the most that s can be, at least 1; with 1 this is `clip_x0`.
 
     Raises:
         InputError: quantile or maximum is out of range.

@@ -21,8 +21,8 @@ from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.networks.classifier import Classifier
 from jaxdiff.parallel import MeanOf, Parallel, Pmap
-from jaxdiff.parallel.processes import as_first_says, from_first, is_first
-from jaxdiff.storage.cache import keep, kept
+from jaxdiff.parallel.processes import broadcast, broadcast_int, is_first
+from jaxdiff.storage.cache import load_arrays, save_arrays
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import Array, Batch, Params
 
@@ -111,15 +111,15 @@ def classifier_of(
     shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
     name = f"classifiers/{_name(dataset, recipe)}"
     params = _kept(name, shapes.params) if is_first() else None
-    if not as_first_says(params is not None):
+    if not broadcast_int(params is not None):
         params = _train(network, dataset, recipe, on_step)
         if is_first():
             leaves = jax.tree.leaves(params)
-            keep(name, {str(i): leaf for i, leaf in enumerate(leaves)})
+            save_arrays(name, {str(i): leaf for i, leaf in enumerate(leaves)})
     elif params is None:
         params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes.params)
     on_step(recipe.num_steps)
-    return Trained(network, from_first(params))
+    return Trained(network, broadcast(params))
 
 
 def _train(
@@ -133,7 +133,7 @@ def _train(
     size = -(-BATCH // count) * count
     init = partial(_init, network, dataset.image_shape, recipe)
     shardings = devices.shardings(jax.eval_shape(init))
-    state = devices.enter(jax.jit(init, out_shardings=shardings)())
+    state = devices.localize(jax.jit(init, out_shardings=shardings)())
     step_fn = devices.step(partial(_step, network=network, recipe=recipe))
     rows = devices.rows(size)
     for step in range(recipe.num_steps):
@@ -142,7 +142,7 @@ def _train(
         if step % 20 == 0:  # wait for it, so that what is told is done
             jax.block_until_ready(state)
             on_step(step)
-    return jax.device_get(devices.leave(state).params)
+    return jax.device_get(devices.globalize(state).params)
 
 
 def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -171,7 +171,7 @@ def _step(
     def gradient_of(shared: Any, batch: Batch) -> Params:
         params, key = shared
         keys = rng.example_keys(key, jnp.asarray(batch.indices))
-        images = moved(jnp.asarray(batch.images), keys)
+        images = shifted(jnp.asarray(batch.images), keys)
 
         def loss(params: Params) -> Array:
             _, logits = network.apply({"params": params}, images)
@@ -190,7 +190,7 @@ def _step(
     return _State(state.step + 1, params, opt_state), {}
 
 
-def moved(images: Array, keys: Array) -> Array:
+def shifted(images: Array, keys: Array) -> Array:
     """Images moved by up to a sixteenth of their size; the edge's pixels go on."""
     most = max(1, max(images.shape[1:3]) // 16)
     pads = ((0, 0), (most, most), (most, most), (0, 0))
@@ -212,7 +212,7 @@ def _name(dataset: Dataset, recipe: Recipe) -> str:
 def _kept(name: str, shapes: Params) -> Params | None:
     """The parameters that are kept; None where they are not there, or not whole."""
     leaves, tree = jax.tree.flatten(shapes)
-    found = kept(name) or {}
+    found = load_arrays(name) or {}
     if set(found) != {str(i) for i in range(len(leaves))}:
         return None
     arrays = [found[str(i)] for i in range(len(leaves))]

@@ -230,7 +230,7 @@ def _log_density(
 
     def slope(y: Array, log_s: Array) -> tuple[Array, Array]:
         """The derivatives of y and of log p by log s."""
-        level = schedule.level_at(-2 * log_s)
+        level = schedule.level_of_log_snr(-2 * log_s)
 
         def drift(y: Array) -> Array:
             return jnp.exp(log_s) * denoiser(level.alpha * y, level).eps
@@ -254,7 +254,7 @@ def _log_density(
     log_s = first + step * jnp.arange(num_steps, dtype=step.dtype)
     (y, change), _ = jax.lax.scan(advance, carry, log_s)
     # At the end y is N(0, (prior_scale / alpha)^2).
-    scale = schedule.prior_scale / schedule.level_at(-2 * last).alpha
+    scale = schedule.prior_scale / schedule.level_of_log_snr(-2 * last).alpha
     log_prior = -((y / scale) ** 2 + jnp.log(2 * jnp.pi * scale**2)) / 2
     return log_prior.sum(axis=tuple(range(1, y.ndim))) - change
 

@@ -12,10 +12,10 @@ from jaxdiff.losses.time_sampling import UniformTimes as UniformTimes
 from jaxdiff.losses.variational import bound_term as bound_term
 from jaxdiff.losses.variational import prior_term as prior_term
 from jaxdiff.losses.weightings import P2 as P2
-from jaxdiff.losses.weightings import EdmWeighting as EdmWeighting
-from jaxdiff.losses.weightings import MinSnr as MinSnr
+from jaxdiff.losses.weightings import EDMWeighting as EDMWeighting
+from jaxdiff.losses.weightings import MinSNR as MinSNR
 from jaxdiff.losses.weightings import SigmoidWeighting as SigmoidWeighting
-from jaxdiff.losses.weightings import SnrPlusOne as SnrPlusOne
+from jaxdiff.losses.weightings import SNRPlusOne as SNRPlusOne
 from jaxdiff.losses.weightings import Uniform as Uniform
 from jaxdiff.losses.weightings import UniformEps as UniformEps
 from jaxdiff.losses.weightings import UniformX0 as UniformX0

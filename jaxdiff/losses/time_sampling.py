@@ -158,7 +158,7 @@ class LogNormal(UniformTimes):
     def draw(self, u: Array, schedule: AnySchedule, memory: Any) -> tuple[Array, Array]:
         """Fractions of the schedule's range, and the loss's weights, both [batch]."""
         log_ratio = self.mean + self.deviation * ndtri(jnp.clip(u, 1e-7, 1 - 1e-7))
-        return schedule.fraction(-2 * log_ratio), jnp.ones_like(u)
+        return schedule.fraction_of_log_snr(-2 * log_ratio), jnp.ones_like(u)
 
 
 TimesOptions: TypeAlias = UniformTimes | LossHistory | LogNormal

@@ -32,7 +32,7 @@ class Weighting:
 
     def output_weight(self, prediction: Prediction, level: Level) -> Array:
         """The weight of the output's squared error, of the level's shape."""
-        return self.x_0_weight(snr(level)) * prediction.x_0_gain(level) ** 2
+        return self.x_0_weight(snr(level)) * prediction.x0_error_scale(level) ** 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class UniformEps(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SnrPlusOne(Weighting):
+class SNRPlusOne(Weighting):
     """SNR + 1 (Salimans & Ho 2022, section 4): 1 on v's error."""
 
     def x_0_weight(self, snr: Array) -> Array:
@@ -72,7 +72,7 @@ class SnrPlusOne(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinSnr(Weighting):
+class MinSNR(Weighting):
     """min(SNR, gamma) (Hang et al. 2023, section 3.3)."""
 
     gamma: float = 5.0
@@ -118,10 +118,10 @@ class SigmoidWeighting(Weighting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EdmWeighting(Weighting):
+class EDMWeighting(Weighting):
     """SNR + 1 / d^2 = (sigma^2 + d^2) / (sigma d)^2 (Karras et al. 2022, table 1).
 
-    With the `Edm` prediction it is 1 on the network's own output.
+    With the `EDM` prediction it is 1 on the network's own output.
     """
 
     data_deviation: float = 0.5
@@ -145,9 +145,9 @@ WeightingOptions: TypeAlias = (
     Uniform
     | UniformX0
     | UniformEps
-    | SnrPlusOne
-    | MinSnr
+    | SNRPlusOne
+    | MinSNR
     | P2
     | SigmoidWeighting
-    | EdmWeighting
+    | EDMWeighting
 )

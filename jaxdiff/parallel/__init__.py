@@ -16,7 +16,7 @@ Parallel: TypeAlias = Pmap | Sharded
 """The ways to be parallel that the command line offers."""
 
 
-def in_words(parallel: Parallel) -> str:
+def describe_devices(parallel: Parallel) -> str:
     """Its devices, such as "8 CPU devices of 2 processes"."""
     count, processes = len(parallel.devices), jax.process_count()
     kind = parallel.devices[0].device_kind.replace("cpu", "CPU")

@@ -73,15 +73,15 @@ class Pmap(Everywhere):
         """Where a state's arrays live: all of each on every device."""
         return replicated(self.devices, state)
 
-    def enter(self, state: State) -> State:
+    def localize(self, state: State) -> State:
         """The state as `step` takes it, from arrays in the place of `shardings`.
 
         `jax.pmap` keeps each process's copy as an array of its own.
         """
         return relabelled(state, replicated(local_devices(self.devices), state))
 
-    def leave(self, state: State) -> State:
-        """The reverse of `enter`: arrays of all processes, to save."""
+    def globalize(self, state: State) -> State:
+        """The reverse of `localize`: arrays of all processes, to save."""
         return relabelled(state, self.shardings(state))
 
     def rows(self, size: int) -> np.ndarray:

@@ -56,7 +56,7 @@ class Asked:
 
 
 @contextmanager
-def between_steps() -> Iterator[Asked]:
+def stop_between_steps() -> Iterator[Asked]:
     """Holds signals back until they are asked for; a second Ctrl-C ends the process.
 
     Python runs its handlers between two of its own instructions: in the minute that a

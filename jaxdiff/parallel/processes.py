@@ -105,7 +105,7 @@ def is_first() -> bool:
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
-def first_before_others(make: Callable[[], Result]) -> Result:
+def first_then_others(make: Callable[[], Result]) -> Result:
     """What `make` gives: process 0 makes it before the others begin.
 
     For what is prepared once on a disk that processes may share.
@@ -119,7 +119,7 @@ def first_before_others(make: Callable[[], Result]) -> Result:
     return make() if made is None else made
 
 
-def from_first(tree: Tree) -> Tree:
+def broadcast(tree: Tree) -> Tree:
     """Process 0's arrays, in all; each gives a tree of the same shapes."""
     if jax.process_count() == 1:
         return tree
@@ -128,12 +128,12 @@ def from_first(tree: Tree) -> Tree:
     return multihost_utils.broadcast_one_to_all(tree)
 
 
-def as_first_says(number: int) -> int:
+def broadcast_int(number: int) -> int:
     """Process 0's number, in all: what is read from a disk may differ for a moment."""
-    return int(from_first(np.int64(number)))
+    return int(broadcast(np.int64(number)))
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """Ends the process, at once where others may wait for it in vain.
 
     A process of several would wait for the others at its end, as they may for this one.

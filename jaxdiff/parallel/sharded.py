@@ -84,11 +84,11 @@ class Sharded(Everywhere):
         mesh = self.mesh
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(state))
 
-    def enter(self, state: State) -> State:
+    def localize(self, state: State) -> State:
         """The state as `step` takes it: as it is."""
         return state
 
-    def leave(self, state: State) -> State:
+    def globalize(self, state: State) -> State:
         """The state to save: as it is."""
         return state
 

@@ -18,12 +18,12 @@ from jaxdiff.pretrained.schedulers import (
     grid_of,
 )
 from jaxdiff.samplers import (
-    Ancestral,
-    Ddim,
-    DpmSolver,
+    DDIM,
+    DDPM,
+    DPMSolver,
     Leading,
     Sampler,
-    UniPc,
+    UniPC,
 )
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange
 from jaxdiff.schedules import ScheduleOptions
@@ -32,7 +32,7 @@ from jaxdiff.schedules.discrete import (
     Linear,
     Quadratic,
     Schedule,
-    ZeroTerminalSnr,
+    ZeroTerminalSNR,
 )
 from jaxdiff.serialization import option_name, to_dict
 from jaxdiff.training.experiment import Sampling
@@ -55,7 +55,7 @@ def scheduler_of(
             f"{type(schedule_options).__name__}"
         )
     sampler = sampling.sampler
-    if type(sampler) not in (Ancestral, Ddim, DpmSolver, UniPc):
+    if type(sampler) not in (DDPM, DDIM, DPMSolver, UniPC):
         raise InputError(
             "diffusers has the samplers ancestral, ddim, dpm-solver and uni-pc; this "
             f"is {option_name(type(sampler))}: export with another, --sampler"
@@ -96,15 +96,15 @@ def _base_of(
 ) -> Common:
     """The scheduler of a sampler, before its spacing."""
     if learned and not (
-        isinstance(sampler, DpmSolver)
-        or (isinstance(sampler, Ancestral) and sampler.variance == LearnedRange())
+        isinstance(sampler, DPMSolver)
+        or (isinstance(sampler, DDPM) and sampler.variance == LearnedRange())
     ):
         raise InputError(
             "diffusers takes a network that learned a variance with the samplers "
             "ancestral:variance=learned-range and dpm-solver; got "
             f"{option_name(type(sampler))}"
         )
-    if isinstance(sampler, Ancestral):
+    if isinstance(sampler, DDPM):
         variances: dict[Any, Any] = {
             FixedSmall(): "fixed_small", FixedLarge(): "fixed_large",
             LearnedRange(): "learned_range",
@@ -114,9 +114,9 @@ def _base_of(
         return DDPMScheduler(
             **shared, variance_type=variances[sampler.variance], clip_sample=clip
         )
-    if isinstance(sampler, Ddim):
+    if isinstance(sampler, DDIM):
         return DDIMScheduler(**shared, clip_sample=clip)
-    if isinstance(sampler, DpmSolver):
+    if isinstance(sampler, DPMSolver):
         if sampler.eta not in (0, 1):
             raise InputError(f"diffusers has the eta 0 or 1; got {sampler.eta:g}")
         if sampler.order == 3:
@@ -132,7 +132,7 @@ def _base_of(
             euler_at_final=sampler.lower_order_final and count >= 15,
             variance_type="learned_range" if learned else None,
         )
-    assert isinstance(sampler, UniPc), "the caller refuses others"
+    assert isinstance(sampler, UniPC), "the caller refuses others"
     return UniPCMultistepScheduler(
         **shared,
         thresholding=clip,
@@ -144,8 +144,8 @@ def _base_of(
 
 def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, Any]:
     """The fields of a schedule; a list of betas where diffusers has no name for it."""
-    base: Any = options.base if isinstance(options, ZeroTerminalSnr) else options
-    rescaled = isinstance(options, ZeroTerminalSnr)
+    base: Any = options.base if isinstance(options, ZeroTerminalSNR) else options
+    rescaled = isinstance(options, ZeroTerminalSNR)
     found: dict[str, Any] = {"num_train_timesteps": schedule.num_steps}
     if isinstance(base, Linear | Quadratic):
         name = "linear" if isinstance(base, Linear) else "scaled_linear"

@@ -15,16 +15,16 @@ import numpy as np
 from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
 from jaxdiff.samplers import (
+    DDIM,
+    DDPM,
     AllTimes,
-    Ancestral,
-    Ddim,
-    DpmSolver,
+    DPMSolver,
     Leading,
     Linspace,
     Spacing,
     Times,
     Trailing,
-    UniPc,
+    UniPC,
 )
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.schedules import ScheduleOptions
@@ -33,7 +33,7 @@ from jaxdiff.schedules.discrete import (
     Linear,
     Quadratic,
     Schedule,
-    ZeroTerminalSnr,
+    ZeroTerminalSNR,
 )
 from jaxdiff.serialization import from_dict
 from jaxdiff.training.experiment import Sampling
@@ -87,7 +87,7 @@ class Common:
                 beta_start=self.beta_start,
                 beta_end=self.beta_end,
             )
-        return ZeroTerminalSnr(base=base) if self.rescale_betas_zero_snr else base
+        return ZeroTerminalSNR(base=base) if self.rescale_betas_zero_snr else base
 
     def prediction(self, learn_variance: bool) -> Prediction:
         """What the network predicts."""
@@ -199,7 +199,7 @@ class DDPMScheduler(Common):
         elif self.variance_type == "learned_range":
             variance = LearnedRange()
         spacing = self.spacing(num_steps, schedule)
-        sampler = Ancestral(spacing=spacing, variance=variance)
+        sampler = DDPM(spacing=spacing, variance=variance)
         return Sampling(sampler=sampler, clip=self.clips())
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
@@ -232,7 +232,7 @@ class DDIMScheduler(Common):
                 stacklevel=2,
             )
         clip, spacing = self.clips(), self.spacing(num_steps, schedule)
-        return Sampling(sampler=Ddim(spacing=spacing), clip=clip, keep_eps=clip)
+        return Sampling(sampler=DDIM(spacing=spacing), clip=clip, keep_eps=clip)
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
         """Where a chain of so many steps goes."""
@@ -301,7 +301,7 @@ class DPMSolverMultistepScheduler(Multistep):
                 "here the term is whole, and gives other images",
                 stacklevel=2,
             )
-        sampler = DpmSolver(
+        sampler = DPMSolver(
             spacing=self.spacing(num_steps, schedule),
             order=self.solver_order,
             eta=float(self.algorithm_type == "sde-dpmsolver++"),
@@ -337,7 +337,7 @@ class UniPCMultistepScheduler(Multistep):
             raise InputError(
                 f"disable_corrector must be empty; got {self.disable_corrector}"
             )
-        sampler = UniPc(
+        sampler = UniPC(
             spacing=self.spacing(num_steps, schedule),
             order=self.solver_order,
             variant=self.solver_type,

@@ -14,7 +14,7 @@ from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.runs.folder import METRICS
 from jaxdiff.runs.load import Run
 from jaxdiff.schedules import ScheduleOptions
-from jaxdiff.schedules.discrete import Linear, ZeroTerminalSnr
+from jaxdiff.schedules.discrete import Linear, ZeroTerminalSNR
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
@@ -90,7 +90,7 @@ def save_schedules(num_steps: int, path: Path) -> None:
     num_steps = max(num_steps, 2)
     schedules: list[ScheduleOptions] = [
         option(base=Linear(num_steps=num_steps))
-        if option is ZeroTerminalSnr
+        if option is ZeroTerminalSNR
         else option(num_steps=num_steps)
         for option in get_args(ScheduleOptions)
     ]

@@ -84,7 +84,7 @@ def check_record(
 def _refuse_other(
     there: dict[str, Any], experiment: Experiment, info: DataInfo, what: str
 ) -> None:
-    here = training_part(experiment, info)
+    here, there = training_part(experiment, info), serialization.with_new_names(there)
     told = there.get("info")
     if isinstance(told, dict) and told.get("fingerprint") is None:
         here["info"]["fingerprint"] = None  # an older run, which did not record it

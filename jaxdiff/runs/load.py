@@ -14,20 +14,20 @@ import numpy as np
 
 from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset
-from jaxdiff.denoisers.guidance import classifier_free
+from jaxdiff.denoisers.guidance import classifier_free_guidance
 from jaxdiff.denoisers.network import (
     NetworkDenoiser,
     bind,
     check_labels,
     check_null_class,
 )
-from jaxdiff.denoisers.thresholding import clip_x_0
+from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError
 from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.parallel.processes import as_first_says, first_before_others, is_first
+from jaxdiff.parallel.processes import broadcast_int, first_then_others, is_first
 from jaxdiff.runs.folder import check_record, read_config
-from jaxdiff.samplers import Ddim, sample
+from jaxdiff.samplers import DDIM, sample
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
@@ -73,10 +73,10 @@ class Run:
         denoiser: Denoiser
         denoiser = bind(self.network, params, labels, self.experiment.prediction)
         if guidance != 1:
-            denoiser = classifier_free(denoiser, guidance)
+            denoiser = classifier_free_guidance(denoiser, guidance)
         if not self.experiment.sampling.clip:
             return denoiser
-        return clip_x_0(denoiser, keep_eps=keep_eps)
+        return clip_x0(denoiser, keep_eps=keep_eps)
 
     def check_request(
         self,
@@ -153,7 +153,7 @@ class Run:
         def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
             params, key = shared
             indices, classes = batch
-            keep_eps = how.keep_eps and isinstance(how.sampler, Ddim)
+            keep_eps = how.keep_eps and isinstance(how.sampler, DDIM)
             denoiser = self.chain_denoiser(params, classes, how.guidance, keep_eps)
             shape = (len(indices), *self.info.image_shape)
             result = sample(
@@ -222,13 +222,13 @@ def load(
 def newest_step(checkpoints: Checkpoints) -> int | None:
     """The newest whole checkpoint, as process 0 sees it; None where there is none."""
     newest = checkpoints.latest() if is_first() else None
-    step = int(as_first_says(-1 if newest is None else newest))
+    step = int(broadcast_int(-1 if newest is None else newest))
     return None if step < 0 else step
 
 
 def load_data(experiment: Experiment, split: str) -> Dataset:
     """A split of the experiment's data, prepared by one process before the others."""
-    return first_before_others(lambda: experiment.data.load(split))
+    return first_then_others(lambda: experiment.data.load(split))
 
 
 def load_data_of(run: Run) -> tuple[Dataset, Dataset]:

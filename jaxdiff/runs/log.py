@@ -14,7 +14,7 @@ import numpy as np
 from jaxdiff.runs import provenance
 from jaxdiff.runs.folder import GRIDS
 from jaxdiff.runs.tensorboard import grid_path, open_board
-from jaxdiff.errors import InputError, NonFinite
+from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.storage.event_files import Events
@@ -93,7 +93,7 @@ class Log:
                 lines = read(self._workdir / METRICS, "step")
                 speeds = events_of(self._workdir, "speed")
                 self._board = open_board(self._workdir, lines, speeds, self._fetched)
-        self.tell("start", step=self._fetched, **provenance.start())
+        self.event("start", step=self._fetched, **provenance.start())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -101,7 +101,7 @@ class Log:
             if file is not None:
                 file.close()
 
-    def tell(self, event: str, **values: Any) -> None:
+    def event(self, event: str, **values: Any) -> None:
         """Notes an event in the history."""
         if self._history is not None:
             self._history.write(event, **values)
@@ -118,7 +118,7 @@ class Log:
         """Looks at everything so far, before it is saved.
 
         Raises:
-            NonFinite: a step had a loss or a gradient that is not finite.
+            NonFiniteError: a step had a loss or a gradient that is not finite.
         """
         self._settle()
         self._fetch(self._dispatched)
@@ -176,7 +176,7 @@ class Log:
         (then, before), now = self._clocks[0], time.perf_counter()
         self._clocks.append((now, step))
         speed = (step - before) * self._experiment.training.batch_size / (now - then)
-        self.tell("speed", step=step, time=provenance.now(), images_per_s=speed)
+        self.event("speed", step=step, time=provenance.now(), images_per_s=speed)
         if self._board is not None:
             self._board.scalars(step, {**values, "images_per_s": speed})
         loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
@@ -198,7 +198,7 @@ class Log:
         training = self._experiment.training
         loss, norm = (float(found[name][place]) for name in ("loss", "grad_norm"))
         what = f"the loss of step {step} is {loss:g}, the gradient's norm {norm:g}"
-        self.tell("nonfinite", step=step, loss=str(loss), grad_norm=str(norm))
+        self.event("nonfinite", step=step, loss=str(loss), grad_norm=str(norm))
         if training.nonfinite == "go-on":
             self._bar.write(f"warning: {what}: training goes on with it")
             return
@@ -221,7 +221,7 @@ class Log:
                     "replay": f"replay --workdir {self._workdir} --step {step}",
                 },
             )
-        raise NonFinite(
+        raise NonFiniteError(
             f"{what}: training stops, with the checkpoints before it; look at the step "
             f"by the command replay --workdir {self._workdir} --step {step} (as in "
             f"'{path.name}'), go on with --training.nonfinite skip, or start anew with "
@@ -230,7 +230,7 @@ class Log:
         )
 
 
-def held(workdir: Path) -> AbstractContextManager[History | None]:
+def open_history(workdir: Path) -> AbstractContextManager[History | None]:
     """The history of a run, in the process that writes it: no other run may.
 
     Raises:

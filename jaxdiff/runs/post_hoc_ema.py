@@ -22,7 +22,7 @@ CLOSE = 0.05
 """A profile of which the stored ones miss less than this part is as good as reached."""
 
 
-def kept_lengths(experiment: Experiment) -> tuple[float, ...]:
+def stored_lengths(experiment: Experiment) -> tuple[float, ...]:
     """The relative lengths of the averages that a run keeps.
 
     Raises:
@@ -57,7 +57,7 @@ def average_of(
         InputError: the length is out of range, the run kept no averages, or a snapshot
             is damaged.
     """
-    gamma, lengths = gamma_of(length), kept_lengths(experiment)
+    gamma, lengths = gamma_of(length), stored_lengths(experiment)
     step = int(state.step)
     with Checkpoints(workdir / SNAPSHOTS) as kept:
         steps = [s for s in kept.steps() if s < step]

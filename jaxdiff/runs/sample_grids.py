@@ -8,16 +8,16 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import to_uint8
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.runs.load import Run
-from jaxdiff.samplers import DpmSolver, Trailing
+from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.state import TrainState
 
 CLASSES, COLUMNS = 10, 8
 """So many classes at most, and images of each; without classes, rows and columns."""
 
 
-class Grids:
+class SampleGrids:
     """Draws the grids of a training run, by the average of the parameters.
 
     Image i always starts from the noise of seed 0 and index i, and DPM-Solver++ leads
@@ -25,25 +25,25 @@ class Grids:
     two grids is what the network has learnt.
 
     Args:
-        job: the run.
+        trainer: the run.
 
     Raises:
         InputError: a package for pictures is missing, or the sampler does not fit.
     """
 
-    def __init__(self, job: Job):
+    def __init__(self, trainer: Trainer):
         plots.check_installed()
-        experiment, upkeep = job.experiment, job.experiment.upkeep
-        steps = min(upkeep.sample_steps, job.schedule.num_steps)
-        sampler = DpmSolver(spacing=Trailing(num_steps=steps))
+        experiment, upkeep = trainer.experiment, trainer.experiment.upkeep
+        steps = min(upkeep.sample_steps, trainer.schedule.num_steps)
+        sampler = DPMSolver(spacing=Trailing(num_steps=steps))
         self._sampling = replace(experiment.sampling, sampler=sampler)
-        classes = job.info.num_classes
+        classes = trainer.info.num_classes
         rows = CLASSES if classes is None else min(classes, CLASSES)
         self._num = rows * COLUMNS
         self._labels = None if classes is None else np.arange(self._num) % rows
         # The parameters come with every state.
         self._run = Run(
-            experiment, job.info, job.network, job.schedule, {}, 0, experiment.parallel
+            experiment, trainer.info, trainer.network, trainer.schedule, {}, 0, experiment.parallel
         )
         self._run.check_request(self._labels, self._num, 0, self._sampling)
         self._draw = experiment.parallel.map(self._run.drawing(self._sampling))

@@ -8,12 +8,12 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.errors import require
-from jaxdiff.runs.sample_grids import Grids
-from jaxdiff.runs.trainer import Job
-from jaxdiff.runs.log import Log, held
-from jaxdiff.parallel import in_words
-from jaxdiff.parallel.preemption import between_steps
-from jaxdiff.parallel.processes import as_first_says, is_first
+from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.trainer import Trainer
+from jaxdiff.runs.log import Log, open_history
+from jaxdiff.parallel import describe_devices
+from jaxdiff.parallel.preemption import stop_between_steps
+from jaxdiff.parallel.processes import broadcast_int, is_first
 from jaxdiff.runs.folder import check_record, check_workdir, training_part, write_record
 from jaxdiff.runs.folder import CHECKPOINTS
 from jaxdiff.runs.load import newest_step
@@ -51,18 +51,18 @@ def train(
     Raises:
         InputError: an option does not fit the data or the devices; the workdir cannot
             be written, is full, or holds a run of another configuration or data.
-        NonFinite: a loss or a gradient is not finite.
+        NonFiniteError: a loss or a gradient is not finite.
         KeyboardInterrupt: Ctrl-C; the state is saved.
         Terminated: SIGTERM, which is a SystemExit; the state is saved.
     """
     require("tqdm")
     # What is asked for, checked before anything is written.
-    job = Job.of(experiment, dataset)
-    return train_job(job, workdir, until=until, progress=progress)
+    trainer = Trainer.of(experiment, dataset)
+    return run_training(trainer, workdir, until=until, progress=progress)
 
 
-def train_job(
-    job: Job,
+def run_training(
+    trainer: Trainer,
     workdir: str | os.PathLike[str],
     *,
     until: int | None = None,
@@ -70,7 +70,7 @@ def train_job(
 ) -> TrainState:
     """What `train` does with an experiment whose data are there."""
     tqdm = require("tqdm").tqdm
-    experiment = job.experiment
+    experiment = trainer.experiment
     training, upkeep, parallel = (
         experiment.training, experiment.upkeep, experiment.parallel
     )  # fmt: skip
@@ -78,12 +78,12 @@ def train_job(
     workdir = Path(workdir)
     ensure_writable(workdir)
     if is_first():
-        check_workdir(workdir, experiment, job.info)
-    configuration = training_part(experiment, job.info)
-    grids = Grids(job) if upkeep.sample_every else None
+        check_workdir(workdir, experiment, trainer.info)
+    configuration = training_part(experiment, trainer.info)
+    grids = SampleGrids(trainer) if upkeep.sample_every else None
 
     with (
-        between_steps() as asked,
+        stop_between_steps() as asked,
         Checkpoints(
             workdir / CHECKPOINTS, keep=upkeep.keep, keep_every=upkeep.keep_every,
             keep_best=upkeep.keep_best,
@@ -94,12 +94,12 @@ def train_job(
         record: dict[str, Any] = {}
         if newest is not None:
             record = checkpoints.record(newest)
-            check_record(record, workdir, experiment, job.info)
-        state = parallel.enter(job.initial_state(checkpoints, newest))
+            check_record(record, workdir, experiment, trainer.info)
+        state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
         with (
-            held(workdir) as history,
+            open_history(workdir) as history,
             tqdm(
                 total=end, initial=step, unit="step", smoothing=0.1,
                 disable=not (progress and is_first()), desc="train",
@@ -108,44 +108,44 @@ def train_job(
             Log(workdir, experiment, step, record, history, bar) as log,
         ):  # fmt: skip
             if is_first():
-                write_record(workdir, experiment, job.info)
+                write_record(workdir, experiment, trainer.info)
             if step < end:
                 if progress and is_first():
-                    bar.write(f"trains on {in_words(parallel)}", file=sys.stderr)
+                    bar.write(f"trains on {describe_devices(parallel)}", file=sys.stderr)
                 bar.set_postfix_str("compiling")
             saved_at = time.monotonic()
-            dispatches = job.feed(step, end)
+            dispatches = trainer.feed(step, end)
             for step, batches in dispatches:
-                state, metrics = job.advance(state, batches)
+                state, metrics = trainer.advance(state, batches)
                 log.add(step, metrics)
                 if grids is not None and grids.due(step):
                     log.catch_up()
                     with log.paused():
-                        log.grid(step, grids.picture(parallel.leave(state)))
+                        log.grid(step, grids.picture(parallel.globalize(state)))
                 stop = asked(step)
                 due = stop or step == end or step % upkeep.checkpoint_every == 0
                 if upkeep.checkpoint_minutes and step % upkeep.log_every == 0:
                     minutes = (time.monotonic() - saved_at) / 60
                     # The clocks of several processes differ.
-                    late = as_first_says(minutes >= upkeep.checkpoint_minutes)
+                    late = broadcast_int(minutes >= upkeep.checkpoint_minutes)
                     due = due or bool(late)
                 averaged = experiment.snapshot_due(step) and step > snapshot
                 if due or averaged:
                     log.catch_up()  # nothing that is not finite is saved
                 if averaged:
-                    snapshots.save(step, parallel.leave(state).tracks)
+                    snapshots.save(step, parallel.globalize(state).tracks)
                     snapshots.wait()  # a checkpoint has all snapshots before it
                 if due:
                     checkpoints.save(
-                        step, parallel.leave(state),
+                        step, parallel.globalize(state),
                         {**log.record(), "configuration": configuration},
                     )  # fmt: skip
                     saved_at = time.monotonic()
                 checkpoints.check()
                 if stop:
                     checkpoints.wait()
-                    log.tell("stop", step=step)
+                    log.event("stop", step=step)
                     asked.stop(step)
             checkpoints.wait()
-            log.tell("end", step=step)
-    return parallel.leave(state)
+            log.event("end", step=step)
+    return parallel.globalize(state)

@@ -19,12 +19,12 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_network, init_state, placed
 from jaxdiff.training.state import TrainState
-from jaxdiff.training.step import several, train_step
+from jaxdiff.training.step import scan_steps, train_step
 from jaxdiff.typing import AnySchedule, Array, Batch
 
 
 @dataclass(frozen=True)
-class Job:
+class Trainer:
     """The parts of a training run.
 
     Attributes:
@@ -42,7 +42,7 @@ class Job:
     schedule: AnySchedule
 
     @classmethod
-    def of(cls, experiment: Experiment, dataset: data.Dataset | None = None) -> "Job":
+    def of(cls, experiment: Experiment, dataset: data.Dataset | None = None) -> "Trainer":
         """Loads the data and builds the rest; writes nothing.
 
         Args:
@@ -60,9 +60,9 @@ class Job:
         info = data_info(experiment, dataset)
         experiment.check_guidance(info.num_classes)
         network = build_network(experiment, info)
-        job = cls(experiment, dataset, info, network, schedule)
-        check_batch(job.batch(0), info.num_classes)
-        return job
+        trainer = cls(experiment, dataset, info, network, schedule)
+        check_batch(trainer.batch(0), info.num_classes)
+        return trainer
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Batch:
         """The batch after so many steps; labels None where the model takes none.
@@ -100,7 +100,7 @@ class Job:
 
     @cached_property
     def _step_fn(self) -> Callable[[Any, Any], tuple[Any, dict[str, Array]]]:
-        step = several(partial(train_step, **self.step_options))
+        step = scan_steps(partial(train_step, **self.step_options))
         return self.experiment.parallel.step(step)
 
     def feed(self, step: int, until: int) -> Iterator[tuple[int, Placed]]:
@@ -132,7 +132,7 @@ class Job:
         """The steps of one dispatch.
 
         Args:
-            state: before them, as `Parallel.enter` gave it; it is donated.
+            state: before them, as `Parallel.localize` gave it; it is donated.
             batches: from `feed`.
 
         Returns:

@@ -2,7 +2,8 @@
 
 from typing import TypeAlias
 
-from jaxdiff.samplers.ancestral import Ancestral as Ancestral
+from jaxdiff.names import lazy
+from jaxdiff.samplers.ancestral import DDPM as DDPM
 from jaxdiff.samplers.ancestral import FixedLarge as FixedLarge
 from jaxdiff.samplers.ancestral import FixedSmall as FixedSmall
 from jaxdiff.samplers.ancestral import LearnedRange as LearnedRange
@@ -12,9 +13,9 @@ from jaxdiff.samplers.ancestral import p_mean_variance as p_mean_variance
 from jaxdiff.samplers.ancestral import p_sample_step as p_sample_step
 from jaxdiff.samplers.base import Sampler as Sampler
 from jaxdiff.samplers.base import sample as sample
-from jaxdiff.samplers.ddim import Ddim as Ddim
+from jaxdiff.samplers.ddim import DDIM as DDIM
 from jaxdiff.samplers.ddim import EulerAncestral as EulerAncestral
-from jaxdiff.samplers.dpm_solver import DpmSolver as DpmSolver
+from jaxdiff.samplers.dpm_solver import DPMSolver as DPMSolver
 from jaxdiff.samplers.editing import blend_labels as blend_labels
 from jaxdiff.samplers.editing import image_to_image as image_to_image
 from jaxdiff.samplers.editing import interpolate as interpolate
@@ -23,8 +24,8 @@ from jaxdiff.samplers.edm import Euler as Euler
 from jaxdiff.samplers.edm import Heun as Heun
 from jaxdiff.samplers.flow import FlowEuler as FlowEuler
 from jaxdiff.samplers.flow import FlowHeun as FlowHeun
-from jaxdiff.samplers.inverse_problems import Dps as Dps
-from jaxdiff.samplers.inverse_problems import Repaint as Repaint
+from jaxdiff.samplers.inverse_problems import DPS as DPS
+from jaxdiff.samplers.inverse_problems import RePaint as RePaint
 from jaxdiff.samplers.inverse_problems import Replacement as Replacement
 from jaxdiff.samplers.inversion import decode as decode
 from jaxdiff.samplers.inversion import encode as encode
@@ -36,17 +37,30 @@ from jaxdiff.samplers.spacing import QuadraticTimes as QuadraticTimes
 from jaxdiff.samplers.spacing import Spacing as Spacing
 from jaxdiff.samplers.spacing import Times as Times
 from jaxdiff.samplers.spacing import Trailing as Trailing
-from jaxdiff.samplers.spacing import UniformLogSnr as UniformLogSnr
-from jaxdiff.samplers.unipc import UniPc as UniPc
+from jaxdiff.samplers.spacing import UniformLogSNR as UniformLogSNR
+from jaxdiff.samplers.unipc import UniPC as UniPC
+
+Ancestral = DDPM
+"""What the reverse process of DDPM is called too."""
 
 SamplerOptions: TypeAlias = (
-    Ancestral
-    | Ddim
+    DDPM
+    | DDIM
     | Euler
     | EulerAncestral
     | Heun
     | FlowEuler
     | FlowHeun
-    | DpmSolver
-    | UniPc
+    | DPMSolver
+    | UniPC
+)
+
+__getattr__ = lazy(
+    __name__,
+    renamed={
+        "Ddim": "jaxdiff.samplers.DDIM",
+        "DpmSolver": "jaxdiff.samplers.DPMSolver",
+        "UniPc": "jaxdiff.samplers.UniPC",
+        "UniformLogSnr": "jaxdiff.samplers.UniformLogSNR",
+    },
 )

@@ -13,7 +13,7 @@ The last step, onto the data, adds no noise.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -155,8 +155,10 @@ def p_step(
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Ancestral(Sampler):
+class DDPM(Sampler):
     """The reverse chain, by all T steps of it unless a spacing leaves some out."""
+
+    FLAG: ClassVar[str] = "ancestral"
 
     variance: Variance = field(default_factory=FixedSmall, metadata=STATIC)
     """The variance of the reverse step."""
@@ -193,8 +195,8 @@ def p_sample_step(
 ) -> Array:
     """One ancestral step, x_t to x_{t-1} (Ho et al. 2020, algorithm 2).
 
-    Called for t = T-1, ..., 0 with one key it is `sample` with `Ancestral`, spelt out.
-    To clip the x_0 it goes by, give it `clip_x_0(denoiser)`.
+    Called for t = T-1, ..., 0 with one key it is `sample` with `DDPM`, spelt out.
+    To clip the x_0 it goes by, give it `clip_x0(denoiser)`.
 
     Args:
         denoiser: what estimates x_0.

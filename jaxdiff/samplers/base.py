@@ -107,7 +107,7 @@ def sample(
 
     Args:
         denoiser: what estimates x_0 and eps.
-        sampler: the rule for one step, such as `Ancestral()`.
+        sampler: the rule for one step, such as `DDPM()`.
         schedule: the noise schedule, discrete or continuous.
         key: a typed key, `jax.random.key(seed)`.
         shape: of the result, (batch, height, width, channels).

@@ -23,7 +23,7 @@ from jaxdiff.typing import Array, Estimate, Level
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Ddim(Sampler):
+class DDIM(Sampler):
     """DDIM (Song et al. 2021), equation (1)."""
 
     spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
@@ -55,7 +55,7 @@ class Ddim(Sampler):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class EulerAncestral(Ddim):
+class EulerAncestral(DDIM):
     """Euler's rule to a lower noise level, and noise back up to the next.
 
     By the name and with the default of Crowson's k-diffusion. In the levels of any

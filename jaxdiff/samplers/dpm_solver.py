@@ -59,7 +59,7 @@ class History(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class DpmSolver(Sampler):
+class DPMSolver(Sampler):
     """DPM-Solver++, multistep: for the ODE, and for the SDE with eta 1."""
 
     spacing: Spacing = field(

@@ -83,7 +83,7 @@ class Euler(Sampler):
         churned = (gamma > 0) & (s >= self.churn_min) & jnp.isfinite(s)
         if self.churn_max is not None:
             churned &= s <= self.churn_max
-        raised = schedule.level_at(log_snr(level) - 2 * jnp.log1p(gamma))
+        raised = schedule.level_of_log_snr(log_snr(level) - 2 * jnp.log1p(gamma))
 
         def chosen(new: Array, old: Array) -> Array:
             return jnp.where(churned, new.astype(x_t.dtype), old.astype(x_t.dtype))

@@ -1,8 +1,8 @@
 """Inverse problems by samplers around a sampler.
 
-- `Replacement` and `Repaint` inpaint: they put the known pixels, noised as far as the
+- `Replacement` and `RePaint` inpaint: they put the known pixels, noised as far as the
   rest, into every state of the chain.
-- `Dps` pushes every state down the gradient of the misfit to a measurement.
+- `DPS` pushes every state down the gradient of the misfit to a measurement.
 
 Both are biased also for Gaussian data: the tests measure by how much, and the
 docstrings say so. `denoisers.inverse_problems` has one that is not, and the operators.
@@ -97,12 +97,12 @@ class Replacement(Around):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Repaint(Replacement):
+class RePaint(Replacement):
     """RePaint (Lugmayr et al. 2022, algorithm 1): replacement, with ways back.
 
     From every `jump`-th level the chain goes back up as many levels, by the forward
     process, and down again, so that the pixels come to fit the known ones. The sampler
-    within should be a stochastic one of one step's memory, such as `Ancestral`. On the
+    within should be a stochastic one of one step's memory, such as `DDPM`. On the
     data that `Replacement` tells of, the mean is off by 0.16, and the trace 1.03.
     """
 
@@ -162,7 +162,7 @@ class Repaint(Replacement):
         present, blank = memory
 
         def down() -> tuple[Array, Any]:
-            x_s, after = super(Repaint, self).advance(
+            x_s, after = super(RePaint, self).advance(
                 denoiser, schedule, x_t, level, next_level, noise, present
             )
             return x_s, (after, blank)
@@ -177,7 +177,7 @@ class Repaint(Replacement):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class Dps(Around):
+class DPS(Around):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1).
 
     After every step, x_s goes down the gradient by x_t of |y - A x_0-hat(x_t)|. It fits

@@ -11,7 +11,7 @@ of T steps (Lin et al. 2024, table 2, names the first three):
 
 All of it is integer arithmetic: a grid built from floats gains or repeats a time for
 some N. On a continuous schedule the times are the same fractions of 0..1, not rounded.
-`UniformLogSnr` and `Karras` go by the noise instead, and on a discrete schedule ask the
+`UniformLogSNR` and `Karras` go by the noise instead, and on a discrete schedule ask the
 network at times between two integers.
 """
 
@@ -170,14 +170,14 @@ class QuadraticTimes(Counted):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformLogSnr(Counted):
+class UniformLogSNR(Counted):
     """Equal steps of the log signal-to-noise ratio (Lu et al. 2022, section 3.4)."""
 
     def visited(self, schedule: AnySchedule, count: int) -> Level:
         """So many levels of the schedule, noisiest first."""
         low, high = _log_snr_ends(schedule)
         fractions = jnp.asarray(np.arange(count) / max(count - 1, 1), low.dtype)
-        return schedule.level_at(low + (high - low) * fractions)
+        return schedule.level_of_log_snr(low + (high - low) * fractions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,7 @@ class Karras(Counted):
         high, low = first ** (1 / self.rho), last ** (1 / self.rho)
         fractions = jnp.asarray(np.arange(count) / max(count - 1, 1), low.dtype)
         sigmas = (high + (low - high) * fractions) ** self.rho
-        return schedule.level_at(-2 * jnp.log(sigmas))
+        return schedule.level_of_log_snr(-2 * jnp.log(sigmas))
 
 
 Spacing: TypeAlias = (
@@ -234,7 +234,7 @@ Spacing: TypeAlias = (
     | Trailing
     | Linspace
     | QuadraticTimes
-    | UniformLogSnr
+    | UniformLogSNR
     | Karras
     | Times
 )

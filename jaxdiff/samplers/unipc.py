@@ -40,7 +40,7 @@ class Step(NamedTuple):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
-class UniPc(Sampler):
+class UniPC(Sampler):
     """UniPC, multistep, in x_0."""
 
     spacing: Spacing = field(

@@ -2,10 +2,10 @@
 
 from typing import TypeAlias
 
+from jaxdiff.schedules.continuous import VE as VE
+from jaxdiff.schedules.continuous import VP as VP
 from jaxdiff.schedules.continuous import ContinuousSchedule as ContinuousSchedule
-from jaxdiff.schedules.continuous import StraightPath as StraightPath
-from jaxdiff.schedules.continuous import VarianceExploding as VarianceExploding
-from jaxdiff.schedules.continuous import VariancePreserving as VariancePreserving
+from jaxdiff.schedules.continuous import RectifiedFlow as RectifiedFlow
 from jaxdiff.schedules.diagnose import Diagnosis as Diagnosis
 from jaxdiff.schedules.diagnose import diagnose as diagnose
 from jaxdiff.schedules.discrete import Cosine as Cosine
@@ -13,7 +13,7 @@ from jaxdiff.schedules.discrete import Linear as Linear
 from jaxdiff.schedules.discrete import Quadratic as Quadratic
 from jaxdiff.schedules.discrete import Schedule as Schedule
 from jaxdiff.schedules.discrete import Sigmoid as Sigmoid
-from jaxdiff.schedules.discrete import ZeroTerminalSnr as ZeroTerminalSnr
+from jaxdiff.schedules.discrete import ZeroTerminalSNR as ZeroTerminalSNR
 from jaxdiff.schedules.discrete import (
     rescale_zero_terminal_snr as rescale_zero_terminal_snr,
 )
@@ -24,13 +24,9 @@ from jaxdiff.schedules.forward import q_sample as q_sample
 from jaxdiff.schedules.forward import q_step as q_step
 from jaxdiff.schedules.forward import snr as snr
 
+VariancePreserving, VarianceExploding, StraightPath = VP, VE, RectifiedFlow
+"""Their long names."""
+
 ScheduleOptions: TypeAlias = (
-    Linear
-    | Quadratic
-    | Cosine
-    | Sigmoid
-    | ZeroTerminalSnr
-    | VariancePreserving
-    | VarianceExploding
-    | StraightPath
+    Linear | Quadratic | Cosine | Sigmoid | ZeroTerminalSNR | VP | VE | RectifiedFlow
 )

@@ -17,6 +17,7 @@ is the range for which its sinusoids are made.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ class ContinuousSchedule:
         return 1.0
 
     @property
-    def keeps_signal(self) -> bool:
+    def has_terminal_signal(self) -> bool:
         """Whether alpha > 0 at time 1."""
         return True
 
@@ -92,13 +93,13 @@ class ContinuousSchedule:
             jnp.where(done, jnp.zeros_like(level.sigma), level.sigma),
         )
 
-    def fraction(self, log_snr: Array) -> Array:
+    def fraction_of_log_snr(self, log_snr: Array) -> Array:
         """The time whose log signal-to-noise ratio is this, cut off to 0..1."""
         return jnp.clip(self._inverse(log_snr), 0.0, 1.0)
 
-    def level_at(self, log_snr: Array) -> Level:
+    def level_of_log_snr(self, log_snr: Array) -> Level:
         """The level with this log signal-to-noise ratio, cut off to the range."""
-        return self._level(self.fraction(log_snr))
+        return self._level(self.fraction_of_log_snr(log_snr))
 
     def _level(self, u: Array) -> Level:
         raise NotImplementedError
@@ -109,8 +110,10 @@ class ContinuousSchedule:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
-class VariancePreserving(ContinuousSchedule):
+class VP(ContinuousSchedule):
     """DDPM in continuous time, equation (1): beta(t) is linear in t."""
+
+    FLAG: ClassVar[str] = "variance-preserving"
 
     beta_min: float = 0.1
     """beta at t = 0, at least 0."""
@@ -146,8 +149,10 @@ class VariancePreserving(ContinuousSchedule):
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
-class VarianceExploding(ContinuousSchedule):
+class VE(ContinuousSchedule):
     """Noise added to an image that is not scaled, equation (2): the levels of EDM."""
+
+    FLAG: ClassVar[str] = "variance-exploding"
 
     sigma_min: float = 0.002
     """sigma of the least noisy level, above 0."""
@@ -190,14 +195,16 @@ class VarianceExploding(ContinuousSchedule):
 
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
-class StraightPath(ContinuousSchedule):
+class RectifiedFlow(ContinuousSchedule):
     """From the data to pure noise in a straight line (flow matching), equation (3)."""
+
+    FLAG: ClassVar[str] = "straight-path"
 
     t_min: float = 1e-3
     """The time of the least noisy level, in (0, 1)."""
 
     @property
-    def keeps_signal(self) -> bool:
+    def has_terminal_signal(self) -> bool:
         """False: at time 1 there is noise alone."""
         return False
 

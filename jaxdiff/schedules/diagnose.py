@@ -249,7 +249,7 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
         The figures and verdicts:
 
         >>> import jaxdiff as jd
-        >>> diagnosis = jd.diagnose(jd.Linear(num_steps=1000).build())
+        >>> diagnosis = jd.schedules.diagnose(jd.Linear(num_steps=1000).build())
         >>> print(f"{diagnosis.terminal_snr:.4g} {diagnosis.variance_small:.3f}")
         4.036e-05 0.991
         >>> diagnosis.faults

@@ -105,7 +105,7 @@ class Schedule(NamedTuple):
         return 1.0
 
     @property
-    def keeps_signal(self) -> bool:
+    def has_terminal_signal(self) -> bool:
         """Whether x_{T-1} has any signal (True where the tables are traced)."""
         alphas_bar = concrete(self.alphas_bar)
         return alphas_bar is None or bool(alphas_bar[-1] > 0)
@@ -138,14 +138,14 @@ class Schedule(NamedTuple):
         t = jnp.floor(u * self.num_steps).astype(jnp.int32)
         return jnp.minimum(t, self.num_steps - 1)
 
-    def fraction(self, log_snr: Array) -> Array:
+    def fraction_of_log_snr(self, log_snr: Array) -> Array:
         """The u at whose `time(u)` the log signal-to-noise ratio is nearest this."""
         table = self._log_snr().astype(log_snr.dtype)
         places = jnp.arange(self.num_steps, dtype=table.dtype)[::-1]
         t = jnp.interp(log_snr, table[::-1], places)
         return (t + 0.5) / self.num_steps
 
-    def level_at(self, log_snr: Array) -> Level:
+    def level_of_log_snr(self, log_snr: Array) -> Level:
         """The level of this log signal-to-noise ratio, at a time between two integers.
 
         A network that was trained at whole times is asked in between them, as
@@ -153,7 +153,7 @@ class Schedule(NamedTuple):
         """
         table = self._log_snr().astype(log_snr.dtype)
         log_snr = jnp.clip(log_snr, table[-1], table[0])
-        t = self.fraction(log_snr) * self.num_steps - 0.5
+        t = self.fraction_of_log_snr(log_snr) * self.num_steps - 0.5
         alpha, sigma = nn.sigmoid(log_snr) ** 0.5, nn.sigmoid(-log_snr) ** 0.5
         return Level(jnp.clip(t, 0, self.num_steps - 1), alpha, sigma)
 
@@ -284,7 +284,7 @@ def _check_betas(beta_start: float, beta_end: float) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroTerminalSnr:
+class ZeroTerminalSNR:
     """Another schedule, rescaled to end in pure noise (Lin et al. 2024, algorithm 1).
 
     The signal scales sqrt(alphas_bar) are shifted so that the last is 0, and stretched

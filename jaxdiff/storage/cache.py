@@ -20,7 +20,7 @@ def cache_folder() -> Path:
     return Path(home).expanduser() / "jaxdiff"
 
 
-def kept(name: str) -> dict[str, np.ndarray] | None:
+def load_arrays(name: str) -> dict[str, np.ndarray] | None:
     """The arrays of a name; None where they are not there, or not whole.
 
     Args:
@@ -33,7 +33,7 @@ def kept(name: str) -> dict[str, np.ndarray] | None:
         return None
 
 
-def keep(name: str, arrays: dict[str, np.ndarray]) -> None:
+def save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     """Keeps arrays for the next time.
 
     Raises:

@@ -20,7 +20,7 @@ import jax
 
 from jaxdiff.errors import InputError, first_few, require
 from jaxdiff.storage.files import cannot_write, error_number, flush_folder
-from jaxdiff.storage.manifest import Damaged, read_record, seal, verify
+from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
 
 FORMAT = 1
 """The version of what a checkpoint holds; this code reads it and none above."""
@@ -165,7 +165,7 @@ class Checkpoints:
         """
         path = self._path(step)
         try:
-            record = read_record(path)
+            record = read_manifest(path)
         except Damaged as reason:
             raise _damaged(path, reason) from reason
         if record.get("format") != FORMAT:
@@ -255,7 +255,7 @@ class Checkpoints:
             if jax.process_index() != 0:
                 return
             writing = self._directory / f"{step}.writing"
-            seal(writing, record)
+            write_manifest(writing, record)
             target = self._directory / str(step)
             if target.exists():  # a damaged one, from which the run did not go on
                 self._remove(step)
@@ -279,7 +279,7 @@ class Checkpoints:
             values = {}
             for step in whole:
                 try:
-                    metrics = read_record(self._directory / str(step))["metrics"]
+                    metrics = read_manifest(self._directory / str(step))["metrics"]
                     values[step] = float(metrics[self._keep_best])
                 except (Damaged, KeyError, TypeError, ValueError):
                     continue  # one without such a value

@@ -12,7 +12,7 @@ from jaxdiff.storage.cache import cache_folder
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def keep() -> None:
+def enable() -> None:
     """Lets JAX keep what it compiles in a folder of the cache, and find it there.
 
     Unless a folder was chosen before, as by JAX_COMPILATION_CACHE_DIR. JAX tells the

@@ -21,7 +21,7 @@ class Damaged(Exception):
     """A folder is not as it was written; the text says what differs."""
 
 
-def seal(folder: Path, record: dict[str, Any]) -> None:
+def write_manifest(folder: Path, record: dict[str, Any]) -> None:
     """Reads every file of the folder back, from the disk if need be, and lists it.
 
     Args:
@@ -41,7 +41,7 @@ def seal(folder: Path, record: dict[str, Any]) -> None:
         flush_folder(place)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     """What `seal` was given, if the record is as it was written.
 
     Raises:
@@ -71,7 +71,7 @@ def verify(folder: Path) -> dict[str, Any]:
     Raises:
         Damaged: something is missing, new, or different; its name is told.
     """
-    record = read_record(folder)
+    record = read_manifest(folder)
     listed = dict(record["files"])
     for name, path in _files(folder):
         if name not in listed:

@@ -1,10 +1,23 @@
 """Training as pure functions of pytrees: nothing here is on a disk."""
 
-from jaxdiff.training.experiment import DataInfo as DataInfo
-from jaxdiff.training.experiment import Experiment as Experiment
-from jaxdiff.training.experiment import Sampling as Sampling
-from jaxdiff.training.experiment import Training as Training
-from jaxdiff.training.experiment import Upkeep as Upkeep
+from typing import TYPE_CHECKING
+
+from jaxdiff.names import lazy
 from jaxdiff.training.optimizer import Optimizer as Optimizer
 from jaxdiff.training.state import TrainState as TrainState
 from jaxdiff.training.step import train_step as train_step
+
+if TYPE_CHECKING:
+    from jaxdiff.training.experiment import DataInfo as DataInfo
+    from jaxdiff.training.experiment import Experiment as Experiment
+    from jaxdiff.training.experiment import Sampling as Sampling
+    from jaxdiff.training.experiment import Training as Training
+    from jaxdiff.training.experiment import Upkeep as Upkeep
+
+__getattr__ = lazy(
+    __name__,
+    dict.fromkeys(
+        ("DataInfo", "Experiment", "Sampling", "Training", "Upkeep"),
+        "jaxdiff.training.experiment",  # which knows the data sets
+    ),
+)

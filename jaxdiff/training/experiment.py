@@ -12,7 +12,7 @@ from jaxdiff.losses.loss import check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.samplers import Ancestral, SamplerOptions
+from jaxdiff.samplers import DDPM, SamplerOptions
 from jaxdiff.samplers.ancestral import LearnedRange
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear
@@ -137,7 +137,7 @@ class Upkeep:
 class Sampling:
     """How images are drawn from the trained model."""
 
-    sampler: SamplerOptions = field(default_factory=Ancestral)
+    sampler: SamplerOptions = field(default_factory=DDPM)
     """The rule for one step."""
     guidance: float = 1.0
     """Weight of classifier-free guidance: 1 for none, 0 to leave the class open."""

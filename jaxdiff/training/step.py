@@ -107,7 +107,7 @@ def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:
     return jax.tree.map(lambda a: a / parts, total)
 
 
-def several(step: Step) -> Step:
+def scan_steps(step: Step) -> Step:
     """Several steps as one, by a scan over their batches.
 
     For small models on fast devices, where starting a step takes longer than the step.

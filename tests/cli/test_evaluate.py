@@ -31,15 +31,17 @@ from jaxdiff.training.optimizer import Optimizer
 pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
-    prediction=jd.V(learn_variance=True),
-    objective=jd.Hybrid(weighting=jd.MinSnr(), times=jd.LossHistory(warmup_steps=1)),
+    prediction=jd.predictions.V(learn_variance=True),
+    objective=jd.losses.Hybrid(
+        weighting=jd.losses.MinSNR(), times=jd.losses.LossHistory(warmup_steps=1)
+    ),
     network=jd.UNetConfig(
         channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
     ),
     optimizer=Optimizer(warmup_steps=1),
     training=Training(num_steps=4, batch_size=16),
     upkeep=Upkeep(log_every=1, checkpoint_every=4),
-    sampling=Sampling(sampler=jd.Ancestral(variance=jd.LearnedRange()), chunk=8),
+    sampling=Sampling(sampler=jd.DDPM(variance=jd.samplers.LearnedRange()), chunk=8),
 )
 NUM = 12
 NAMES = {
@@ -83,22 +85,32 @@ def bits_of(record):
 def test_the_figures_are_those_of_the_library(evaluated):
     """A batch of its own, on one device, with the same keys."""
     run = jd.load(evaluated)
-    held_out: Any = jd.Digits().load("test")
-    images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
+    held_out: Any = jd.data.Digits().load("test")
+    images = jnp.asarray(jd.data.to_float(held_out.images[:NUM]))
     denoiser, key = run.denoiser(held_out.labels[:NUM]), jax.random.key(3)
-    variances = (jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange())
-    bounds = jd.variational_bound(
-        jd.clip_x_0(denoiser), run.schedule, images, key, variances
+    variances = (
+        jd.samplers.FixedSmall(),
+        jd.samplers.FixedLarge(),
+        jd.samplers.LearnedRange(),
+    )
+    bounds = jd.evaluation.variational_bound(
+        jd.clip_x0(denoiser), run.schedule, images, key, variances
     )
     noise, signs = jax.random.split(key)
-    log_density = jd.ode_log_density(
-        denoiser, run.schedule, jd.dequantise(images, noise), signs, num_steps=4
+    log_density = jd.evaluation.ode_log_density(
+        denoiser,
+        run.schedule,
+        jd.evaluation.dequantise(images, noise),
+        signs,
+        num_steps=4,
     )
     record = json.loads((evaluated / "evaluation.json").read_text())
     figures = bits_of(record)
     totals = [bound.total for bound in bounds]
     for (name, found), bits in zip(
-        figures.items(), [*totals, jd.bits_per_dim(log_density, 64)], strict=True
+        figures.items(),
+        [*totals, jd.evaluation.bits_per_dim(log_density, 64)],
+        strict=True,
     ):
         expected = np.asarray(bits, np.float64)
         np.testing.assert_allclose(found["value"], expected.mean(), rtol=1e-4)
@@ -125,7 +137,7 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
     other = dataclasses.replace(
         run, experiment=dataclasses.replace(run.experiment, sampling=sampling)
     )
-    dataset = jd.Digits().load("test")
+    dataset = jd.data.Digits().load("test")
     done: list[int] = []
     first = evaluate_likelihood(run, dataset, num=NUM, ode_steps=2)
     second = evaluate_likelihood(
@@ -145,7 +157,7 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
 
 def test_some_of_the_terms(evaluated):
     """All 12 of them are the whole bound; 5 of them are near it, and have no ODE."""
-    run, dataset = jd.load(evaluated), jd.Digits().load("test")
+    run, dataset = jd.load(evaluated), jd.data.Digits().load("test")
     before = (evaluated / "evaluation.json").read_text()
     record = bits_of(json.loads(before))
     every = evaluate_likelihood(
@@ -183,9 +195,9 @@ def test_the_times_history_is_trained_and_saved(evaluated):
 def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
     """At each time by hand, with the same noise; clipped as samples are."""
     run = jd.load(evaluated)
-    held_out: Any = jd.Digits().load("test")
-    images = jnp.asarray(jd.to_float(held_out.images[:NUM]))
-    denoiser = jd.clip_x_0(run.denoiser(held_out.labels[:NUM]))
+    held_out: Any = jd.data.Digits().load("test")
+    images = jnp.asarray(jd.data.to_float(held_out.images[:NUM]))
+    denoiser = jd.clip_x0(run.denoiser(held_out.labels[:NUM]))
     keys = rng.example_keys(jax.random.key(3), jnp.arange(NUM))
     record = json.loads((evaluated / "evaluation.json").read_text())
     found = record["loss_by_timestep"]
@@ -204,18 +216,18 @@ def test_samples_are_compared_with_held_out_images(evaluated):
     record = json.loads((evaluated / "evaluation.json").read_text())
     found = {figure["name"]: figure for figure in record["figures"]}
     how = record["settings"]["samples"]
-    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
+    training, held_out = jd.data.Digits().load("train"), jd.data.Digits().load("test")
     there = np.sort(order(0, 0, 297)[:40])
     seen = np.sort(order(0, 0, len(training))[:40])
     run = jd.load(evaluated)
     sampling = dataclasses.replace(
         run.experiment.sampling,
-        sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=4)),
+        sampler=jd.DPMSolver(spacing=jd.spacing.Trailing(num_steps=4)),
         guidance=2.0,
     )
     assert training.labels is not None
     labels = training.labels[seen]
-    images = jd.to_uint8(run.generate(labels, 40, 3, sampling=sampling))
+    images = jd.data.to_uint8(run.generate(labels, 40, 3, sampling=sampling))
     classifier = classifier_of(training, Recipe(num_steps=60))
     features, classes = classifier.read(images, Pmap())
     real, _ = classifier.read(held_out.images[there], Pmap())
@@ -287,7 +299,7 @@ def test_a_mean_and_its_standard_error():
 
 
 def test_what_cannot_be_evaluated(evaluated):
-    run, digits = jd.load(evaluated), jd.Digits().load("test")
+    run, digits = jd.load(evaluated), jd.data.Digits().load("test")
     unlabelled = from_arrays(np.asarray(digits.images))
     larger = from_arrays(np.zeros((3, 16, 16, 1), np.uint8), np.zeros(3, int))
     for dataset, num, message in (

@@ -11,10 +11,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+import jaxdiff as jd
 from jaxdiff.cli.flag_errors import Outcome, explain
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.program import SampleOptions, TrainOptions
-from jaxdiff.data import Digits, FashionMnist, Folder, Tfds
+from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
@@ -23,7 +24,7 @@ from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Sinusoids, TimeEmbedding
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.samplers import Ancestral, SamplerOptions, Spacing
+from jaxdiff.samplers import DDPM, SamplerOptions, Spacing
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
@@ -34,11 +35,11 @@ from tests.test_serialization import CHANGED
 CONFIG = Experiment(
     schedule=Cosine(num_steps=77, offset=0.25),
     training=Training(num_steps=3),
-    sampling=Sampling(sampler=Ancestral(variance=FixedLarge()), clip=False, chunk=5),
+    sampling=Sampling(sampler=DDPM(variance=FixedLarge()), clip=False, chunk=5),
 )
 """An experiment file's own options, not the defaults."""
 MEMBERS = {
-    "data": (Digits, FashionMnist, Folder, Tfds),
+    "data": (Digits, FashionMNIST, ImageFolder, TFDS),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "network.embedding": get_args(TimeEmbedding),
@@ -196,7 +197,7 @@ def test_a_flag_of_the_same_choice_keeps_the_others():
 
 def test_a_choice_within_a_choice_keeps_what_is_around_it():
     result = run("--sampling.sampler.variance", "fixed-small", "--sampling.chunk", "9")
-    sampler = Ancestral(variance=FixedSmall())
+    sampler = DDPM(variance=FixedSmall())
     sampling = Sampling(sampler=sampler, clip=False, chunk=9)
     assert result == dataclasses.replace(CONFIG, sampling=sampling)
 
@@ -207,8 +208,8 @@ def test_several_choices_at_once():
         *("--sampling.sampler.variance", "fixed-small", "--schedule.tau", "0.5"),
     )
     assert result.schedule == Sigmoid(tau=0.5)
-    assert result.data == Tfds(label_key=None)
-    assert result.sampling.sampler == Ancestral(variance=FixedSmall())
+    assert result.data == TFDS(label_key=None)
+    assert result.sampling.sampler == DDPM(variance=FixedSmall())
 
 
 def test_every_field_is_a_flag():
@@ -415,5 +416,16 @@ def test_help_lists_every_field_with_its_text(capsys, args):
 
 
 def test_option_names():
-    names = {FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "u-net-config"}
+    names = {
+        FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "u-net-config",
+        jd.DDIM: "ddim", jd.samplers.UniPC: "uni-pc", jd.DPMSolver: "dpm-solver",
+        jd.losses.MinSNR: "min-snr", jd.losses.SNRPlusOne: "snr-plus-one",
+        jd.losses.EDMWeighting: "edm-weighting", jd.losses.P2: "p2",
+        jd.predictions.X0: "x0", jd.predictions.EDM: "edm", jd.data.TFDS: "tfds",
+        jd.data.FashionMNIST: "fashion-mnist", jd.data.ImageFolder: "folder",
+        jd.spacing.UniformLogSNR: "uniform-log-snr", jd.DDPM: "ancestral",
+        jd.schedules.ZeroTerminalSNR: "zero-terminal-snr",
+        jd.schedules.VP: "variance-preserving", jd.schedules.VE: "variance-exploding",
+        jd.schedules.RectifiedFlow: "straight-path",
+    }  # fmt: skip
     assert {cls: option_name(cls) for cls in names} == names

@@ -15,7 +15,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli import program
 from jaxdiff.errors import InputError, require
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from tests.helpers.fake_run import CONFIG, fake_run, snapshot
 
 PAIR = re.compile(r"^\$ (.*)\n(.*)$", re.MULTILINE)
@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
     for name, run in (("damaged", "trained"), ("transplanted", "unconditional")):
         shutil.copytree(folder / run / "checkpoints", folder / name / "checkpoints")
     (folder / "damaged" / "checkpoints" / "2" / "state" / "_METADATA").unlink()
-    jd.Digits().load()  # in a cache of its own, not here
+    jd.data.Digits().load()  # in a cache of its own, not here
     return folder
 
 
@@ -133,8 +133,8 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
     def too_late(*args, **options):
         pytest.fail("it goes on")
 
-    monkeypatch.setattr(Job, "initial_state", too_late)
-    monkeypatch.setattr(jd.Run, "generate", too_late)
+    monkeypatch.setattr(Trainer, "initial_state", too_late)
+    monkeypatch.setattr(jd.runs.Run, "generate", too_late)
     monkeypatch.setattr(program, "bar", too_late)
     monkeypatch.setattr(sys.modules["jaxdiff.cli.compare"], "load_data_of", too_late)
     assert refused(line) == dict(TABLE)[line]

@@ -79,17 +79,17 @@ def test_samplers_side_by_side(trained, run, tmp_path):
     found = arrays(tmp_path / "samples.npz")
     assert set(found) == {"labels", *(f"images_{name}" for name in samplers)}
     np.testing.assert_array_equal(found["labels"], [3, 8, 3, 8, 3, 8])
-    spacing = jd.UniformLogSnr(num_steps=4)
+    spacing = jd.spacing.UniformLogSNR(num_steps=4)
     rules: list[Any] = [
-        jd.DpmSolver(spacing=spacing, order=3, eta=0.5),
+        jd.DPMSolver(spacing=spacing, order=3, eta=0.5),
         jd.Heun(spacing=spacing, churn=2.0),
     ]
-    denoiser = jd.classifier_free(run.denoiser(found["labels"]), 2.0)
+    denoiser = jd.classifier_free_guidance(run.denoiser(found["labels"]), 2.0)
     for name, rule in zip(samplers, rules, strict=True):
         expected = jd.sample(
-            jd.clip_x_0(denoiser), rule, run.schedule, jax.random.key(5), (6, 8, 8, 1)
+            jd.clip_x0(denoiser), rule, run.schedule, jax.random.key(5), (6, 8, 8, 1)
         )
-        assert close(found[f"images_{name}"], jd.to_uint8(expected))
+        assert close(found[f"images_{name}"], jd.data.to_uint8(expected))
     one = Image.open(tmp_path / "samples.png")
     assert one.height > 2 * 64  # a row of each
     assert one.width > 4 * 64 + 100  # and room for its name
@@ -138,17 +138,20 @@ def test_how_samplers_are_chosen(run):
         found = samplings_of(run, samplers, steps, spacing)
         return [sampling.sampler for sampling in found.values()]
 
-    assert chosen() == [jd.Ancestral()]
-    assert chosen(steps=5) == [jd.Ancestral(spacing=jd.Trailing(num_steps=5))]
-    assert chosen("heun", steps=5) == [jd.Heun(spacing=jd.Karras(num_steps=5))]
+    assert chosen() == [jd.DDPM()]
+    assert chosen(steps=5) == [jd.DDPM(spacing=jd.spacing.Trailing(num_steps=5))]
+    assert chosen("heun", steps=5) == [jd.Heun(spacing=jd.spacing.Karras(num_steps=5))]
     assert chosen("heun", spacing="leading:num-steps=3") == [
-        jd.Heun(spacing=jd.Leading(num_steps=3))
+        jd.Heun(spacing=jd.spacing.Leading(num_steps=3))
     ]
     assert chosen("ancestral:variance=fixed-large", spacing="times:times=[9,4,0]") == [
-        jd.Ancestral(variance=jd.FixedLarge(), spacing=jd.Times(times=(9.0, 4.0, 0.0)))
+        jd.DDPM(
+            variance=jd.samplers.FixedLarge(),
+            spacing=jd.spacing.Times(times=(9.0, 4.0, 0.0)),
+        )
     ]
     assert chosen("dpm-solver:lower-order-final=false,variant=heun") == [
-        jd.DpmSolver(lower_order_final=False, variant="heun")
+        jd.DPMSolver(lower_order_final=False, variant="heun")
     ]
 
 
@@ -256,7 +259,7 @@ def test_compare_judges_what_sample_draws(compared, trained, tmp_path):
         for q in compared["quality"]
         if (q["sampler"], q["evaluations"]) == ("heun", 5)
     )
-    train = np.asarray(jd.Digits().load("train").images)
+    train = np.asarray(jd.data.Digits().load("train").images)
     assert heun["agreement"] == pytest.approx(judge(images, np.arange(20) % 10, 0, 0))
     expected = frechet_distance(images / 255, train / 255)
     assert heun["distance"] == pytest.approx(expected, rel=0.02)

@@ -39,7 +39,7 @@ def test_moments_of_parts_are_those_of_the_whole():
 def test_the_command_writes_those_of_the_features(monkeypatch, capsys):
     monkeypatch.setattr(statistics, "_PART", 100)
     command("statistics --split test --num 250 --features pixels --out s.npz")
-    images = jd.Digits().load("test").images[:250]
+    images = jd.data.Digits().load("test").images[:250]
     pixels = np.asarray(images, np.float32).reshape(250, -1) / 255
     with np.load("s.npz") as file:
         np.testing.assert_allclose(file["mu"], pixels.mean(0), rtol=1e-5, atol=1e-7)
@@ -55,8 +55,8 @@ def test_the_command_writes_those_of_the_features(monkeypatch, capsys):
 @pytest.mark.usefixtures("standard_promotion")
 def test_they_are_by_the_classifier_where_there_are_classes():
     command("statistics --features classifier:num-steps=2 --num 40")
-    data = jd.Digits().load("train")
-    extractor = Classifier(num_steps=2).build(data, data, jd.Pmap())
+    data = jd.data.Digits().load("train")
+    extractor = Classifier(num_steps=2).build(data, data, jd.parallel.Pmap())
     expected = moments_of(data, 40, extractor)
     found = load_statistics("statistics.npz")  # type: ignore[arg-type]
     np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-5)
@@ -66,8 +66,8 @@ def test_they_are_by_the_classifier_where_there_are_classes():
 def test_evaluate_compares_with_them(tmp_path, capsys):
     """With the very images that are compared anyway, it is the same distance."""
     fake_run(tmp_path / "run", conditional=False)
-    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
-    extractor = Pixels().build(training, held_out, jd.Pmap())
+    training, held_out = jd.data.Digits().load("train"), jd.data.Digits().load("test")
+    extractor = Pixels().build(training, held_out, jd.parallel.Pmap())
     moments = moments_of(held_out, 297, extractor)
     np.savez("other.npz", mu=moments.mean, sigma=moments.covariance)
     command(

@@ -12,7 +12,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets.image_classification import cifar
 
-from jaxdiff.data import Tfds, tfds_prepare
+from jaxdiff.data import TFDS, tfds_prepare
 from jaxdiff.errors import InputError
 
 
@@ -46,9 +46,9 @@ def test_cifar10_without_tensorflow(tmp_path, monkeypatch):
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}/cifar.tar.gz"
         serve_cifar(monkeypatch, address)
-        train = Tfds(data_dir=str(tmp_path / "data")).load("train")
+        train = TFDS(data_dir=str(tmp_path / "data")).load("train")
         server.shutdown()
-    test = Tfds(data_dir=str(tmp_path / "data")).load("test")
+    test = TFDS(data_dir=str(tmp_path / "data")).load("test")
 
     assert train.class_names == test.class_names == tuple(names)
     for data, part in ((train, raw[:5]), (test, raw[5:])):
@@ -71,6 +71,6 @@ def test_cifar10_without_a_network(tmp_path, monkeypatch):
     with pytest.raises(
         InputError, match=r"cannot prepare .*'cifar10'.*tfds build"
     ) as e:
-        Tfds(data_dir=str(tmp_path)).load()
+        TFDS(data_dir=str(tmp_path)).load()
     assert "\n" not in str(e.value)
     assert not list(tmp_path.glob("cifar10/*"))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdiff.data import FashionMnist, Tfds
+from jaxdiff.data import TFDS, FashionMNIST
 from jaxdiff.data.fashion_mnist import CLASSES, read_idx
 from jaxdiff.errors import InputError
 
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize(("split", "size"), [("train", 30), ("test", 20)])
 def test_splits(folder, split, size):
-    dataset = FashionMnist(path=str(folder)).load(split)
+    dataset = FashionMNIST(path=str(folder)).load(split)
     assert dataset.image_shape == (28, 28, 1)
     assert (len(dataset), dataset.num_classes) == (size, 10)
     assert dataset.class_names == CLASSES
@@ -44,13 +44,13 @@ def test_splits(folder, split, size):
 
 def test_pixels_are_the_files(folder):
     images = np.random.default_rng(0).integers(0, 256, (30, 28, 28), np.uint8)
-    dataset = FashionMnist(path=str(folder)).load()
+    dataset = FashionMNIST(path=str(folder)).load()
     np.testing.assert_array_equal(dataset.images[..., 0], images)
 
 
 def test_a_name_in_the_catalogue_too():
     """TFDS knows it: the same pictures, where there is a network."""
-    builder = tfds.builder_cls(Tfds(name="fashion_mnist").name)
+    builder = tfds.builder_cls(TFDS(name="fashion_mnist").name)
     assert builder.__name__ == "FashionMNIST"
 
 
@@ -78,13 +78,13 @@ def test_damaged_files(tmp_path, damage, words):
 
 def test_mistakes(folder, tmp_path):
     with pytest.raises(InputError, match="dataset-fashion-mnist"):
-        FashionMnist(path=str(tmp_path / "none")).load()
+        FashionMNIST(path=str(tmp_path / "none")).load()
     with pytest.raises(InputError, match="split is 'val'"):
-        FashionMnist(path=str(folder)).load("val")
+        FashionMNIST(path=str(folder)).load("val")
     labels = folder / "t10k-labels-idx1-ubyte"
     labels.write_bytes(idx(np.zeros(19, np.uint8)))
     with pytest.raises(InputError, match="do not belong together"):
-        FashionMnist(path=str(folder)).load("test")
+        FashionMNIST(path=str(folder)).load("test")
     labels.write_bytes(idx(np.full(20, 10, np.uint8)))
     with pytest.raises(InputError, match="largest label is 10"):
-        FashionMnist(path=str(folder)).load("test")
+        FashionMNIST(path=str(folder)).load("test")

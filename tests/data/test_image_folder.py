@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.cli.flags import parse
-from jaxdiff.data import Folder, streaming, tfds_reader
+from jaxdiff.data import ImageFolder, streaming, tfds_reader
 from jaxdiff.data.image_folder import is_held_out
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import from_dict, to_dict
@@ -28,11 +28,11 @@ def put(folder: Path, name: str, value: int = 0) -> Path:
     return path
 
 
-def folder(path: Path, **options: Any) -> Folder:
-    return Folder(path=str(path), **{"size": 2, "channels": 1, **options})
+def folder(path: Path, **options: Any) -> ImageFolder:
+    return ImageFolder(path=str(path), **{"size": 2, "channels": 1, **options})
 
 
-def values(options: Folder, split: str = "train") -> list[int]:
+def values(options: ImageFolder, split: str = "train") -> list[int]:
     """The value of each image of a split."""
     images = np.asarray(options.load(split).images)
     assert (images == images[:, :1, :1]).all()
@@ -211,7 +211,7 @@ def test_a_wrong_folder_is_refused(tmp_path, monkeypatch, path, message):
     (tmp_path / "empty").mkdir()
     put(tmp_path, "one/1.png")
     with pytest.raises(InputError, match=message) as error:
-        Folder(path=path, held_out=0.0).load("test")
+        ImageFolder(path=path, held_out=0.0).load("test")
     assert str(error.value).isprintable()
 
 
@@ -302,7 +302,7 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 )
 def test_options_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
-        Folder(**options)
+        ImageFolder(**options)
 
 
 def test_another_split_is_refused(tmp_path):
@@ -325,7 +325,7 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path, monkeypatch, capsys):
 def test_flags_and_configurations_choose_a_folder():
     line = "--data folder --data.path here --data.size 16 --data.channels 1"
     (experiment,) = parse([Experiment()], line.split(), "program", "What it is.")
-    assert experiment.data == Folder(path="here", size=16, channels=1)
+    assert experiment.data == ImageFolder(path="here", size=16, channels=1)
     assert from_dict(Experiment, to_dict(experiment)) == experiment
     for wrong in (2, True, "1", 1.0, [1]):
         data = to_dict(experiment)

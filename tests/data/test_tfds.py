@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdiff.data import Tfds, batch, tfds_prepare
+from jaxdiff.data import TFDS, batch, tfds_prepare
 from jaxdiff.data.streaming import Records
 from jaxdiff.errors import InputError
 
@@ -67,8 +67,8 @@ class TinyUneven(TinyUnknown):
     sizes = (6, 6, 5, 6, 6, 6, 6)
 
 
-def tiny(folder: Path, name: str = "tiny_png", **options: Any) -> Tfds:
-    return Tfds(name=name, data_dir=str(folder), **options)
+def tiny(folder: Path, name: str = "tiny_png", **options: Any) -> TFDS:
+    return TFDS(name=name, data_dir=str(folder), **options)
 
 
 @pytest.mark.parametrize("name", ["tiny_png", "tiny_grey", "tiny_tensor"])

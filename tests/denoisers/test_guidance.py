@@ -17,9 +17,9 @@ from scipy.stats import multivariate_normal
 import jaxdiff as jd
 
 IMAGE, LABELS = (2, 2, 1), np.array([0, 1, 1, 0, 1])
-VP, VE, STRAIGHT = jd.VariancePreserving(), jd.VarianceExploding(), jd.StraightPath()
-OF: Any = jd.GaussianMixture.of  # which take lists for arrays
-MIX: Any = jd.mix_classes
+VP, VE, STRAIGHT = jd.schedules.VP(), jd.schedules.VE(), jd.schedules.RectifiedFlow()
+OF: Any = jd.oracles.GaussianMixture.of  # which take lists for arrays
+MIX: Any = jd.guidance.mix_classes
 CLOSE: Any = {"rtol": 1e-9, "atol": 1e-9}
 SINGLE: Any = {"rtol": 1e-4, "atol": 1e-4}
 
@@ -37,7 +37,9 @@ def mixture() -> Any:
     with jax.enable_x64(True):
         roots = rng.normal(size=(3, 4, 4))
         components = [
-            jd.Gaussian.of(1.5 * rng.normal(size=IMAGE), r @ r.T / 4 + 0.1 * np.eye(4))
+            jd.oracles.Gaussian.of(
+                1.5 * rng.normal(size=IMAGE), r @ r.T / 4 + 0.1 * np.eye(4)
+            )
             for r in roots
         ]
         return OF([0.5, 0.3, 0.2], components, [0, 1, 1])
@@ -104,14 +106,14 @@ def mixed(denoiser):
 
 def fixed(x_0: Any) -> Any:
     """The denoiser that always says so."""
-    return lambda x_t, level: jd.X0().estimate(x_0, x_t, level)
+    return lambda x_t, level: jd.predictions.X0().estimate(x_0, x_t, level)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.4, 1.0, 3.0])
 @pytest.mark.parametrize("options", [jd.Linear(), VP, VE, STRAIGHT], ids=repr)
 def test_classifier_free_follows_the_guided_score(options, weight, x64):
     (x_t, level), free, given = noised(options), mixture(), conditional()
-    got = ask(jd.classifier_free(given, weight), x_t, level)
+    got = ask(jd.classifier_free_guidance(given, weight), x_t, level)
     score = (1 - weight) * free.score(x_t, level) + weight * given.score(x_t, level)
     alpha, sigma = level.scales(x_t)
     np.testing.assert_allclose(got.eps, -sigma * score, **CLOSE)
@@ -137,7 +139,9 @@ def test_classifier_free_network(tiny, short, dtype):
     free = ask(jd.bind(network, params), x_t, level)
     assert abs(given.eps - free.eps).max() > 0.05
     guided = [
-        ask(jd.classifier_free(jd.bind(network, params, labels), w), x_t, level)
+        ask(
+            jd.classifier_free_guidance(jd.bind(network, params, labels), w), x_t, level
+        )
         for w in (0.0, 1.0, 2.0)
     ]
     onward = jax.tree.map(lambda a, b: 2 * a - b, given, free)
@@ -165,7 +169,7 @@ def test_classifier_free_is_one_call_of_the_network(tiny, short):
 
     plain = text(denoiser)
     calls.clear()
-    guided = text(jd.classifier_free(denoiser, 2.0))
+    guided = text(jd.classifier_free_guidance(denoiser, 2.0))
     assert len(calls) == 1
     # The two convolutions before the class comes in see what both have in common.
     found = [
@@ -182,8 +186,8 @@ def test_weights_for_each_image(x64):
     (x_t, level), weights = noised(VP), np.array([0.0, 1.0, 2.5, -1.0, 7.0])
     for one in (level, jax.tree.map(lambda a: a[1], level)):
         for guide in (
-            lambda w: jd.classifier_free(conditional(), w),
-            lambda w: jd.autoguidance(conditional(), weaker(), w),
+            lambda w: jd.classifier_free_guidance(conditional(), w),
+            lambda w: jd.guidance.autoguidance(conditional(), weaker(), w),
         ):
             got = ask(guide(jnp.asarray(weights)), x_t, one)
             for i, weight in enumerate(weights):
@@ -198,8 +202,8 @@ def test_guided_only_in_the_interval(options, x64):
     low, high = (level.sigma / level.alpha)[[2, 3]]
     interval = (low * (1 - 1e-12), high * (1 + 1e-12))
     for inner, guide in (
-        (conditional(), partial(jd.classifier_free, conditional())),
-        (mixture(), partial(jd.autoguidance, mixture(), weaker())),
+        (conditional(), partial(jd.classifier_free_guidance, conditional())),
+        (mixture(), partial(jd.guidance.autoguidance, mixture(), weaker())),
     ):
         got = ask(guide(3.0, interval=interval), x_t, level)
         whole, plain = ask(guide(3.0), x_t, level), ask(inner, x_t, level)
@@ -219,7 +223,7 @@ def test_rescale_gives_back_the_contrast(options, x64):
 
     wanted = contrast(ask(conditional(), x_t, level))
     plain, half, whole = (
-        ask(jd.classifier_free(conditional(), 4.0, rescale=share), x_t, level)
+        ask(jd.classifier_free_guidance(conditional(), 4.0, rescale=share), x_t, level)
         for share in (0.0, 0.5, 1.0)
     )
     assert abs(contrast(plain) / wanted - 1).max() > 0.3
@@ -233,13 +237,13 @@ def test_rescale_gives_back_the_contrast(options, x64):
 
 
 def test_an_image_without_contrast_stays_finite(short):
-    flat = Partial(lambda x_t, level: jd.X0().estimate(0 * x_t, x_t, level))
-    oracle: Any = OF([1.0], [jd.Gaussian.of(np.zeros(3, "f"), 1e-30)])
+    flat = Partial(lambda x_t, level: jd.predictions.X0().estimate(0 * x_t, x_t, level))
+    oracle: Any = OF([1.0], [jd.oracles.Gaussian.of(np.zeros(3, "f"), 1e-30)])
     for denoiser in (
         oracle.bind([0, 0]),
-        jd.autoguidance(flat, oracle.bind([0, 0]), 1),
+        jd.guidance.autoguidance(flat, oracle.bind([0, 0]), 1),
     ):
-        got = jd.classifier_free(denoiser, 2.0, rescale=1.0)(
+        got = jd.classifier_free_guidance(denoiser, 2.0, rescale=1.0)(
             jnp.zeros((2, 3)), short.level(5)
         )
         assert jnp.isfinite(jnp.stack(got[:2])).all()
@@ -251,36 +255,45 @@ def test_autoguidance_goes_on_past_the_weak_model(x64):
     assert abs(good.x_0 - weak.x_0).max() > 0.1
     onward = jax.tree.map(lambda a, b: 2 * a - b, good, weak)
     for weight, wanted in ((0.0, weak), (1.0, good), (2.0, onward)):
-        guided = jd.autoguidance(conditional(), weaker(), weight)
+        guided = jd.guidance.autoguidance(conditional(), weaker(), weight)
         assert_same(ask(guided, x_t, level), wanted)
 
 
 @pytest.mark.parametrize("options", [VP, VE], ids=repr)
 def test_the_exact_classifier_makes_the_conditional_model(options, x64):
     x_t, level = noised(options)
-    got = ask(jd.classifier_guidance(mixture(), classifier()), x_t, level)
+    got = ask(jd.guidance.classifier_guidance(mixture(), classifier()), x_t, level)
     close: Any = {"rtol": 1e-7, "atol": 1e-7}
     assert_same(got, ask(conditional(), x_t, level), close)
     # With another weight it is classifier-free guidance of that weight.
-    got = ask(jd.classifier_guidance(mixture(), classifier(), 2.5), x_t, level)
-    free = ask(jd.classifier_free(conditional(), 2.5), x_t, level)
+    got = ask(jd.guidance.classifier_guidance(mixture(), classifier(), 2.5), x_t, level)
+    free = ask(jd.classifier_free_guidance(conditional(), 2.5), x_t, level)
     assert_same(got, free, close)
 
 
 TRANSFORMS: dict[str, Any] = {
-    "classifier_free": lambda d: jd.classifier_free(d, 2.5, rescale=0.3),
-    "autoguidance": lambda d: jd.autoguidance(d, weaker(), 1.8),
-    "classifier_guidance": lambda d: jd.classifier_guidance(d, classifier(), 1.5),
-    "clip_x_0": lambda d: jd.clip_x_0(d, -0.8, 0.9),
-    "dynamic_threshold": lambda d: jd.dynamic_threshold(d, 0.6),
+    "classifier_free_guidance": lambda d: jd.classifier_free_guidance(
+        d, 2.5, rescale=0.3
+    ),
+    "autoguidance": lambda d: jd.guidance.autoguidance(d, weaker(), 1.8),
+    "classifier_guidance": lambda d: jd.guidance.classifier_guidance(
+        d, classifier(), 1.5
+    ),
+    "clip_x0": lambda d: jd.clip_x0(d, -0.8, 0.9),
+    "dynamic_threshold": lambda d: jd.denoisers.dynamic_threshold(d, 0.6),
     "mix_classes": mixed,
 }
 STACKS = [
     *((name,) for name in TRANSFORMS),
-    ("classifier_free", "dynamic_threshold"),
-    ("dynamic_threshold", "classifier_free"),
+    ("classifier_free_guidance", "dynamic_threshold"),
+    ("dynamic_threshold", "classifier_free_guidance"),
     ("mix_classes", "autoguidance"),
-    ("dynamic_threshold", "classifier_guidance", "mix_classes", "classifier_free"),
+    (
+        "dynamic_threshold",
+        "classifier_guidance",
+        "mix_classes",
+        "classifier_free_guidance",
+    ),
 ]
 
 
@@ -300,7 +313,10 @@ def test_what_is_estimated_adds_up_to_x_t(names, x64):
 
 def test_the_outer_transform_has_the_last_word(x64):
     x_t, level = noised(VP)
-    clip, guide = TRANSFORMS["clip_x_0"], partial(jd.classifier_free, weight=4.0)
+    clip, guide = (
+        TRANSFORMS["clip_x0"],
+        partial(jd.classifier_free_guidance, weight=4.0),
+    )
     clipped = ask(clip(guide(conditional())), x_t, level)
     whole = ask(guide(conditional()), x_t, level)
     np.testing.assert_allclose(clipped.x_0, np.clip(whole.x_0, -0.8, 0.9), **CLOSE)
@@ -323,7 +339,7 @@ def test_dynamic_threshold_by_hand():
         (0.9, 2.0),
         (1.0, np.inf),
     ):
-        denoiser = jd.dynamic_threshold(fixed(x_0), quantile, maximum)
+        denoiser = jd.denoisers.dynamic_threshold(fixed(x_0), quantile, maximum)
         got = denoiser(x_t, level)
         for one, image in zip(got.x_0, x_0, strict=True):
             s = min(max(np.quantile(abs(image), quantile), 1.0), maximum)
@@ -331,8 +347,8 @@ def test_dynamic_threshold_by_hand():
         # What is low-valued already stays, to the bit.
         np.testing.assert_array_equal(got.x_0[0], x_0[0])
         assert abs(got.x_0).max() <= 1
-    same = jd.dynamic_threshold(fixed(x_0), 0.7, 1.0)(x_t, level)
-    assert_same(same, jd.clip_x_0(fixed(x_0))(x_t, level), {"rtol": 1e-6})
+    same = jd.denoisers.dynamic_threshold(fixed(x_0), 0.7, 1.0)(x_t, level)
+    assert_same(same, jd.clip_x0(fixed(x_0))(x_t, level), {"rtol": 1e-6})
 
 
 def test_mix_of_classes(x64):
@@ -340,14 +356,14 @@ def test_mix_of_classes(x64):
     given = [free.bind(np.full(5, label))(x_t, level) for label in (0, 1)]
     classes, part = np.array([[0] * 5, [1] * 5]), np.linspace(0, 1, 5)
     for one in (0, 1):
-        alone = jd.mix_classes(conditional(), classes, np.eye(2)[one])
+        alone = jd.guidance.mix_classes(conditional(), classes, np.eye(2)[one])
         assert_same(ask(alone, x_t, level), given[one])
     shares = np.stack([1 - part, part])
-    blend = jd.mix_classes(conditional(), classes, shares)
+    blend = jd.guidance.mix_classes(conditional(), classes, shares)
     wide = part.reshape(5, 1, 1, 1)
     wanted = jax.tree.map(lambda a, b: (1 - wide) * a + wide * b, *given)
     assert_same(ask(blend, x_t, level), wanted)
-    got = ask(jd.classifier_free(blend, 3.0), x_t, level)
+    got = ask(jd.classifier_free_guidance(blend, 3.0), x_t, level)
     onward = jax.tree.map(lambda b, m: b + 3 * (m - b), free(x_t, level), wanted)
     assert_same(got, onward)
 
@@ -375,7 +391,7 @@ def test_soft_labels(tiny, short):
     assert_same(answer(halves), wanted, SINGLE)
     assert abs(wanted.eps - answer(labels).eps).max() > 0.05
     # Their own unconditional model is the null class.
-    guided = ask(jd.classifier_free(bound(halves), 2.0), x_t, level)
+    guided = ask(jd.classifier_free_guidance(bound(halves), 2.0), x_t, level)
     onward = jax.tree.map(lambda a, b: 2 * a - b, wanted, answer(None))
     assert_same(guided, onward, {"rtol": 1e-3, "atol": 1e-3})
 
@@ -406,20 +422,23 @@ def guided_paths() -> tuple[Any, np.ndarray, np.ndarray]:
         for x in x_T
     ]  # fmt: skip
     with jax.enable_x64(True):
-        parts = [jd.Gaussian.of(m, c) for m, c in zip(means, covariances, strict=True)]
+        parts = [
+            jd.oracles.Gaussian.of(m, c)
+            for m, c in zip(means, covariances, strict=True)
+        ]
         oracle = OF(np.ones(2), parts)
         return (
-            jd.classifier_free(oracle.bind(np.zeros(4, int)), 2.0),
+            jd.classifier_free_guidance(oracle.bind(np.zeros(4, int)), 2.0),
             x_T,
             np.array(ends),
         )
 
 
-@pytest.mark.parametrize("sampler", [jd.Heun, jd.DpmSolver, jd.UniPc])
+@pytest.mark.parametrize("sampler", [jd.Heun, jd.DPMSolver, jd.samplers.UniPC])
 def test_a_guided_chain_follows_the_guided_ode(sampler, x64):
     denoiser, x_T, ends = guided_paths()
-    schedule = jd.VarianceExploding(sigma_min=0.01, sigma_max=25.0).build()
-    spacing = jd.Karras(num_steps=80, to_data=False)
+    schedule = jd.schedules.VE(sigma_min=0.01, sigma_max=25.0).build()
+    spacing = jd.spacing.Karras(num_steps=80, to_data=False)
     images = jd.sample(
         denoiser, sampler(spacing=spacing), schedule, jax.random.key(0), (4, 2),
         x_T=jnp.asarray(x_T),
@@ -428,27 +447,36 @@ def test_a_guided_chain_follows_the_guided_ode(sampler, x64):
     np.testing.assert_allclose(images, ends, atol=5e-3)
 
 
-PAIR = OF([1.0, 1.0], [jd.Gaussian.of(np.zeros(3, "f"), 1.0)] * 2)
+PAIR = OF([1.0, 1.0], [jd.oracles.Gaussian.of(np.zeros(3, "f"), 1.0)] * 2)
 BOUND = PAIR.bind(np.array([0, 1]))
 
 
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: jd.classifier_free(PAIR, 2.0), r"bound to labels, such as run\.den"),
-        (lambda: jd.classifier_free(fixed(1.0), 2.0), "bound to labels"),
-        (lambda: jd.classifier_free(jd.clip_x_0(PAIR), 2.0), "bound to labels"),
         (
-            lambda: jd.classifier_free(BOUND, 2.0, rescale=1.5),
+            lambda: jd.classifier_free_guidance(PAIR, 2.0),
+            r"bound to labels, such as run\.den",
+        ),
+        (lambda: jd.classifier_free_guidance(fixed(1.0), 2.0), "bound to labels"),
+        (lambda: jd.classifier_free_guidance(jd.clip_x0(PAIR), 2.0), "bound to labels"),
+        (
+            lambda: jd.classifier_free_guidance(BOUND, 2.0, rescale=1.5),
             r"rescale must lie in 0\.\.1; got 1\.5",
         ),
-        (lambda: jd.classifier_free(BOUND, 2.0, rescale=-0.1), r"got -0\.1"),
+        (lambda: jd.classifier_free_guidance(BOUND, 2.0, rescale=-0.1), r"got -0\.1"),
         (
-            lambda: jd.classifier_free(BOUND, 2.0, interval=(2.0, 1.0)),
+            lambda: jd.classifier_free_guidance(BOUND, 2.0, interval=(2.0, 1.0)),
             r"interval must be \(low, high\) .*; got \(2\.0, 1\.0\)",
         ),
-        (lambda: jd.classifier_free(BOUND, 2.0, interval=(-1.0, 1.0)), r"0 <= low"),
-        (lambda: jd.autoguidance(PAIR, PAIR, 2.0, interval=(3.0, 1.0)), "interval"),
+        (
+            lambda: jd.classifier_free_guidance(BOUND, 2.0, interval=(-1.0, 1.0)),
+            r"0 <= low",
+        ),
+        (
+            lambda: jd.guidance.autoguidance(PAIR, PAIR, 2.0, interval=(3.0, 1.0)),
+            "interval",
+        ),
         (lambda: MIX(PAIR, [[0], [1]], [0.5, 0.5]), "bound to labels"),
         (
             lambda: MIX(BOUND, [0, 1], [0.5, 0.5]),
@@ -458,10 +486,16 @@ BOUND = PAIR.bind(np.array([0, 1]))
             lambda: MIX(BOUND, np.zeros((3, 2), int), np.ones(2) / 2),
             r"shares \[K\] or \[K, batch\]; got shapes \(3, 2\) and \(2,\)",
         ),
-        (lambda: jd.dynamic_threshold(PAIR, 1.5), r"quantile must lie in 0\.\.1; got"),
-        (lambda: jd.dynamic_threshold(PAIR, -0.5), r"quantile .* got -0\.5"),
-        (lambda: jd.dynamic_threshold(PAIR, 0.9, 0.5), "maximum must be at least 1; g"),
-        (lambda: jd.clip_x_0(PAIR, 1.0, 1.0), "low must be less than high; got 1 and"),
+        (
+            lambda: jd.denoisers.dynamic_threshold(PAIR, 1.5),
+            r"quantile must lie in 0\.\.1; got",
+        ),
+        (lambda: jd.denoisers.dynamic_threshold(PAIR, -0.5), r"quantile .* got -0\.5"),
+        (
+            lambda: jd.denoisers.dynamic_threshold(PAIR, 0.9, 0.5),
+            "maximum must be at least 1; g",
+        ),
+        (lambda: jd.clip_x0(PAIR, 1.0, 1.0), "low must be less than high; got 1 and"),
     ],
 )
 def test_mistakes(mistake, message):

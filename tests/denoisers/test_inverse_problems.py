@@ -1,6 +1,6 @@
 """Inverse problems against linear algebra: Gaussian data of 4 x 4 pixels, in float64.
 
-The chains are affine in the noise and in the known pixels (but for `Dps`), so that
+The chains are affine in the noise and in the known pixels (but for `DPS`), so that
 their derivatives give the exact mean and covariance of what they sample.
 """
 
@@ -17,7 +17,7 @@ from scipy import ndimage
 import jaxdiff as jd
 
 SHAPE = (4, 4, 1)
-VP, VE = jd.VariancePreserving(), jd.VarianceExploding()
+VP, VE = jd.schedules.VP(), jd.schedules.VE()
 KEY = jax.random.key(0)
 # Pixels that are alike where they are near each other.
 PLACES = np.stack(np.divmod(np.arange(16), 4), axis=1)
@@ -32,9 +32,9 @@ PRIOR, SEEN = COVARIANCE[~KNOWN][:, ~KNOWN], COVARIANCE[KNOWN][:, KNOWN]
 GAIN = COVARIANCE[~KNOWN][:, KNOWN] @ np.linalg.inv(SEEN)
 OPEN = PRIOR - GAIN @ SEEN @ GAIN.T
 OPERATORS = {
-    "mask": lambda: jd.masked(LEFT),
-    "downsample": lambda: jd.downsample(2),
-    "blur": lambda: jd.gaussian_blur(0.8, 3),
+    "mask": lambda: jd.inverse_problems.masked(LEFT),
+    "downsample": lambda: jd.inverse_problems.downsample(2),
+    "blur": lambda: jd.inverse_problems.gaussian_blur(0.8, 3),
     "plain": lambda: lambda x: x[:, 1:, ::2] - 2 * x[:, :3, 1::2],
 }
 every_operator = pytest.mark.parametrize("name", OPERATORS)
@@ -47,7 +47,7 @@ def x64():
 
 
 def oracle(dtype: Any = np.float64) -> Any:
-    return jd.Gaussian.of(MEAN.reshape(SHAPE).astype(dtype), COVARIANCE)
+    return jd.oracles.Gaussian.of(MEAN.reshape(SHAPE).astype(dtype), COVARIANCE)
 
 
 def matrix(operator):
@@ -69,7 +69,7 @@ def test_operators_are_linear_and_have_transposes(name, x64):
 
 def test_downsample_is_the_mean_of_blocks():
     x = np.random.default_rng(0).normal(size=(2, 6, 9, 2)).astype(np.float32)
-    got = jd.downsample(3)(jnp.asarray(x))
+    got = jd.inverse_problems.downsample(3)(jnp.asarray(x))
     assert got.shape == (2, 2, 3, 2)
     for i, j in np.ndindex(2, 3):
         block = x[:, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3].mean(axis=(1, 2))
@@ -82,7 +82,7 @@ def test_blur_is_a_convolution(size):
         np.random.default_rng(0).normal(size=s).astype(np.float32)
         for s in ((2, 6, 7, 2), (size, size))
     )
-    got = jd.blur(kernel)(jnp.asarray(x))
+    got = jd.inverse_problems.blur(kernel)(jnp.asarray(x))
     wanted = ndimage.convolve(x, kernel[None, :, :, None], mode="wrap")
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
@@ -90,7 +90,9 @@ def test_blur_is_a_convolution(size):
 def test_gaussian_blur():
     dot = np.zeros((1, 7, 7, 1), np.float32)
     dot[0, 3, 3] = 1
-    got = np.asarray(jd.gaussian_blur(1.3, 5)(jnp.asarray(dot)))[0, 1:6, 1:6, 0]
+    got = np.asarray(jd.inverse_problems.gaussian_blur(1.3, 5)(jnp.asarray(dot)))[
+        0, 1:6, 1:6, 0
+    ]
     np.testing.assert_allclose(got.sum(), 1, rtol=1e-6)
     squares = (np.indices((5, 5)) - 2) ** 2
     wanted = np.exp(-squares.sum(axis=0) / (2 * 1.3**2))
@@ -100,7 +102,9 @@ def test_gaussian_blur():
 def test_a_mask_may_be_whole_numbers_or_booleans():
     x = jnp.ones((2, *SHAPE))
     for mask in (LEFT.astype(bool), LEFT.astype(int), jnp.asarray(LEFT)[None]):
-        np.testing.assert_array_equal(jd.masked(mask)(x), LEFT[None] * np.ones_like(x))
+        np.testing.assert_array_equal(
+            jd.inverse_problems.masked(mask)(x), LEFT[None] * np.ones_like(x)
+        )
 
 
 @jax.jit
@@ -138,7 +142,9 @@ def test_given_measurement_is_the_posteriors_oracle(name, options, noise, x64):
     a = matrix(operator)
     y = operator(jnp.asarray(x_0).reshape(6, *SHAPE))
     y += noise * jnp.asarray(np.random.default_rng(4).normal(size=y.shape))
-    denoiser = jd.given_measurement(oracle(), operator, y, noise, iterations=40)
+    denoiser = jd.inverse_problems.given_measurement(
+        oracle(), operator, y, noise, iterations=40
+    )
     got = ask(denoiser, x_t, level)
     for i in range(6):
         mean, covariance = posterior(a, np.asarray(y[i]).ravel(), noise)
@@ -158,7 +164,7 @@ def test_iterations_solve_the_measurement(x64):
     y = operator(jnp.asarray(x_0).reshape(6, *SHAPE))
 
     def x_hat(iterations):
-        denoiser = jd.given_measurement(
+        denoiser = jd.inverse_problems.given_measurement(
             oracle(), operator, y, 0.1, iterations=iterations
         )
         return ask(denoiser, x_t, level).x_0
@@ -173,7 +179,9 @@ def test_an_image_does_not_depend_on_its_neighbours(x64):
     (x_0, x_t, level), operator = noised(VE), OPERATORS["blur"]()
     y = operator(jnp.asarray(x_0).reshape(6, *SHAPE))
     y = y.at[0].multiply(1e3).at[1].set(operator(oracle()(x_t, level).x_0)[1])
-    denoiser = partial(jd.given_measurement, oracle(), operator, iterations=4)
+    denoiser = partial(
+        jd.inverse_problems.given_measurement, oracle(), operator, iterations=4
+    )
     whole = ask(denoiser(y, 0.1), x_t, level)
     assert jnp.isfinite(whole.x_0).all()
     for i in (1, 2, 5):
@@ -184,17 +192,19 @@ def test_an_image_does_not_depend_on_its_neighbours(x64):
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_a_level_without_signal_leaves_the_estimate(noise):
-    schedule = jd.StraightPath().build()
+    schedule = jd.schedules.RectifiedFlow().build()
     denoiser, x_t = oracle(np.float32), jax.random.normal(KEY, (2, *SHAPE))
     level = schedule.level(1.0)
     assert level.alpha == 0
-    given = jd.given_measurement(
-        denoiser, jd.downsample(2), jnp.ones((2, 2, 2, 1)), noise
+    given = jd.inverse_problems.given_measurement(
+        denoiser, jd.inverse_problems.downsample(2), jnp.ones((2, 2, 2, 1)), noise
     )
     got, plain = ask(given, x_t, level), ask(denoiser, x_t, level)
     np.testing.assert_array_equal(jnp.stack(got[:2]), jnp.stack(plain[:2]))
-    images = jd.sample(given, jd.FlowHeun(), schedule, KEY, (2, *SHAPE))
-    np.testing.assert_allclose(jd.downsample(2)(images), 1, atol=0.2 if noise else 1e-3)
+    images = jd.sample(given, jd.samplers.FlowHeun(), schedule, KEY, (2, *SHAPE))
+    np.testing.assert_allclose(
+        jd.inverse_problems.downsample(2)(images), 1, atol=0.2 if noise else 1e-3
+    )
 
 
 class Moments(NamedTuple):
@@ -245,8 +255,10 @@ def test_given_measurement_samples_the_posterior(x64):
     """Mean and covariance, but for the noise it starts from and the solver's error."""
 
     def around(known):
-        given = jd.given_measurement(oracle(), lambda x: x[:, :, :2], known[:, :, :2])
-        return jd.FlowHeun(spacing=jd.Linspace(num_steps=100)), given
+        given = jd.inverse_problems.given_measurement(
+            oracle(), lambda x: x[:, :, :2], known[:, :, :2]
+        )
+        return jd.samplers.FlowHeun(spacing=jd.spacing.Linspace(num_steps=100)), given
 
     got = moments(partial(chain, around), 100)
     trace, off = got.spread()
@@ -258,7 +270,7 @@ def test_given_measurement_samples_the_posterior(x64):
 
 def inner(steps=200):
     """The ancestral chain, by so many steps."""
-    return jd.Ddim(spacing=jd.Trailing(num_steps=steps), eta=1.0)
+    return jd.DDIM(spacing=jd.spacing.Trailing(num_steps=steps), eta=1.0)
 
 
 @functools.cache
@@ -268,9 +280,11 @@ def inpainted(name: str) -> Moments:
     def around(known):
         if name == "given_measurement":
             y = known[:, :, :2]
-            given = jd.given_measurement(oracle(), lambda x: x[:, :, :2], y)
+            given = jd.inverse_problems.given_measurement(
+                oracle(), lambda x: x[:, :, :2], y
+            )
             return inner(), given
-        kind = jd.Repaint if name == "Repaint" else jd.Replacement
+        kind = jd.samplers.RePaint if name == "Repaint" else jd.samplers.Replacement
         return kind(sampler=inner(), known=known, mask=LEFT), oracle()
 
     sampler, _ = around(jnp.zeros((1, *SHAPE)))
@@ -322,10 +336,12 @@ def test_how_far_dps_is_off():
     a = np.asarray(images).reshape(num, 16)[:, KNOWN] - MEAN[KNOWN]
 
     def measured(size):
-        sampler = jd.Dps(
-            sampler=inner(), operator=jd.masked(LEFT), measurement=LEFT[None] * images,
+        sampler = jd.samplers.DPS(
+            sampler=inner(),
+            operator=jd.inverse_problems.masked(LEFT),
+            measurement=LEFT[None] * images,
             size=size,
-        )  # fmt: skip
+        )
         got = jd.sample(denoiser, sampler, VP.build(), KEY, images.shape)
         apart = np.asarray(got, np.float64).reshape(num, 16) - MEAN
         b = apart[:, ~KNOWN]
@@ -353,8 +369,8 @@ def test_how_far_dps_is_off():
 )
 def test_repaints_path(steps, jump, passes, path):
     schedule = VP.build()
-    inside = jd.Ddim(spacing=jd.Linspace(num_steps=steps, to_data=False))
-    sampler = jd.Repaint(
+    inside = jd.DDIM(spacing=jd.spacing.Linspace(num_steps=steps, to_data=False))
+    sampler = jd.samplers.RePaint(
         sampler=inside, known=jnp.zeros(1), mask=jnp.zeros(1), jump=jump, passes=passes
     )
     grid, plain = sampler.grid(schedule), inside.grid(schedule)
@@ -365,14 +381,14 @@ def test_repaints_path(steps, jump, passes, path):
     assert len(path) == steps + 1 + back
 
 
-@pytest.mark.parametrize("kind", [jd.Replacement, jd.Repaint])
+@pytest.mark.parametrize("kind", [jd.samplers.Replacement, jd.samplers.RePaint])
 @pytest.mark.parametrize("each", [True, False])
 def test_known_pixels_are_kept(kind, each):
     schedule = VP.build()
     known = jax.random.normal(jax.random.key(1), (3, *SHAPE) if each else SHAPE)
     options = {"known": known, "mask": LEFT, "sampler": inner(20)}
     sampler = kind(
-        **options, **({"jump": 4, "passes": 2} if kind is jd.Repaint else {})
+        **options, **({"jump": 4, "passes": 2} if kind is jd.samplers.RePaint else {})
     )
     grid = sampler.grid(schedule)
     steps = len(grid.alpha) - 1
@@ -396,10 +412,13 @@ def test_repaint_in_one_pass_is_replacement():
     options: Any = {"known": known, "mask": LEFT, "sampler": inner(20)}
     got, wanted = (
         jd.sample(oracle(np.float32), sampler, VP.build(), KEY, (3, *SHAPE))
-        for sampler in (jd.Repaint(**options, passes=1), jd.Replacement(**options))
+        for sampler in (
+            jd.samplers.RePaint(**options, passes=1),
+            jd.samplers.Replacement(**options),
+        )
     )
     np.testing.assert_allclose(got, wanted, atol=1e-5)
-    twice = jd.Repaint(**options, jump=5, passes=4)
+    twice = jd.samplers.RePaint(**options, jump=5, passes=4)
     other = jd.sample(oracle(np.float32), twice, VP.build(), KEY, (3, *SHAPE))
     assert abs(other - wanted).max() > 0.02
 
@@ -409,7 +428,7 @@ def test_repaint_goes_back_by_the_forward_process(options, x64):
     """A step of every pixel: from the marginal of one level to that of the next."""
     schedule = options.build()
     low, high = (schedule.level(jnp.float64(u)) for u in (0.3, 0.6))
-    sampler = jd.Repaint(sampler=inner(), known=jnp.ones(SHAPE), mask=LEFT)
+    sampler = jd.samplers.RePaint(sampler=inner(), known=jnp.ones(SHAPE), mask=LEFT)
     x = jnp.ones((1, *SHAPE))
     memory = sampler.init(x, 10)
 
@@ -430,8 +449,10 @@ def test_dps_by_hand(name, x64):
     a, rng = matrix(operator), np.random.default_rng(5)
     y = jnp.asarray(rng.normal(size=operator(jnp.zeros((3, *SHAPE))).shape))
     x_T = rng.normal(size=(3, 16))
-    within = jd.Ddim(spacing=jd.Trailing(num_steps=8))
-    sampler = jd.Dps(sampler=within, operator=operator, measurement=y, size=0.3)
+    within = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=8))
+    sampler = jd.samplers.DPS(
+        sampler=within, operator=operator, measurement=y, size=0.3
+    )
     grid = jax.tree.map(np.asarray, within.grid(schedule))
     x, target = x_T, np.asarray(y).reshape(3, -1)
     for i in range(8):
@@ -453,7 +474,7 @@ def test_dps_by_hand(name, x64):
 
 
 def test_dps_without_a_misfit_leaves_the_chain():
-    sampler = jd.Dps(
+    sampler = jd.samplers.DPS(
         sampler=inner(20), operator=lambda x: 0 * x, measurement=jnp.zeros((2, *SHAPE))
     )
     got, plain = (
@@ -467,42 +488,68 @@ def test_a_sampler_around_a_sampler():
     """Its grid and its evaluations are those within; what it draws makes it random."""
     schedule = VP.build()
     known: Any = {"known": jnp.zeros(SHAPE), "mask": LEFT}
-    still, random = jd.Heun(spacing=jd.Trailing(num_steps=7)), jd.Heun(churn=10.0)
-    dps = partial(jd.Dps, operator=jd.masked(LEFT), measurement=jnp.zeros((1, *SHAPE)))
-    for one in (jd.Replacement(sampler=still, **known), dps(sampler=still)):
+    still, random = (
+        jd.Heun(spacing=jd.spacing.Trailing(num_steps=7)),
+        jd.Heun(churn=10.0),
+    )
+    dps = partial(
+        jd.samplers.DPS,
+        operator=jd.inverse_problems.masked(LEFT),
+        measurement=jnp.zeros((1, *SHAPE)),
+    )
+    for one in (jd.samplers.Replacement(sampler=still, **known), dps(sampler=still)):
         assert len(one.grid(schedule).alpha) == 8
         assert one.evaluations(7) >= still.evaluations(7)
     assert dps(sampler=still).deterministic
     assert not dps(sampler=random).deterministic
-    for kind in (jd.Replacement, jd.Repaint):
+    for kind in (jd.samplers.Replacement, jd.samplers.RePaint):
         assert not kind(sampler=still, **known).deterministic
     with pytest.raises(jd.InputError, match="choose a deterministic sampler"):
-        jd.encode(
-            oracle(np.float32), jd.Replacement(sampler=still, **known), schedule,
+        jd.samplers.encode(
+            oracle(np.float32),
+            jd.samplers.Replacement(sampler=still, **known),
+            schedule,
             jnp.zeros((1, *SHAPE)),
-        )  # fmt: skip
+        )
 
 
 def repaint(**options):
-    return jd.Repaint(sampler=inner(), known=jnp.zeros(1), mask=jnp.zeros(1), **options)
+    return jd.samplers.RePaint(
+        sampler=inner(), known=jnp.zeros(1), mask=jnp.zeros(1), **options
+    )
 
 
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: jd.downsample(0), "factor must be at least 1; got 0"),
+        (lambda: jd.inverse_problems.downsample(0), "factor must be at least 1; got 0"),
         (
-            lambda: jd.downsample(3)(jnp.ones((1, *SHAPE))),
+            lambda: jd.inverse_problems.downsample(3)(jnp.ones((1, *SHAPE))),
             "factor must divide the image's 4 x 4 pixels; got 3",
         ),
-        (lambda: jd.blur(np.ones((2, 2))), r"k odd; got shape \(2, 2\)"),
-        (lambda: jd.blur(np.ones((3, 1))), r"k odd; got shape \(3, 1\)"),
-        (lambda: jd.blur(np.ones(3)), r"k odd; got shape \(3,\)"),
-        (lambda: jd.gaussian_blur(0.0, 3), "width must be above 0; got 0"),
-        (lambda: jd.gaussian_blur(1.0, 4), r"k odd; got shape \(4, 4\)"),
         (
-            lambda: jd.given_measurement(
-                oracle(np.float32), jd.downsample(2), jnp.ones(1), iterations=0
+            lambda: jd.inverse_problems.blur(np.ones((2, 2))),
+            r"k odd; got shape \(2, 2\)",
+        ),
+        (
+            lambda: jd.inverse_problems.blur(np.ones((3, 1))),
+            r"k odd; got shape \(3, 1\)",
+        ),
+        (lambda: jd.inverse_problems.blur(np.ones(3)), r"k odd; got shape \(3,\)"),
+        (
+            lambda: jd.inverse_problems.gaussian_blur(0.0, 3),
+            "width must be above 0; got 0",
+        ),
+        (
+            lambda: jd.inverse_problems.gaussian_blur(1.0, 4),
+            r"k odd; got shape \(4, 4\)",
+        ),
+        (
+            lambda: jd.inverse_problems.given_measurement(
+                oracle(np.float32),
+                jd.inverse_problems.downsample(2),
+                jnp.ones(1),
+                iterations=0,
             ),
             "iterations must be at least 1; got 0",
         ),

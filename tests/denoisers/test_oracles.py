@@ -81,7 +81,7 @@ class Truth(NamedTuple):
     def oracle(self, shape: tuple[int, ...], classes: Any = CLASSES) -> Any:
         """The same data as jaxdiff's oracle, in the default precision."""
         components = [
-            jd.Gaussian.of(
+            jd.oracles.Gaussian.of(
                 m.reshape(shape),
                 c if np.count_nonzero(c) > len(c) else np.diag(c).reshape(shape),
             )
@@ -89,7 +89,7 @@ class Truth(NamedTuple):
         ]
         if len(components) == 1:
             return components[0]
-        return jd.GaussianMixture.of(self.weights, components, classes)
+        return jd.oracles.GaussianMixture.of(self.weights, components, classes)
 
 
 @pytest.fixture
@@ -195,7 +195,9 @@ def test_posterior_covariance_is_second_order_tweedie(num, full, shape, options,
     )
 
 
-@pytest.mark.parametrize("options", [jd.StraightPath, jd.ZeroTerminalSnr])
+@pytest.mark.parametrize(
+    "options", [jd.schedules.RectifiedFlow, jd.schedules.ZeroTerminalSNR]
+)
 @every_case
 def test_pure_noise_tells_nothing(num, full, shape, options, x64):
     (truth, oracle), (x_t, level) = case(num, full, shape), noised(options, shape)
@@ -291,7 +293,7 @@ def test_sampled_images_are_of_their_class_and_compile_once(short):
 
     def sample(oracle, labels):
         denoiser, key = oracle.bind(labels), jax.random.key(0)
-        return jd.sample(denoiser, jd.Ancestral(), short, key, (32, *IMAGE))
+        return jd.sample(denoiser, jd.DDPM(), short, key, (32, *IMAGE))
 
     labels = np.arange(32) % 2
     images = sample(apart(0), labels)
@@ -317,8 +319,8 @@ def test_other_data_does_not_compile_again(num, full, shape, x64):
 
 
 ZEROS, EYE = np.zeros(2, np.float32), np.eye(2)
-ONE = jd.Gaussian.of(ZEROS, 1.0)
-MIXTURE: Any = jd.GaussianMixture.of
+ONE = jd.oracles.Gaussian.of(ZEROS, 1.0)
+MIXTURE: Any = jd.oracles.GaussianMixture.of
 PAIR = MIXTURE([1.0, 3.0], [ONE, ONE])
 KEY = jax.random.key(0)
 X, LEVEL = jnp.ones((3, 2)), jd.Linear().build().level(500)
@@ -328,23 +330,29 @@ X, LEVEL = jnp.ones((3, 2)), jd.Linear().build().level(500)
     ("mistake", "message"),
     [
         (
-            lambda: jd.Gaussian.of(ZEROS, np.ones(3)),
+            lambda: jd.oracles.Gaussian.of(ZEROS, np.ones(3)),
             r"covariance must have shape \(\), \(2,\) or \(2, 2\); got \(3,\)",
         ),
         (
-            lambda: jd.Gaussian.of(ZEROS, np.array([[1.0, 0.1], [0.2, 1.0]])),
+            lambda: jd.oracles.Gaussian.of(ZEROS, np.array([[1.0, 0.1], [0.2, 1.0]])),
             "covariance must be symmetric; it is not",
         ),
         (
-            lambda: jd.Gaussian.of(ZEROS, np.array([[1.0, 2.0], [2.0, 1.0]])),
+            lambda: jd.oracles.Gaussian.of(ZEROS, np.array([[1.0, 2.0], [2.0, 1.0]])),
             "covariance must be positive; its least variance is -1",
         ),
         (
-            lambda: jd.Gaussian.of(ZEROS, np.array([1.0, -0.5])),
+            lambda: jd.oracles.Gaussian.of(ZEROS, np.array([1.0, -0.5])),
             "covariance must be positive; its least variance is -0.5",
         ),
-        (lambda: jd.Gaussian.of(ZEROS, 0.0), "positive; its least variance is 0"),
-        (lambda: jd.Gaussian.of(ZEROS, np.nan), "positive; its least variance is nan"),
+        (
+            lambda: jd.oracles.Gaussian.of(ZEROS, 0.0),
+            "positive; its least variance is 0",
+        ),
+        (
+            lambda: jd.oracles.Gaussian.of(ZEROS, np.nan),
+            "positive; its least variance is nan",
+        ),
         (lambda: ONE.log_density(jnp.ones((3, 4))), r"x must have shape .*\(3, 4\)"),
         (lambda: PAIR.score(X[0], LEVEL), r"x must have shape .*got \(2,\)"),
         (
@@ -368,7 +376,7 @@ X, LEVEL = jnp.ones((3, 2)), jd.Linear().build().level(500)
             r"classes must be 0, 1, \.\.\., each with a component; got \[0 2\]",
         ),
         (
-            lambda: MIXTURE([1, 1], [ONE, jd.Gaussian.of(ZEROS, EYE)]),
+            lambda: MIXTURE([1, 1], [ONE, jd.oracles.Gaussian.of(ZEROS, EYE)]),
             "components must .* be all diagonal or all full; got 2 kinds",
         ),
         (lambda: MIXTURE([], []), "components must .*; got 0 kinds"),
@@ -387,10 +395,10 @@ def test_mistakes(mistake, message):
 
 
 def test_numbers_may_be_of_any_kind():
-    whole = jd.Gaussian.of(np.array([1, 2]), 0.25)
+    whole = jd.oracles.Gaussian.of(np.array([1, 2]), 0.25)
     np.testing.assert_array_equal(whole.variances, [0.25, 0.25])
     assert whole(X, LEVEL).x_0.dtype == jnp.float32
-    large = jd.Gaussian.of(ZEROS, 1e4 * np.array([[2, 1], [1 + 1e-7, 2]]))
+    large = jd.oracles.Gaussian.of(ZEROS, 1e4 * np.array([[2, 1], [1 + 1e-7, 2]]))
     np.testing.assert_allclose(large.variances, [1e4, 3e4], rtol=1e-5)
     labels = np.array([0, 1, 0])
     np.testing.assert_array_equal(

@@ -15,8 +15,10 @@ from jaxdiff.schedules import ScheduleOptions
 
 PREDICTIONS = get_args(Prediction)
 SCHEDULES = get_args(ScheduleOptions)
-PRESERVING = [o for o in SCHEDULES if o not in (jd.VarianceExploding, jd.StraightPath)]
-PURE_NOISE = [jd.StraightPath, jd.ZeroTerminalSnr]
+PRESERVING = [
+    o for o in SCHEDULES if o not in (jd.schedules.VE, jd.schedules.RectifiedFlow)
+]
+PURE_NOISE = [jd.schedules.RectifiedFlow, jd.schedules.ZeroTerminalSNR]
 REFUSED = "eps-prediction divides by the signal scale, which is 0 .* predict v, x_0 or"
 
 rng = np.random.default_rng(0)
@@ -53,14 +55,14 @@ def answers(prediction, output, x_t, level):
     """The estimate, the gain and what the network sees."""
     return (
         prediction.estimate(output, x_t, level),
-        prediction.x_0_gain(level),
+        prediction.x0_error_scale(level),
         prediction.scaled(x_t, level),
     )
 
 
 def visible(prediction: Any, options: Any) -> Any:
     """Which of `level_of` the prediction tells x_0 at: all but eps of noise alone."""
-    blind = isinstance(prediction, jd.Eps) and options in PURE_NOISE
+    blind = isinstance(prediction, jd.predictions.Eps) and options in PURE_NOISE
     return slice(-1) if blind else slice(None)
 
 
@@ -126,14 +128,16 @@ def test_v_is_the_textbooks(options, x64):
     alpha, sigma = level.scales(X_0)
     expected = alpha * EPS - sigma * X_0
     # The tables' float32 scales are off that circle by rounding.
-    np.testing.assert_allclose(target(jd.V(), X_0, EPS, level), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        target(jd.predictions.V(), X_0, EPS, level), expected, atol=1e-6
+    )
 
 
 @every_schedule
 @pytest.mark.parametrize("deviation", [0.5, 1.3])
 def test_edm_is_karras_preconditioning(options, deviation, x64):
     """Karras et al. 2022, table 1, of x_t / alpha; that is x_t where it explodes."""
-    prediction, level = jd.Edm(data_deviation=deviation), level_of(options)
+    prediction, level = jd.predictions.EDM(data_deviation=deviation), level_of(options)
     alpha, sigma = level.scales(X_0)
     seen = slice(-1) if options in PURE_NOISE else slice(None)
     s = sigma[seen] / alpha[seen]
@@ -153,13 +157,17 @@ def test_edm_is_karras_preconditioning(options, deviation, x64):
 
 
 def test_edms_deviation_is_karras():
-    assert jd.Edm().data_deviation == 0.5
+    assert jd.predictions.EDM().data_deviation == 0.5
 
 
 @every_schedule
 @pytest.mark.parametrize(
     ("prediction", "deviation"),
-    [(jd.V(), 1.0), (jd.Edm(), 0.5), (jd.Edm(data_deviation=1.3), 1.3)],
+    [
+        (jd.predictions.V(), 1.0),
+        (jd.predictions.EDM(), 0.5),
+        (jd.predictions.EDM(data_deviation=1.3), 1.3),
+    ],
 )
 def test_v_and_edm_ask_for_unit_variance_uncorrelated_with_the_input(
     prediction, deviation, options, x64
@@ -176,14 +184,14 @@ def test_v_and_edm_ask_for_unit_variance_uncorrelated_with_the_input(
 
 
 def test_velocity_is_the_straight_paths_derivative(x64):
-    schedule = jd.StraightPath(t_min=0.01).build()
+    schedule = jd.schedules.RectifiedFlow(t_min=0.01).build()
     u = jnp.asarray([0.0, 0.1, 0.3, 0.6, 0.9, 1.0])
     _, derivative = jax.jvp(
         lambda u: jd.q_sample(schedule, jnp.asarray(X_0), u, jnp.asarray(EPS)),
         (u,),
         (jnp.full(6, 1 / 0.99),),  # of t = t_min + (1 - t_min) u
     )
-    velocity = target(jd.Velocity(), X_0, EPS, schedule.level(u))
+    velocity = target(jd.predictions.Velocity(), X_0, EPS, schedule.level(u))
     np.testing.assert_allclose(velocity, derivative, rtol=1e-12)
 
 
@@ -193,10 +201,10 @@ def test_what_the_network_sees(options, prediction, x64):
     """It is x_t, but of unit variance where the variance explodes or EDM asks."""
     level, one = level_of(options), np.ones_like(X_0)
     alpha, sigma = level.scales(one)
-    deviation = 0.5 if isinstance(prediction, jd.Edm) else 1.0
+    deviation = 0.5 if isinstance(prediction, jd.predictions.EDM) else 1.0
     from_x_0 = answers(prediction, OUTPUT, deviation * alpha * one, level)[2]
     from_eps = answers(prediction, OUTPUT, sigma * one, level)[2]
-    if isinstance(prediction, jd.Edm) or options is jd.VarianceExploding:
+    if isinstance(prediction, jd.predictions.EDM) or options is jd.schedules.VE:
         np.testing.assert_allclose(from_x_0**2 + from_eps**2, one)
     else:
         # The tables' float32 scales are off the unit circle by rounding.
@@ -241,7 +249,7 @@ def test_wrong_channels(prediction, learn_variance, shape):
 @pytest.mark.parametrize("deviation", [0.0, -1.0, np.nan])
 def test_wrong_deviation(deviation):
     with pytest.raises(jd.InputError, match="data_deviation must be above 0; got"):
-        jd.Edm(data_deviation=deviation)
+        jd.predictions.EDM(data_deviation=deviation)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -281,12 +289,12 @@ BATCH = jd.Batch(np.zeros((2, 2, 2, 1), np.float32), None, np.arange(2))
 @pytest.mark.parametrize("options", PURE_NOISE)
 def test_eps_without_signal_is_refused_wherever_it_is_chosen(options, tmp_path):
     schedule, key = options().build(), jax.random.key(0)
-    denoiser = jd.bind(PLAIN, 1.0, prediction=jd.Eps())
-    chain = (jd.Ancestral(), schedule, key, (1, 2))
+    denoiser = jd.bind(PLAIN, 1.0, prediction=jd.predictions.Eps())
+    chain = (jd.DDPM(), schedule, key, (1, 2))
     for refused in (
         lambda: jd.loss_fn(1.0, PLAIN, schedule, BATCH, key),
         lambda: jd.sample(denoiser, *chain),
-        lambda: jd.sample(jd.clip_x_0(denoiser), *chain),
+        lambda: jd.sample(jd.clip_x0(denoiser), *chain),
         lambda: jd.train(jd.Experiment(schedule=options()), tmp_path / "run"),
     ):
         with pytest.raises(jd.InputError, match=REFUSED):
@@ -296,10 +304,8 @@ def test_eps_without_signal_is_refused_wherever_it_is_chosen(options, tmp_path):
 
 def test_others_start_from_pure_noise():
     """The first step's x_0 is what the network says, finite, whatever is predicted."""
-    schedule = jd.StraightPath(num_steps=3).build()
+    schedule = jd.schedules.RectifiedFlow(num_steps=3).build()
     for prediction in PREDICTIONS[1:]:
         denoiser = jd.bind(PLAIN, 0.0, prediction=prediction())
-        images = jd.sample(
-            denoiser, jd.Ancestral(), schedule, jax.random.key(0), (2, 1)
-        )
+        images = jd.sample(denoiser, jd.DDPM(), schedule, jax.random.key(0), (2, 1))
         assert np.isfinite(images).all()

@@ -8,7 +8,7 @@ import pytest
 from jaxdiff.data import Digits, from_arrays
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation import feature_classifier
-from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of, moved
+from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of, shifted
 from jaxdiff.parallel import Pmap
 from jaxdiff.storage.cache import cache_folder
 
@@ -66,7 +66,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
 def test_images_are_moved_by_a_sixteenth_at_most():
     image = np.arange(1024.0, dtype=np.float32).reshape(32, 32)
     images = jnp.asarray(np.broadcast_to(image[..., None], (200, 32, 32, 1)))
-    result = np.asarray(moved(images, jax.random.split(jax.random.key(0), 200)))
+    result = np.asarray(shifted(images, jax.random.split(jax.random.key(0), 200)))
     middle = result[:, 16, 16, 0] - image[16, 16]
     offsets = {(y, x) for y in range(-2, 3) for x in range(-2, 3)}
     assert {divmod(int(m) + 66, 32) for m in middle} == {

@@ -19,12 +19,16 @@ BIN = 2 / 255
 MEAN = np.array([0.6, -0.2, 0.0, -0.8])
 ROOT = np.array([[3, 0, 0, 0], [1, 2, 0, 0], [-1, 1, 4, 0], [0, 2, 1, 3]]) / 10
 COVARIANCES = {"diagonal": np.diag([0.04, 0.2, 0.3, 0.1]), "full": ROOT @ ROOT.T}
-VARIANCES = (jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange())
+VARIANCES = (
+    jd.samplers.FixedSmall(),
+    jd.samplers.FixedLarge(),
+    jd.samplers.LearnedRange(),
+)
 SCHEDULES = [
     jd.Linear(),
     jd.Cosine(num_steps=200),
-    jd.VariancePreserving(num_steps=100, t_min=0.01),
-    jd.VarianceExploding(num_steps=100, sigma_min=0.02),
+    jd.schedules.VP(num_steps=100, t_min=0.01),
+    jd.schedules.VE(num_steps=100, sigma_min=0.02),
 ]
 
 
@@ -36,7 +40,7 @@ def gaussian(kind):
     covariance = jnp.float32(COVARIANCES[kind])
     if kind == "diagonal":
         covariance = jnp.diag(covariance).reshape(2, 2, 1)
-    return jd.Gaussian.of(jnp.float32(MEAN).reshape(2, 2, 1), covariance)
+    return jd.oracles.Gaussian.of(jnp.float32(MEAN).reshape(2, 2, 1), covariance)
 
 
 def informed(oracle, x_t, level):
@@ -58,10 +62,10 @@ bound = jax.jit(partial(bound_of, VARIANCES))
 def scales(schedule):
     """alpha, sigma [T] and the prior's scale, in float64."""
     u = np.linspace(0, 1, schedule.num_steps)
-    if isinstance(schedule, jd.VarianceExploding):
+    if isinstance(schedule, jd.schedules.VE):
         sigma = (0.02 ** (1 / 7) + u * (80 ** (1 / 7) - 0.02 ** (1 / 7))) ** 7
         return np.ones_like(u), sigma, 80.0
-    if isinstance(schedule, jd.VariancePreserving):
+    if isinstance(schedule, jd.schedules.VP):
         t = 0.01 + 0.99 * u
         bars = np.exp(-(t**2) * 19.9 / 2 - t * 0.1)
     else:
@@ -182,7 +186,7 @@ def scaled(num_steps):
 def test_bound_bounds_and_approaches_the_truth():
     """On average; fixed large nearly all the way, for so narrow a Gaussian."""
     mean, deviation = MEAN / 4, 0.1
-    oracle = jd.Gaussian.of(jnp.float32(mean).reshape(2, 2, 1), deviation**2)
+    oracle = jd.oracles.Gaussian.of(jnp.float32(mean).reshape(2, 2, 1), deviation**2)
     x_0 = grey(oracle.draw(jax.random.key(0), 1000))
     x = np.asarray(x_0, np.float64).reshape(-1, 4)
     truth = -log_mass(x, mean, deviation).mean(axis=1) / np.log(2)
@@ -223,8 +227,10 @@ def test_value_of_an_example_depends_on_the_key_and_its_index_alone(short):
 def mixture(dtype=np.float32):
     means = np.array([[0.6, -0.3], [-0.5, 0.4]], dtype)
     covariances = np.array([[[0.3, 0.1], [0.1, 0.25]], [[0.36, 0], [0, 0.28]]], dtype)
-    parts = [jd.Gaussian.of(*pair) for pair in zip(means, covariances, strict=True)]
-    return jd.GaussianMixture.of(np.array([0.4, 0.6], dtype), parts)
+    parts = [
+        jd.oracles.Gaussian.of(*pair) for pair in zip(means, covariances, strict=True)
+    ]
+    return jd.oracles.GaussianMixture.of(np.array([0.4, 0.6], dtype), parts)
 
 
 density = jax.jit(
@@ -254,7 +260,7 @@ def test_ode_given_labels_gives_the_classs_density():
 
 
 def test_ode_is_solved_to_fourth_order():
-    schedule = jd.VarianceExploding().build()
+    schedule = jd.schedules.VE().build()
     with jax.enable_x64(True):
         oracle, key = mixture(np.float64), jax.random.key(1)
         x = oracle.draw(jax.random.key(0), 64)
@@ -267,7 +273,7 @@ def test_ode_is_solved_to_fourth_order():
 
 
 def test_random_signs_are_unbiased():
-    oracle, schedule = gaussian("full"), jd.VariancePreserving().build()
+    oracle, schedule = gaussian("full"), jd.schedules.VP().build()
     x = jnp.repeat(oracle.draw(jax.random.key(0), 2), 2048, axis=0)
     run = jax.jit(partial(likelihood.ode_log_density, num_steps=8))
     estimates = np.asarray(run(oracle, schedule, x, jax.random.key(1)), np.float64)
@@ -294,7 +300,7 @@ def test_bits_per_dim_of_a_uniform_density_are_eight():
 def test_dequantised_bits_bound_the_discretised():
     """By Jensen's inequality, and not by more than the curvature tells."""
     deviation = 0.02
-    oracle = jd.Gaussian.of(jnp.zeros(4), deviation**2)
+    oracle = jd.oracles.Gaussian.of(jnp.zeros(4), deviation**2)
     x = grey(oracle.draw(jax.random.key(0), 8192))
     noisy = likelihood.dequantise(x, jax.random.key(1))
     bits = likelihood.bits_per_dim(oracle.log_density(noisy), 4)

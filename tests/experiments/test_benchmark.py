@@ -86,7 +86,7 @@ def test_speeds_of_a_tiny_network(tmp_path, capsys):
 def test_what_the_trainer_is_given_can_be_recorded():
     layout = benchmark.Alternating(segment=2, num_devices=1)
     case = benchmark.Case.of(options(), "tiny", "float32", parallel=layout)
-    found = training_part(case.job.experiment, case.job.info)
+    found = training_part(case.trainer.experiment, case.trainer.info)
     assert found["data"] == {"flip": False, "shape": [8, 8, 1], "size": 1024}
 
 

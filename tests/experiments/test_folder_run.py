@@ -53,7 +53,7 @@ def here(tmp_path_factory):
         yield Path()
 
 
-CONFIG = dataclasses.replace(TINY, data=jd.Folder(size=8))
+CONFIG = dataclasses.replace(TINY, data=jd.data.ImageFolder(size=8))
 
 
 def command(*args: str) -> None:

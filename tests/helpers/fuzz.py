@@ -35,16 +35,16 @@ from PIL import Image
 from jaxdiff.cli.flags import option_name, parse_option
 from jaxdiff.data import Data
 from jaxdiff.data.image_files import read_image
-from jaxdiff.denoisers.predictions import Edm, Prediction
+from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.runs.folder import read_record
-from jaxdiff.samplers import Ancestral, Ddim, SamplerOptions, Spacing
+from jaxdiff.samplers import DDIM, DDPM, SamplerOptions, Spacing
 from jaxdiff.schedules import ScheduleOptions
-from jaxdiff.schedules.discrete import ZeroTerminalSnr
+from jaxdiff.schedules.discrete import ZeroTerminalSNR
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.training.experiment import Experiment, Sampling
@@ -91,7 +91,7 @@ def _images() -> dict[str, bytes]:
     rgba = Image.fromarray(pixels)
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
     palette = rgb.quantize(16)
-    several: dict[str, Any] = {
+    scan_steps: dict[str, Any] = {
         "save_all": True, "append_images": [rgb.rotate(90), rgb.rotate(180)],
     }  # fmt: skip
     exif = Image.Exif()
@@ -104,19 +104,19 @@ def _images() -> dict[str, bytes]:
         "png-palette": _encoded(palette, "PNG", transparency=bytes(range(16))),
         "png-rgba": _encoded(rgba, "PNG", exif=exif),
         "png-la": _encoded(rgba.convert("LA"), "PNG"),
-        "apng": _encoded(rgb, "PNG", **several),
+        "apng": _encoded(rgb, "PNG", **scan_steps),
         "jpeg": _encoded(rgb, "JPEG", exif=exif),
         "jpeg-cmyk": _encoded(rgb.convert("CMYK"), "JPEG"),
         "jpeg-grey": _encoded(grey, "JPEG"),
         "jpeg-progressive": _encoded(rgb, "JPEG", progressive=True),
         "webp": _encoded(rgb, "WEBP"),
         "webp-lossless": _encoded(rgba, "WEBP", lossless=True),
-        "webp-animated": _encoded(rgba, "WEBP", **several),
+        "webp-animated": _encoded(rgba, "WEBP", **scan_steps),
         "bmp": _encoded(rgb, "BMP"),
         "bmp-palette": _encoded(palette, "BMP"),
         "bmp-1": _encoded(grey.convert("1"), "BMP"),
         "gif": _encoded(palette, "GIF", transparency=3),
-        "gif-animated": _encoded(rgb, "GIF", **several),
+        "gif-animated": _encoded(rgb, "GIF", **scan_steps),
     }
 
 
@@ -209,7 +209,7 @@ def _experiments() -> list[Experiment]:
     return [
         *(Experiment(data=member()) for member in get_args(Data)),
         *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
-        *(Experiment(schedule=ZeroTerminalSnr(), prediction=Edm(data_deviation=s))
+        *(Experiment(schedule=ZeroTerminalSNR(), prediction=EDM(data_deviation=s))
           for s in (0.3, 1.0)),
         *(Experiment(prediction=member()) for member in get_args(Prediction)),
         *(Experiment(objective=member()) for member in get_args(Objective)),
@@ -221,9 +221,9 @@ def _experiments() -> list[Experiment]:
         Experiment(parallel=Sharded(data=2, fsdp=3)),
         *(Experiment(sampling=Sampling(sampler=member()))
           for member in get_args(SamplerOptions)),
-        *(Experiment(sampling=Sampling(sampler=Ddim(spacing=member())))
+        *(Experiment(sampling=Sampling(sampler=DDIM(spacing=member())))
           for member in get_args(Spacing)),
-        Experiment(sampling=Sampling(sampler=Ancestral())),
+        Experiment(sampling=Sampling(sampler=DDPM())),
     ]  # fmt: skip
 
 

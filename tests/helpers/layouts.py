@@ -60,9 +60,9 @@ def layout(name: str) -> jd.Experiment:
     """`pmap-N` or `data-D-fsdp-F`, and behind it `-accumulate-A`, `-dispatch-S`."""
     option = {k: int(v) for k, v in re.findall(r"([a-z]+)-(\d+)", name)}
     parallel: Parallel = (
-        jd.Pmap(num_devices=option["pmap"])
+        jd.parallel.Pmap(num_devices=option["pmap"])
         if "pmap" in option
-        else jd.Sharded(data=option.get("data", 1), fsdp=option["fsdp"])
+        else jd.parallel.Sharded(data=option.get("data", 1), fsdp=option["fsdp"])
     )
     training = dataclasses.replace(
         EXPERIMENT.training,
@@ -96,7 +96,7 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
 
     run = jd.load(one, parallel=experiment.parallel)
     results["images"] = run.generate(np.arange(BATCH) % 10, BATCH, seed=3)
-    judged = evaluate_likelihood(run, jd.Digits().load("test"), num=8, ode_steps=2)
+    judged = evaluate_likelihood(run, jd.data.Digits().load("test"), num=8, ode_steps=2)
     assert judged.ode is not None
     results["bits"] = np.array([b.value for b in (*judged.bounds.values(), judged.ode)])
     if processes.is_first():
@@ -130,8 +130,8 @@ def first_step(experiment: jd.Experiment) -> dict[str, np.ndarray]:
             accumulate=experiment.training.accumulate,
         )
     )  # fmt: skip
-    state, metrics = step(parallel.enter(state), mine)
-    state = parallel.leave(state)
+    state, metrics = step(parallel.localize(state), mine)
+    state = parallel.globalize(state)
     gradient = multihost_utils.process_allgather(state.opt_state, tiled=True)
     return {
         **{f"draw/{name}": value for name, value in drawn._asdict().items()},
@@ -154,10 +154,10 @@ class Counted(np.ndarray):
         return np.asarray(super().__getitem__(place))
 
 
-def counted(load: Callable[..., jd.Dataset]) -> Callable[..., jd.Dataset]:
+def counted(load: Callable[..., jd.data.Dataset]) -> Callable[..., jd.data.Dataset]:
     """`Digits.load` of such images."""
 
-    def load_counted(self: jd.Digits, split: str = "train") -> jd.Dataset:
+    def load_counted(self: jd.data.Digits, split: str = "train") -> jd.data.Dataset:
         dataset = load(self, split)
         return dataclasses.replace(
             dataset, images=np.asarray(dataset.images).view(Counted)
@@ -169,7 +169,7 @@ def counted(load: Callable[..., jd.Dataset]) -> Callable[..., jd.Dataset]:
 def main(folder: Path, *names: str) -> None:
     """One of several processes."""
     processes.join()
-    jd.Digits.load = counted(jd.Digits.load)  # type: ignore[method-assign]
+    jd.data.Digits.load = counted(jd.data.Digits.load)  # type: ignore[method-assign]
     before = folder / "one" / "train"
     for name in names:
         Counted.reads.clear()

@@ -23,13 +23,15 @@ SHAPE = (2, 1, 1)
 BATCHES, SIZE = 32, 1024
 
 ORACLES: dict[str, Any] = {
-    "gaussian": jd.Gaussian.of(
+    "gaussian": jd.oracles.Gaussian.of(
         jnp.full(SHAPE, 0.2), jnp.array([[0.2, 0.1], [0.1, 0.3]])
     ),
-    "mixture": jd.GaussianMixture.of(
+    "mixture": jd.oracles.GaussianMixture.of(
         jnp.array([0.3, 0.7]),
         [
-            jd.Gaussian.of(jnp.array(mean).reshape(SHAPE), jnp.full(SHAPE, variance))
+            jd.oracles.Gaussian.of(
+                jnp.array(mean).reshape(SHAPE), jnp.full(SHAPE, variance)
+            )
             for mean, variance in (([-0.6, 0.5], 0.01), ([0.4, 0.1], 0.04))
         ],
     ),
@@ -40,7 +42,7 @@ ORACLES: dict[str, Any] = {
 def built(options, num_steps=1000):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        if options is jd.ZeroTerminalSnr:
+        if options is jd.schedules.ZeroTerminalSNR:
             return options(base=jd.Linear(num_steps=num_steps)).build()
         return options(num_steps=num_steps).build()
 
@@ -58,10 +60,10 @@ def told(schedule, t):
     """The level of the time a network is told."""
     if isinstance(schedule, jd.Schedule):
         return schedule.level(t)
-    if isinstance(schedule, jd.VarianceExploding):
+    if isinstance(schedule, jd.schedules.VE):
         return jd.Level(t, jnp.ones_like(t), jnp.exp(t / 250))
     t = t / 1000
-    if isinstance(schedule, jd.StraightPath):
+    if isinstance(schedule, jd.schedules.RectifiedFlow):
         return jd.Level(t, 1 - t, t)
     slope = schedule.beta_max - schedule.beta_min
     log_alpha = -(t**2) * slope / 4 - t * schedule.beta_min / 2
@@ -153,7 +155,7 @@ def closed_forms(schedule, oracle, key, predictions):
         one, zero = jnp.ones(SIZE), jnp.zeros(SIZE)
         rows = []
         for prediction in predictions:
-            least = error / prediction.x_0_gain(level) ** 2
+            least = error / prediction.x0_error_scale(level) ** 2
             a = prediction.target(one, zero, level)
             b = prediction.target(zero, one, level)
             k = prediction.scaled(one, level)
@@ -177,7 +179,7 @@ def test_the_truth_has_the_least_loss(options, oracle):
     discrete = isinstance(schedule, jd.Schedule)
     predictions = tuple(p for p in PREDICTIONS if discrete or fits(p, schedule))
     kept = [fits(p, schedule) for p in predictions]
-    assert sum(kept) == len(PREDICTIONS) - (not schedule.keeps_signal)
+    assert sum(kept) == len(PREDICTIONS) - (not schedule.has_terminal_signal)
     losses = perturbed_losses(schedule, data, jax.random.key(2), predictions)
     forms = closed_forms(schedule, data, jax.random.key(3), predictions)
     samples = np.concatenate([losses[:, :1], losses[:, 1:] - losses[:, :1]], axis=1)
@@ -207,13 +209,13 @@ def test_a_weight_on_x_0_is_one_loss_for_every_prediction(options):
             losses = []
             for prediction in PREDICTIONS:
                 output = prediction.target(*belief, level)
-                loss = jd.Simple(weighting=weighting).losses(
+                loss = jd.losses.Simple(weighting=weighting).losses(
                     prediction, output, noised, schedule
                 )["loss"]
                 assert loss.shape == (num,)
                 if fits(prediction, schedule):
                     losses.append(loss)
-            if isinstance(weighting, jd.Uniform):
+            if isinstance(weighting, jd.losses.Uniform):
                 assert np.std(losses, axis=0).min() > 0
                 continue
             expected = np.asarray(weighting.x_0_weight(snr)) * square
@@ -222,7 +224,7 @@ def test_a_weight_on_x_0_is_one_loss_for_every_prediction(options):
 
 
 def test_the_loss_of_a_weighting_is_one_for_every_prediction():
-    schedule, data = built(jd.VariancePreserving), ORACLES["mixture"]
+    schedule, data = built(jd.schedules.VP), ORACLES["mixture"]
 
     @partial(jax.jit, static_argnums=2)
     def losses(x_0, key, objective):
@@ -237,10 +239,10 @@ def test_the_loss_of_a_weighting_is_one_for_every_prediction():
         )
 
     x_0, key = data.draw(jax.random.key(0), SIZE), jax.random.key(1)
-    uniform = losses(x_0, key, jd.Simple())
+    uniform = losses(x_0, key, jd.losses.Simple())
     assert np.std(uniform) > 0.1 * np.mean(uniform)
-    for weighting in (jd.MinSnr(), jd.EdmWeighting()):
-        same = losses(x_0, key, jd.Simple(weighting=weighting))
+    for weighting in (jd.losses.MinSNR(), jd.losses.EDMWeighting()):
+        same = losses(x_0, key, jd.losses.Simple(weighting=weighting))
         np.testing.assert_allclose(same, same[0], rtol=1e-3)
 
 
@@ -268,16 +270,16 @@ def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
 
         return jax.grad(total, has_aux=True)(output)
 
-    simple = jd.Simple(weighting=jd.MinSnr())
+    simple = jd.losses.Simple(weighting=jd.losses.MinSNR())
     weight = 2.0**-7  # exact in float32, so that both round alike
-    hybrid = jd.Hybrid(weighting=jd.MinSnr(), bound_weight=weight)
+    hybrid = jd.losses.Hybrid(weighting=jd.losses.MinSNR(), bound_weight=weight)
     for prediction in PREDICTIONS:
         if not fits(prediction, schedule):
             continue
         learned = replace(prediction, learn_variance=True)
         got, parts = gradient(hybrid, learned, output)
         mean, of_simple = gradient(simple, prediction, output[..., :1])
-        bound, of_bound = gradient(jd.Bound(), learned, output)
+        bound, of_bound = gradient(jd.losses.Bound(), learned, output)
         np.testing.assert_array_equal(got[..., :1], mean)
         np.testing.assert_allclose(got[..., 1:], weight * bound[..., 1:], rtol=1e-6)
         assert np.count_nonzero(bound) > 0.9 * bound.size
@@ -294,8 +296,8 @@ def test_the_best_variance_is_the_true_one(options):
     There the bound's slope by the fraction is 0, and on both sides it leads there.
     """
     schedule, d, num = built(options, 20), 0.3, 4000
-    data = jd.Gaussian.of(jnp.zeros(SHAPE), d)
-    prediction = jd.V(learn_variance=True)
+    data = jd.oracles.Gaussian.of(jnp.zeros(SHAPE), d)
+    prediction = jd.predictions.V(learn_variance=True)
     for place in (1, 6, 12, 19):
         t = jnp.full(num, schedule.times[place])
         level, next_level = schedule.level(t), schedule.next_level(t)
@@ -316,7 +318,9 @@ def test_the_best_variance_is_the_true_one(options):
         def losses(fraction, target=target, noised=noised):
             raw = jnp.full_like(target, 2 * fraction - 1)
             output = jnp.concatenate([target, raw], axis=-1)
-            return jd.Bound().losses(prediction, output, noised, schedule)["loss"]
+            return jd.losses.Bound().losses(prediction, output, noised, schedule)[
+                "loss"
+            ]
 
         # The mean slope in standard errors.
         below, there, above = (
@@ -331,7 +335,11 @@ def test_the_best_variance_is_the_true_one(options):
         assert above > 6
 
 
-VARIANCES = (jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange())
+VARIANCES = (
+    jd.samplers.FixedSmall(),
+    jd.samplers.FixedLarge(),
+    jd.samplers.LearnedRange(),
+)
 FRACTION = 0.3
 
 
@@ -347,7 +355,7 @@ def bound_losses(schedule, oracle, key):
         batch = jd.Batch(x_0, None, jnp.arange(SIZE))
 
         def metrics_of(objective, learned):
-            prediction = jd.V(learn_variance=learned)
+            prediction = jd.predictions.V(learn_variance=learned)
             params = (*NONE, 2 * FRACTION - 1) if learned else NONE
             network = Truth(oracle, schedule, prediction)
             return jd.loss_fn(
@@ -356,11 +364,11 @@ def bound_losses(schedule, oracle, key):
 
         rows = []
         for variance in VARIANCES:
-            learned = isinstance(variance, jd.LearnedRange)
-            metrics = metrics_of(jd.Bound(variance=variance), learned)
+            learned = isinstance(variance, jd.samplers.LearnedRange)
+            metrics = metrics_of(jd.losses.Bound(variance=variance), learned)
             quarters = metrics["loss_by_quarter"] / metrics["share_by_quarter"]
             rows.append(jnp.append(metrics["loss"], quarters))
-        return jnp.stack(rows), metrics_of(jd.Hybrid(), True)
+        return jnp.stack(rows), metrics_of(jd.losses.Hybrid(), True)
 
     return jax.vmap(losses, out_axes=(2, 0))(x_0, keys)
 
@@ -395,18 +403,26 @@ def test_the_bound_is_the_sum_of_its_terms(options):
 
 # What does not go together.
 
-LEARNED = jd.Eps(learn_variance=True)
+LEARNED = jd.predictions.Eps(learn_variance=True)
 MISMATCHES = [
-    (jd.Simple(), LEARNED, "simple objective does not train a variance"),
-    (jd.Hybrid(), jd.Eps(), "hybrid objective needs a learned variance"),
-    (jd.Bound(), jd.Eps(), "learned variance needs prediction.learn_variance"),
+    (jd.losses.Simple(), LEARNED, "simple objective does not train a variance"),
     (
-        jd.Bound(variance=jd.FixedSmall()),
+        jd.losses.Hybrid(),
+        jd.predictions.Eps(),
+        "hybrid objective needs a learned variance",
+    ),
+    (
+        jd.losses.Bound(),
+        jd.predictions.Eps(),
+        "learned variance needs prediction.learn_variance",
+    ),
+    (
+        jd.losses.Bound(variance=jd.samplers.FixedSmall()),
         LEARNED,
         "fixed variance does not train one",
     ),
     (
-        jd.Bound(variance=jd.FixedLarge()),
+        jd.losses.Bound(variance=jd.samplers.FixedLarge()),
         LEARNED,
         "fixed variance does not train one",
     ),
@@ -435,12 +451,12 @@ def test_a_prediction_that_does_not_fit(short, objective, prediction, message):
 
 def test_predictions_that_fit(short):
     fitting: dict[type, list[tuple[Any, bool]]] = {
-        jd.Simple: [(jd.Simple(), False)],
-        jd.Hybrid: [(jd.Hybrid(), True)],
-        jd.Bound: [
-            (jd.Bound(), True),
-            (jd.Bound(variance=jd.FixedSmall()), False),
-            (jd.Bound(variance=jd.FixedLarge()), False),
+        jd.losses.Simple: [(jd.losses.Simple(), False)],
+        jd.losses.Hybrid: [(jd.losses.Hybrid(), True)],
+        jd.losses.Bound: [
+            (jd.losses.Bound(), True),
+            (jd.losses.Bound(variance=jd.samplers.FixedSmall()), False),
+            (jd.losses.Bound(variance=jd.samplers.FixedLarge()), False),
         ],
     }
     for member in get_args(Objective):
@@ -452,7 +468,7 @@ def test_predictions_that_fit(short):
 
 def test_eps_needs_signal_to_the_end():
     batch = jd.Batch(jnp.zeros((1, *SHAPE)), None, jnp.arange(1))
-    for options in (jd.ZeroTerminalSnr, jd.StraightPath):
+    for options in (jd.schedules.ZeroTerminalSNR, jd.schedules.RectifiedFlow):
         with pytest.raises(jd.InputError, match="eps-prediction divides by the signal"):
             jd.loss_fn(
                 None, Truth(None, None, None), built(options), batch, jax.random.key(0)
@@ -462,4 +478,4 @@ def test_eps_needs_signal_to_the_end():
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_bad_options(weight):
     with pytest.raises(jd.InputError, match=r"^bound_weight must be above 0; got"):
-        jd.Hybrid(bound_weight=weight)
+        jd.losses.Hybrid(bound_weight=weight)

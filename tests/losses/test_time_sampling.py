@@ -19,7 +19,7 @@ from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.checkpoints import Checkpoints
 
 U = (np.arange(2**16, dtype=np.float32) + 0.5) / 2**16  # uniform, and exact in float32
-TIMES = jd.LossHistory(bins=10, warmup_steps=3)
+TIMES = jd.losses.LossHistory(bins=10, warmup_steps=3)
 
 
 def built(options):
@@ -58,7 +58,7 @@ def test_a_monotone_map_of_one_number(times, options):
     ends = np.array([0, 2**-149, 2**-24, 1 - 2**-23, 1 - 2**-24], np.float32)
     u = np.sort(np.concatenate([ends, U[::64]]))
     memories = [times.init()]
-    if isinstance(times, jd.LossHistory):
+    if isinstance(times, jd.losses.LossHistory):
         seen = np.linspace(2, 0, times.bins, dtype=np.float32)
         memories.append(History(jnp.int32(10**6), jnp.asarray(seen), jnp.ones(100)))
     for memory in memories:
@@ -79,7 +79,7 @@ def test_a_monotone_map_of_one_number(times, options):
 
 
 def test_uniform_times_leave_the_numbers():
-    drawn, weights = draw(jd.UniformTimes(), U)
+    drawn, weights = draw(jd.losses.UniformTimes(), U)
     np.testing.assert_array_equal(drawn, U)
     np.testing.assert_array_equal(weights, 1)
 
@@ -123,7 +123,9 @@ def test_bins_come_up_as_often_as_their_probabilities_say():
 
 def test_probabilities_follow_the_root_of_the_mean_square():
     """Losses of one mean per bin and different spread: 0 or more, ever rarer."""
-    times = jd.LossHistory(bins=5, discount=0.9, warmup_steps=0, uniform_share=0.2)
+    times = jd.losses.LossHistory(
+        bins=5, discount=0.9, warmup_steps=0, uniform_share=0.2
+    )
     rarity = np.arange(5) + 1
     size = 2 * rarity**0.5  # (2 rarity)^2 once in rarity times
     key = jax.random.key(0)
@@ -196,12 +198,18 @@ class Linear:
 def test_the_loss_is_that_of_uniform_times():
     """Data 0 makes x_t = sigma eps, so the loss is the mean of (0.7 sigma - 1)^2."""
     schedule, num = jd.Linear().build(), 20_000
-    memory, objective = peaked(), jd.Simple(times=TIMES)
+    memory, objective = peaked(), jd.losses.Simple(times=TIMES)
     batch = jd.Batch(jnp.zeros((num, 2, 2, 1)), None, jnp.arange(num))
     loss, metrics = jax.jit(jd.loss_fn, static_argnums=(1, 5, 6))(
-        jnp.float32(0.7), Linear(), schedule, batch, jax.random.key(0), jd.Eps(),
-        objective, memory,
-    )  # fmt: skip
+        jnp.float32(0.7),
+        Linear(),
+        schedule,
+        batch,
+        jax.random.key(0),
+        jd.predictions.Eps(),
+        objective,
+        memory,
+    )
     sigma = np.asarray(schedule.sqrt_one_minus_alphas_bar, np.float64)
     exact = (0.7 * sigma - 1) ** 2
     # An example's loss is exact * (mean of 4 squared normals), of variance 1/2.
@@ -227,7 +235,7 @@ def test_the_loss_is_that_of_uniform_times():
 
 @pytest.mark.parametrize("bins", [1, 7, 1000])
 def test_every_number_is_in_a_bin(bins):
-    times = jd.LossHistory(bins=bins, warmup_steps=0)
+    times = jd.losses.LossHistory(bins=bins, warmup_steps=0)
     u = np.append(U, np.float32(1 - 2**-24))
     memory = History(jnp.int32(1), jnp.linspace(9, 0, bins), jnp.ones(bins))
     drawn, _ = draw(times, u, memory=memory)
@@ -242,7 +250,7 @@ def test_every_number_is_in_a_bin(bins):
 def test_the_variance_becomes_less():
     """A loss with a peak at little noise, as the bound's has, and what it teaches."""
     loss = lambda u: 1 / (0.01 + u)  # noqa: E731
-    times = jd.LossHistory(warmup_steps=0)
+    times = jd.losses.LossHistory(warmup_steps=0)
     u = jnp.asarray(U)
     memory = times.update(times.init(), times.observe(u, loss(u)))
     drawn, weights = draw(times, U, memory=memory)
@@ -279,7 +287,7 @@ def test_log_normal_levels(options):
     """The quantiles of log(sigma / alpha) are the asked normal distribution's."""
     schedule = built(options())
     for mean, deviation in ((-1.2, 1.2), (0.0, 1.0), (0.3, 0.2)):
-        times = jd.LogNormal(mean=mean, deviation=deviation)
+        times = jd.losses.LogNormal(mean=mean, deviation=deviation)
         u = U[::32] + np.float32(2**-12)
         drawn, weights = draw(times, u, schedule)
         level = schedule.level(schedule.time(jnp.asarray(drawn, jnp.float32)))
@@ -305,9 +313,9 @@ def test_log_normal_levels(options):
 
 def test_logit_normal_on_the_straight_path():
     """Esser et al. 2024: logit(t) is standard normal, t the share of noise."""
-    schedule, num = jd.StraightPath().build(), 4000
+    schedule, num = jd.schedules.RectifiedFlow().build(), 4000
     u = jax.random.uniform(jax.random.key(0), (num,))
-    drawn, _ = draw(jd.LogNormal(mean=0.0, deviation=1.0), u, schedule)
+    drawn, _ = draw(jd.losses.LogNormal(mean=0.0, deviation=1.0), u, schedule)
     t = np.sort(schedule.level(drawn.astype(np.float32)).sigma.astype(float))
     expected = np.array([NormalDist().cdf(x) for x in np.log(t) - np.log1p(-t)])
     # Kolmogorov-Smirnov: beyond 1.95 / sqrt(n) at one in a thousand.
@@ -319,14 +327,14 @@ def test_logit_normal_on_the_straight_path():
 # In training.
 
 
-FEW = jd.LossHistory(bins=8, warmup_steps=1, discount=0.5)
+FEW = jd.losses.LossHistory(bins=8, warmup_steps=1, discount=0.5)
 
 
 def trained(tiny, schedule, count):
     """The state after two steps, on so many devices, and the memories."""
     network, params = tiny
     optimizer = optax.sgd(1e-2)
-    parallel = jd.Pmap(num_devices=count)
+    parallel = jd.parallel.Pmap(num_devices=count)
     params = jax.tree.map(jnp.copy, params)  # the state is donated
     state = jd.TrainState.create(params, optimizer, FEW.init())
     state = jax.device_put(state, parallel.shardings(state))
@@ -335,8 +343,8 @@ def trained(tiny, schedule, count):
             jd.train_step,
             network=network,
             schedule=schedule,
-            prediction=jd.Eps(),
-            objective=jd.Simple(times=FEW),
+            prediction=jd.predictions.Eps(),
+            objective=jd.losses.Simple(times=FEW),
             optimizer=optimizer,
             ema_decay=0.9,
             seed=0,
@@ -390,15 +398,21 @@ def test_training_remembers(tiny, short, standard_promotion, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jd.LossHistory(bins=0), r"bins must lie in 1\.\.1000; got 0"),
-        (lambda: jd.LossHistory(discount=1.0), r"discount must lie in \[0, 1\); got 1"),
-        (lambda: jd.LossHistory(discount=-0.1), r"discount .* got -0.1"),
+        (lambda: jd.losses.LossHistory(bins=0), r"bins must lie in 1\.\.1000; got 0"),
         (
-            lambda: jd.LossHistory(uniform_share=0.0),
+            lambda: jd.losses.LossHistory(discount=1.0),
+            r"discount must lie in \[0, 1\); got 1",
+        ),
+        (lambda: jd.losses.LossHistory(discount=-0.1), r"discount .* got -0.1"),
+        (
+            lambda: jd.losses.LossHistory(uniform_share=0.0),
             r"uniform_share must lie in \(0, 1\]; got 0",
         ),
-        (lambda: jd.LossHistory(uniform_share=1.5), r"uniform_share .* got 1.5"),
-        (lambda: jd.LogNormal(deviation=0.0), "deviation must be above 0; got 0"),
+        (lambda: jd.losses.LossHistory(uniform_share=1.5), r"uniform_share .* got 1.5"),
+        (
+            lambda: jd.losses.LogNormal(deviation=0.0),
+            "deviation must be above 0; got 0",
+        ),
     ],
 )
 def test_bad_options(make, message):
@@ -408,7 +422,7 @@ def test_bad_options(make, message):
 
 def test_a_time_is_counted_in_the_bin_it_was_drawn_from():
     """At the most bins that float32 can tell apart, also at the edges of each."""
-    times, bins = jd.LossHistory(bins=1000, warmup_steps=0), 1000
+    times, bins = jd.losses.LossHistory(bins=1000, warmup_steps=0), 1000
     p = np.linspace(1.0, 3.0, bins) / 2000
     memory = History(jnp.int32(1), jnp.float32(p**2 * 1e6), jnp.ones(bins))
     p = np.asarray(times.probabilities(memory), np.float64)

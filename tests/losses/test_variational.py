@@ -17,7 +17,12 @@ from jaxdiff.schedules.forward import variance_floor
 GREYS = np.float32(np.arange(256) * (2 / 255) - 1)
 MEANS = [-1000.0, -40.0, -1 - 1 / 255, -1.0, -0.37, 1 / 255, 0.5, 1.0, 3.0, 40.0]
 DEVIATIONS = [1e-6, 1e-4, 1e-3, 0.01, 0.1, 1.0]
-VARIANCES = [jd.FixedSmall(), jd.FixedLarge(), jd.LearnedRange(), jd.MarginalNoise()]
+VARIANCES = [
+    jd.samplers.FixedSmall(),
+    jd.samplers.FixedLarge(),
+    jd.samplers.LearnedRange(),
+    jd.samplers.MarginalNoise(),
+]
 
 log_likelihood = jax.jit(discretised_log_likelihood)
 
@@ -117,10 +122,10 @@ def test_terms_are_divergences_and_the_decoder(short, guess, variance):
     floor = np.where(small > 0, small, small[1])
     fraction = np.float64(estimate.variance_fraction)
     var = {
-        jd.FixedSmall: floor,
-        jd.FixedLarge: beta,
-        jd.LearnedRange: beta**fraction * floor ** (1 - fraction),
-        jd.MarginalNoise: noise,
+        jd.samplers.FixedSmall: floor,
+        jd.samplers.FixedLarge: beta,
+        jd.samplers.LearnedRange: beta**fraction * floor ** (1 - fraction),
+        jd.samplers.MarginalNoise: noise,
     }[type(variance)]
     x_0, wrong = np.float64(x_0), np.float64(estimate.x_0)
     apart = np.sqrt(bar_s) * beta / noise * (x_0 - wrong)
@@ -133,9 +138,9 @@ def test_terms_are_divergences_and_the_decoder(short, guess, variance):
 def test_nothing_is_lost_by_a_denoiser_that_knows_the_data(short, guess):
     x_0, eps, estimate = guess
     knows = estimate._replace(x_0=x_0)
-    got = terms(short, x_0, eps, knows, jd.FixedSmall(), 1e-12)
+    got = terms(short, x_0, eps, knows, jd.samplers.FixedSmall(), 1e-12)
     assert abs(got).max() < 1e-6
-    for variance in (jd.FixedLarge(), jd.MarginalNoise()):
+    for variance in (jd.samplers.FixedLarge(), jd.samplers.MarginalNoise()):
         got = terms(short, x_0, eps, knows, variance, 1e-12)
         assert (got[1:5] > 0.05).all()
 
@@ -148,7 +153,7 @@ def test_terms_have_finite_gradients(short, guess):
         )(estimate)
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         assert (gradient.x_0 != 0).all()
-        learned = isinstance(variance, jd.LearnedRange)
+        learned = isinstance(variance, jd.samplers.LearnedRange)
         assert (gradient.variance_fraction != 0).any() == learned
 
 
@@ -165,14 +170,14 @@ def test_last_step_has_the_variance_of_the_one_before():
 
     x_0 = jnp.asarray(GREYS)[:, None]
     level, data = schedule.level(0), schedule.next_level(0)
-    oracle = jd.Gaussian.of(jnp.zeros(1), 0.25)
+    oracle = jd.oracles.Gaussian.of(jnp.zeros(1), 0.25)
     x_t = level.alpha * x_0 + level.sigma * jax.random.normal(
         jax.random.key(0), (256, 1)
     )
     estimate = oracle(x_t, level)
     term = jax.jit(bound_term, static_argnums=5)
     sane, insane = (
-        term(estimate, x_0, x_t, level, data, jd.FixedSmall(), f)
+        term(estimate, x_0, x_t, level, data, jd.samplers.FixedSmall(), f)
         for f in (floor, jnp.float32(1e-20))
     )
     expected = -log_mass(x_0, estimate.x_0, np.sqrt(5.4531876613e-5)) / np.log(2)
@@ -182,13 +187,13 @@ def test_last_step_has_the_variance_of_the_one_before():
 
 
 @pytest.mark.parametrize(
-    "options", [jd.Linear(num_steps=100), jd.VarianceExploding(num_steps=100)]
+    "options", [jd.Linear(num_steps=100), jd.schedules.VE(num_steps=100)]
 )
 @pytest.mark.filterwarnings("ignore:the last step keeps")
 def test_prior_term(options):
     schedule = options.build()
     x_0 = jnp.linspace(-1, 1, 12).reshape(3, 2, 2)
-    if isinstance(options, jd.VarianceExploding):
+    if isinstance(options, jd.schedules.VE):
         alpha, sigma, scale = 1.0, 80.0, 80.0
     else:
         bar = levels(schedule)[0][-1]

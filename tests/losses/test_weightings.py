@@ -14,57 +14,69 @@ from jaxdiff.schedules import ScheduleOptions
 
 # The weight of the output's squared error as a paper writes it, by alpha and sigma.
 PAPERS: dict[type, list[tuple[Any, Any, Any]]] = {
-    jd.Uniform: [
-        (jd.Uniform(), prediction(), lambda a, s: np.ones_like(s))
+    jd.losses.Uniform: [
+        (jd.losses.Uniform(), prediction(), lambda a, s: np.ones_like(s))
         for prediction in get_args(Prediction)
     ],
-    jd.UniformX0: [(jd.UniformX0(), jd.X0(), lambda a, s: np.ones_like(s))],
-    jd.UniformEps: [(jd.UniformEps(), jd.Eps(), lambda a, s: np.ones_like(s))],
-    jd.SnrPlusOne: [
-        (jd.SnrPlusOne(), jd.V(), lambda a, s: np.ones_like(s)),
-        (jd.SnrPlusOne(), jd.X0(), lambda a, s: a**2 / s**2 + 1),
+    jd.losses.UniformX0: [
+        (jd.losses.UniformX0(), jd.predictions.X0(), lambda a, s: np.ones_like(s))
+    ],
+    jd.losses.UniformEps: [
+        (jd.losses.UniformEps(), jd.predictions.Eps(), lambda a, s: np.ones_like(s))
+    ],
+    jd.losses.SNRPlusOne: [
+        (jd.losses.SNRPlusOne(), jd.predictions.V(), lambda a, s: np.ones_like(s)),
+        (jd.losses.SNRPlusOne(), jd.predictions.X0(), lambda a, s: a**2 / s**2 + 1),
     ],
     # Hang et al. 2023, section 3.4.
-    jd.MinSnr: [
-        (jd.MinSnr(), jd.X0(), lambda a, s: np.minimum(a**2 / s**2, 5)),
+    jd.losses.MinSNR: [
         (
-            jd.MinSnr(gamma=3.0),
-            jd.Eps(),
+            jd.losses.MinSNR(),
+            jd.predictions.X0(),
+            lambda a, s: np.minimum(a**2 / s**2, 5),
+        ),
+        (
+            jd.losses.MinSNR(gamma=3.0),
+            jd.predictions.Eps(),
             lambda a, s: np.minimum(a**2 / s**2, 3) / (a**2 / s**2),
         ),
         (
-            jd.MinSnr(gamma=0.5),
-            jd.V(),
+            jd.losses.MinSNR(gamma=0.5),
+            jd.predictions.V(),
             lambda a, s: np.minimum(a**2 / s**2, 0.5) / (a**2 / s**2 + 1),
         ),
     ],
     # Choi et al. 2022, equation 8: on eps, 1 / (k + SNR)^gamma.
-    jd.P2: [
-        (jd.P2(), jd.Eps(), lambda a, s: 1 / (1 + a**2 / s**2)),
-        (jd.P2(k=0.5, gamma=0.3), jd.Eps(), lambda a, s: (0.5 + (a / s) ** 2) ** -0.3),
-        (jd.P2(gamma=0.0), jd.Eps(), lambda a, s: np.ones_like(s)),
+    jd.losses.P2: [
+        (jd.losses.P2(), jd.predictions.Eps(), lambda a, s: 1 / (1 + a**2 / s**2)),
+        (
+            jd.losses.P2(k=0.5, gamma=0.3),
+            jd.predictions.Eps(),
+            lambda a, s: (0.5 + (a / s) ** 2) ** -0.3,
+        ),
+        (jd.losses.P2(gamma=0.0), jd.predictions.Eps(), lambda a, s: np.ones_like(s)),
     ],
     # Kingma & Gao 2023: on eps, sigmoid(b - log SNR).
-    jd.SigmoidWeighting: [
+    jd.losses.SigmoidWeighting: [
         (
-            jd.SigmoidWeighting(bias=bias),
-            jd.Eps(),
+            jd.losses.SigmoidWeighting(bias=bias),
+            jd.predictions.Eps(),
             lambda a, s, b=bias: 1 / (1 + np.exp(2 * np.log(a / s) - b)),
         )
         for bias in (2.0, -1.0)
     ],
     # Karras et al. 2022, table 1: lambda(sigma) c_out(sigma)^2 = 1 on F; lambda on the
     # denoiser's own output, x_0, of x_t / alpha.
-    jd.EdmWeighting: [
-        (jd.EdmWeighting(), jd.Edm(), lambda a, s: np.ones_like(s)),
+    jd.losses.EDMWeighting: [
+        (jd.losses.EDMWeighting(), jd.predictions.EDM(), lambda a, s: np.ones_like(s)),
         (
-            jd.EdmWeighting(data_deviation=0.7),
-            jd.Edm(data_deviation=0.7),
+            jd.losses.EDMWeighting(data_deviation=0.7),
+            jd.predictions.EDM(data_deviation=0.7),
             lambda a, s: np.ones_like(s),
         ),
         (
-            jd.EdmWeighting(data_deviation=0.7),
-            jd.X0(),
+            jd.losses.EDMWeighting(data_deviation=0.7),
+            jd.predictions.X0(),
             lambda a, s: ((s / a) ** 2 + 0.7**2) / (s / a * 0.7) ** 2,
         ),
     ],
@@ -98,13 +110,16 @@ def test_the_papers_formula(weighting, options):
 def test_finite_wherever_the_prediction_is(weighting, options):
     """No signal at all, or hardly any noise: the weight stays finite, at least 0."""
     schedule, level = levels_of(options, 50)
-    if not schedule.keeps_signal:
+    if not schedule.has_terminal_signal:
         assert float(level.alpha[-1]) == 0
     for prediction in get_args(Prediction):
         try:
             prediction().check_schedule(schedule)
         except jd.InputError:
-            assert (prediction, schedule.keeps_signal) == (jd.Eps, False)
+            assert (prediction, schedule.has_terminal_signal) == (
+                jd.predictions.Eps,
+                False,
+            )
             continue
         weight = np.asarray(weighting().output_weight(prediction(), level))
         assert np.isfinite(weight).all(), prediction
@@ -116,26 +131,40 @@ def test_the_weight_where_there_is_no_signal():
     """At SNR 0, w(0) (sigma / alpha)^2 of eps: v is -x_0, F is x_0 / d."""
     level = jd.Level(*(jnp.float32(value) for value in (1000, 0, 1)))
     at_zero = {
-        jd.UniformX0(): 1, jd.UniformEps(): 0, jd.SnrPlusOne(): 1, jd.MinSnr(): 0,
-        jd.P2(): 0, jd.SigmoidWeighting(): 0, jd.EdmWeighting(data_deviation=0.5): 4,
-    }  # fmt: skip
-    assert {type(w) for w in at_zero} | {jd.Uniform} == set(get_args(WeightingOptions))
+        jd.losses.UniformX0(): 1,
+        jd.losses.UniformEps(): 0,
+        jd.losses.SNRPlusOne(): 1,
+        jd.losses.MinSNR(): 0,
+        jd.losses.P2(): 0,
+        jd.losses.SigmoidWeighting(): 0,
+        jd.losses.EDMWeighting(data_deviation=0.5): 4,
+    }
+    assert {type(w) for w in at_zero} | {jd.losses.Uniform} == set(
+        get_args(WeightingOptions)
+    )
     for weighting, weight in at_zero.items():
-        for prediction in (jd.X0(), jd.V(), jd.Velocity()):
+        for prediction in (
+            jd.predictions.X0(),
+            jd.predictions.V(),
+            jd.predictions.Velocity(),
+        ):
             assert weighting.output_weight(prediction, level) == weight
-        edm = weighting.output_weight(jd.Edm(data_deviation=0.5), level)
+        edm = weighting.output_weight(jd.predictions.EDM(data_deviation=0.5), level)
         assert edm == weight / 4
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jd.MinSnr(gamma=0.0), "gamma must be above 0; got 0"),
-        (lambda: jd.MinSnr(gamma=float("nan")), "gamma must be above 0; got nan"),
-        (lambda: jd.P2(k=0.0), "k must be above 0; got 0"),
-        (lambda: jd.P2(k=-1.0), "k must be above 0; got -1"),
+        (lambda: jd.losses.MinSNR(gamma=0.0), "gamma must be above 0; got 0"),
         (
-            lambda: jd.EdmWeighting(data_deviation=-0.5),
+            lambda: jd.losses.MinSNR(gamma=float("nan")),
+            "gamma must be above 0; got nan",
+        ),
+        (lambda: jd.losses.P2(k=0.0), "k must be above 0; got 0"),
+        (lambda: jd.losses.P2(k=-1.0), "k must be above 0; got -1"),
+        (
+            lambda: jd.losses.EDMWeighting(data_deviation=-0.5),
             "data_deviation must be above 0; got -0.5",
         ),
     ],

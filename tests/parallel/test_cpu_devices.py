@@ -11,7 +11,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import program
-from jaxdiff.parallel import cpu_devices, in_words
+from jaxdiff.parallel import cpu_devices, describe_devices
 from jaxdiff.runs.folder import write_record
 from jaxdiff.training.experiment import DataInfo
 from tests.helpers.runs import TINY
@@ -20,20 +20,20 @@ from tests.helpers.runs import TINY
 @pytest.mark.parametrize(
     ("layout", "most", "rows", "count"),
     [
-        (jd.Pmap(), 2, 64, 2),
-        (jd.Pmap(), 10, 64, 8),
-        (jd.Pmap(), 10, 63, 9),
-        (jd.Pmap(), 10, 11, 1),
-        (jd.Pmap(), 16, 5, 5),
-        (jd.Pmap(), 10, 0, 10),  # a request is filled up
-        (jd.Pmap(num_devices=1), 10, 64, 1),
-        (jd.Pmap(num_devices=3), 10, 64, 3),  # which is then refused
-        (jd.Pmap(num_devices=16), 10, 64, 10),  # and so is this
-        (jd.Sharded(), 10, 64, 8),
-        (jd.Sharded(data=3), 10, 36, 9),
-        (jd.Sharded(data=3), 2, 36, 2),  # and this
-        (jd.Sharded(data=2, fsdp=2), 10, 64, 4),
-        (jd.Sharded(data=4, fsdp=4), 10, 64, 10),
+        (jd.parallel.Pmap(), 2, 64, 2),
+        (jd.parallel.Pmap(), 10, 64, 8),
+        (jd.parallel.Pmap(), 10, 63, 9),
+        (jd.parallel.Pmap(), 10, 11, 1),
+        (jd.parallel.Pmap(), 16, 5, 5),
+        (jd.parallel.Pmap(), 10, 0, 10),  # a request is filled up
+        (jd.parallel.Pmap(num_devices=1), 10, 64, 1),
+        (jd.parallel.Pmap(num_devices=3), 10, 64, 3),  # which is then refused
+        (jd.parallel.Pmap(num_devices=16), 10, 64, 10),  # and so is this
+        (jd.parallel.Sharded(), 10, 64, 8),
+        (jd.parallel.Sharded(data=3), 10, 36, 9),
+        (jd.parallel.Sharded(data=3), 2, 36, 2),  # and this
+        (jd.parallel.Sharded(data=2, fsdp=2), 10, 64, 4),
+        (jd.parallel.Sharded(data=4, fsdp=4), 10, 64, 10),
     ],
 )
 def test_as_many_cores_as_the_layout_can_use(layout, most, rows, count):
@@ -77,8 +77,8 @@ def test_a_run_again_has_the_devices_it_had(tmp_path, monkeypatch, devices, coun
 
 
 def test_the_devices_are_told():
-    assert in_words(jd.Pmap()) == "8 CPU devices"
-    assert in_words(jd.Sharded(fsdp=1)) == "1 CPU device"
+    assert describe_devices(jd.parallel.Pmap()) == "8 CPU devices"
+    assert describe_devices(jd.parallel.Sharded(fsdp=1)) == "1 CPU device"
 
 
 def test_where_jax_has_started_nothing_changes(monkeypatch):
@@ -118,7 +118,7 @@ assert chosen(3, XLA_FLAGS=flag) == (-1, "36")
 assert chosen(3, XLA_FLAGS="--a=b") == (3, "6")
 
 jax.config.update("jax_num_cpu_devices", -1)
-program.train_job = lambda *args, **options: print(jax.devices())
+program.run_training = lambda *args, **options: print(jax.devices())
 program.main(TINY, "What it is.", args=["train", "--schedule", "cosine"])
 """
 """What is chosen before JAX starts; at last by a training of 16 images on 3 cores."""

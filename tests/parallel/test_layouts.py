@@ -198,7 +198,9 @@ def check_reads(folder, processes):
     reads = [
         json.loads((folder / f"reads-{i}.json").read_text()) for i in range(processes)
     ]
-    order = jd.data.dataset.order(EXPERIMENT.seed, 0, len(jd.Digits().load("train")))
+    order = jd.data.dataset.order(
+        EXPERIMENT.seed, 0, len(jd.data.Digits().load("train"))
+    )
     place = np.argsort(order)
     # `first_step` looks at the whole batch and at the share of it, `train` at the
     # first share before it begins; then the steps are read ahead, by several threads.

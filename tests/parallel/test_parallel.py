@@ -12,15 +12,15 @@ import jaxdiff as jd
 from experiments.scaling import seconds_to_send, sent
 from jaxdiff.parallel import alone
 from jaxdiff.parallel.sharded import SMALL
-from jaxdiff.training.step import averaged, several
+from jaxdiff.training.step import averaged, scan_steps
 
 LAYOUTS = [
-    jd.Pmap(num_devices=1),
-    jd.Pmap(num_devices=2),
-    jd.Pmap(),
-    jd.Sharded(data=8),
-    jd.Sharded(data=4, fsdp=2),
-    jd.Sharded(),
+    jd.parallel.Pmap(num_devices=1),
+    jd.parallel.Pmap(num_devices=2),
+    jd.parallel.Pmap(),
+    jd.parallel.Sharded(data=8),
+    jd.parallel.Sharded(data=4, fsdp=2),
+    jd.parallel.Sharded(),
 ]
 
 
@@ -28,7 +28,7 @@ def state_on(parallel, width=SMALL):
     """A state with a large array and a small one, where the layout wants it."""
     init = lambda: {"w": jnp.zeros((3, width)), "n": jnp.zeros((), jnp.int32)}  # noqa: E731
     shardings = parallel.shardings(jax.eval_shape(init))
-    return parallel.enter(jax.jit(init, out_shardings=shardings)()), shardings
+    return parallel.localize(jax.jit(init, out_shardings=shardings)()), shardings
 
 
 @pytest.mark.parametrize("parallel", LAYOUTS, ids=str)
@@ -60,7 +60,7 @@ def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
         np.testing.assert_allclose(length, 16 / count + firsts.mean(), rtol=1e-6)
         np.testing.assert_allclose(state["w"], w, rtol=1e-5)
     assert int(state["n"]) == 3
-    left = parallel.leave(state)
+    left = parallel.globalize(state)
     assert left["w"].sharding.is_equivalent_to(shardings["w"], 2)
     # A second would be for a state that came back in another place than it went.
     assert len(traces) == 1
@@ -81,7 +81,7 @@ def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
     ],
 )
 def test_the_longest_axis_that_divides_is_split(shape, parts, axis):
-    parallel = jd.Sharded(data=8 // parts, fsdp=parts)
+    parallel = jd.parallel.Sharded(data=8 // parts, fsdp=parts)
     place: Any = parallel.shardings(jax.ShapeDtypeStruct(shape, jnp.float32))
     assert tuple(place.spec) == (() if axis is None else (None,) * axis + ("fsdp",))
 
@@ -89,9 +89,12 @@ def test_the_longest_axis_that_divides_is_split(shape, parts, axis):
 @pytest.mark.parametrize(
     ("parallel", "expected"),
     [
-        (jd.Sharded(), ["all-gather", "reduce-scatter"]),
-        (jd.Sharded(data=4, fsdp=2), ["all-gather", "all-reduce", "reduce-scatter"]),
-        (jd.Sharded(data=8), ["all-reduce"]),
+        (jd.parallel.Sharded(), ["all-gather", "reduce-scatter"]),
+        (
+            jd.parallel.Sharded(data=4, fsdp=2),
+            ["all-gather", "all-reduce", "reduce-scatter"],
+        ),
+        (jd.parallel.Sharded(data=8), ["all-reduce"]),
     ],
     ids=str,
 )
@@ -147,9 +150,9 @@ def test_map_keeps_the_order(parallel):
 
 
 def test_a_batch_is_read_by_the_row():
-    rows = jd.Sharded(data=2, fsdp=4).rows(16)
+    rows = jd.parallel.Sharded(data=2, fsdp=4).rows(16)
     np.testing.assert_array_equal(rows, np.arange(16))  # one process reads all
-    np.testing.assert_array_equal(jd.Pmap().rows(8), np.arange(8))
+    np.testing.assert_array_equal(jd.parallel.Pmap().rows(8), np.arange(8))
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
@@ -168,7 +171,7 @@ def test_several_steps_are_as_many_single_ones(count):
         return 2 * state + mean, {"mean": mean}
 
     rows = np.arange(8 * count, dtype=np.float32).reshape(8, count)
-    state, metrics = jax.jit(lambda s, b: several(step)(s, b, alone))(
+    state, metrics = jax.jit(lambda s, b: scan_steps(step)(s, b, alone))(
         jnp.float32(1), rows
     )
     expected = 1.0
@@ -179,25 +182,25 @@ def test_several_steps_are_as_many_single_ones(count):
 
 
 def test_a_batch_that_the_devices_do_not_divide():
-    for parallel in (jd.Pmap(), jd.Sharded(data=2)):
+    for parallel in (jd.parallel.Pmap(), jd.parallel.Sharded(data=2)):
         with pytest.raises(ValueError, match="8 devices; got 12: use 8 or 16"):
             parallel.check_batch_size(12)
         with pytest.raises(ValueError, match="8 devices; got 3: use 8"):
             parallel.map(lambda _, x: x)((), np.zeros(3))
     with pytest.raises(ValueError, match="times 3 accumulated parts; got 32: use 24"):
-        jd.Pmap().check_batch_size(32, 3)
+        jd.parallel.Pmap().check_batch_size(32, 3)
 
 
 def test_a_layout_that_the_devices_do_not_fill():
     with pytest.raises(ValueError, match="data must divide the 8 devices; got 3"):
-        jd.Sharded(data=3).mesh  # noqa: B018
+        jd.parallel.Sharded(data=3).mesh  # noqa: B018
     with pytest.raises(ValueError, match="for 16 devices, but there are 8"):
-        jd.Sharded(data=4, fsdp=4).devices  # noqa: B018
+        jd.parallel.Sharded(data=4, fsdp=4).devices  # noqa: B018
     with pytest.raises(ValueError, match="for 9 devices, but there are 8"):
-        jd.Pmap(num_devices=9).devices  # noqa: B018
+        jd.parallel.Pmap(num_devices=9).devices  # noqa: B018
     for wrong in ({"num_devices": 0},):
         with pytest.raises(ValueError, match="at least 1; got 0"):
-            jd.Pmap(**wrong)
+            jd.parallel.Pmap(**wrong)
     for wrong in ({"data": 0}, {"fsdp": 0}):
         with pytest.raises(ValueError, match="at least 1; got 0"):
-            jd.Sharded(**wrong)
+            jd.parallel.Sharded(**wrong)

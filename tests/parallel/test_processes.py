@@ -262,7 +262,11 @@ def pod(job_set):
     assert job["completionMode"] == "Indexed"
     assert job["parallelism"] == job["completions"]
     assert job["backoffLimit"] == 0  # one failure ends the job; the JobSet starts anew
-    return job, job["template"]["spec"], job["template"]["spec"]["containers"][0]
+    return (
+        job,
+        job["template"]["spec"],
+        job["template"]["spec"]["containers"][0],
+    )
 
 
 def test_gke_with_gpus(asked):

@@ -136,10 +136,11 @@ def network_of(name: str) -> Any:
 def base_of(name: str) -> jd.Experiment | None:
     """What a bare folder needs beside it."""
     if name == "fourier":
-        return jd.Experiment(schedule=jd.VariancePreserving())
+        return jd.Experiment(schedule=jd.schedules.VP())
     if name == "learned-variance":
         return jd.Experiment(
-            prediction=jd.Eps(learn_variance=True), objective=jd.Hybrid()
+            prediction=jd.predictions.Eps(learn_variance=True),
+            objective=jd.losses.Hybrid(),
         )
     return None
 
@@ -278,7 +279,7 @@ def images_of(pipeline: Any, **call: Any) -> np.ndarray:
     return np.asarray(2 * images - 1)
 
 
-def same_images(run: jd.Run, drawn: list[np.ndarray]) -> np.ndarray:
+def same_images(run: jd.runs.Run, drawn: list[np.ndarray]) -> np.ndarray:
     """What a run draws from the noise that a pipeline drew, of class 1 where it can."""
     sampling = run.experiment.sampling
     x_T, *steps = (array.transpose(0, 2, 3, 1) for array in drawn)
@@ -287,7 +288,7 @@ def same_images(run: jd.Run, drawn: list[np.ndarray]) -> np.ndarray:
     labels = None if run.info.num_classes is None else jnp.array([1, 1])
     denoiser: Any = run.denoiser(labels)
     if sampling.clip:
-        denoiser = jd.clip_x_0(denoiser, keep_eps=sampling.keep_eps)
+        denoiser = jd.clip_x0(denoiser, keep_eps=sampling.keep_eps)
     images = jd.sample(
         denoiser, sampling.sampler, run.schedule, jax.random.key(0), x_T.shape,
         x_T=jnp.asarray(x_T), noise=jnp.asarray(np.stack(steps)),
@@ -362,28 +363,33 @@ def our_run(sampling: Sampling, classes: int | None = None, **options: Any) -> R
 SAMPLINGS = {
     "ddpm": Sampling(),
     "ddpm-large": Sampling(
-        sampler=jd.Ancestral(
-            variance=jd.FixedLarge(), spacing=jd.Leading(num_steps=10)
+        sampler=jd.DDPM(
+            variance=jd.samplers.FixedLarge(), spacing=jd.spacing.Leading(num_steps=10)
         ),
         clip=False,
     ),
-    "ddim": Sampling(sampler=jd.Ddim(spacing=jd.Trailing(num_steps=10))),
+    "ddim": Sampling(sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=10))),
     "ddim-eta": Sampling(
-        sampler=jd.Ddim(spacing=jd.Leading(num_steps=10), eta=1.0), keep_eps=True
+        sampler=jd.DDIM(spacing=jd.spacing.Leading(num_steps=10), eta=1.0),
+        keep_eps=True,
     ),
-    "dpm-solver": Sampling(sampler=jd.DpmSolver()),
+    "dpm-solver": Sampling(sampler=jd.DPMSolver()),
     "dpm-solver-lowered": Sampling(
-        sampler=jd.DpmSolver(spacing=jd.Linspace(num_steps=20, to_data=False)),
+        sampler=jd.DPMSolver(spacing=jd.spacing.Linspace(num_steps=20, to_data=False)),
         clip=False,
     ),
     "dpm-solver-not-lowered": Sampling(
-        sampler=jd.DpmSolver(
-            spacing=jd.Linspace(num_steps=10, to_data=False), lower_order_final=False
+        sampler=jd.DPMSolver(
+            spacing=jd.spacing.Linspace(num_steps=10, to_data=False),
+            lower_order_final=False,
         ),
         clip=False,
     ),
     "uni-pc": Sampling(
-        sampler=jd.UniPc(spacing=jd.Linspace(num_steps=10, skip_last=True)), clip=False
+        sampler=jd.samplers.UniPC(
+            spacing=jd.spacing.Linspace(num_steps=10, skip_last=True)
+        ),
+        clip=False,
     ),
 }
 
@@ -416,7 +422,10 @@ def test_there_and_back(name, noise, tmp_path, caplog):
     "options",
     [
         {"schedule": jd.Sigmoid()},
-        {"schedule": jd.ZeroTerminalSnr(base=jd.Cosine()), "prediction": jd.V()},
+        {
+            "schedule": jd.schedules.ZeroTerminalSNR(base=jd.Cosine()),
+            "prediction": jd.predictions.V(),
+        },
     ],
     ids=["sigmoid", "zero-snr"],
 )
@@ -654,7 +663,7 @@ def test_from_the_shell(written, tmp_path, capsys):
     assert (workdir / "samples.png").exists()
     run, again = jd.load(workdir), from_diffusers(out)
     assert run.experiment.sampling.sampler.grid(run.schedule).t.shape == (11,)
-    assert isinstance(again.experiment.sampling.sampler, jd.Ddim)
+    assert isinstance(again.experiment.sampling.sampler, jd.DDIM)
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
     # Nothing is left of what did not work.
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}

@@ -26,7 +26,9 @@ SHAPE = (8, 8, 1)
 SCHEDULE = jd.Linear(num_steps=8, beta_end=0.3)
 
 
-def make_run(num_classes: int | None, names: tuple[str, ...] | None = None) -> jd.Run:
+def make_run(
+    num_classes: int | None, names: tuple[str, ...] | None = None
+) -> jd.runs.Run:
     """A run as `load` gives it back, of a network that was never trained."""
     network = jd.UNetConfig(
         channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
@@ -43,7 +45,7 @@ def make_run(num_classes: int | None, names: tuple[str, ...] | None = None) -> j
         lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), shapes
     )
     unet = network.build(1, num_classes)
-    return jd.Run(experiment, info, unet, schedule, params, step=0)
+    return jd.runs.Run(experiment, info, unet, schedule, params, step=0)
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +82,7 @@ def left_of(pixels, columns):
 def save_samples(run, images, labels, path, columns):
     """A grid as the commands save it."""
     names = run.info.class_names
-    plots.save_samples(path, jd.to_uint8(images), labels, names, columns)
+    plots.save_samples(path, jd.data.to_uint8(images), labels, names, columns)
 
 
 def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
@@ -89,7 +91,7 @@ def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
     save_samples(labelled, images, labels, path, columns=10)
     pixels = read(path)
     left = left_of(pixels, 3)
-    expected = jd.to_uint8(images)[[[1, 3, 7], [2, 5, 6], [0, 4, 8]], 0, 0, 0]
+    expected = jd.data.to_uint8(images)[[[1, 3, 7], [2, 5, 6], [0, 4, 8]], 0, 0, 0]
     assert (cells(pixels, 3, 3, left) == expected).all()
     assert left > 30  # room for the names
     for row in range(3):
@@ -111,13 +113,13 @@ def test_samples_of_unequal_counts(tmp_path, labelled, labels, columns, rows, ex
     save_samples(labelled, images, np.array(labels), path, columns)
     pixels, across = read(path), len(expected[0])
     found = cells(pixels, rows, across, left_of(pixels, across))
-    assert (found == jd.to_uint8(images)[expected, 0, 0, 0]).all()
+    assert (found == jd.data.to_uint8(images)[expected, 0, 0, 0]).all()
 
 
 @pytest.mark.parametrize("names", [NAMES, None])
 def test_rows_are_named_or_numbered(tmp_path, labelled, names, monkeypatch):
     info = labelled.info._replace(class_names=names)
-    run = jd.Run(**{**vars(labelled), "info": info})
+    run = jd.runs.Run(**{**vars(labelled), "info": info})
     texts = []
     real = images_lib.save_grid
 
@@ -134,7 +136,7 @@ def test_rows_are_named_or_numbered(tmp_path, labelled, names, monkeypatch):
 def test_samples_without_classes_are_a_plain_grid(tmp_path, unlabelled):
     images, path = shades(9), tmp_path / "samples.png"
     save_samples(unlabelled, images, None, path, columns=3)
-    expected = jd.to_uint8(images)[:, 0, 0, 0].reshape(3, 3)
+    expected = jd.data.to_uint8(images)[:, 0, 0, 0].reshape(3, 3)
     assert (cells(read(path), 3, 3) == expected).all()
 
 
@@ -202,13 +204,13 @@ def test_the_reverse_chain_shows_an_image_a_class(
         calls.append((labels.tolist(), num, seed, every))
         return states
 
-    monkeypatch.setattr(jd.Run, "generate", generate)
+    monkeypatch.setattr(jd.runs.Run, "generate", generate)
     info = labelled.info._replace(num_classes=num_classes)
-    run = jd.Run(**{**vars(labelled), "info": info})
+    run = jd.runs.Run(**{**vars(labelled), "info": info})
     frames = run_pictures.reverse_frames(run, seed=4)
     assert calls == [(list(range(asked)), asked, 4, 1)]
     write_metrics(tmp_path)
-    images = from_arrays(jd.to_uint8(shades(3)))
+    images = from_arrays(jd.data.to_uint8(shades(3)))
     run_pictures.save_pictures(run, images, frames, tmp_path)
     with GifImageFile(tmp_path / "reverse.gif") as gif:
         for frame in range(gif.n_frames):
@@ -217,9 +219,9 @@ def test_the_reverse_chain_shows_an_image_a_class(
             found = cells(pixels, 2, columns).ravel()
             # Equal frames are joined: at 16 greys, those of the darkest may be.
             if gif.n_frames == 9:
-                expected = jd.to_uint8(states[:, frame, 0, 0, 0])
+                expected = jd.data.to_uint8(states[:, frame, 0, 0, 0])
                 assert np.abs(found[:asked] - expected).max() <= 9
-        last = jd.to_uint8(states[:, -1, 0, 0, 0])
+        last = jd.data.to_uint8(states[:, -1, 0, 0, 0])
         assert np.abs(found[:asked] - last).max() <= 9
 
 
@@ -233,9 +235,9 @@ def test_the_animation_has_about_as_many_frames_as_it_should(
         strides.append(every)
         return shades(10 * 2).reshape(10, 2, *SHAPE)
 
-    monkeypatch.setattr(jd.Run, "generate", generate)
+    monkeypatch.setattr(jd.runs.Run, "generate", generate)
     schedule = jd.Schedule(*(np.full(num_steps, 0.5, np.float32),) * 5)  # type: ignore[arg-type]
-    run = jd.Run(**{**vars(unlabelled), "schedule": schedule})
+    run = jd.runs.Run(**{**vars(unlabelled), "schedule": schedule})
     run_pictures.reverse_frames(run)
     frames = num_steps // strides[0]
     assert min(num_steps, run_pictures.FRAMES) <= frames < 2 * run_pictures.FRAMES
@@ -268,6 +270,4 @@ def test_the_schedules_are_those_of_the_runs_length(tmp_path, monkeypatch, num_s
     betas = np.linspace(1e-4, 0.02, num_steps)
     np.testing.assert_allclose(drawn["Linear"], np.cumprod(1 - betas), rtol=1e-5)
     exploding = 1 / (1 + np.array([0.002, 80.0]) ** 2)
-    np.testing.assert_allclose(
-        drawn["VarianceExploding"][[0, -1]], exploding, rtol=1e-4
-    )
+    np.testing.assert_allclose(drawn["VE"][[0, -1]], exploding, rtol=1e-4)

@@ -87,7 +87,7 @@ def spoilt(monkeypatch):
 def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
     whole, state = finished
     spoilt(7)
-    with pytest.raises(jd.NonFinite) as error:
+    with pytest.raises(jd.errors.NonFiniteError) as error:
         run(tmp_path)
     assert error.value.step == 7
     message = str(error.value)
@@ -128,7 +128,7 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     assert not same_bits(after.params, state_of(tmp_path, 4).params)
     # The second one, after a new start, is one too many.
     spoilt(7)
-    with pytest.raises(jd.NonFinite, match="and 1 steps were left out before"):
+    with pytest.raises(jd.errors.NonFiniteError, match="and 1 steps were left out before"):
         run(tmp_path, skip)
     assert jd.load(tmp_path).step == 6
     run(tmp_path, with_training(skip, max_skips=2))
@@ -165,7 +165,7 @@ def test_a_guarded_step_changes_nothing_but_its_number(loss, norm, guard):
 
     after, metrics = step(
         state, None, mean_of, network=None, schedule=None, prediction=None,
-        objective=jd.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0, guard=guard,
+        objective=jd.losses.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0, guard=guard,
     )  # fmt: skip
     fine = bool(np.isfinite(loss) and np.isfinite(norm))
     assert bool(metrics["finite"]) == fine
@@ -227,7 +227,7 @@ def test_a_full_disk_stops_training(finished, tmp_path, disk):
 
 def test_other_data_is_refused(finished, monkeypatch):
     workdir, _ = finished
-    load, before = jd.Digits.load, snapshot(workdir)
+    load, before = jd.data.Digits.load, snapshot(workdir)
 
     def changed(self, split="train"):
         dataset = load(self, split)
@@ -235,7 +235,7 @@ def test_other_data_is_refused(finished, monkeypatch):
         images[700, 3, 3] ^= 1
         return dataclasses.replace(dataset, images=images)
 
-    monkeypatch.setattr(jd.Digits, "load", changed)
+    monkeypatch.setattr(jd.data.Digits, "load", changed)
     message = "holds a run of other data .fingerprint '.*', not '.*'.: images or labels"
     with pytest.raises(jd.InputError, match=message):
         run(workdir)
@@ -385,8 +385,8 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (jd.NonFinite("the loss of step 3 is nan", 3), 4, "error: the loss of step 3"),
-        (jd.Terminated("step 3 is saved"), 143, "step 3 is saved; the same command go"),
+        (jd.errors.NonFiniteError("the loss of step 3 is nan", 3), 4, "error: the loss of step 3"),
+        (jd.parallel.Terminated("step 3 is saved"), 143, "step 3 is saved; the same command go"),
         (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved; the same comma"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
     ],
@@ -395,7 +395,7 @@ def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
     def stop(*args, **options):
         raise error
 
-    monkeypatch.setattr(program, "train_job", stop)
+    monkeypatch.setattr(program, "run_training", stop)
     with pytest.raises(SystemExit) as raised:
         program.main(TINY, "What it is.", args=["train"])
     assert raised.value.code == code
@@ -406,8 +406,8 @@ def test_a_second_ctrl_c_ends_it_at_once():
     """Also in the midst of what Python does not interrupt, such as a compilation."""
     code = (
         "import hashlib\n"
-        "from jaxdiff.parallel.preemption import between_steps\n"
-        "with between_steps():\n"
+        "from jaxdiff.parallel.preemption import stop_between_steps\n"
+        "with stop_between_steps():\n"
         "    print('in', flush=True)\n"
         "    hashlib.pbkdf2_hmac('sha256', b'', b'', 1_000_000_000)\n"
     )

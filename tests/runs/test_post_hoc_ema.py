@@ -18,7 +18,7 @@ import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.evaluation.features import Pixels
 from jaxdiff.evaluation.fidelity import Comparison
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Training, Upkeep
 from tests.helpers.runs import TINY, same_bits
@@ -42,14 +42,14 @@ def averaged(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("averaged")
     states: list[Any] = []
 
-    def advance(job, state, batches):
-        state, metrics = real(job, state, batches)
+    def advance(trainer, state, batches):
+        state, metrics = real(trainer, state, batches)
         states.append(jax.device_get(state.params))
         return state, metrics
 
-    real = Job.advance
+    real = Trainer.advance
     with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Job, "advance", advance)
+        patch.setattr(Trainer, "advance", advance)
         jd.train(CONFIG, workdir, progress=False)
     return workdir, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
@@ -159,10 +159,10 @@ def test_averages_are_compared(averaged, compared):
     lengths = [0.08, 0.0898, 0.101, 0.113, 0.127, 0.143, 0.16]
     floor, constant, *others = record["averages"]
     assert [one["length"] for one in others] == lengths
-    training, held_out = jd.Digits().load("train"), jd.Digits().load("test")
-    extractor = Pixels().build(training, held_out, jd.Pmap())
+    training, held_out = jd.data.Digits().load("train"), jd.data.Digits().load("test")
+    extractor = Pixels().build(training, held_out, jd.parallel.Pmap())
     sampling = dataclasses.replace(
-        CONFIG.sampling, sampler=jd.Ddim(spacing=jd.Trailing(num_steps=3))
+        CONFIG.sampling, sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=3))
     )
     for length, found in ((None, constant), (0.101, others[2])):
         run = jd.load(averaged[0], ema=length)
@@ -191,5 +191,5 @@ def test_commands_take_an_average(averaged, tmp_path):
     main(CONFIG, "What.", args=[*line, "--workdir", str(averaged[0])])
     run = jd.load(averaged[0], ema=0.1)
     with np.load(tmp_path / "x.npz") as drawn:
-        expected = jd.to_uint8(run.generate(drawn["labels"], 4, 5))
+        expected = jd.data.to_uint8(run.generate(drawn["labels"], 4, 5))
         np.testing.assert_array_equal(drawn["images"], expected)

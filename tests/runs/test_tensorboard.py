@@ -17,8 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import jaxdiff as jd
 from jaxdiff.runs import tensorboard
 from jaxdiff.runs.log import events_of
-from jaxdiff.runs.sample_grids import Grids
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
 from tests.helpers.runs import TINY, same_bits
@@ -110,10 +110,10 @@ def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
     run = jd.load(seen[0])
     how = dataclasses.replace(
         run.experiment.sampling,
-        sampler=jd.DpmSolver(spacing=jd.Trailing(num_steps=3)),
+        sampler=jd.DPMSolver(spacing=jd.spacing.Trailing(num_steps=3)),
     )
     images = run.generate(np.arange(80) % 10, 80, 0, sampling=how)
-    rows = jd.to_uint8(images).reshape(8, 10, 8, 8).swapaxes(0, 1)
+    rows = jd.data.to_uint8(images).reshape(8, 10, 8, 8).swapaxes(0, 1)
     with Image.open(BytesIO(grids_of(seen[0])["step_00000008.png"])) as picture:
         pixels = np.asarray(picture.convert("L")).astype(int)
     left = pixels.shape[1] - (8 * 70 + 6)
@@ -223,7 +223,7 @@ def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
         return grid
 
     grid = grids_of(seen[0])["step_00000003.png"]
-    monkeypatch.setattr(Grids, "picture", slow)
+    monkeypatch.setattr(SampleGrids, "picture", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: real() + clock[0])
     jd.train(SEEN, tmp_path, progress=False)
     assert clock[0] == 3000
@@ -235,8 +235,8 @@ def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
 def test_a_dispatch_of_steps_ends_where_a_grid_is_due():
     training = dataclasses.replace(SEEN.training, steps_per_dispatch=8)
     upkeep = dataclasses.replace(SEEN.upkeep, log_every=8, checkpoint_every=8)
-    job = Job.of(dataclasses.replace(SEEN, training=training, upkeep=upkeep))
-    assert [step for step, _ in job.feed(0, 8)] == [3, 6, 8]
+    trainer = Trainer.of(dataclasses.replace(SEEN, training=training, upkeep=upkeep))
+    assert [step for step, _ in trainer.feed(0, 8)] == [3, 6, 8]
 
 
 def test_a_run_without_classes_and_few_steps(tmp_path):
@@ -244,11 +244,11 @@ def test_a_run_without_classes_and_few_steps(tmp_path):
     experiment = dataclasses.replace(
         SEEN, conditional=False, schedule=jd.Linear(num_steps=8, beta_end=0.9)
     )
-    job = Job.of(experiment)
-    grids = Grids(job)
+    trainer = Trainer.of(experiment)
+    grids = SampleGrids(trainer)
     due = [step for step in range(1, 9) if grids.due(step)]
     assert due == [3, 6, 8]
-    state = job.initial_state(Checkpoints(tmp_path), None)
+    state = trainer.initial_state(Checkpoints(tmp_path), None)
     with Image.open(BytesIO(grids.picture(state))) as picture:
         assert picture.size == (8 * 70 + 6, 10 * 70 + 6)
 

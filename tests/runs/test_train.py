@@ -17,7 +17,7 @@ from experiments import cifar10
 from jaxdiff.cli import main
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.runs.log import summary
-from jaxdiff.runs.trainer import Job
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
 from tests.helpers.runs import TINY, same_bits
@@ -42,7 +42,7 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, jd.Terminated)],
+    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, jd.parallel.Terminated)],
     ids=["SIGINT", "SIGTERM"],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
@@ -58,11 +58,11 @@ def test_a_stopped_run_goes_on_bit_for_bit(
             signal.raise_signal(number)
         return real(*args)
 
-    real = Job.advance
+    real = Trainer.advance
     handler = {signal.SIGINT: signal.default_int_handler}.get(number, signal.SIG_DFL)
     before = signal.signal(number, handler)
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "advance", stop)
+        patch.setattr(Trainer, "advance", stop)
         with pytest.raises(error, match=f"by {number.name}; step 5 is saved") as raised:
             jd.train(TINY, tmp_path, progress=False)
     assert signal.signal(number, before) is handler
@@ -113,7 +113,7 @@ def test_load_gives_back_the_averaged_model(finished):
     assert not same_bits(run.params, state.params)
     labels = np.array([3, 1, 4])
     images = jd.sample(
-        jd.clip_x_0(run.denoiser(labels)), jd.Ancestral(), run.schedule,
+        jd.clip_x0(run.denoiser(labels)), jd.DDPM(), run.schedule,
         jax.random.key(0), (3, 8, 8, 1),
     )  # fmt: skip
     np.testing.assert_allclose(images, run.generate(labels, 3, seed=0), atol=2e-5)
@@ -168,7 +168,7 @@ def test_cifar10_recipe_takes_a_step_on_fake_data():
     assert sum(p.size for p in jax.tree.leaves(state.params)) == 35_746_307
     optimizer = config.optimizer.build(config.training.num_steps)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
-    parallel = jd.Pmap(num_devices=1)
+    parallel = jd.parallel.Pmap(num_devices=1)
 
     def step(state, batch, mean_of):
         return jd.train_step(
@@ -221,7 +221,7 @@ def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):
         exec(block, names)
     assert names["images"].shape == (5, 8, 8, 1)
     assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
-    log_snr = jd.log_snr(names["schedule"].level(jnp.arange(1000)))
+    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
     np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
 
 
@@ -235,8 +235,8 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
     @jax.jit
     def both(state):
         _, metrics = jd.train_step(
-            state, batch, network=network, schedule=schedule, prediction=jd.Eps(),
-            objective=jd.Simple(),
+            state, batch, network=network, schedule=schedule, prediction=jd.predictions.Eps(),
+            objective=jd.losses.Simple(),
             optimizer=TINY.optimizer.build(8), ema_decay=0.9, seed=5,
         )  # fmt: skip
         key = jax.random.fold_in(jax.random.key(5), state.step)

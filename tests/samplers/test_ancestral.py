@@ -25,7 +25,7 @@ def torch_noise(seed, num, shape):
     return jnp.asarray(noise.reshape(num, *shape), jnp.float32)
 
 
-def pointwise(x_t, level, prediction=jd.Eps()):  # noqa: B008
+def pointwise(x_t, level, prediction=jd.predictions.Eps()):  # noqa: B008
     """The reference tests' network m(x, t) = x t / (t + 1), predicting eps."""
     t = level.t.astype(jnp.float32)
     return prediction.estimate(x_t * t / (t + 1), x_t, level)
@@ -33,7 +33,7 @@ def pointwise(x_t, level, prediction=jd.Eps()):  # noqa: B008
 
 def pointwise_v(x_t, level):
     """The same network, predicting v."""
-    return pointwise(x_t, level, jd.V())
+    return pointwise(x_t, level, jd.predictions.V())
 
 
 @pytest.fixture(scope="module")
@@ -57,32 +57,34 @@ def test_torch_noise_begins_as_torch_does():
 @pytest.mark.parametrize(
     ("denoiser", "variance", "clip", "expected"),
     [
-        (pointwise, jd.FixedSmall(), True, 258.9606),
-        (pointwise, jd.FixedSmall(), False, 263.3461),
-        (pointwise, jd.FixedLarge(), True, 261.2064),
-        (pointwise_v, jd.FixedSmall(), True, 202.0296),
+        (pointwise, jd.samplers.FixedSmall(), True, 258.9606),
+        (pointwise, jd.samplers.FixedSmall(), False, 263.3461),
+        (pointwise, jd.samplers.FixedLarge(), True, 261.2064),
+        (pointwise_v, jd.samplers.FixedSmall(), True, 202.0296),
     ],
 )
 def test_reference_chains(start, noise, denoiser, variance, clip, expected):
-    denoiser = jd.clip_x_0(denoiser) if clip else denoiser
+    denoiser = jd.clip_x0(denoiser) if clip else denoiser
     images = jd.sample(
-        denoiser, jd.Ancestral(variance=variance), jd.Linear().build(),
+        denoiser, jd.DDPM(variance=variance), jd.Linear().build(),
         jax.random.key(0), SHAPE, x_T=start, noise=noise,
     )  # fmt: skip
     assert abs(float(jnp.abs(images).sum()) - expected) < 1e-2
 
 
-@pytest.mark.parametrize("variance", [jd.FixedSmall(), jd.FixedLarge()])
+@pytest.mark.parametrize(
+    "variance", [jd.samplers.FixedSmall(), jd.samplers.FixedLarge()]
+)
 def test_moments_of_a_step(short, variance):
     """The mean is the posterior's at the estimate; the variance is as named."""
     x_t = jnp.linspace(-2, 2, 8).reshape(2, 4)
     for t in (1, 10, 19):
         estimate = pointwise(x_t, short.level(t))
         level, after = short.level(t), short.next_level(t)
-        mean, var = jd.p_mean_variance(estimate, x_t, level, after, variance)
+        mean, var = jd.samplers.p_mean_variance(estimate, x_t, level, after, variance)
         posterior = jd.q_posterior(short, estimate.x_0, x_t, t)
         np.testing.assert_allclose(mean, posterior.mean, rtol=1e-6)
-        small = isinstance(variance, jd.FixedSmall)
+        small = isinstance(variance, jd.samplers.FixedSmall)
         expected = posterior.variance if small else short.betas[t]
         np.testing.assert_allclose(
             var, jnp.full_like(var, expected.squeeze()), rtol=1e-5
@@ -100,7 +102,7 @@ def test_moments_of_a_step(short, variance):
 
 def test_last_step_adds_no_noise(short):
     x = jnp.ones((2, 3))
-    for variance in (jd.FixedSmall(), jd.FixedLarge()):
+    for variance in (jd.samplers.FixedSmall(), jd.samplers.FixedLarge()):
         steps = [
             jd.p_sample_step(
                 pointwise, short, x, 0, jax.random.key(0), variance=variance, noise=n

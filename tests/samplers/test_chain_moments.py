@@ -79,9 +79,7 @@ def draw(oracle, variance, betas, fractions=None, num=NUM):
 
     def run(key):
         shape = (num // ROW, ROW, 2)
-        return jd.sample(
-            denoiser, jd.Ancestral(variance=variance), schedule, key, shape
-        )
+        return jd.sample(denoiser, jd.DDPM(variance=variance), schedule, key, shape)
 
     x = jax.jit(run, compiler_options=OPTIONS)(jax.random.key(0))
     return np.asarray(x, np.float64).reshape(-1, 2)
@@ -96,9 +94,9 @@ def assert_moments(x, mean, covariance):
 
 
 CHAINS = [
-    (jd.FixedSmall(), small),
-    (jd.FixedLarge(), large),
-    (jd.LearnedRange(), learned),
+    (jd.samplers.FixedSmall(), small),
+    (jd.samplers.FixedLarge(), large),
+    (jd.samplers.LearnedRange(), learned),
 ]
 
 
@@ -108,7 +106,7 @@ def test_chain_follows_the_recursion(num_steps, variance, law):
     betas = scaled_betas(num_steps)
     values, basis = np.linalg.eigh(COVARIANCE)
     m, v = recursion(betas, basis.T @ MEAN, values, law)
-    oracle = jd.Gaussian.of(jnp.float32(MEAN), jnp.float32(COVARIANCE))
+    oracle = jd.oracles.Gaussian.of(jnp.float32(MEAN), jnp.float32(COVARIANCE))
     x = draw(oracle, variance, betas)
     assert_moments(x, basis @ m, (basis * v) @ basis.T)
 
@@ -155,8 +153,8 @@ def test_chain_with_the_best_fraction():
     fractions = np.append(0, np.log(1 + spread / tilde) / np.log(beta / tilde))
     assert (fractions[1:] > 0).all()
     assert (fractions < 1).all()
-    oracle = jd.Gaussian.of(jnp.zeros(2), data_variance)
-    x = draw(oracle, jd.LearnedRange(), betas, fractions)
+    oracle = jd.oracles.Gaussian.of(jnp.zeros(2), data_variance)
+    x = draw(oracle, jd.samplers.LearnedRange(), betas, fractions)
     v = final_variance(betas, best, data_variance)
     assert_moments(x, 0.0, v * np.eye(2))
 
@@ -171,6 +169,6 @@ def test_marginal_noise_blows_up(data_variance, times):
 
 
 def test_a_chain_with_marginal_noise_blows_up():
-    oracle = jd.Gaussian.of(jnp.zeros(2), 1.0)
-    x = draw(oracle, jd.MarginalNoise(), scaled_betas(1000), num=20_000)
+    oracle = jd.oracles.Gaussian.of(jnp.zeros(2), 1.0)
+    x = draw(oracle, jd.samplers.MarginalNoise(), scaled_betas(1000), num=20_000)
     assert_moments(x, 0.0, 82.557 * np.eye(2))

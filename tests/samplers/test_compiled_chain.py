@@ -25,7 +25,7 @@ CHAIN: Any = chain
 SAMPLERS = {cls.__name__: cls for cls in get_args(SamplerOptions)}
 KEY = jax.random.key(0)
 STEPS = 4
-SCHEDULE = jd.VariancePreserving().build()
+SCHEDULE = jd.schedules.VP().build()
 traces: list[tuple[int, ...]] = []
 
 
@@ -49,7 +49,7 @@ def all_differ(images):
 def guided(tiny, weight=2.0, labels=(1, 2), **options):
     network, params = tiny
     denoiser = Partial(counted, jd.bind(network, params, jnp.array(labels)))
-    return jd.classifier_free(denoiser, weight, **options)
+    return jd.classifier_free_guidance(denoiser, weight, **options)
 
 
 def draw(denoiser, sampler, schedule, seed=0):
@@ -57,7 +57,7 @@ def draw(denoiser, sampler, schedule, seed=0):
 
 
 def test_a_sweep_of_guidance_seeds_and_labels_compiles_once(tiny, short):
-    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=STEPS))
+    sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=STEPS))
     options = {"interval": (0.1, 3.0), "rescale": 0.5}
     draw(guided(tiny, **options), sampler, short)
     before = compiled_so_far()
@@ -73,7 +73,7 @@ def test_a_sweep_of_guidance_seeds_and_labels_compiles_once(tiny, short):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_samplers_other_numbers_do_not_compile_again(name):
-    cls, spacing = SAMPLERS[name], jd.Trailing(num_steps=STEPS)
+    cls, spacing = SAMPLERS[name], jd.spacing.Trailing(num_steps=STEPS)
     fields = dataclasses.fields(cls)
     numbers = {field.name for field in fields if field.metadata != STATIC}
     denoiser = Partial(counted, case(name, np.arange(2), (4, 4, 1), STEPS)[0])
@@ -98,23 +98,30 @@ def test_a_samplers_other_numbers_do_not_compile_again(name):
 
 
 def spacings(times):
-    kinds = [jd.Trailing, jd.Leading, jd.Linspace, jd.QuadraticTimes]
+    kinds = [
+        jd.spacing.Trailing,
+        jd.spacing.Leading,
+        jd.spacing.Linspace,
+        jd.spacing.QuadraticTimes,
+    ]
     whole = [cls(num_steps=STEPS) for cls in kinds]
-    return [*whole, jd.Times(times=times)], [
-        cls(num_steps=STEPS) for cls in (jd.UniformLogSnr, jd.Karras)
+    return [*whole, jd.spacing.Times(times=times)], [
+        cls(num_steps=STEPS) for cls in (jd.spacing.UniformLogSNR, jd.spacing.Karras)
     ]
 
 
 def test_other_times_do_not_compile_again(short):
     """As many of them; whole times are integers, and those between two are not."""
-    denoiser = jd.classifier_free(Partial(counted, Classes(jnp.arange(2))), 2.0)
+    denoiser = jd.classifier_free_guidance(
+        Partial(counted, Classes(jnp.arange(2))), 2.0
+    )
     for schedule, times in [(short, (17, 9, 4, 2)), (SCHEDULE, (0.9, 0.5, 0.2, 0.1))]:
         whole, between = spacings(times)
         groups = [whole, between] if schedule is short else [whole + between]
         for group in groups:
             images, counts = [], []
             for spacing in group:
-                sampler = jd.Ddim(spacing=spacing)
+                sampler = jd.DDIM(spacing=spacing)
                 images.append(draw(denoiser, sampler, schedule))
                 counts.append(compiled_so_far())
             assert len(set(counts)) == 1
@@ -145,24 +152,26 @@ CALLS_OUT = re.compile(r"\b(?:infeed|outfeed|send|recv)\b|callback|host_transfer
 def case(name, rows, shape, num_steps):
     """Denoiser and sampler for these rows of a request: guided, noise and all."""
     wave = jnp.sin(jnp.arange(np.prod(shape), dtype=jnp.float32)).reshape(shape)
-    denoiser = jd.classifier_free(Classes(jnp.asarray(rows % 2)), 1.5, rescale=0.5)
+    denoiser = jd.classifier_free_guidance(
+        Classes(jnp.asarray(rows % 2)), 1.5, rescale=0.5
+    )
     known = jnp.stack([wave * jnp.cos(jnp.float32(row)) for row in rows])
     mask = jnp.zeros(shape).at[: shape[0] // 2].set(1.0)
-    spacing = jd.Trailing(num_steps=num_steps)
-    within = jd.Ddim(spacing=spacing, eta=0.7)
+    spacing = jd.spacing.Trailing(num_steps=num_steps)
+    within = jd.DDIM(spacing=spacing, eta=0.7)
     if name == "Repaint":  # with its ways back it takes three times the steps
-        short = jd.Trailing(num_steps=max(num_steps // 3, 3))
+        short = jd.spacing.Trailing(num_steps=max(num_steps // 3, 3))
         within = dataclasses.replace(within, spacing=short)
-        return denoiser, jd.Repaint(
+        return denoiser, jd.samplers.RePaint(
             sampler=within, known=known, mask=mask, jump=2, passes=2
         )
-    operator = jd.downsample(2)
+    operator = jd.inverse_problems.downsample(2)
     if name == "Dps":
-        return denoiser, jd.Dps(
+        return denoiser, jd.samplers.DPS(
             sampler=within, operator=operator, measurement=operator(known)
         )
     if name == "given_measurement":
-        measured = jd.given_measurement(
+        measured = jd.inverse_problems.given_measurement(
             denoiser, operator, operator(known), 0.1, iterations=3
         )
         return measured, within
@@ -206,7 +215,7 @@ def test_what_leaves_the_device_is_seen():
         jax.debug.callback(lambda t: None, level.t)
         return jd.Estimate(x_t, x_t)
 
-    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=STEPS))
+    sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=STEPS))
     grid = sampler.grid(SCHEDULE)
     chain, arguments = lowered(Partial(loud), sampler, (2, 4, 4, 1), grid)
     compiled = chain.compile()

@@ -9,7 +9,7 @@ import pytest
 
 import jaxdiff as jd
 
-VP = jd.VariancePreserving()
+VP = jd.schedules.VP()
 IMAGE = (2, 2, 1)
 MEAN = np.array([0.5, -0.3, 0.1, 0.8]).reshape(IMAGE)
 ROOT = np.random.default_rng(0).normal(size=(4, 4))
@@ -43,41 +43,41 @@ def test_slerp_turns_each_pair_by_its_own_angle(x64):
     angle = np.arccos(cosine(a, b))
     assert np.ptp(angle) > 0.3
     for fraction in (0.0, 0.2, 0.5, 0.9, 1.0):
-        between = jd.slerp(a, b, fraction)
+        between = jd.samplers.slerp(a, b, fraction)
         np.testing.assert_allclose(norm(between), norm(a), rtol=1e-12)
         turned = np.arccos(np.clip(cosine(a, between), -1, 1))
         np.testing.assert_allclose(turned, fraction * angle, atol=1e-7)
         left = np.arccos(np.clip(cosine(between, b), -1, 1))
         np.testing.assert_allclose(left, (1 - fraction) * angle, atol=1e-7)
-    middle = jd.slerp(a, b, 0.5)
+    middle = jd.samplers.slerp(a, b, 0.5)
     np.testing.assert_allclose(cosine(middle, a + b), np.ones(5), rtol=1e-12)
 
 
 def test_slerps_ends_are_the_noises():
     a, b = (x.astype(jnp.float32) for x in pair())
     b = 3 * b  # the norms need not be equal
-    np.testing.assert_array_equal(jd.slerp(a, b, 0), a)
-    np.testing.assert_array_equal(jd.slerp(a, b, 1.0), b)
+    np.testing.assert_array_equal(jd.samplers.slerp(a, b, 0), a)
+    np.testing.assert_array_equal(jd.samplers.slerp(a, b, 1.0), b)
     fractions = np.array([0.0, 0.3, 0.5, 0.8, 1.0])
-    got = jd.slerp(a, b, fractions)
+    got = jd.samplers.slerp(a, b, fractions)
     assert got.dtype == jnp.float32
     for i, fraction in enumerate(fractions):
-        alone = jd.slerp(a[i : i + 1], b[i : i + 1], fraction)[0]
+        alone = jd.samplers.slerp(a[i : i + 1], b[i : i + 1], fraction)[0]
         np.testing.assert_allclose(got[i], alone, rtol=1e-6, atol=1e-7)
 
 
 def test_slerp_of_parallel_and_opposite_noises():
     a, _ = (x.astype(jnp.float32) for x in pair())
-    np.testing.assert_allclose(jd.slerp(a, a, 0.3), a, rtol=1e-6)
-    np.testing.assert_allclose(jd.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
-    assert jnp.isfinite(jd.slerp(a, -a, 0.5)).all()
-    np.testing.assert_array_equal(jd.slerp(a, -a, 1.0), -a)
+    np.testing.assert_allclose(jd.samplers.slerp(a, a, 0.3), a, rtol=1e-6)
+    np.testing.assert_allclose(jd.samplers.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
+    assert jnp.isfinite(jd.samplers.slerp(a, -a, 0.5)).all()
+    np.testing.assert_array_equal(jd.samplers.slerp(a, -a, 1.0), -a)
     # A pair of that kind leaves its neighbours alone.
     _, b = (x.astype(jnp.float32) for x in pair())
     some = b.at[2].set(a[2])
     others = np.array([0, 1, 3, 4])
     np.testing.assert_array_equal(
-        jd.slerp(a, some, 0.3)[others], jd.slerp(a, b, 0.3)[others]
+        jd.samplers.slerp(a, some, 0.3)[others], jd.samplers.slerp(a, b, 0.3)[others]
     )
 
 
@@ -85,19 +85,19 @@ def test_noise_between_noises_is_as_likely():
     """A straight line between two independent noises would shrink it by sqrt(1/2)."""
     a, b = jax.random.normal(jax.random.key(0), (2, 1, 100_000))
     for fraction in (0.25, 0.5):
-        assert abs(float(jd.slerp(a, b, fraction).std()) - 1) < 0.01
+        assert abs(float(jd.samplers.slerp(a, b, fraction).std()) - 1) < 0.01
 
 
 def test_blend_of_labels():
     a, b = np.array([0, 2, 1]), np.array([3, 2, 0])
     rows = np.eye(4, dtype=np.float32)
     for fraction in (0.0, 0.25, 1.0):
-        got = jd.blend_labels(a, b, fraction, 4)
+        got = jd.samplers.blend_labels(a, b, fraction, 4)
         expected = (1 - fraction) * rows[a] + fraction * rows[b]
         np.testing.assert_array_equal(got, expected)
         assert got.dtype == jnp.float32
     fractions = np.array([0.0, 0.5, 0.7])
-    got = jd.blend_labels(a, b, fractions, 4)
+    got = jd.samplers.blend_labels(a, b, fractions, 4)
     wide = fractions[:, None]
     expected = (1 - wide) * rows[a] + wide * rows[b]
     np.testing.assert_allclose(got, expected, rtol=1e-6)
@@ -114,25 +114,28 @@ def test_labels_between_two_classes_are_bound(tiny, short):
         return jd.bind(network, params, labels)(x_t, level).eps
 
     for labels, fraction in ((a, 0.0), (b, 1.0)):
-        blended = answer(jd.blend_labels(a, b, fraction, 10))
+        blended = answer(jd.samplers.blend_labels(a, b, fraction, 10))
         np.testing.assert_allclose(blended, answer(labels), rtol=1e-4, atol=1e-4)
     assert abs(blended - answer(a)).max() > 0.05
-    half = answer(jd.blend_labels(a, b, 0.5, 10))
+    half = answer(jd.samplers.blend_labels(a, b, 0.5, 10))
     assert min(abs(half - answer(labels)).max() for labels in (a, b)) > 0.02
 
 
 def oracle(dtype):
-    return jd.Gaussian.of(MEAN.astype(dtype), COVARIANCE)
+    return jd.oracles.Gaussian.of(MEAN.astype(dtype), COVARIANCE)
 
 
 def test_interpolation_from_one_image_to_the_other(x64):
     """There and back by the ODE; between them, slerp in the space of the noise."""
-    schedule, sampler = VP.build(), jd.FlowHeun(spacing=jd.Linspace(num_steps=400))
+    schedule, sampler = (
+        VP.build(),
+        jd.samplers.FlowHeun(spacing=jd.spacing.Linspace(num_steps=400)),
+    )
     denoiser = oracle(np.float64)
     a, b = (denoiser.draw(jax.random.key(seed), 3) for seed in (0, 1))
 
     def between(fraction):
-        return jd.interpolate(denoiser, sampler, schedule, a, b, fraction)
+        return jd.samplers.interpolate(denoiser, sampler, schedule, a, b, fraction)
 
     np.testing.assert_allclose(between(0.0), a, atol=1e-3)
     np.testing.assert_allclose(between(1.0), b, atol=1e-3)
@@ -147,7 +150,7 @@ def test_interpolation_from_one_image_to_the_other(x64):
     noises = [
         jnp.asarray(((np.asarray(x) - MEAN).reshape(3, 4) @ white)[2:]) for x in (a, b)
     ]
-    middle = np.asarray(jd.slerp(noises[0], noises[1], 0.5))
+    middle = np.asarray(jd.samplers.slerp(noises[0], noises[1], 0.5))
     expected = middle @ np.linalg.inv(white) + MEAN.reshape(-1)
     np.testing.assert_allclose(each[2].reshape(1, 4), expected, atol=0.03)
     assert abs(each[2] - (a[2] + b[2]) / 2).max() > 0.1
@@ -155,18 +158,18 @@ def test_interpolation_from_one_image_to_the_other(x64):
 
 def test_interpolation_needs_a_deterministic_sampler():
     x = jnp.zeros((1, *IMAGE))
-    for sampler in (jd.Ancestral(), jd.Ddim(eta=1.0)):
+    for sampler in (jd.DDPM(), jd.DDIM(eta=1.0)):
         with pytest.raises(jd.InputError, match="choose a deterministic sampler"):
-            jd.interpolate(oracle(np.float32), sampler, VP.build(), x, x, 0.5)
+            jd.samplers.interpolate(oracle(np.float32), sampler, VP.build(), x, x, 0.5)
 
 
 def test_strength_is_how_far_the_images_are_forgotten():
     schedule, denoiser = VP.build(), oracle(np.float32)
-    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=50), eta=1.0)
+    sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=50), eta=1.0)
     images = denoiser.draw(jax.random.key(0), 512)
     far = []
     for strength in (0.005, 0.2, 0.5, 0.8, 1.0):
-        others = jd.image_to_image(
+        others = jd.samplers.image_to_image(
             denoiser, sampler, schedule, jax.random.key(1), images, strength
         )
         far.append(float(((others - images) ** 2).mean()))
@@ -180,11 +183,11 @@ def test_strength_is_how_far_the_images_are_forgotten():
 
 def test_an_image_depends_on_its_index_alone():
     schedule, denoiser = VP.build(), oracle(np.float32)
-    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=10), eta=1.0)
+    sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=10), eta=1.0)
     images = denoiser.draw(jax.random.key(0), 6)
 
     def other(rows: Any, seed=1, indices: Any = None):
-        return jd.image_to_image(
+        return jd.samplers.image_to_image(
             denoiser, sampler, schedule, jax.random.key(seed), images[rows], 0.6,
             indices=indices,
         )  # fmt: skip
@@ -203,15 +206,17 @@ def test_the_noise_it_begins_with_is_not_that_of_a_step():
         return jd.Estimate(x_0=jnp.zeros_like(x_t), eps=jnp.zeros_like(x_t))
 
     def keep(x_t, level):
-        return jd.X0().estimate(jnp.zeros_like(x_t), x_t, level)
+        return jd.predictions.X0().estimate(jnp.zeros_like(x_t), x_t, level)
 
     schedule, images = VP.build(), jnp.zeros((1, 20_000))
-    stochastic = jd.Ddim(
-        spacing=jd.Times(times=(1.0, 0.5, 0.0), to_data=False), eta=1.0
+    stochastic = jd.DDIM(
+        spacing=jd.spacing.Times(times=(1.0, 0.5, 0.0), to_data=False), eta=1.0
     )
-    still = jd.Ddim(spacing=stochastic.spacing)
+    still = jd.DDIM(spacing=stochastic.spacing)
     step, start = (
-        jd.image_to_image(denoiser, sampler, schedule, jax.random.key(0), images, s)
+        jd.samplers.image_to_image(
+            denoiser, sampler, schedule, jax.random.key(0), images, s
+        )
         for denoiser, sampler, s in ((silent, stochastic, 0.5), (keep, still, 0.5))
     )
     correlation = np.corrcoef(step.ravel(), start.ravel())[0, 1]
@@ -227,8 +232,8 @@ def test_images_of_the_data_become_images_of_the_data(strength):
     schedule, denoiser = VP.build(), oracle(np.float32)
     num = 20_000
     images = denoiser.draw(jax.random.key(0), num)
-    sampler = jd.DpmSolver(spacing=jd.UniformLogSnr(num_steps=100), eta=1.0)
-    others = jd.image_to_image(
+    sampler = jd.DPMSolver(spacing=jd.spacing.UniformLogSNR(num_steps=100), eta=1.0)
+    others = jd.samplers.image_to_image(
         denoiser, sampler, schedule, jax.random.key(1), images, strength
     )
     apart = (np.asarray(others) - MEAN).reshape(num, 4)
@@ -245,8 +250,8 @@ def test_strength_out_of_range(strength):
     images = jnp.zeros((1, *IMAGE))
     message = f"strength must be above 0 and at most 1; got {strength:g}"
     with pytest.raises(jd.InputError, match=message) as error:
-        jd.image_to_image(
-            oracle(np.float32), jd.Ddim(), VP.build(), jax.random.key(0), images,
+        jd.samplers.image_to_image(
+            oracle(np.float32), jd.DDIM(), VP.build(), jax.random.key(0), images,
             strength,
         )  # fmt: skip
     assert "\n" not in str(error.value)

@@ -16,8 +16,8 @@ from jaxdiff.schedules import ScheduleOptions
 
 KEY = jax.random.key(0)
 SCHEDULES: Any = get_args(ScheduleOptions)
-TEN: Any = {"spacing": jd.Trailing(num_steps=10)}
-DATA = jd.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 0.05]))
+TEN: Any = {"spacing": jd.spacing.Trailing(num_steps=10)}
+DATA = jd.oracles.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 0.05]))
 
 
 def build(option):
@@ -45,7 +45,13 @@ def test_first_order_solvers_are_one(schedule):
         (a, a_s), (s, s_s) = levels.alpha[i : i + 2], levels.sigma[i : i + 2]
         x_0 = mean + a * variance / (a**2 * variance + s**2) * (x - a * mean)
         x = s_s / s * x + (a_s - s_s * a / s) * x_0
-    samplers = [jd.Ddim, jd.DpmSolver, jd.Euler, jd.FlowEuler, jd.EulerAncestral]
+    samplers = [
+        jd.DDIM,
+        jd.DPMSolver,
+        jd.samplers.Euler,
+        jd.samplers.FlowEuler,
+        jd.samplers.EulerAncestral,
+    ]
     options: list[Any] = [{}, {"order": 1}, {}, {}, {"eta": 0.0}]
     for sampler, others in zip(samplers, options, strict=True):
         found = chain(sampler(**TEN, **others), schedule, x_T=jnp.float32(x_T))
@@ -54,37 +60,35 @@ def test_first_order_solvers_are_one(schedule):
 
 def test_with_as_much_noise_as_ddpm_they_are_the_ancestral_chain(schedule):
     """By 10 steps of it: DDIM, k-diffusion's Euler, SDE-DPM-Solver++ of order 1."""
-    expected = chain(jd.Ancestral(**TEN), schedule)
+    expected = chain(jd.DDPM(**TEN), schedule)
     for sampler in (
-        jd.Ddim(**TEN, eta=1.0),
-        jd.EulerAncestral(**TEN),
-        jd.DpmSolver(**TEN, order=1, eta=1.0),
+        jd.DDIM(**TEN, eta=1.0),
+        jd.samplers.EulerAncestral(**TEN),
+        jd.DPMSolver(**TEN, order=1, eta=1.0),
     ):
         found = chain(sampler, schedule)
         np.testing.assert_allclose(found, expected, rtol=2e-4, atol=5e-5)
 
 
 def test_ddim_on_all_steps_is_the_ancestral_chain(short):
-    every: Any = {"spacing": jd.AllTimes()}
-    found = chain(jd.Ddim(**every, eta=1.0), short)
-    np.testing.assert_allclose(
-        found, chain(jd.Ancestral(), short), rtol=1e-4, atol=1e-5
-    )
+    every: Any = {"spacing": jd.spacing.AllTimes()}
+    found = chain(jd.DDIM(**every, eta=1.0), short)
+    np.testing.assert_allclose(found, chain(jd.DDPM(), short), rtol=1e-4, atol=1e-5)
 
 
 def test_unipc_without_a_corrector_in_two_steps_is_dpm_solver():
     """The first prediction is of order 1, and corrected; the second is of order 2."""
-    schedule = jd.VariancePreserving().build()
-    spacing = jd.Trailing(num_steps=2, to_data=False)
+    schedule = jd.schedules.VP().build()
+    spacing = jd.spacing.Trailing(num_steps=2, to_data=False)
     options: Any = {"spacing": spacing, "lower_order_final": False}
-    constant = jd.X0()
+    constant = jd.predictions.X0()
 
     def fixed(x_t, level):  # what does not change needs no correction
         return constant.estimate(jnp.zeros_like(x_t) + 0.3, x_t, level)
 
     for order in (1, 2, 3):
-        found = chain(jd.UniPc(**options, order=order), schedule, fixed)
-        expected = chain(jd.DpmSolver(**options, order=order), schedule, fixed)
+        found = chain(jd.samplers.UniPC(**options, order=order), schedule, fixed)
+        expected = chain(jd.DPMSolver(**options, order=order), schedule, fixed)
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -99,11 +103,11 @@ def by_hand(levels, x, noise, step):
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("option", [jd.Linear, jd.VarianceExploding])
+@pytest.mark.parametrize("option", [jd.Linear, jd.schedules.VE])
 def test_dpm_solver_of_order_2_by_its_published_formula(option, eta):
     """Lu et al. 2022b, algorithm 2; with noise, k-diffusion's sample_dpmpp_2m_sde."""
     schedule = option().build()
-    sampler = jd.DpmSolver(spacing=jd.UniformLogSnr(num_steps=8), eta=eta)
+    sampler = jd.DPMSolver(spacing=jd.spacing.UniformLogSNR(num_steps=8), eta=eta)
     levels = jax.tree.map(np.float64, sampler.grid(schedule))
     lambdas = np.log(levels.alpha[:-1]) - np.log(levels.sigma[:-1])
     x_T, *noise = np.random.default_rng(1).normal(size=(9, 64, 2))
@@ -132,7 +136,7 @@ def test_dpm_solver_of_order_2_by_its_published_formula(option, eta):
 
 
 def test_heun_with_churn_by_edms_algorithm_2():
-    schedule = jd.VarianceExploding().build()
+    schedule = jd.schedules.VE().build()
     churn: Any = {"churn": 40, "churn_min": 0.05, "churn_max": 50, "churn_noise": 1.003}
     sampler = jd.Heun(**churn)
     levels = jax.tree.map(np.float64, sampler.grid(schedule))
@@ -169,7 +173,7 @@ def test_evaluations_are_counted(cls, short):
         jax.debug.callback(lambda t: calls.append(t), level.t)
         return DATA(x_t, level)
 
-    sampler = cls(spacing=jd.Trailing(num_steps=5))
+    sampler = cls(spacing=jd.spacing.Trailing(num_steps=5))
     chain(sampler, short, counted).block_until_ready()
     jax.effects_barrier()
     assert len(calls) == sampler.evaluations(5)
@@ -184,7 +188,7 @@ def images_of_each(sampler, schedule, predictions):
             output = jnp.tanh(0.3 * prediction.scaled(x_t, level))
             return prediction.estimate(output, x_t, level)
 
-        return jd.sample(jd.clip_x_0(denoiser), sampler, schedule, KEY, (3, 2))
+        return jd.sample(jd.clip_x0(denoiser), sampler, schedule, KEY, (3, 2))
 
     return jnp.stack([images(member()) for member in predictions])
 
@@ -193,13 +197,13 @@ def images_of_each(sampler, schedule, predictions):
 def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
     """Also where the first level has no signal; `Eps` is refused there."""
     predictions = get_args(Prediction)
-    if not schedule.keeps_signal:
-        predictions = tuple(p for p in predictions if p is not jd.Eps)
-    sampler = cls(spacing=jd.Linspace(num_steps=3))
+    if not schedule.has_terminal_signal:
+        predictions = tuple(p for p in predictions if p is not jd.predictions.Eps)
+    sampler = cls(spacing=jd.spacing.Linspace(num_steps=3))
     found = images_of_each(sampler, schedule, predictions)
     assert jnp.isfinite(found).all()
     assert jnp.abs(found).max() <= 1 + 1e-6
-    assert len(found) == 5 - (not schedule.keeps_signal)
+    assert len(found) == 5 - (not schedule.has_terminal_signal)
 
 
 # The test of schedulers in Hugging Face diffusers: a ramp as the image, and a function
@@ -207,31 +211,38 @@ def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
 RAMP = (
     (np.arange(768, dtype=np.float32) / 768).reshape(3, 8, 8, 4).transpose(3, 0, 1, 2)
 )
-LEADING: Any = {"spacing": jd.Leading(num_steps=10)}
-LINSPACE: Any = {"spacing": jd.Linspace(num_steps=10, to_data=False)}
+LEADING: Any = {"spacing": jd.spacing.Leading(num_steps=10)}
+LINSPACE: Any = {"spacing": jd.spacing.Linspace(num_steps=10, to_data=False)}
 # Where diffusers ends at the first alpha_bar instead of 1, the last step stays there.
 NOT_TO_ONE: Any = {
-    "spacing": jd.Times(times=tuple(range(900, -1, -100)), to_data=False)
+    "spacing": jd.spacing.Times(times=tuple(range(900, -1, -100)), to_data=False)
 }
 
 
 @pytest.mark.parametrize(
     ("sampler", "prediction", "beta_start", "clip", "total", "mean"),
     [
-        (jd.Ddim(**LEADING), jd.Eps(), 1e-4, True, 172.0067, 0.223967),
-        (jd.Ddim(**LEADING), jd.V(), 1e-4, True, 52.5302, 0.0684),
-        (jd.Ddim(**LEADING), jd.Eps(), 0.01, True, 149.8295, 0.1951),
-        (jd.Ddim(**NOT_TO_ONE), jd.Eps(), 0.01, True, 149.0784, 0.1941),
+        (jd.DDIM(**LEADING), jd.predictions.Eps(), 1e-4, True, 172.0067, 0.223967),
+        (jd.DDIM(**LEADING), jd.predictions.V(), 1e-4, True, 52.5302, 0.0684),
+        (jd.DDIM(**LEADING), jd.predictions.Eps(), 0.01, True, 149.8295, 0.1951),
+        (jd.DDIM(**NOT_TO_ONE), jd.predictions.Eps(), 0.01, True, 149.0784, 0.1941),
         (
-            jd.DpmSolver(**LINSPACE, lower_order_final=False),
-            *(jd.Eps(), 1e-4, False, None, 0.3301),
+            jd.DPMSolver(**LINSPACE, lower_order_final=False),
+            *(jd.predictions.Eps(), 1e-4, False, None, 0.3301),
         ),
         (
-            jd.DpmSolver(**LINSPACE, lower_order_final=False),
-            *(jd.V(), 1e-4, False, None, 0.2251),
+            jd.DPMSolver(**LINSPACE, lower_order_final=False),
+            *(jd.predictions.V(), 1e-4, False, None, 0.2251),
         ),
-        (jd.UniPc(**LINSPACE), jd.Eps(), 1e-4, False, None, 0.2464),
-        (jd.UniPc(**LINSPACE), jd.V(), 1e-4, False, None, 0.1014),
+        (
+            jd.samplers.UniPC(**LINSPACE),
+            jd.predictions.Eps(),
+            1e-4,
+            False,
+            None,
+            0.2464,
+        ),
+        (jd.samplers.UniPC(**LINSPACE), jd.predictions.V(), 1e-4, False, None, 0.1014),
     ],
 )
 def test_published_numbers(sampler, prediction, beta_start, clip, total, mean):
@@ -240,7 +251,7 @@ def test_published_numbers(sampler, prediction, beta_start, clip, total, mean):
         return jd.Estimate(*prediction.denoise(output, x_t, level))
 
     images = jd.sample(
-        jd.clip_x_0(denoiser) if clip else denoiser, sampler,
+        jd.clip_x0(denoiser) if clip else denoiser, sampler,
         jd.Linear(beta_start=beta_start).build(), KEY, RAMP.shape,
         x_T=jnp.asarray(RAMP),
     )  # fmt: skip

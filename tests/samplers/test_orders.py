@@ -20,9 +20,9 @@ WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[0.5, -0.2], [-0.6, 0.4]])
 VARIANCES = np.array([0.25, 0.1])
 SCHEDULES = {
-    "preserving": jd.VariancePreserving(),
-    "exploding": jd.VarianceExploding(),
-    "straight": jd.StraightPath(),
+    "preserving": jd.schedules.VP(),
+    "exploding": jd.schedules.VE(),
+    "straight": jd.schedules.RectifiedFlow(),
 }
 STARTS = np.random.default_rng(0).normal(size=(16, 2))
 LEAST = 6.0
@@ -37,10 +37,10 @@ def x64():
 
 def mixture():
     parts = [
-        jd.Gaussian.of(jnp.asarray(mean), float(variance))
+        jd.oracles.Gaussian.of(jnp.asarray(mean), float(variance))
         for mean, variance in zip(MEANS, VARIANCES, strict=True)
     ]
-    return jd.GaussianMixture.of(WEIGHTS, parts)
+    return jd.oracles.GaussianMixture.of(WEIGHTS, parts)
 
 
 def eps_hat(y, s):
@@ -66,7 +66,7 @@ def exact(y, s_from, s_to):
 
 
 def first_log_snr(schedule):
-    levels = jd.UniformLogSnr().levels(schedule)
+    levels = jd.spacing.UniformLogSNR().levels(schedule)
     return float(2 * jnp.log(levels.alpha[0] / levels.sigma[0]))
 
 
@@ -109,7 +109,7 @@ def errors(sampler, steps, first=None, short=None):
 
     for num_steps in steps:
         levels = [
-            schedule.level_at(jnp.asarray(grid(firsts[kind], num_steps, short)))
+            schedule.level_of_log_snr(jnp.asarray(grid(firsts[kind], num_steps, short)))
             for kind, schedule in SCHEDULES.items()
         ]
         stacked: Any = jax.tree.map(lambda *a: jnp.stack(a), *levels)
@@ -125,19 +125,19 @@ def slopes(error, steps):
 
 
 def dpm(order, **options):
-    return jd.DpmSolver(order=order, lower_order_final=False, **options)
+    return jd.DPMSolver(order=order, lower_order_final=False, **options)
 
 
 def uni_pc(order, variant="bh2"):
-    return jd.UniPc(order=order, variant=variant, lower_order_final=False)
+    return jd.samplers.UniPC(order=order, variant=variant, lower_order_final=False)
 
 
 SOLVERS = [
-    (jd.Ddim(), 1),
-    (jd.Euler(), 1),
-    (jd.FlowEuler(), 1),
+    (jd.DDIM(), 1),
+    (jd.samplers.Euler(), 1),
+    (jd.samplers.FlowEuler(), 1),
     (jd.Heun(), 2),
-    (jd.FlowHeun(), 2),
+    (jd.samplers.FlowHeun(), 2),
     (dpm(1), 1),
     (dpm(2), 2),
     (dpm(2, variant="heun"), 2),
@@ -162,14 +162,19 @@ def test_order_3_needs_an_accurate_start(sampler, order):
     Of a predictor's first step, that is; UniPC corrects it to order 2, whose h^3 is in
     keeping. Two steps of length h^2 before the others give order 3 back.
     """
-    steps, plain = (32, 128), 2 if isinstance(sampler, jd.DpmSolver) else order
+    steps, plain = (32, 128), 2 if isinstance(sampler, jd.DPMSolver) else order
     error = errors(sampler, steps, first=0.0)
     np.testing.assert_allclose(slopes(error, steps), plain, atol=0.3)
     error = errors(sampler, steps, first=0.0, short=0.5)
     np.testing.assert_allclose(slopes(error, steps), order, atol=0.25)
 
 
-ODE_SOLVERS = [(jd.Ddim(), 1), (jd.Heun(), 2), (jd.FlowHeun(), 2), (jd.DpmSolver(), 2)]
+ODE_SOLVERS = [
+    (jd.DDIM(), 1),
+    (jd.Heun(), 2),
+    (jd.samplers.FlowHeun(), 2),
+    (jd.DPMSolver(), 2),
+]
 
 
 @pytest.mark.parametrize("kind", ["preserving", "exploding"])
@@ -178,10 +183,10 @@ def test_encode_then_decode_returns_the_data(sampler, order, kind):
     schedule, images = SCHEDULES[kind], jnp.asarray(0.7 * STARTS)
     steps, error = (32, 128), []
     for num_steps in steps:
-        spacing = jd.UniformLogSnr(num_steps=num_steps)
+        spacing = jd.spacing.UniformLogSNR(num_steps=num_steps)
         there_and_back = dataclasses.replace(sampler, spacing=spacing)
-        noise = jd.encode(mixture(), there_and_back, schedule, images)
-        again = jd.decode(mixture(), there_and_back, schedule, noise)
+        noise = jd.samplers.encode(mixture(), there_and_back, schedule, images)
+        again = jd.samplers.decode(mixture(), there_and_back, schedule, noise)
         error.append(np.sqrt(((again - images) ** 2).mean()))
     assert error[-1] < (0.1 if order == 1 else 0.01)
     slope = -np.log(error[1] / error[0]) / np.log(steps[1] / steps[0])
@@ -191,8 +196,8 @@ def test_encode_then_decode_returns_the_data(sampler, order, kind):
 
 def test_the_code_of_an_image_is_the_odes():
     schedule, images = SCHEDULES["exploding"], jnp.asarray(0.7 * STARTS)
-    sampler = jd.Heun(spacing=jd.Karras(num_steps=200))
-    noise = jd.encode(mixture(), sampler, schedule, images)
+    sampler = jd.Heun(spacing=jd.spacing.Karras(num_steps=200))
+    noise = jd.samplers.encode(mixture(), sampler, schedule, images)
     np.testing.assert_allclose(
         noise, exact(0.7 * STARTS, 0.002, 80.0), rtol=2e-3, atol=0.02
     )
@@ -200,16 +205,20 @@ def test_the_code_of_an_image_is_the_odes():
 
 @pytest.mark.parametrize(
     "sampler",
-    [jd.Ancestral(), jd.Ddim(eta=0.1), jd.DpmSolver(eta=1.0), jd.Heun(churn=1.0)],
+    [jd.DDPM(), jd.DDIM(eta=0.1), jd.DPMSolver(eta=1.0), jd.Heun(churn=1.0)],
     ids=str,
 )
 def test_encode_refuses_noise(sampler):
     name = type(sampler).__name__
     with pytest.raises(jd.InputError, match=f"{name} adds some: choose a determin"):
-        jd.encode(mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS))
+        jd.samplers.encode(
+            mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS)
+        )
 
 
 def test_encode_needs_two_levels():
-    sampler = jd.Ddim(spacing=jd.Trailing(num_steps=1))
+    sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=1))
     with pytest.raises(jd.InputError, match="one level only: take more steps"):
-        jd.encode(mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS))
+        jd.samplers.encode(
+            mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS)
+        )

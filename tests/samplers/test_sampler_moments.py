@@ -24,9 +24,9 @@ ONE, X, OLD, OLDER, NOISE = np.eye(5)
 MEAN, VARIANCE = 0.4, 0.25
 NUM, ROW = 200_000, 1000
 SCHEDULES: dict[str, AnySchedule] = {
-    "variance-preserving": jd.VariancePreserving().build(),
-    "variance-exploding": jd.VarianceExploding().build(),
-    "straight": jd.StraightPath().build(),
+    "variance-preserving": jd.schedules.VP().build(),
+    "variance-exploding": jd.schedules.VE().build(),
+    "straight": jd.schedules.RectifiedFlow().build(),
     "discrete": jd.Linear().build(),
 }
 CHURN: dict[str, Any] = {
@@ -146,23 +146,26 @@ def edm(chain, i, heun=True, churn=0.0, churn_min=0.0, churn_max=np.inf, churn_n
 
 
 RULES = {
-    "ancestral": (jd.Ancestral(), ddpm),
+    "ancestral": (jd.DDPM(), ddpm),
     "ancestral-large": (
-        jd.Ancestral(variance=jd.FixedLarge()),
+        jd.DDPM(variance=jd.samplers.FixedLarge()),
         partial(ddpm, large=True),
     ),
-    "ddim-half": (jd.Ddim(eta=0.5), partial(ddim, eta=0.5)),
-    "ddim": (jd.Ddim(eta=1.0), partial(ddim, eta=1.0)),
-    "euler-ancestral-half": (jd.EulerAncestral(eta=0.5), partial(k_ancestral, eta=0.5)),
-    "euler-ancestral": (jd.EulerAncestral(), partial(k_ancestral, eta=1.0)),
-    "dpm-1": (jd.DpmSolver(order=1, eta=1.0), partial(dpm_sde, order=1)),
-    "dpm-2": (jd.DpmSolver(order=2, eta=1.0), partial(dpm_sde, order=2)),
+    "ddim-half": (jd.DDIM(eta=0.5), partial(ddim, eta=0.5)),
+    "ddim": (jd.DDIM(eta=1.0), partial(ddim, eta=1.0)),
+    "euler-ancestral-half": (
+        jd.samplers.EulerAncestral(eta=0.5),
+        partial(k_ancestral, eta=0.5),
+    ),
+    "euler-ancestral": (jd.samplers.EulerAncestral(), partial(k_ancestral, eta=1.0)),
+    "dpm-1": (jd.DPMSolver(order=1, eta=1.0), partial(dpm_sde, order=1)),
+    "dpm-2": (jd.DPMSolver(order=2, eta=1.0), partial(dpm_sde, order=2)),
     "dpm-2-heun": (
-        jd.DpmSolver(eta=1.0, variant="heun"),
+        jd.DPMSolver(eta=1.0, variant="heun"),
         partial(dpm_sde, order=2, variant="heun"),
     ),
-    "dpm-3": (jd.DpmSolver(order=3, eta=1.0), partial(dpm_sde, order=3)),
-    "euler-churn": (jd.Euler(churn=6.0), partial(edm, heun=False, churn=6.0)),
+    "dpm-3": (jd.DPMSolver(order=3, eta=1.0), partial(dpm_sde, order=3)),
+    "euler-churn": (jd.samplers.Euler(churn=6.0), partial(edm, heun=False, churn=6.0)),
     "heun-churn": (jd.Heun(**CHURN), partial(edm, **CHURN)),
 }
 SECOND = ("dpm-2", "dpm-2-heun", "dpm-3", "heun-churn")
@@ -214,8 +217,8 @@ def test_every_step_is_the_papers(name, kind):
     sampler, rule = RULES[name]
     schedule = SCHEDULES[kind]
     with jax.enable_x64(True):
-        oracle = jd.Gaussian.of(np.array(MEAN), VARIANCE)
-        levels = jd.Karras(num_steps=9, sigma_min=0.03).levels(schedule)
+        oracle = jd.oracles.Gaussian.of(np.array(MEAN), VARIANCE)
+        levels = jd.spacing.Karras(num_steps=9, sigma_min=0.03).levels(schedule)
         levels = jax.tree.map(lambda a: a.astype(float), levels)
         for grid in (levels, jax.tree.map(lambda a: a[:-1], levels)):
             chain = Chain(schedule, grid)
@@ -241,7 +244,7 @@ def test_weak_order(name, kind):
     schedule, errors = SCHEDULES[kind], []
     with jax.enable_x64(True):
         for num_steps in (128, 256, 512):
-            spacing = jd.UniformLogSnr(num_steps=num_steps, to_data=False)
+            spacing = jd.spacing.UniformLogSNR(num_steps=num_steps, to_data=False)
             chain = Chain(schedule, spacing.levels(schedule))
             rule = RULES[name][1]
             if name == "heun-churn":  # at every level: its range would be a jump
@@ -263,10 +266,10 @@ def test_samples_follow_the_recursion(name, kind):
     """
     sampler, rule = RULES[name]
     schedule = SCHEDULES[kind]
-    spacing = jd.Karras(num_steps=8, sigma_min=0.3, to_data=False)
+    spacing = jd.spacing.Karras(num_steps=8, sigma_min=0.3, to_data=False)
     sampler = dataclasses.replace(sampler, spacing=spacing)
     mean, covariance = np.array([0.3, -0.5]), np.array([[0.3, 0.15], [0.15, 0.2]])
-    oracle = jd.Gaussian.of(jnp.float32(mean), jnp.float32(covariance))
+    oracle = jd.oracles.Gaussian.of(jnp.float32(mean), jnp.float32(covariance))
 
     def denoiser(x_t, level):
         estimate = oracle(x_t.reshape(-1, 2), level)

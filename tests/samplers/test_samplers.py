@@ -17,7 +17,7 @@ SHAPE = (5, 4, 4, 1)
 
 def shrink(x_t, level):
     """The exact denoiser of N(0, 1) data on a variance-preserving schedule."""
-    return jd.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
+    return jd.predictions.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
 
 
 def test_scan_equals_a_loop_of_steps(short):
@@ -28,14 +28,14 @@ def test_scan_equals_a_loop_of_steps(short):
     )
     for t in reversed(range(short.num_steps)):
         x = jd.p_sample_step(shrink, short, x, t, key)
-    images = jd.sample(shrink, jd.Ancestral(), short, key, SHAPE)
+    images = jd.sample(shrink, jd.DDPM(), short, key, SHAPE)
     np.testing.assert_allclose(images, x, rtol=1e-5, atol=1e-6)
 
 
 def test_exact_denoiser_keeps_the_datas_moments():
     """With N(0, 1) data and the fixed large variance every step is exact."""
     schedule = jd.Linear(num_steps=50, beta_start=1e-3, beta_end=0.3).build()
-    sampler = jd.Ancestral(variance=jd.FixedLarge())
+    sampler = jd.DDPM(variance=jd.samplers.FixedLarge())
     images = jd.sample(shrink, sampler, schedule, jax.random.key(0), (40_000, 1))
     # The last step adds no noise: it scales x_0-hat = sqrt(alphas_bar_0) x.
     deviation = float(schedule.sqrt_alphas_bar[0])
@@ -47,7 +47,7 @@ def test_exact_denoiser_keeps_the_datas_moments():
 def test_trajectory(short, every):
     noise = jax.random.normal(jax.random.key(1), (20, *SHAPE))
     x_T = jax.random.normal(jax.random.key(2), SHAPE)
-    args = (shrink, jd.Ancestral(), short, jax.random.key(0), SHAPE)
+    args = (shrink, jd.DDPM(), short, jax.random.key(0), SHAPE)
     images = jd.sample(*args, x_T=x_T, noise=noise)
     states = jd.sample(*args, x_T=x_T, noise=noise, every=every)
     assert states.shape == (20 // every + 1, *SHAPE)
@@ -72,7 +72,7 @@ def test_an_images_noise_depends_on_its_index_alone(short):
 
     def draw(indices, key=0):
         shape = (len(indices), 8, 8, 1)
-        args = (silent, jd.Ancestral(), short, jax.random.key(key), shape)
+        args = (silent, jd.DDPM(), short, jax.random.key(key), shape)
         # The state before the last step, which is onto x_0 = 0.
         return jd.sample(*args, indices=jnp.asarray(indices), every=1)[-2]
 
@@ -91,7 +91,7 @@ def test_noise_is_the_same_on_any_number_of_devices():
 
     one = draw(key, jnp.asarray(indices))
     for count in (1, 2, 8):
-        parallel = jd.Pmap(num_devices=count)
+        parallel = jd.parallel.Pmap(num_devices=count)
         np.testing.assert_array_equal(parallel.map(draw)(key, indices), one)
     np.testing.assert_array_equal(draw(key, jnp.array([42]))[0], one[42])
 
@@ -102,16 +102,14 @@ def test_images_agree_alone_in_a_batch_and_on_devices(tiny, short):
 
     def draw(shared, batch):
         indices, labels = batch
-        denoiser = jd.clip_x_0(jd.bind(network, shared[0], labels))
+        denoiser = jd.clip_x0(jd.bind(network, shared[0], labels))
         shape = (len(indices), 8, 8, 1)
-        return jd.sample(
-            denoiser, jd.Ancestral(), short, shared[1], shape, indices=indices
-        )
+        return jd.sample(denoiser, jd.DDPM(), short, shared[1], shape, indices=indices)
 
     shared, batch = (params, jax.random.key(0)), (np.arange(16), labels)
     whole = draw(shared, jax.tree.map(jnp.asarray, batch))
     for count in (1, 8):
-        parallel = jd.Pmap(num_devices=count)
+        parallel = jd.parallel.Pmap(num_devices=count)
         got = parallel.map(draw)(shared, batch)
         np.testing.assert_allclose(got, whole, atol=2e-5)
     alone = draw(shared, (jnp.array([9]), jnp.array([labels[9]])))
@@ -126,8 +124,8 @@ def test_other_parameters_labels_and_bounds_do_not_compile_again(tiny, short):
 
     def draw(scale, labels, bound, seed):
         scaled = jax.tree.map(lambda p: scale * p, params)
-        denoiser = jd.clip_x_0(jd.bind(network, scaled, labels), -bound, bound)
-        return jd.sample(denoiser, jd.Ancestral(), short, jax.random.key(seed), shape)
+        denoiser = jd.clip_x0(jd.bind(network, scaled, labels), -bound, bound)
+        return jd.sample(denoiser, jd.DDPM(), short, jax.random.key(seed), shape)
 
     first = draw(1.0, [1, 2], 1.0, 0)
     compiled = CHAIN._cache_size()
@@ -142,8 +140,8 @@ def test_memory_does_not_grow_with_the_steps():
         betas[-1] = 0.9999
         schedule = jd.Schedule.from_betas(betas)
         lowered = CHAIN.lower(
-            jax.tree_util.Partial(shrink), jd.Ancestral(),
-            schedule, jd.Ancestral().grid(schedule),
+            jax.tree_util.Partial(shrink), jd.DDPM(),
+            schedule, jd.DDPM().grid(schedule),
             jax.random.key(0), (8, 32, 32, 3), jnp.arange(8), None, None, None,
         )  # fmt: skip
         memory: Any = lowered.compile().memory_analysis()
@@ -155,12 +153,12 @@ def test_memory_does_not_grow_with_the_steps():
 def test_clipping_rederives_eps(short):
     x_t = jnp.linspace(-9, 9, 12).reshape(3, 4)
     level = short.level(jnp.array([2, 9, 15]))
-    estimate = jd.clip_x_0(shrink, -0.5, 0.25)(x_t, level)
+    estimate = jd.clip_x0(shrink, -0.5, 0.25)(x_t, level)
     assert (estimate.x_0.min(), estimate.x_0.max()) == (-0.5, 0.25)
     alpha, sigma = level.scales(x_t)
     rebuilt = alpha * estimate.x_0 + sigma * estimate.eps
     np.testing.assert_allclose(rebuilt, x_t, rtol=1e-5, atol=1e-6)
-    inside = jd.clip_x_0(shrink, -99.0, 99.0)(x_t, level)
+    inside = jd.clip_x0(shrink, -99.0, 99.0)(x_t, level)
     np.testing.assert_allclose(inside.eps, shrink(x_t, level).eps, rtol=1e-3, atol=1e-5)
 
 
@@ -168,9 +166,9 @@ def test_what_is_no_key_and_no_sampler(short):
     keys: list[Any] = [0, jax.random.PRNGKey(0), jax.random.split(jax.random.key(0))]
     for key in keys:
         with pytest.raises(ValueError, match=r"one typed key, jax.random.key\(seed\)"):
-            jd.sample(shrink, jd.Ancestral(), short, key, SHAPE)
+            jd.sample(shrink, jd.DDPM(), short, key, SHAPE)
 
-    class Unregistered(jd.Ancestral):
+    class Unregistered(jd.DDPM):
         pass
 
     with pytest.raises(ValueError, match="Unregistered is not a pytree: decorate"):

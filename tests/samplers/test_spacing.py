@@ -20,7 +20,7 @@ T = 1000
 COUNTS = range(1, T + 1)
 OPTIONS: Any = typing.get_args(ScheduleOptions)
 SPACINGS: Any = typing.get_args(Spacing)
-EXPLODING = jd.VarianceExploding().build()
+EXPLODING = jd.schedules.VE().build()
 # Karras et al. 2022, equation 5 with the numbers of its table 1 and 18 steps.
 EDM_SIGMAS = [
     80, 57.586, 40.7856, 28.3746, 19.3525, 12.9101, 8.40094, 5.31519, 3.25682,
@@ -54,9 +54,9 @@ def build(option):
 
 def make(spacing, schedule, num_steps, to_data=True):
     """The spacing with so many steps on a schedule."""
-    if spacing is jd.AllTimes:
+    if spacing is jd.spacing.AllTimes:
         return spacing()
-    if spacing is jd.Times:
+    if spacing is jd.spacing.Times:
         times = np.linspace(1, 0, num_steps + (not to_data)) ** 2
         if is_discrete(schedule):
             times = (times * (schedule.num_steps - 1)).astype(int)
@@ -80,7 +80,7 @@ def schedule(request):
 
 @pytest.mark.parametrize("spacing", SPACINGS, ids=lambda spacing: spacing.__name__)
 def test_every_grid_falls_to_the_data(schedule, spacing):
-    num_steps = schedule.num_steps if spacing is jd.AllTimes else 12
+    num_steps = schedule.num_steps if spacing is jd.spacing.AllTimes else 12
     grid = make(spacing, schedule, num_steps).levels(schedule)
     assert {field.shape for field in grid} == {(num_steps + 1,)}
     assert (grid.alpha[-1], grid.sigma[-1]) == (1, 0)
@@ -90,7 +90,7 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     first, last = (schedule.level(schedule.times[i]).t for i in (-1, 0))
     told = np.asarray(grid.t)
     assert ((told >= np.asarray(last)) & (told <= np.asarray(first))).all()
-    if spacing is jd.AllTimes:
+    if spacing is jd.spacing.AllTimes:
         return
     # Without the data, the same times as of one step more.
     longer = make(spacing, schedule, num_steps + 1).levels(schedule)
@@ -98,7 +98,7 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     for a, b in zip(ended, longer, strict=True):
         np.testing.assert_allclose(a, b[:-1], rtol=1e-6)
     assert ended.sigma[-1] > 0
-    if spacing is jd.Times:
+    if spacing is jd.spacing.Times:
         return
     # And those before the last, and then the data.
     skipping = spacing(num_steps=num_steps, skip_last=True).levels(schedule)
@@ -109,7 +109,7 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
 
 def test_trailing_for_every_number_of_steps():
     for count in COUNTS:
-        times = visited(jd.Trailing(), count)
+        times = visited(jd.spacing.Trailing(), count)
         assert (times[0], len(set(times.tolist()))) == (T - 1, count)
         assert times.min() >= 0
         # Python rounds a fraction half to even.
@@ -123,24 +123,24 @@ def test_trailing_where_a_grid_of_floats_is_too_long():
     assert len(wrong) > 50
     for count, grid in wrong.items():
         assert round(grid[-1]) - 1 == -1  # a time that is not there
-        assert len(visited(jd.Trailing(), count)) == count
+        assert len(visited(jd.spacing.Trailing(), count)) == count
 
 
 def test_leading_for_every_number_of_steps():
     for count in COUNTS:
         room = T - 1 - (count - 1) * (T // count)
         for offset in {0, min(1, room), room}:
-            times = visited(jd.Leading(offset=offset), count)
+            times = visited(jd.spacing.Leading(offset=offset), count)
             expected = [k * (T // count) + offset for k in reversed(range(count))]
             np.testing.assert_array_equal(times, expected)
         assert times[0] == T - 1
-        assert count == T or visited(jd.Leading(), count)[0] < T - 1
+        assert count == T or visited(jd.spacing.Leading(), count)[0] < T - 1
 
 
 def test_linspace_for_every_number_of_steps():
-    assert visited(jd.Linspace(), 1).tolist() == [T - 1]
+    assert visited(jd.spacing.Linspace(), 1).tolist() == [T - 1]
     for count in COUNTS[1:]:
-        times = visited(jd.Linspace(), count)
+        times = visited(jd.spacing.Linspace(), count)
         exact = [Fraction(k * (T - 1), count - 1) for k in reversed(range(count))]
         np.testing.assert_array_equal(times, [round(time) for time in exact])
         # np.linspace rounds one tie the other way: 27 steps, 499.5.
@@ -150,10 +150,10 @@ def test_linspace_for_every_number_of_steps():
 
 
 def test_quadratic_for_every_number_of_steps():
-    assert visited(jd.QuadraticTimes(), 1).tolist() == [T - 1]
+    assert visited(jd.spacing.QuadraticTimes(), 1).tolist() == [T - 1]
     repeating = 0
     for count in COUNTS[1:]:
-        times = visited(jd.QuadraticTimes(), count)[::-1]
+        times = visited(jd.spacing.QuadraticTimes(), count)[::-1]
         squares = [Fraction(k**2 * (T - 1), (count - 1) ** 2) for k in range(count)]
         rounded = [round(square) for square in squares]
         repeating += len(set(rounded)) < count
@@ -169,14 +169,14 @@ def test_quadratic_for_every_number_of_steps():
 @pytest.mark.parametrize(
     ("spacing", "fractions"),
     [
-        (jd.Leading, lambda n: np.arange(n)[::-1] / n),
-        (jd.Trailing, lambda n: np.arange(n, 0, -1) / n),
-        (jd.Linspace, lambda n: np.linspace(1, 0, n)),
-        (jd.QuadraticTimes, lambda n: np.linspace(1, 0, n) ** 2),
+        (jd.spacing.Leading, lambda n: np.arange(n)[::-1] / n),
+        (jd.spacing.Trailing, lambda n: np.arange(n, 0, -1) / n),
+        (jd.spacing.Linspace, lambda n: np.linspace(1, 0, n)),
+        (jd.spacing.QuadraticTimes, lambda n: np.linspace(1, 0, n) ** 2),
     ],
 )
 def test_fractions_of_a_continuous_schedule(spacing, fractions, count):
-    schedule = jd.StraightPath().build()
+    schedule = jd.schedules.RectifiedFlow().build()
     grid = spacing(num_steps=count).levels(schedule)
     expected = 1e-3 + (1 - 1e-3) * fractions(count)
     np.testing.assert_allclose(grid.sigma[:-1], expected, rtol=1e-5)
@@ -184,16 +184,16 @@ def test_fractions_of_a_continuous_schedule(spacing, fractions, count):
 
 def test_karras_gives_edms_levels():
     for grid in (
-        jd.Karras(num_steps=18).levels(EXPLODING),
+        jd.spacing.Karras(num_steps=18).levels(EXPLODING),
         jd.Heun().grid(EXPLODING),
         # The schedule's own times go by the same formula.
-        jd.Linspace(num_steps=18).levels(EXPLODING),
+        jd.spacing.Linspace(num_steps=18).levels(EXPLODING),
     ):
         np.testing.assert_allclose(grid.sigma, EDM_SIGMAS, rtol=1e-5)
 
 
 def test_karras_in_any_schedule_between_given_scales(schedule):
-    spacing = jd.Karras(num_steps=9, rho=3.0, sigma_min=0.1, sigma_max=20.0)
+    spacing = jd.spacing.Karras(num_steps=9, rho=3.0, sigma_min=0.1, sigma_max=20.0)
     grid = spacing.levels(schedule)
     expected = np.linspace(20 ** (1 / 3), 0.1 ** (1 / 3), 9) ** 3
     np.testing.assert_allclose(grid.sigma[:-1] / grid.alpha[:-1], expected, rtol=1e-3)
@@ -204,7 +204,7 @@ def test_karras_in_any_schedule_between_given_scales(schedule):
         told = np.interp(inner.t, np.arange(T), table)
         np.testing.assert_allclose(told, half_log_snr(inner), atol=1e-3)
     else:
-        u = schedule.fraction(jd.log_snr(inner))
+        u = schedule.fraction_of_log_snr(jd.schedules.log_snr(inner))
         np.testing.assert_allclose(schedule.level(u).t, inner.t, rtol=1e-3)
 
 
@@ -214,13 +214,13 @@ def test_karras_in_any_schedule_between_given_scales(schedule):
 def test_karras_beyond_the_schedule_repeats_no_level(schedule, scales):
     """Between two equal levels a multistep method divides by 0."""
     try:
-        grid = jd.Karras(num_steps=9, **scales).levels(schedule)
+        grid = jd.spacing.Karras(num_steps=9, **scales).levels(schedule)
     except jd.InputError:
         return
     assert (np.diff(half_log_snr(grid)) > 0).all()
 
 
-@pytest.mark.parametrize("spacing", [jd.Karras, jd.UniformLogSnr])
+@pytest.mark.parametrize("spacing", [jd.spacing.Karras, jd.spacing.UniformLogSNR])
 def test_ends_are_the_schedules(schedule, spacing):
     grid = spacing(num_steps=9).levels(schedule)
     ends = half_log_snr(schedule.level(schedule.times[jnp.array([-1, 0])]))
@@ -229,12 +229,14 @@ def test_ends_are_the_schedules(schedule, spacing):
 
 
 def test_uniform_log_snr_is_even(schedule):
-    steps = np.diff(half_log_snr(jd.UniformLogSnr(num_steps=30).levels(schedule))[:-1])
+    steps = np.diff(
+        half_log_snr(jd.spacing.UniformLogSNR(num_steps=30).levels(schedule))[:-1]
+    )
     np.testing.assert_allclose(steps, steps.mean(), rtol=5e-3)
 
 
 def shrink(x_t, level):
-    return jd.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
+    return jd.predictions.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
 
 
 @pytest.mark.parametrize("to_data", [True, False])
@@ -247,15 +249,15 @@ def test_each_steps_next_level_is_the_grids(short, to_data):
     for level, after in itertools.pairwise(levels):
         estimate = shrink(x, level)
         x = after.alpha * estimate.x_0 + after.sigma * estimate.eps
-    sampler = jd.Ddim(spacing=jd.Times(times=times, to_data=to_data))
+    sampler = jd.DDIM(spacing=jd.spacing.Times(times=times, to_data=to_data))
     images = jd.sample(shrink, sampler, short, jax.random.key(1), x.shape, x_T=x_T)
     np.testing.assert_allclose(images, x, rtol=1e-5)
 
 
 def test_chain_starts_from_the_first_levels_noise(schedule):
-    whole = jd.Trailing(num_steps=3).levels(schedule)
+    whole = jd.spacing.Trailing(num_steps=3).levels(schedule)
     np.testing.assert_allclose(prior_scale(schedule, whole), schedule.prior_scale)
-    grid = jd.Karras(num_steps=3, sigma_max=10.0).levels(schedule)
+    grid = jd.spacing.Karras(num_steps=3, sigma_max=10.0).levels(schedule)
     # The deviation of x_t for data of unit variance, but for that of the prior.
     deviation = np.hypot(grid.alpha[0], grid.sigma[0])
     np.testing.assert_allclose(prior_scale(schedule, grid), deviation, rtol=1e-3)
@@ -265,10 +267,13 @@ def test_chain_starts_from_the_first_levels_noise(schedule):
 
 def test_prior_scale_is_what_sample_draws():
     def start(spacing):
-        sampler, key = jd.Ddim(spacing=spacing), jax.random.key(0)
+        sampler, key = jd.DDIM(spacing=spacing), jax.random.key(0)
         return jd.sample(shrink, sampler, EXPLODING, key, (2, 3), every=3)[0]
 
-    x, low = start(jd.Karras(num_steps=3)), start(jd.Karras(num_steps=3, sigma_max=9.0))
+    x, low = (
+        start(jd.spacing.Karras(num_steps=3)),
+        start(jd.spacing.Karras(num_steps=3, sigma_max=9.0)),
+    )
     np.testing.assert_allclose(low, x * (82 / 6401) ** 0.5, rtol=1e-5)
 
 
@@ -281,19 +286,37 @@ def refused(make_it, line):
 @pytest.mark.parametrize(
     ("spacing", "line"),
     [
-        (jd.Leading(num_steps=21), "has 20 times, fewer than the 21 .* take fewer st"),
-        (jd.Trailing(num_steps=20, to_data=False), "has 20 times, fewer than the 21"),
-        (jd.Linspace(num_steps=30), "has 20 times, fewer than the 30"),
-        (jd.QuadraticTimes(num_steps=21), "has 20 times, fewer than the 21"),
-        (jd.Leading(num_steps=6, offset=5), r"offset must lie in 0\.\.4; got 5"),
-        (jd.Leading(num_steps=6, offset=-1), r"offset must lie in 0\.\.4; got -1"),
-        (jd.Times(), r"times needs 1 or more, noisiest first; got \(\)"),
-        (jd.Times(times=(3,), to_data=False), r"times needs 2 or more.*got \(3,\)"),
-        (jd.Times(times=(3, 3)), r"times must decrease; got \(3, 3\)"),
-        (jd.Times(times=(3, 7)), r"times must decrease; got \(3, 7\)"),
-        (jd.Times(times=(3.5, 1)), r"must be integers for a discrete.*got \(3.5, 1\)"),
-        (jd.Times(times=(20, 1)), r"t must lie in 0\.\.19; got 20"),
-        (jd.Times(times=(7, -1)), r"t must lie in 0\.\.19; got -1"),
+        (
+            jd.spacing.Leading(num_steps=21),
+            "has 20 times, fewer than the 21 .* take fewer st",
+        ),
+        (
+            jd.spacing.Trailing(num_steps=20, to_data=False),
+            "has 20 times, fewer than the 21",
+        ),
+        (jd.spacing.Linspace(num_steps=30), "has 20 times, fewer than the 30"),
+        (jd.spacing.QuadraticTimes(num_steps=21), "has 20 times, fewer than the 21"),
+        (
+            jd.spacing.Leading(num_steps=6, offset=5),
+            r"offset must lie in 0\.\.4; got 5",
+        ),
+        (
+            jd.spacing.Leading(num_steps=6, offset=-1),
+            r"offset must lie in 0\.\.4; got -1",
+        ),
+        (jd.spacing.Times(), r"times needs 1 or more, noisiest first; got \(\)"),
+        (
+            jd.spacing.Times(times=(3,), to_data=False),
+            r"times needs 2 or more.*got \(3,\)",
+        ),
+        (jd.spacing.Times(times=(3, 3)), r"times must decrease; got \(3, 3\)"),
+        (jd.spacing.Times(times=(3, 7)), r"times must decrease; got \(3, 7\)"),
+        (
+            jd.spacing.Times(times=(3.5, 1)),
+            r"must be integers for a discrete.*got \(3.5, 1\)",
+        ),
+        (jd.spacing.Times(times=(20, 1)), r"t must lie in 0\.\.19; got 20"),
+        (jd.spacing.Times(times=(7, -1)), r"t must lie in 0\.\.19; got -1"),
     ],
 )
 def test_grids_that_do_not_fit_the_schedule(short, spacing, line):
@@ -302,7 +325,7 @@ def test_grids_that_do_not_fit_the_schedule(short, spacing, line):
 
 def test_times_of_a_continuous_schedule_in_range():
     refused(
-        lambda: jd.Times(times=(1.5, 0.5)).levels(EXPLODING),
+        lambda: jd.spacing.Times(times=(1.5, 0.5)).levels(EXPLODING),
         r"t must lie in 0\.\.1; got 1.5",
     )
 
@@ -319,7 +342,12 @@ def test_times_of_a_continuous_schedule_in_range():
     ],
 )
 def test_options_out_of_range(options, line):
-    refused(lambda: jd.Karras(**options), line)
+    refused(lambda: jd.spacing.Karras(**options), line)
     if "num_steps" in options:
-        for spacing in (jd.Leading, jd.Trailing, jd.Linspace, jd.QuadraticTimes):
+        for spacing in (
+            jd.spacing.Leading,
+            jd.spacing.Trailing,
+            jd.spacing.Linspace,
+            jd.spacing.QuadraticTimes,
+        ):
             refused(lambda kind=spacing: kind(**options), line)

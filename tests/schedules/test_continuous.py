@@ -14,17 +14,17 @@ import jaxdiff as jd
 from jaxdiff.schedules import ScheduleOptions
 
 CONTINUOUS: Any = [
-    jd.VariancePreserving(),
-    jd.VariancePreserving(beta_min=0.0, beta_max=15.0, t_min=1e-3),
-    jd.VarianceExploding(),
-    jd.VarianceExploding(sigma_min=0.01, sigma_max=50.0, rho=3.0),
-    jd.StraightPath(),
-    jd.StraightPath(t_min=0.02),
+    jd.schedules.VP(),
+    jd.schedules.VP(beta_min=0.0, beta_max=15.0, t_min=1e-3),
+    jd.schedules.VE(),
+    jd.schedules.VE(sigma_min=0.01, sigma_max=50.0, rho=3.0),
+    jd.schedules.RectifiedFlow(),
+    jd.schedules.RectifiedFlow(t_min=0.02),
 ]
 DISCRETE = [
     option
     for option in get_args(ScheduleOptions)
-    if not issubclass(option, jd.ContinuousSchedule)
+    if not issubclass(option, jd.schedules.ContinuousSchedule)
 ]
 every_schedule = pytest.mark.parametrize(
     "schedule", CONTINUOUS, ids=lambda schedule: type(schedule).__name__
@@ -41,14 +41,14 @@ def x64():
 
 def formula(schedule: Any, u: float) -> tuple[float, float, float]:
     """What the network is told, alpha and sigma, in float64."""
-    if isinstance(schedule, jd.VarianceExploding):
+    if isinstance(schedule, jd.schedules.VE):
         low, high = (
             s ** (1 / schedule.rho) for s in (schedule.sigma_min, schedule.sigma_max)
         )
         sigma = (high + (1 - u) * (low - high)) ** schedule.rho
         return 250 * np.log(sigma), 1.0, sigma
     t = schedule.t_min + (1 - schedule.t_min) * u
-    if isinstance(schedule, jd.StraightPath):
+    if isinstance(schedule, jd.schedules.RectifiedFlow):
         return 1000 * t, 1 - t, t
     beta = lambda s: schedule.beta_min + s * (schedule.beta_max - schedule.beta_min)  # noqa: E731
     integral = quad(beta, 0, t)[0]
@@ -84,8 +84,8 @@ def test_noise_grows_to_the_prior(schedule, x64):
     # What sampling starts from is x_1, for data of unit variance.
     last = np.hypot(level.alpha[-1], level.sigma[-1])
     np.testing.assert_allclose(schedule.prior_scale, last, rtol=1e-3)
-    assert schedule.keeps_signal == (level.alpha[-1] > 0)
-    if isinstance(schedule, jd.VariancePreserving):
+    assert schedule.has_terminal_signal == (level.alpha[-1] > 0)
+    if isinstance(schedule, jd.schedules.VP):
         np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1, rtol=1e-12)
 
 
@@ -96,7 +96,7 @@ def test_18_steps_of_edm():
         1.92334, 1.08817, 0.585348, 0.296442, 0.139516, 0.0599473, 0.0229345,
         0.00752802, 0.002, 0,
     ]  # fmt: skip
-    grid = jd.Ancestral().grid(jd.VarianceExploding(num_steps=18).build())
+    grid = jd.DDPM().grid(jd.schedules.VE(num_steps=18).build())
     np.testing.assert_allclose(grid.sigma, sigmas, rtol=1e-5)
     np.testing.assert_array_equal(grid.alpha, np.ones(19))
     c_noise = np.log(sigmas[:-1]) / 4
@@ -127,13 +127,15 @@ def test_next_level_between_the_grids_times(schedule, x64):
 @every_schedule
 def test_fraction_inverts_the_log_snr(schedule, x64):
     u = jnp.asarray(U)
-    log_snr = jd.log_snr(schedule.level(u))
-    np.testing.assert_allclose(schedule.fraction(log_snr), u, atol=1e-9)
+    log_snr = jd.schedules.log_snr(schedule.level(u))
+    np.testing.assert_allclose(schedule.fraction_of_log_snr(log_snr), u, atol=1e-9)
     np.testing.assert_array_equal(schedule.time(u), u)
     asked = log_snr[:-1] + 0.3 * jnp.diff(jnp.maximum(log_snr, -10.0))
-    level = schedule.level_at(asked)
-    np.testing.assert_allclose(jd.log_snr(level), asked, rtol=1e-9)
-    for a, b in zip(level, schedule.level(schedule.fraction(asked)), strict=True):
+    level = schedule.level_of_log_snr(asked)
+    np.testing.assert_allclose(jd.schedules.log_snr(level), asked, rtol=1e-9)
+    for a, b in zip(
+        level, schedule.level(schedule.fraction_of_log_snr(asked)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
@@ -141,21 +143,25 @@ def test_fraction_inverts_the_log_snr(schedule, x64):
 def test_log_snr_out_of_range_is_cut_off(schedule):
     asked = jnp.asarray([-np.inf, -1e38, -200.0, 200.0, 1e38, np.inf])
     ends = jnp.asarray([1.0, 1, 1, 0, 0, 0])
-    np.testing.assert_array_equal(schedule.fraction(asked), ends)
-    for a, b in zip(schedule.level_at(asked), schedule.level(ends), strict=True):
+    np.testing.assert_array_equal(schedule.fraction_of_log_snr(asked), ends)
+    for a, b in zip(
+        schedule.level_of_log_snr(asked), schedule.level(ends), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 @jax.jit
 def discrete(schedule, log_snr):
     """The time nearest to a log-SNR, and the level there."""
-    return schedule.time(schedule.fraction(log_snr)), schedule.level_at(log_snr)
+    return schedule.time(
+        schedule.fraction_of_log_snr(log_snr)
+    ), schedule.level_of_log_snr(log_snr)
 
 
 @every_discrete
 def test_discrete_fraction_is_the_nearest_time(options):
     schedule, t = options().build(), np.array([0, 1, 5, 100, 500, 900, 997])
-    table = np.asarray(jd.log_snr(schedule.level(np.arange(1000))))
+    table = np.asarray(jd.schedules.log_snr(schedule.level(np.arange(1000))))
     shares = np.array([[0.1], [0.4], [0.6], [0.9]], np.float32)
     between = (1 - shares) * table[t] + shares * table[t + 1]
     out = np.array([-np.inf, -200, 200, np.inf], np.float32)
@@ -170,11 +176,11 @@ def test_discrete_fraction_is_the_nearest_time(options):
 def test_discrete_level_at_lies_between_two_times(options):
     schedule, t = options().build(), np.array([0, 1, 5, 100, 500, 900, 997])
     known = schedule.level(np.append(t, t + 1))
-    table = np.asarray(jd.log_snr(known))
+    table = np.asarray(jd.schedules.log_snr(known))
     asked = np.append(table[:7], 0.7 * table[:7] + 0.3 * table[7:])
     _, level = discrete(schedule, asked)
     np.testing.assert_allclose(level.t, np.append(t, t + 0.3), atol=0.02)
-    np.testing.assert_allclose(jd.log_snr(level), asked, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jd.schedules.log_snr(level), asked, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(level.alpha**2 + level.sigma**2, 1, rtol=1e-6)
     np.testing.assert_allclose(level.alpha[:7], known.alpha[:7], rtol=1e-4)
     np.testing.assert_allclose(level.sigma[:7], known.sigma[:7], rtol=1e-4)
@@ -210,8 +216,10 @@ def test_chain_reaches_the_datas_moments(schedule):
     assert (errors[1] < 0.6 * errors[0]).all()
 
     # One example is 1000 data points of two numbers: one key draws them all.
-    oracle = jd.Gaussian.of(np.tile(MEAN, (1000, 1)), np.tile(VARIANCE, (1000, 1)))
-    sampler = jd.Ancestral(variance=jd.FixedLarge())
+    oracle = jd.oracles.Gaussian.of(
+        np.tile(MEAN, (1000, 1)), np.tile(VARIANCE, (1000, 1))
+    )
+    sampler = jd.DDPM(variance=jd.samplers.FixedLarge())
     images = jd.sample(oracle, sampler, schedule, jax.random.key(0), (20, 1000, 2))
     data = np.asarray(images, np.float64).reshape(20_000, 2)
     assert (abs(data.mean(axis=0) - mean) < 4 * np.sqrt(variance / len(data))).all()
@@ -259,21 +267,24 @@ def test_times_out_of_range(schedule, t, got):
             if option not in DISCRETE
         ),
         (
-            jd.VariancePreserving(beta_min=-1.0),
+            jd.schedules.VP(beta_min=-1.0),
             r"beta_min must lie in .* got -1 and 20",
         ),
         (
-            jd.VariancePreserving(beta_max=0.1),
+            jd.schedules.VP(beta_max=0.1),
             r"beta_min must lie in .* got 0\.1 and 0\.1",
         ),
-        (jd.VariancePreserving(beta_min=np.nan), "beta_min must lie in .* got nan"),
-        (jd.VariancePreserving(t_min=0.0), r"t_min must lie in \(0, 1\); got 0"),
-        (jd.VariancePreserving(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
-        (jd.VarianceExploding(sigma_min=0.0), r"sigma_min must lie in .* got 0 and 80"),
-        (jd.VarianceExploding(sigma_max=0.001), r"sigma_min .* got 0\.002 and 0\.001"),
-        (jd.VarianceExploding(rho=0.0), "rho must be above 0; got 0"),
-        (jd.StraightPath(t_min=-0.1), r"t_min must lie in \(0, 1\); got -0\.1"),
-        (jd.StraightPath(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
+        (jd.schedules.VP(beta_min=np.nan), "beta_min must lie in .* got nan"),
+        (jd.schedules.VP(t_min=0.0), r"t_min must lie in \(0, 1\); got 0"),
+        (jd.schedules.VP(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
+        (jd.schedules.VE(sigma_min=0.0), r"sigma_min must lie in .* got 0 and 80"),
+        (jd.schedules.VE(sigma_max=0.001), r"sigma_min .* got 0\.002 and 0\.001"),
+        (jd.schedules.VE(rho=0.0), "rho must be above 0; got 0"),
+        (
+            jd.schedules.RectifiedFlow(t_min=-0.1),
+            r"t_min must lie in \(0, 1\); got -0\.1",
+        ),
+        (jd.schedules.RectifiedFlow(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
     ],
 )
 def test_options_out_of_range(schedule, message):

@@ -45,14 +45,14 @@ def line(start, end, num):
     ],
 )
 def test_the_end(options, alphas_bar):
-    diagnosis = jd.diagnose(options.build())
+    diagnosis = jd.schedules.diagnose(options.build())
     snr = alphas_bar / (1 - alphas_bar)
     np.testing.assert_allclose(diagnosis.terminal_snr, snr, rtol=1e-5)
     np.testing.assert_allclose(diagnosis.contrast_left, alphas_bar**0.5, rtol=1e-5)
 
 
 def test_figures_of_the_linear_schedule():
-    diagnosis = jd.diagnose(jd.Linear().build())
+    diagnosis = jd.schedules.diagnose(jd.Linear().build())
     alphas_bar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
     log_snr = np.log(alphas_bar / (1 - alphas_bar))
     np.testing.assert_allclose(diagnosis.log_snr, log_snr, rtol=1e-5, atol=1e-5)
@@ -67,11 +67,11 @@ def test_figures_of_the_linear_schedule():
 
 
 def test_figures_of_continuous_schedules():
-    exploding = jd.diagnose(jd.VarianceExploding().build())
+    exploding = jd.schedules.diagnose(jd.schedules.VE().build())
     np.testing.assert_allclose(exploding.terminal_snr, 1 / 80**2, rtol=1e-5)
     np.testing.assert_allclose(exploding.contrast_left, 6401**-0.5, rtol=1e-5)
     np.testing.assert_allclose(exploding.first_noise, 0.002 * 127.5, rtol=1e-4)
-    straight = jd.diagnose(jd.StraightPath(num_steps=101).build())
+    straight = jd.schedules.diagnose(jd.schedules.RectifiedFlow(num_steps=101).build())
     assert straight.terminal_snr == straight.contrast_left == 0
     assert straight.log_snr[-1] == -np.inf
     # alpha = sigma = 1/2 at the time (0.5 - t_min) / (1 - t_min), just below 0.5.
@@ -83,20 +83,20 @@ def test_figures_of_continuous_schedules():
     [
         jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
         jd.Linear(num_steps=1, beta_end=0.5, beta_start=0.5),
-        jd.ZeroTerminalSnr(base=jd.Linear(num_steps=20)),
-        jd.VarianceExploding(num_steps=20, sigma_max=5.0),
-        jd.VariancePreserving(num_steps=20),
-        jd.StraightPath(num_steps=20),
+        jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=20)),
+        jd.schedules.VE(num_steps=20, sigma_max=5.0),
+        jd.schedules.VP(num_steps=20),
+        jd.schedules.RectifiedFlow(num_steps=20),
     ],
     ids=lambda options: type(options).__name__,
 )
 def test_variances_are_those_of_the_librarys_own_reverse_steps(options):
     schedule = options.build()
-    diagnosis = jd.diagnose(schedule)
-    oracle = jd.Gaussian.of(jnp.zeros(1), 1.0)
+    diagnosis = jd.schedules.diagnose(schedule)
+    oracle = jd.oracles.Gaussian.of(jnp.zeros(1), 1.0)
     for variance, expected in (
-        (jd.FixedSmall(), diagnosis.variance_small),
-        (jd.FixedLarge(), diagnosis.variance_large),
+        (jd.samplers.FixedSmall(), diagnosis.variance_small),
+        (jd.samplers.FixedLarge(), diagnosis.variance_large),
     ):
         total = schedule.prior_scale**2
         for t in schedule.times[::-1]:
@@ -111,7 +111,7 @@ def test_variances_are_those_of_the_librarys_own_reverse_steps(options):
 
 @pytest.mark.parametrize("schedule", DEFAULTS, ids=NAMES)
 def test_step_losses_add_up_to_what_the_chain_loses(schedule):
-    diagnosis = jd.diagnose(schedule)
+    diagnosis = jd.schedules.diagnose(schedule)
     # Only at variance exploding does the chain start from another variance than x_T's.
     lost = 1 - diagnosis.variance_small
     np.testing.assert_allclose(diagnosis.step_loss.sum(), lost, atol=1e-6)
@@ -119,7 +119,7 @@ def test_step_losses_add_up_to_what_the_chain_loses(schedule):
 
 def test_a_step_loss_is_what_the_true_reverse_variance_has_more():
     schedule = jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6).build()
-    loss = jd.diagnose(schedule).step_loss
+    loss = jd.schedules.diagnose(schedule).step_loss
     x_t = jnp.ones((1, 1))
     for t in range(1, 20):
         x_0 = jnp.zeros_like(x_t)
@@ -132,7 +132,7 @@ def test_a_step_loss_is_what_the_true_reverse_variance_has_more():
 
 @pytest.mark.parametrize("schedule", DEFAULTS, ids=NAMES)
 def test_default_schedules_are_sane(schedule):
-    assert jd.diagnose(schedule).faults == ()
+    assert jd.schedules.diagnose(schedule).faults == ()
 
 
 def test_every_advice_is_tested_below():
@@ -170,19 +170,19 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "bad", "good"), FAULTS, ids=[f[0] for f in FAULTS])
 def test_each_fault_is_told_from_what_just_passes(fault, bad, good):
-    diagnosis = jd.diagnose(of_log_snr(*bad))
+    diagnosis = jd.schedules.diagnose(of_log_snr(*bad))
     assert diagnosis.faults == (fault,)
     table = " ".join(str(diagnosis).split())
     assert fault in table
     assert ADVICE[fault] in table
-    passes = jd.diagnose(of_log_snr(*good))
+    passes = jd.schedules.diagnose(of_log_snr(*good))
     assert passes.faults == ()
     assert fault not in str(passes)
 
 
 def test_known_bad_schedules():
     def faults(**options):
-        return set(jd.diagnose(jd.Linear(**options).build()).faults)
+        return set(jd.schedules.diagnose(jd.Linear(**options).build()).faults)
 
     assert faults(num_steps=50) == {"SIGNAL LEFT"}
     assert "BIASED" in faults(num_steps=100, beta_start=1e-3, beta_end=0.2)
@@ -190,23 +190,23 @@ def test_known_bad_schedules():
         num_steps=20, beta_start=0.5, beta_end=0.5
     )
     # In fixed large's own way, upwards: too few steps of a variance-exploding chain.
-    diagnosis = jd.diagnose(jd.VarianceExploding(num_steps=50).build())
+    diagnosis = jd.schedules.diagnose(jd.schedules.VE(num_steps=50).build())
     assert diagnosis.faults == ("STEP TOO LARGE", "BIASED", "BIASED")
     assert diagnosis.variance_large > 1.2
 
 
 def test_zero_terminal_snr_is_said_but_is_no_fault():
-    for options in (jd.ZeroTerminalSnr(), jd.StraightPath()):
-        table = str(jd.diagnose(options.build()))
+    for options in (jd.schedules.ZeroTerminalSNR(), jd.schedules.RectifiedFlow()):
+        table = str(jd.schedules.diagnose(options.build()))
         assert "ok: exactly zero\n    > eps-prediction cannot be used" in table
-    assert "eps-prediction" not in str(jd.diagnose(jd.Cosine().build()))
+    assert "eps-prediction" not in str(jd.schedules.diagnose(jd.Cosine().build()))
 
 
 LONG = jd.Linear(num_steps=12000)  # t has 5 digits, and the SNR falls to 1e-53
 
 
 def test_table():
-    table = str(jd.diagnose(jd.Linear(num_steps=50).build())).splitlines()
+    table = str(jd.schedules.diagnose(jd.Linear(num_steps=50).build())).splitlines()
     assert table[0].split() == [
         "Noise",
         "schedule,",
@@ -221,18 +221,18 @@ def test_table():
         in (table)
     )
     assert "  SNR falls below 1                                    never" in table
-    assert str(jd.diagnose(jd.Cosine().build())).count("ok") == 8
+    assert str(jd.schedules.diagnose(jd.Cosine().build())).count("ok") == 8
 
 
 @pytest.mark.parametrize(
     "options",
     [option() for option in get_args(ScheduleOptions)]
     + [LONG, jd.Linear(num_steps=20, beta_start=0.5, beta_end=0.5)]
-    + [jd.VarianceExploding(num_steps=50), jd.VariancePreserving(num_steps=20000)],
+    + [jd.schedules.VE(num_steps=50), jd.schedules.VP(num_steps=20000)],
     ids=repr,
 )
 def test_table_is_aligned_and_80_columns_wide(options):
-    table = str(jd.diagnose(options.build()))
+    table = str(jd.schedules.diagnose(options.build()))
     assert max(map(len, table.splitlines())) <= 80
     rows = [row for row in table.splitlines() if row.startswith("  ") and row[2] != " "]
     assert len(rows) == 10
@@ -241,21 +241,23 @@ def test_table_is_aligned_and_80_columns_wide(options):
 
 
 def test_an_advice_for_two_rows_is_given_once():
-    table = str(jd.diagnose(jd.VarianceExploding(num_steps=50).build()))
+    table = str(jd.schedules.diagnose(jd.schedules.VE(num_steps=50).build()))
     assert table.count("  BIASED") == 2
     assert table.count("LearnedRange") == 1
 
 
-@pytest.mark.parametrize("options", [jd.Linear(num_steps=50), jd.StraightPath()])
+@pytest.mark.parametrize(
+    "options", [jd.Linear(num_steps=50), jd.schedules.RectifiedFlow()]
+)
 def test_plot(tmp_path, options):
-    diagnosis = jd.diagnose(options.build())
+    diagnosis = jd.schedules.diagnose(options.build())
     with warnings.catch_warnings(action="error"):
         plots.save_diagnosis(tmp_path / "schedule.png", diagnosis)
     with Image.open(tmp_path / "schedule.png") as picture:
         assert (picture.format, picture.size) == ("PNG", (1200, 432))
 
 
-untyped: Any = jd.diagnose
+untyped: Any = jd.schedules.diagnose
 
 
 class Levels:
@@ -278,7 +280,9 @@ class Levels:
         (lambda: untyped(jd.Cosine), "got Cosine: call its build"),
         (lambda: untyped(None), "got NoneType"),
         (
-            lambda: jax.jit(lambda s: jd.diagnose(s).variance_small)(DEFAULTS[0]),
+            lambda: jax.jit(lambda s: jd.schedules.diagnose(s).variance_small)(
+                DEFAULTS[0]
+            ),
             "call it outside jit",
         ),
         (
@@ -316,7 +320,7 @@ def test_the_example_in_the_docstring():
 
 def test_a_table_needs_no_plotting_library():
     code = (
-        "import sys, jaxdiff as jd; str(jd.diagnose(jd.Cosine().build()));"
+        "import sys, jaxdiff as jd; str(jd.schedules.diagnose(jd.Cosine().build()));"
         "assert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

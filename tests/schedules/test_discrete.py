@@ -14,7 +14,9 @@ from jaxdiff.schedules import ScheduleOptions
 OPTIONS = [
     option
     for option in get_args(ScheduleOptions)
-    if not issubclass(option, jd.ContinuousSchedule | jd.ZeroTerminalSnr)
+    if not issubclass(
+        option, jd.schedules.ContinuousSchedule | jd.schedules.ZeroTerminalSNR
+    )
 ]
 
 
@@ -77,7 +79,7 @@ def test_one_step_is_enough_to_build(options):
 def test_zero_terminal_snr_is_lins_algorithm(base):
     """Lin et al. 2024, algorithm 1: shift the signal to end at 0, then stretch it."""
     before = base().build()
-    after = jd.ZeroTerminalSnr(base=base()).build()
+    after = jd.schedules.ZeroTerminalSNR(base=base()).build()
     root = np.cumprod(1 - np.asarray(before.betas, np.float64)) ** 0.5
     first, last = root[0], root[-1]
     root = (root - last) * first / (first - last)
@@ -87,9 +89,9 @@ def test_zero_terminal_snr_is_lins_algorithm(base):
     assert after.sqrt_alphas_bar[0] == before.sqrt_alphas_bar[0]
     assert (after.alphas_bar[-1], after.alphas[-1], after.betas[-1]) == (0, 0, 1)
     assert after.sqrt_one_minus_alphas_bar[-1] == 1
-    assert (before.keeps_signal, after.keeps_signal) == (True, False)
+    assert (before.has_terminal_signal, after.has_terminal_signal) == (True, False)
     # With nothing left to take away, nothing changes.
-    again = jd.rescale_zero_terminal_snr(after)
+    again = jd.schedules.rescale_zero_terminal_snr(after)
     for a, b in zip(again, after, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
@@ -99,7 +101,7 @@ POSTERIOR = jax.jit(jd.q_posterior)
 
 @pytest.mark.parametrize("base", OPTIONS)
 def test_posterior_is_finite_without_signal(base):
-    schedule = jd.ZeroTerminalSnr(base=base()).build()
+    schedule = jd.schedules.ZeroTerminalSNR(base=base()).build()
     x_0, x_t = jnp.linspace(-1, 1, 1000), jnp.linspace(3, -3, 1000)
     posterior = POSTERIOR(schedule, x_0, x_t, schedule.times)
     assert all(np.isfinite(array).all() for array in posterior)
@@ -113,10 +115,10 @@ def test_posterior_is_finite_without_signal(base):
 def test_zero_terminal_snr_of_few_steps():
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the base's visible signal is what it mends
-        schedule = jd.ZeroTerminalSnr(base=jd.Linear(num_steps=2)).build()
+        schedule = jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=2)).build()
     np.testing.assert_allclose(schedule.betas, [1e-4, 1], rtol=1e-6)
     with pytest.raises(jd.InputError, match="needs at least 2 steps; got 1"):
-        jd.ZeroTerminalSnr(base=jd.Linear(num_steps=1)).build()
+        jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=1)).build()
 
 
 def test_levels_are_the_tables_rows(short):
@@ -168,12 +170,12 @@ def test_bad_options(options, message):
 
 def test_a_level_at_a_ratio_out_of_range_is_the_last_one(short):
     for log_snr, t in ((200.0, 0), (-200.0, 19)):
-        at, level = short.level_at(jnp.float32(log_snr)), short.level(t)
+        at, level = short.level_of_log_snr(jnp.float32(log_snr)), short.level(t)
         np.testing.assert_allclose(at, jax.tree.map(float, level), rtol=1e-5)
 
 
 def test_visible_signal_warns_of_continuous_schedules_too():
     with pytest.warns(UserWarning, match=r"keeps 0\.76 of the signal"):
-        jd.VariancePreserving(beta_max=1.0).build()
+        jd.schedules.VP(beta_max=1.0).build()
     with pytest.warns(UserWarning, match=r"keeps 0\.707 of the signal"):
-        jd.VarianceExploding(sigma_max=1.0).build()
+        jd.schedules.VE(sigma_max=1.0).build()

@@ -97,9 +97,9 @@ def test_signal_to_noise_ratio(short):
     level = short.level(jnp.arange(20))
     alphas_bar = np.asarray(short.alphas_bar, np.float64)
     expected = alphas_bar / (1 - alphas_bar)
-    np.testing.assert_allclose(jd.snr(level), expected, rtol=1e-3)
-    np.testing.assert_allclose(jd.log_snr(level), np.log(expected), atol=1e-3)
-    assert (np.diff(jd.log_snr(level)) < 0).all()
+    np.testing.assert_allclose(jd.schedules.snr(level), expected, rtol=1e-3)
+    np.testing.assert_allclose(jd.schedules.log_snr(level), np.log(expected), atol=1e-3)
+    assert (np.diff(jd.schedules.log_snr(level)) < 0).all()
 
 
 @pytest.mark.parametrize("shape", [(4, 8, 8, 1), (4, 5, 3, 3), (4, 7), (4,)])

@@ -38,7 +38,7 @@ def test_the_command_line_keeps_programs_in_the_cache(chosen, tmp_path):
 
 def test_a_folder_of_the_user_stays(chosen, tmp_path):
     chosen(str(tmp_path / "mine"))
-    compilation_cache.keep()
+    compilation_cache.enable()
     assert folder_now() == str(tmp_path / "mine")
 
 

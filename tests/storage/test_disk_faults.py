@@ -205,7 +205,7 @@ def test_a_save_that_cannot_be_proven_removes_nothing(two, monkeypatch):
     def broken(folder, record):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(checkpoints_lib, "seal", broken)
+    monkeypatch.setattr(checkpoints_lib, "write_manifest", broken)
     checkpoints = Checkpoints(two, keep=1)
     checkpoints.save(3, state(3))
     with pytest.raises(
@@ -298,7 +298,7 @@ def test_sealing_is_undone_by_any_change(tmp_path):
     folder = tmp_path / "folder"
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").write_bytes(b"abc")
-    manifest.seal(folder, {"a": 1})
+    manifest.write_manifest(folder, {"a": 1})
     record = manifest.verify(folder)
     assert record["a"] == 1
     assert list(record["files"]) == ["inner/file"]

@@ -6,19 +6,19 @@ from typing import Any
 
 import pytest
 
-from jaxdiff.data import Digits, Tfds
+from jaxdiff.data import TFDS, Digits
 from jaxdiff.denoisers.predictions import Eps
 from jaxdiff.errors import InputError
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, Sinusoids
-from jaxdiff.samplers import Ancestral, Karras, Leading
-from jaxdiff.schedules.continuous import StraightPath, VarianceExploding
+from jaxdiff.samplers import DDPM, Karras, Leading
+from jaxdiff.schedules.continuous import VE, RectifiedFlow
 from jaxdiff.schedules.discrete import (
     Cosine,
     Linear,
     Quadratic,
     Sigmoid,
-    ZeroTerminalSnr,
+    ZeroTerminalSNR,
 )
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
@@ -124,13 +124,13 @@ def test_a_chain_of_too_many_steps_is_refused(spacing):
                 s(num_steps=10**12),
                 "num_steps must be at most 1000000; got 1000000000000",
             )
-            for s in (Linear, Cosine, StraightPath)
+            for s in (Linear, Cosine, RectifiedFlow)
         ),
         (
-            ZeroTerminalSnr(base=Linear(beta_start=1e-30, beta_end=1e-30)),
+            ZeroTerminalSNR(base=Linear(beta_start=1e-30, beta_end=1e-30)),
             r"betas\[0\] = ",
         ),
-        (VarianceExploding(rho=0.01), "rho must be at least 0.0777 .*; got 0.01"),
+        (VE(rho=0.01), "rho must be at least 0.0777 .*; got 0.01"),
         *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
         *((s(num_steps=-2), "num_steps must .* got -2") for s in (Cosine, Sigmoid)),
         (Linear(beta_start=0), "beta_start must .* got 0"),
@@ -232,6 +232,6 @@ def test_the_defaults_are_those_of_ddpm():
     assert experiment.training == Training(
         num_steps=800_000, batch_size=128, ema_decay=0.9999
     )
-    assert experiment.sampling.sampler == Ancestral()
+    assert experiment.sampling.sampler == DDPM()
     assert experiment.network.multipliers == (1, 2, 2, 2)
-    assert (Digits().flip, Tfds().flip) == (False, True)
+    assert (Digits().flip, TFDS().flip) == (False, True)

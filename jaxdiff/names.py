@@ -1,0 +1,289 @@
+"""Names that load when first used, and the names of earlier versions."""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import pkgutil
+import sys
+import types
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+
+def lazy(
+    module: str,
+    places: Mapping[str, str] | None = None,
+    renamed: Mapping[str, str] | None = None,
+) -> Callable[[str], Any]:
+    """A module's `__getattr__`: for names that are not imported when the module is.
+
+    Args:
+        module: the module's `__name__`.
+        places: from a name to the module that defines it. A place that ends with the
+            name itself is that submodule.
+        renamed: from an old name to what has taken its place, "module.name". Each warns
+            when it is first used.
+    """
+    places, renamed = places or {}, renamed or {}
+
+    def getattr_(name: str) -> Any:
+        if name in places:
+            place = places[name]
+            found = importlib.import_module(place)
+            if place.rpartition(".")[2] != name:
+                found = getattr(found, name)
+        elif name in renamed:
+            found = _moved(f"{module}.{name}", renamed[name])
+        else:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        setattr(sys.modules[module], name, found)
+        return found
+
+    return getattr_
+
+
+def _moved(old: str, new: str) -> Any:
+    """What has taken the place of an old name, with a word on it."""
+    warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
+    return pkgutil.resolve_name(new)
+
+
+CLASSES = {
+    "Ancestral": "DDPM",
+    "Ddim": "DDIM",
+    "DpmSolver": "DPMSolver",
+    "Edm": "EDM",
+    "EdmWeighting": "EDMWeighting",
+    "FashionMnist": "FashionMNIST",
+    "Folder": "ImageFolder",
+    "MinSnr": "MinSNR",
+    "SnrPlusOne": "SNRPlusOne",
+    "StraightPath": "RectifiedFlow",
+    "Tfds": "TFDS",
+    "UniPc": "UniPC",
+    "UniformLogSnr": "UniformLogSNR",
+    "VarianceExploding": "VE",
+    "VariancePreserving": "VP",
+    "ZeroTerminalSnr": "ZeroTerminalSNR",
+}
+"""Option classes by their old names, as older run folders have them."""
+
+_NEW = CLASSES | {
+    "Dps": "DPS",
+    "Job": "Trainer",
+    "NonFinite": "NonFiniteError",
+    "Repaint": "RePaint",
+    "classifier_free": "classifier_free_guidance",
+    "clip_x_0": "clip_x0",
+    "train_job": "run_training",
+}
+
+OLD_NAMES = {
+    "AllTimes": "jaxdiff.spacing.AllTimes",
+    "Ancestral": "jaxdiff.DDPM",
+    "Bound": "jaxdiff.losses.Bound",
+    "ContinuousSchedule": "jaxdiff.schedules.ContinuousSchedule",
+    "Dataset": "jaxdiff.data.Dataset",
+    "Ddim": "jaxdiff.DDIM",
+    "Denoiser": "jaxdiff.typing.Denoiser",
+    "Diagnosis": "jaxdiff.schedules.Diagnosis",
+    "Digits": "jaxdiff.data.Digits",
+    "DpmSolver": "jaxdiff.DPMSolver",
+    "Dps": "jaxdiff.samplers.DPS",
+    "Edm": "jaxdiff.predictions.EDM",
+    "EdmWeighting": "jaxdiff.losses.EDMWeighting",
+    "Eps": "jaxdiff.predictions.Eps",
+    "Euler": "jaxdiff.samplers.Euler",
+    "EulerAncestral": "jaxdiff.samplers.EulerAncestral",
+    "FashionMnist": "jaxdiff.data.FashionMNIST",
+    "FixedLarge": "jaxdiff.samplers.FixedLarge",
+    "FixedSmall": "jaxdiff.samplers.FixedSmall",
+    "FlowEuler": "jaxdiff.samplers.FlowEuler",
+    "FlowHeun": "jaxdiff.samplers.FlowHeun",
+    "Folder": "jaxdiff.data.ImageFolder",
+    "Gaussian": "jaxdiff.oracles.Gaussian",
+    "GaussianMixture": "jaxdiff.oracles.GaussianMixture",
+    "Hybrid": "jaxdiff.losses.Hybrid",
+    "Karras": "jaxdiff.spacing.Karras",
+    "Leading": "jaxdiff.spacing.Leading",
+    "LearnedRange": "jaxdiff.samplers.LearnedRange",
+    "Linspace": "jaxdiff.spacing.Linspace",
+    "LogNormal": "jaxdiff.losses.LogNormal",
+    "LossHistory": "jaxdiff.losses.LossHistory",
+    "MarginalNoise": "jaxdiff.samplers.MarginalNoise",
+    "MinSnr": "jaxdiff.losses.MinSNR",
+    "NonFinite": "jaxdiff.errors.NonFiniteError",
+    "P2": "jaxdiff.losses.P2",
+    "Pmap": "jaxdiff.parallel.Pmap",
+    "Posterior": "jaxdiff.schedules.Posterior",
+    "QuadraticTimes": "jaxdiff.spacing.QuadraticTimes",
+    "Repaint": "jaxdiff.samplers.RePaint",
+    "Replacement": "jaxdiff.samplers.Replacement",
+    "Run": "jaxdiff.runs.Run",
+    "Sampler": "jaxdiff.samplers.Sampler",
+    "Sharded": "jaxdiff.parallel.Sharded",
+    "SigmoidWeighting": "jaxdiff.losses.SigmoidWeighting",
+    "Simple": "jaxdiff.losses.Simple",
+    "SnrPlusOne": "jaxdiff.losses.SNRPlusOne",
+    "StraightPath": "jaxdiff.schedules.RectifiedFlow",
+    "Terminated": "jaxdiff.parallel.Terminated",
+    "Tfds": "jaxdiff.data.TFDS",
+    "Times": "jaxdiff.spacing.Times",
+    "Trailing": "jaxdiff.spacing.Trailing",
+    "UniPc": "jaxdiff.samplers.UniPC",
+    "Uniform": "jaxdiff.losses.Uniform",
+    "UniformEps": "jaxdiff.losses.UniformEps",
+    "UniformLogSnr": "jaxdiff.spacing.UniformLogSNR",
+    "UniformTimes": "jaxdiff.losses.UniformTimes",
+    "UniformX0": "jaxdiff.losses.UniformX0",
+    "V": "jaxdiff.predictions.V",
+    "VarianceExploding": "jaxdiff.schedules.VE",
+    "VariancePreserving": "jaxdiff.schedules.VP",
+    "Velocity": "jaxdiff.predictions.Velocity",
+    "X0": "jaxdiff.predictions.X0",
+    "ZeroTerminalSnr": "jaxdiff.schedules.ZeroTerminalSNR",
+    "autoguidance": "jaxdiff.guidance.autoguidance",
+    "bits_per_dim": "jaxdiff.evaluation.bits_per_dim",
+    "blend_labels": "jaxdiff.samplers.blend_labels",
+    "blur": "jaxdiff.inverse_problems.blur",
+    "classifier_free": "jaxdiff.classifier_free_guidance",
+    "classifier_guidance": "jaxdiff.guidance.classifier_guidance",
+    "clip_x_0": "jaxdiff.clip_x0",
+    "decode": "jaxdiff.samplers.decode",
+    "dequantise": "jaxdiff.evaluation.dequantise",
+    "diagnose": "jaxdiff.schedules.diagnose",
+    "downsample": "jaxdiff.inverse_problems.downsample",
+    "dynamic_threshold": "jaxdiff.denoisers.dynamic_threshold",
+    "encode": "jaxdiff.samplers.encode",
+    "gaussian_blur": "jaxdiff.inverse_problems.gaussian_blur",
+    "given_measurement": "jaxdiff.inverse_problems.given_measurement",
+    "image_to_image": "jaxdiff.samplers.image_to_image",
+    "interpolate": "jaxdiff.samplers.interpolate",
+    "log_snr": "jaxdiff.schedules.log_snr",
+    "masked": "jaxdiff.inverse_problems.masked",
+    "mix_classes": "jaxdiff.guidance.mix_classes",
+    "ode_log_density": "jaxdiff.evaluation.ode_log_density",
+    "p_mean_variance": "jaxdiff.samplers.p_mean_variance",
+    "rescale_zero_terminal_snr": "jaxdiff.schedules.rescale_zero_terminal_snr",
+    "slerp": "jaxdiff.samplers.slerp",
+    "snr": "jaxdiff.schedules.snr",
+    "to_float": "jaxdiff.data.to_float",
+    "to_uint8": "jaxdiff.data.to_uint8",
+    "variational_bound": "jaxdiff.evaluation.variational_bound",
+}
+"""Names that were in `jaxdiff` itself, and where they are."""
+
+_MODULES = {
+    "averages": "cli.ema",
+    "blend": "samplers.editing",
+    "board": "runs.tensorboard",
+    "checkpoint": "storage.checkpoints",
+    "classifier": "evaluation.feature_classifier",
+    "compare": "cli.compare",
+    "compiled": "storage.compilation_cache",
+    "config": "serialization",
+    "continuous": "schedules.continuous",
+    "cores": "parallel.cpu_devices",
+    "denoiser": "denoisers.network",
+    "diffusers": "pretrained",
+    "draw": "cli.sample cli.sampling_options",
+    "ema": "training.ema",
+    "evaluate": "cli.evaluate",
+    "experiment": "training.experiment",
+    "features": "evaluation.features",
+    "fidelity": "evaluation.fidelity",
+    "files": "storage.files storage.cache",
+    "fine_tune": "runs.fine_tune",
+    "flags": "cli.flags",
+    "forward": "schedules.forward",
+    "grids": "runs.sample_grids",
+    "guidance": "denoisers.guidance denoisers.thresholding",
+    "held_out": "evaluation.dataset_likelihood",
+    "hosts": "parallel.processes",
+    "interrupt": "parallel.preemption",
+    "inverse": "denoisers.inverse_problems samplers.inverse_problems",
+    "job": "runs.trainer",
+    "judging": "cli.quality_options",
+    "kept": "storage.cache",
+    "keys": "rng",
+    "likelihood": "evaluation.likelihood",
+    "log": "runs.log runs.folder",
+    "loss": "losses.loss",
+    "metrics": "evaluation",
+    "metrics.agreement": "evaluation.label_agreement",
+    "metrics.distances": "evaluation.pairwise",
+    "metrics.events": "storage.event_files",
+    "metrics.frechet": "evaluation.frechet",
+    "metrics.kernel": "evaluation.kid",
+    "metrics.manifold": "evaluation.precision_recall",
+    "metrics.mean": "evaluation.mean",
+    "metrics.nearest": "evaluation.memorization",
+    "metrics.writer": "storage.json_lines",
+    "networks.embedding": "networks.time_embedding",
+    "objective": "losses.objectives",
+    "optimizer": "training.optimizer",
+    "oracle": "denoisers.oracles",
+    "page": "report.page",
+    "prediction": "denoisers.predictions",
+    "progress": "cli.progress",
+    "provenance": "runs.provenance",
+    "record": "runs.folder",
+    "replay": "cli.replay",
+    "reproduce": "cli.reproduce",
+    "reverse": "samplers.ancestral",
+    "run": "runs.load runs.folder training.initialize",
+    "samplers.ode": "samplers.inversion",
+    "samplers.uni_pc": "samplers.unipc",
+    "schedule": "schedules.discrete schedules",
+    "sealed": "storage.manifest",
+    "snapshots": "runs.post_hoc_ema runs.folder",
+    "statistics": "cli.statistics evaluation.reference_statistics",
+    "status": "report.status report.text",
+    "step": "training.step",
+    "times": "losses.time_sampling",
+    "torch_file": "storage.torch_pickle",
+    "train_state": "training.state",
+    "variational": "losses.variational",
+    "weighting": "losses.weightings",
+    "wrong_flags": "cli.flag_errors",
+}
+"""The old modules, and where their names are now."""
+
+
+class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds the modules of earlier versions, whose names warn and lead to the new."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None,
+        target: types.ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """The specification of an old module; None for any other."""
+        package, _, name = fullname.partition(".")
+        if package != "jaxdiff" or name not in _MODULES:
+            return None
+        return importlib.machinery.ModuleSpec(
+            fullname, self, is_package=name == "metrics"
+        )
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Fills an old module with a way to the new ones."""
+        old = module.__name__
+        places = [
+            f"jaxdiff.{place}" for place in _MODULES[old.partition(".")[2]].split()
+        ]
+
+        def getattr_(name: str) -> Any:
+            new = _NEW.get(name, name)
+            for place in places:
+                if not name.startswith("__") and hasattr(
+                    importlib.import_module(place), new
+                ):
+                    found = _moved(f"{old}.{name}", f"{place}.{new}")
+                    setattr(module, name, found)
+                    return found
+            raise AttributeError(f"module {old!r} has no attribute {name!r}")
+
+        module.__getattr__ = getattr_  # type: ignore[method-assign]
