@@ -280,7 +280,7 @@ def count(trainer: Trainer, what: str) -> float:
     state = jax.eval_shape(partial(init_state, trainer.experiment, trainer.info))
     batch = trainer.batch(0)
     arguments: tuple[Any, ...] = (state, batch)
-    fn: Callable[..., Any] = partial(jd.train_step, **trainer.step_options)
+    fn: Callable[..., Any] = partial(jd.train_step, **trainer.recipe.options)
     if what == "forward":
         fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
     # Only a CPU's client counts the operations of a program that is not compiled.
@@ -307,14 +307,14 @@ def cpu_device() -> jax.Device:
 
 def evaluate(trainer: Trainer, params: Any, images: Any, times: Any) -> Any:
     """One evaluation of the network."""
-    return trainer.network.apply({"params": params}, images, times)
+    return trainer.model.network.apply({"params": params}, images, times)
 
 
 def make(case: Case, what: str, steps: int = 0) -> Program:
     """One of PROGRAMS, not compiled yet; `steps` are the chain's."""
     trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
     if what == "train_step":
-        step = layout.step(partial(jd.train_step, **trainer.step_options))
+        step = layout.step(partial(jd.train_step, **trainer.recipe.options))
         state = jax.tree.map(jnp.copy, case.state)  # the step will overwrite it
 
         def call() -> Any:
@@ -331,8 +331,10 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
 
     def draw(params: Any, indices: Any) -> Any:
         shape, key = (len(indices), *trainer.info.image_shape), jax.random.key(0)
-        denoiser = jd.bind(trainer.network, params)
-        return jd.sample(denoiser, ddim, trainer.schedule, key, shape, indices=indices)
+        denoiser = jd.bind(trainer.model.network, params)
+        return jd.sample(
+            denoiser, ddim, trainer.model.schedule, key, shape, indices=indices
+        )
 
     run = on_each(draw, layout, batch.indices)
     return Program(partial(run, params), lambda: steps * case.forward_flops)

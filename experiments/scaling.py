@@ -56,7 +56,7 @@ import jaxdiff as jd
 from jaxdiff.parallel import Parallel, Pmap, Sharded
 from jaxdiff.parallel.processes import is_first, join
 from jaxdiff.training.experiment import DataInfo
-from jaxdiff.training.initialize import build_network, init_state
+from jaxdiff.training.initialize import build_model, init_state
 
 NETWORKS = {
     "CIFAR-10, 32x32": ((32, 32, 3), jd.UNetConfig(), 128),
@@ -111,7 +111,7 @@ def network_of(
         return jd.Batch(images[rows].astype(np.float32), None, rows.astype(np.int32))
 
     step = partial(
-        jd.train_step, network=build_network(experiment, info),
+        jd.train_step, network=build_model(experiment, info).network,
         schedule=experiment.schedule.build(), prediction=experiment.prediction,
         objective=experiment.objective,
         optimizer=experiment.optimizer.build(experiment.training.num_steps),

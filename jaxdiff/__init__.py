@@ -57,6 +57,8 @@ from jaxdiff.schedules import Sigmoid as Sigmoid
 from jaxdiff.schedules import q_posterior as q_posterior
 from jaxdiff.schedules import q_sample as q_sample
 from jaxdiff.schedules import q_step as q_step
+from jaxdiff.training.fit import fit as fit
+from jaxdiff.training.model import Model as Model
 from jaxdiff.training.state import TrainState as TrainState
 from jaxdiff.training.step import train_step as train_step
 from jaxdiff.typing import Batch as Batch

@@ -144,11 +144,10 @@ class Network(Protocol):
     `keys` is one PRNG key per example while training (dropout), else None. A network
     is compared and hashed by value: it is a static argument of compiled functions.
 
-    A network of classes may also have a method `check_null_class()`, which raises
-    `InputError` where it cannot be asked without a class, as guidance does.
+    A network that takes labels has an attribute `num_classes`. It may have a method
+    `check_null_class()`, which raises `InputError` if the network cannot be evaluated
+    without a class, as guidance does.
     """
-
-    num_classes: int | None
 
     def apply(
         self,

@@ -142,15 +142,15 @@ def _one_by_one(
             single = jax.tree.map(lambda a: a[None], example)
             (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
                 state.params,
-                trainer.network,
-                trainer.schedule,
+                trainer.model.network,
+                trainer.model.schedule,
                 single,
                 key,
                 prediction,
                 objective,
                 state.memory,
             )
-            t = draw(single, key, trainer.schedule, objective, state.memory).t[0]
+            t = draw(single, key, trainer.model.schedule, objective, state.memory).t[0]
             return jax.tree.map(jnp.add, total, gradient), (loss, t)
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)

@@ -1,10 +1,10 @@
 """Sets of images, and batches of them as pure functions of the seed and the step."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, count
 
 import numpy as np
 
@@ -49,6 +49,13 @@ class Dataset:
         """Height, width and channels."""
         height, width, channels = self.images.shape[1:]
         return height, width, channels
+
+    def batches(
+        self, batch_size: int, *, seed: int = 0, flip: bool = False
+    ) -> Iterator[Batch]:
+        """Yields the batches of steps 0, 1, ... for ever; see `batch`."""
+        for step in count():
+            yield batch(self, seed, step, batch_size, flip=flip)
 
     def fingerprint(self) -> str:
         """A hash of every image and label, of their order and of the classes' names."""

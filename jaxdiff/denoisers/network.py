@@ -48,7 +48,7 @@ class NetworkDenoiser:
         """The network's estimate at x_t [batch, ...]; level is [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
         x_in = self.prediction.scaled(x_t, level)
-        labels, null = self.labels, self.network.num_classes
+        labels, null = self.labels, num_classes_of(self.network)
         if labels is not None and jnp.issubdtype(labels.dtype, jnp.integer):
             labels = jnp.where(labels == ANY_CLASS, null or 0, labels)
         output = self.network.apply({"params": self.params}, x_in, t, labels)
@@ -77,9 +77,14 @@ def bind(
             are concrete) outside 0..num_classes-1.
     """
     if labels is not None:
-        check_labels(labels, network.num_classes)
+        check_labels(labels, num_classes_of(network))
         labels = jnp.asarray(labels)
     return NetworkDenoiser(params, labels, network, prediction or Eps())
+
+
+def num_classes_of(network: Network) -> int | None:
+    """Returns the number of classes of a network; None if it takes no labels."""
+    return getattr(network, "num_classes", None)
 
 
 def check_labels(labels: ArrayLike, num_classes: int | None) -> None:

@@ -1,13 +1,13 @@
 """How good a trained model is: its likelihood on images it did not see."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxdiff.data import Dataset, to_float
-from jaxdiff.denoisers.network import bind
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.likelihood import (
     bits_per_dim,
@@ -17,8 +17,10 @@ from jaxdiff.evaluation.likelihood import (
     variational_bound,
 )
 from jaxdiff.evaluation.mean import Mean
+from jaxdiff.parallel import map_by_value
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
+from jaxdiff.training.model import Model
 
 
 class Likelihood(NamedTuple):
@@ -107,33 +109,18 @@ def evaluate_likelihood(
     if prediction.learn_variance:
         variances = (*variances, LearnedRange())
 
-    def bound(shared: Any, batch: Any) -> Any:
-        params, key = shared
-        indices, images, classes = batch
-        denoiser = run.chain_denoiser(params, classes)
-        return variational_bound(
-            denoiser, run.schedule, images, key, variances,
-            indices=indices, num_terms=num_terms,
-        )  # fmt: skip
-
-    def density(shared: Any, batch: Any) -> jax.Array:
-        params, key = shared
-        indices, images, classes = batch
-        denoiser = bind(run.network, params, classes, prediction)
-        noise, signs = jax.random.split(key)
-        images = dequantise(images, noise, indices)
-        return ode_log_density(
-            denoiser, run.schedule, images, signs,
-            num_steps=ode_steps, exact_trace=exact_trace, indices=indices,
-        )  # fmt: skip
-
+    bound = _Bound(run.model, sampling.clip, variances, num_terms)
     parallel, shared = run.parallel, (run.params, jax.random.key(seed))
-    found = parallel.map_chunks(bound, shared, batch, sampling.chunk, on_chunk)
+    found = parallel.chunks(
+        map_by_value(parallel, bound), shared, batch, sampling.chunk, on_chunk
+    )
     ode = None
     if ode_steps:
-        log_density = parallel.map_chunks(
-            density, shared, batch, sampling.chunk, lambda done: on_chunk(num + done)
-        )
+        density = _Density(run.model, ode_steps, exact_trace)
+        log_density = parallel.chunks(
+            map_by_value(parallel, density), shared, batch, sampling.chunk,
+            lambda done: on_chunk(num + done),
+        )  # fmt: skip
         size = int(np.prod(run.info.image_shape))
         ode = Mean.of(np.asarray(bits_per_dim(log_density, size)))
     names = [type(variance).__name__ for variance in variances]
@@ -148,3 +135,41 @@ def evaluate_likelihood(
         prior=float(found[0].prior.mean()),
         ode=ode,
     )
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """The bound of images on one device; the fields are compiled in."""
+
+    model: Model
+    clip: bool
+    variances: tuple[Variance, ...]
+    num_terms: int | None
+
+    def __call__(self, shared: Any, batch: Any) -> Any:
+        params, key = shared
+        indices, images, labels = batch
+        denoiser = self.model.sampling_denoiser(params, labels, clip=self.clip)
+        return variational_bound(
+            denoiser, self.model.schedule, images, key, self.variances,
+            indices=indices, num_terms=self.num_terms,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Density:
+    """The ODE's log density of images on one device; the fields are compiled in."""
+
+    model: Model
+    ode_steps: int
+    exact_trace: bool
+
+    def __call__(self, shared: Any, batch: Any) -> jax.Array:
+        params, key = shared
+        indices, images, labels = batch
+        noise, signs = jax.random.split(key)
+        images = dequantise(images, noise, indices)
+        return ode_log_density(
+            self.model.denoiser(params, labels), self.model.schedule, images, signs,
+            num_steps=self.ode_steps, exact_trace=self.exact_trace, indices=indices,
+        )  # fmt: skip

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.checks import concrete
-from jaxdiff.denoisers.network import check_labels
+from jaxdiff.denoisers.network import check_labels, num_classes_of
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Noised, Objective, Simple
@@ -71,7 +71,7 @@ def loss_fn(
             (where they are concrete) outside [-1, 1]; labels that do not fit; a
             schedule, prediction and objective that do not go together.
     """
-    check_batch(batch, network.num_classes)
+    check_batch(batch, num_classes_of(network))
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
     memory = objective.times.init() if memory is None else memory

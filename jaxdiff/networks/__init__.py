@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 from jaxdiff.networks.time_embedding import Fourier as Fourier
 from jaxdiff.networks.time_embedding import Sinusoids as Sinusoids
+from jaxdiff.networks.time_embedding import timestep_embedding as timestep_embedding
 from jaxdiff.networks.unet import UNet as UNet
 from jaxdiff.networks.unet import UNetConfig as UNetConfig
 

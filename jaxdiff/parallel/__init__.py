@@ -8,6 +8,7 @@ from jaxdiff.parallel.base import MeanOf as MeanOf
 from jaxdiff.parallel.base import Placed as Placed
 from jaxdiff.parallel.base import Step as Step
 from jaxdiff.parallel.base import alone as alone
+from jaxdiff.parallel.base import map_by_value as map_by_value
 from jaxdiff.parallel.pmap import Pmap as Pmap
 from jaxdiff.parallel.preemption import Terminated as Terminated
 from jaxdiff.parallel.sharded import Sharded as Sharded

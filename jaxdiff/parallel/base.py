@@ -20,6 +20,7 @@ as many bytes as follow, where P are the bytes of `shared`, and of the mean:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -46,6 +47,20 @@ class Placed(NamedTuple):
 def alone(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
     """The `mean_of` of a step on one device."""
     return fn(shared, batch)
+
+
+@lru_cache(maxsize=64)
+def map_by_value(
+    parallel: "Everywhere", fn: Callable[[Any, Any], Any]
+) -> Callable[[Any, Any], Any]:
+    """Returns `parallel.map(fn)`; equal functions and layouts share what is compiled.
+
+    Args:
+        parallel: the layout.
+        fn: a function that is compared and hashed by value, such as a frozen dataclass
+            with `__call__`. It is kept: what is large belongs into `shared`.
+    """
+    return parallel.map(fn)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import cannot_write, read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
-from jaxdiff.training.initialize import build_network
+from jaxdiff.training.initialize import build_model
+from jaxdiff.training.model import Model as TrainedModel
 from jaxdiff.typing import Params
 
 VERSION = "0.42.1"
@@ -102,14 +103,20 @@ def from_diffusers(
     schedule = experiment.schedule.build()
     experiment.check(schedule)
     info = DataInfo(model.image_shape, model.num_classes, _names(ours, model))
-    network = build_network(experiment, info)
-    if network.out_channels != model.outputs:
+    built = build_model(experiment, info)
+    outputs = _outputs(built)
+    if outputs != model.outputs:
         raise InputError(
-            f"'{inner / 'config.json'}': out_channels must be {network.out_channels} "
+            f"'{inner / 'config.json'}': out_channels must be {outputs} "
             f"for this prediction; got {model.outputs}"
         )
     params = _read_params(inner, model, variant, allow_bin)
-    return Run(experiment, info, network, schedule, params, 0)
+    return Run(experiment, info, built, params, 0)
+
+
+def _outputs(model: TrainedModel) -> int:
+    """The number of a network's output channels."""
+    return model.image_shape[-1] * (1 + model.prediction.learn_variance)
 
 
 def _part(path: Path, name: str) -> Path:
@@ -256,8 +263,7 @@ def to_diffusers(
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
     model = Model(
-        experiment.network, info.image_shape, run.network.out_channels,
-        info.num_classes,
+        experiment.network, info.image_shape, _outputs(run.model), info.num_classes
     )  # fmt: skip
     unet = to_dict(unet_2d_of(model))
     scheduler, steps = scheduler_of(

@@ -126,20 +126,22 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
 def _read_info(data: dict[str, Any]) -> DataInfo:
     """What a record says of its data."""
     shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
-    fingerprint = data.get("fingerprint")
+    fingerprint, network = data.get("fingerprint"), data.get("network")
     are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
     if (
         not (isinstance(shape, list | tuple) and len(shape) == 3)
         or not all(type(size) is int and 1 <= size <= _LARGEST for size in shape)
         or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
         or not (names is None or (are_names and len(names) == count))
-        or not (fingerprint is None or isinstance(fingerprint, str))
+        or not all(a is None or isinstance(a, str) for a in (fingerprint, network))
     ):
         raise InputError(
             f"no data has image_shape {shown(shape)}, num_classes {shown(count)}, "
-            f"class_names {shown(names)} and fingerprint {shown(fingerprint)}"
+            f"class_names {shown(names)}, fingerprint {shown(fingerprint)} and network "
+            f"{shown(network)}"
         )
-    return DataInfo(tuple(shape), count, names and tuple(names), fingerprint)
+    names = names and tuple(names)
+    return DataInfo(tuple(shape), count, names, fingerprint, network)
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

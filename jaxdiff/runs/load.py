@@ -1,6 +1,5 @@
 """The trained model in a run folder."""
 
-from jaxdiff.runs.folder import CHECKPOINTS
 import os
 import warnings
 from collections.abc import Callable
@@ -9,74 +8,58 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.checks import check_seed
 from jaxdiff.data import Dataset
-from jaxdiff.denoisers.guidance import classifier_free_guidance
-from jaxdiff.denoisers.network import (
-    NetworkDenoiser,
-    bind,
-    check_labels,
-    check_null_class,
-)
-from jaxdiff.denoisers.thresholding import clip_x0
+from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
-from jaxdiff.networks import UNet
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import broadcast_int, first_then_others, is_first
-from jaxdiff.runs.folder import check_record, read_config
-from jaxdiff.samplers import DDIM, sample
-from jaxdiff.runs.post_hoc_ema import CLOSE, average_of
+from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
+from jaxdiff.runs.generate import check_request, generate
+from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
+from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
-from jaxdiff.training.initialize import build_network, init_state, placed
-from jaxdiff.typing import AnySchedule, Denoiser, Params
-
+from jaxdiff.training.initialize import build_model, placed, with_network
+from jaxdiff.training.model import Model
+from jaxdiff.typing import AnySchedule, Network, Params
 
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model, as `load` gives it back.
+    """A trained model, as `load` returns it.
 
     Attributes:
         experiment: its configuration.
-        info: the shape and classes of its data.
-        network: the Flax network.
-        schedule: the noise schedule.
+        info: shape and classes of its data.
+        model: network, schedule and prediction.
         params: a moving average of the network's parameters.
-        step: how many steps it was trained.
-        parallel: how devices share the drawing of images.
+        step: number of training steps.
+        parallel: layout of devices on which images are drawn.
     """
 
     experiment: Experiment
     info: DataInfo
-    network: UNet
-    schedule: AnySchedule
+    model: Model
     params: Params
     step: int
     parallel: Parallel = field(default_factory=Pmap)
 
-    def denoiser(self, labels: Any = None) -> NetworkDenoiser:
-        """The network bound to its averaged parameters, and to labels [batch]."""
-        return bind(self.network, self.params, labels, self.experiment.prediction)
+    @property
+    def network(self) -> Network:
+        """The Flax network."""
+        return self.model.network
 
-    def chain_denoiser(
-        self,
-        params: Params,
-        labels: Any,
-        guidance: float = 1.0,
-        keep_eps: bool = False,
-    ) -> Denoiser:
-        """What the chain goes by: the network so bound, clipped where samples are."""
-        denoiser: Denoiser
-        denoiser = bind(self.network, params, labels, self.experiment.prediction)
-        if guidance != 1:
-            denoiser = classifier_free_guidance(denoiser, guidance)
-        if not self.experiment.sampling.clip:
-            return denoiser
-        return clip_x0(denoiser, keep_eps=keep_eps)
+    @property
+    def schedule(self) -> AnySchedule:
+        """The noise schedule."""
+        return self.model.schedule
+
+    def denoiser(self, labels: Any = None) -> NetworkDenoiser:
+        """Returns the network bound to its averaged parameters and to labels."""
+        return self.model.denoiser(self.params, labels)
 
     def check_request(
         self,
@@ -85,20 +68,12 @@ class Run:
         seed: int,
         sampling: Sampling | None = None,
     ) -> None:
-        """Refuses what `generate` cannot draw."""
-        if num < 1:
-            raise InputError(f"the number of images must be at least 1; got {num}")
-        if num >= 2**31:  # of which an index is a 32-bit integer
-            raise InputError(f"the number of images must be below 2^31; got {num}")
-        check_seed(seed)
-        if labels is not None:
-            check_labels(jnp.asarray(labels), self.network.num_classes)
-            if len(labels) != num:
-                raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+        """Checks the arguments of `generate`, and the run's options with them."""
         sampling = sampling or self.experiment.sampling
+        check_request(self.model, sampling, labels, num, seed)
         experiment = replace(self.experiment, sampling=sampling)
         experiment.check(self.schedule)
-        experiment.check_guidance(self.info.num_classes)
+        experiment.check_guidance(self.info)
 
     def generate(
         self,
@@ -111,58 +86,31 @@ class Run:
         every: int | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """Draws images, on all devices, a chunk at a time.
+        """Draws images on all devices; see `runs.generate.generate`.
 
         Args:
             labels: integer classes [num], or shares of the classes, float
                 [num, classes]; None for any class.
-            num: how many images.
+            num: number of images.
             seed: image i depends on (seed, indices[i]) and its label alone.
-            sampling: how; as the experiment says by default.
-            indices: integers [num]; 0, 1, ... by default. Images of one index start
-                from the same noise.
-            every: give back the trajectories (see `sample`) instead of the images.
+            sampling: sampler, guidance and clipping; the experiment's by default.
+            indices: integers [num]; 0, 1, ... by default.
+            every: return the trajectories instead of the images.
             on_chunk: called with the number of images done after each chunk.
 
         Returns:
-            float32 [num, height, width, channels], in [-1, 1] but for rounding; with
+            float32 [num, height, width, channels], in [-1, 1] except for rounding; with
             `every`, [num, states, height, width, channels].
 
         Raises:
-            InputError: labels do not fit.
+            InputError: an argument does not fit.
         """
+        sampling = sampling or self.experiment.sampling
         self.check_request(labels, num, seed, sampling)
-        if labels is None and self.info.num_classes:
-            check_null_class(self.network)
-        how = sampling or self.experiment.sampling
-        shared = (self.params, jax.random.key(seed))
-        indices = np.arange(num) if indices is None else indices
-        batch = (indices, None if labels is None else np.asarray(labels))
-        return self.parallel.map_chunks(
-            self.drawing(how, every), shared, batch, how.chunk, on_chunk
-        )
-
-    def drawing(
-        self, how: Sampling, every: int | None = None
-    ) -> Callable[[tuple[Params, jax.Array], Any], jax.Array]:
-        """What a device does for `generate`: from (parameters, key), (indices, labels).
-
-        The parameters are those that it is given, not the run's.
-        """
-
-        def draw(shared: tuple[Params, jax.Array], batch: Any) -> jax.Array:
-            params, key = shared
-            indices, classes = batch
-            keep_eps = how.keep_eps and isinstance(how.sampler, DDIM)
-            denoiser = self.chain_denoiser(params, classes, how.guidance, keep_eps)
-            shape = (len(indices), *self.info.image_shape)
-            result = sample(
-                denoiser, how.sampler, self.schedule, key, shape,
-                indices=indices, every=every,
-            )  # fmt: skip
-            return result if every is None else result.swapaxes(0, 1)
-
-        return draw
+        return generate(
+            self.model, self.params, sampling, labels, seed, num=num,
+            parallel=self.parallel, indices=indices, every=every, on_chunk=on_chunk,
+        )  # fmt: skip
 
 
 def load(
@@ -170,53 +118,62 @@ def load(
     step: int | None = None,
     parallel: Parallel | None = None,
     ema: float | None = None,
+    network: Network | None = None,
 ) -> Run:
-    """The trained model of a run folder, from its newest checkpoint.
+    """Loads the trained model of a run folder: averaged parameters and nothing else.
 
     Args:
         workdir: the folder that `train` wrote.
         step: another checkpoint than the newest.
-        parallel: how devices share the model. By default it lies on one of them, and
-            `generate` uses all of this process.
-        ema: take the parameters' average of this relative length, in (0, 0.288), made
-            from those of `Training.ema_lengths`; by default that of constant decay.
+        parallel: layout of devices that share the model. By default it lies on one of
+            them, and `generate` uses all of this process.
+        ema: relative length of another average, in (0, 0.288), made from those of
+            `Training.ema_lengths`; by default the average of constant decay.
+        network: the network that `train` was given, if it was given one.
 
     Raises:
-        InputError: there is no run, no such checkpoint, or no average to make `ema` of.
+        InputError: there is no run, no such checkpoint, or no average to make `ema` of;
+            or the network is not the run's.
 
     Warns:
-        UserWarning: the averages that were kept come not near to that of `ema`.
+        UserWarning: the averages in the run folder are far from that of `ema`.
     """
+    compilation_cache.enable()
     workdir = Path(workdir)
     experiment, info = read_config(workdir)
-    network = build_network(experiment, info)
+    if network is None and info.network is not None:
+        raise InputError(
+            f"the run in '{workdir}' has a network of its own, {info.network}. Load it "
+            "from Python: jaxdiff.load(workdir, network=...)"
+        )
+    info = with_network(info, network)
+    model = build_model(experiment, info, network)
+    params = jax.eval_shape(model.init)
+    wanted: Any = {"ema": params}
+    if ema is not None:
+        gamma_of(ema)
+        wanted = {"tracks": (params,) * len(stored_lengths(experiment))}
+    if parallel is not None:
+        wanted = placed(wanted, parallel.shardings(wanted))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-        template = jax.eval_shape(lambda: init_state(experiment, info))
-        if parallel is not None:
-            template = placed(template, parallel.shardings(template))
         step = newest_step(checkpoints) if step is None else step
         if step is not None:
             check_record(checkpoints.record(step), workdir, experiment, info)
-        state = checkpoints.restore(template, step)
-    params = state.ema
-    if ema is not None:
-        params, error = average_of(workdir, experiment, state, ema)
+        found = checkpoints.restore(wanted, step, partial=True)
+    assert step is not None, "there is a checkpoint"
+    if ema is None:
+        params = found["ema"]
+    else:
+        tracks = found["tracks"]
+        params, error = average_of(workdir, experiment, tracks, step, ema)
         if error > CLOSE:
-            kept = " ".join(f"{one:g}" for one in experiment.training.ema_lengths)
+            lengths = " ".join(f"{one:g}" for one in experiment.training.ema_lengths)
             warnings.warn(
                 f"the average of length {ema:g} is off by {error:.0%} of its profile: "
-                f"the run kept those of lengths {kept}",
+                f"the run kept those of lengths {lengths}",
                 stacklevel=2,
             )
-    return Run(
-        experiment,
-        info,
-        network,
-        experiment.schedule.build(),
-        params,
-        int(state.step),
-        parallel or Pmap(),
-    )
+    return Run(experiment, info, model, params, step, parallel or Pmap())
 
 
 def newest_step(checkpoints: Checkpoints) -> int | None:

@@ -1,6 +1,5 @@
 """What a run says of itself while it trains: each interval's metrics, exactly once."""
 
-from jaxdiff.runs.folder import METRICS, HISTORY, NONFINITE, GRIDS
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -11,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.runs import provenance
-from jaxdiff.runs.folder import GRIDS
-from jaxdiff.runs.tensorboard import grid_path, open_board
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.runs import provenance
+from jaxdiff.runs.folder import GRIDS, HISTORY, METRICS, NONFINITE
+from jaxdiff.runs.tensorboard import grid_path, open_board
 from jaxdiff.storage.event_files import Events
 from jaxdiff.storage.files import cannot_write, write_atomic, write_json_atomic
 from jaxdiff.storage.json_lines import History, JsonLines, read

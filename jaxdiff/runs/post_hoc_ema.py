@@ -4,7 +4,6 @@ EDM2's post-hoc averages: see `ema`. A run with `Training.ema_lengths` keeps its
 some times on the way, in `snapshots/<step>`.
 """
 
-from jaxdiff.runs.folder import SNAPSHOTS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,10 @@ from typing import Any
 import jax
 
 from jaxdiff.errors import InputError
+from jaxdiff.runs.folder import SNAPSHOTS
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Experiment
-from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Params
 
 CLOSE = 0.05
@@ -38,15 +37,19 @@ def stored_lengths(experiment: Experiment) -> tuple[float, ...]:
 
 
 def average_of(
-    workdir: Path, experiment: Experiment, state: TrainState, length: float
+    workdir: Path,
+    experiment: Experiment,
+    tracks: tuple[Params, ...],
+    step: int,
+    length: float,
 ) -> tuple[Params, float]:
     """The average of any relative length, made of those that were kept.
 
     Args:
         workdir: the run folder.
         experiment: its configuration.
-        state: a checkpoint's, for whose step the average is made. Its leaves tell where
-            arrays lie.
+        tracks: the averages of a checkpoint. Others are put where these lie.
+        step: the checkpoint's step, for which the average is made.
         length: the average's relative length, in (0, 0.288).
 
     Returns:
@@ -58,7 +61,6 @@ def average_of(
             is damaged.
     """
     gamma, lengths = gamma_of(length), stored_lengths(experiment)
-    step = int(state.step)
     with Checkpoints(workdir / SNAPSHOTS) as kept:
         steps = [s for s in kept.steps() if s < step]
         places = [(s, gamma_of(one)) for s in (*steps, step) for one in lengths]
@@ -66,9 +68,9 @@ def average_of(
         weights = post_hoc_weights(times, gammas, step, gamma)
         found: Any = None
         for place, s in enumerate((*steps, step)):
-            tracks = state.tracks if s == step else kept.restore(state.tracks, s)
+            those = tracks if s == step else kept.restore(tracks, s)
             share = weights[place * len(lengths) : (place + 1) * len(lengths)]
-            found = _added(found, share.tolist(), tracks)
+            found = _added(found, share.tolist(), those)
     return found, post_hoc_error(times, gammas, step, gamma, weights)
 
 

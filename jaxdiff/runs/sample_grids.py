@@ -3,13 +3,12 @@
 from dataclasses import replace
 from io import BytesIO
 
-import jax
 import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import to_uint8
+from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.trainer import Trainer
-from jaxdiff.runs.load import Run
 from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.state import TrainState
 
@@ -34,23 +33,19 @@ class SampleGrids:
     def __init__(self, trainer: Trainer):
         plots.check_installed()
         experiment, upkeep = trainer.experiment, trainer.experiment.upkeep
-        steps = min(upkeep.sample_steps, trainer.schedule.num_steps)
+        steps = min(upkeep.sample_steps, trainer.model.schedule.num_steps)
         sampler = DPMSolver(spacing=Trailing(num_steps=steps))
         self._sampling = replace(experiment.sampling, sampler=sampler)
         classes = trainer.info.num_classes
         rows = CLASSES if classes is None else min(classes, CLASSES)
         self._num = rows * COLUMNS
         self._labels = None if classes is None else np.arange(self._num) % rows
-        # The parameters come with every state.
-        self._run = Run(
-            experiment, trainer.info, trainer.network, trainer.schedule, {}, 0, experiment.parallel
-        )
-        self._run.check_request(self._labels, self._num, 0, self._sampling)
-        self._draw = experiment.parallel.map(self._run.drawing(self._sampling))
+        self._trainer = trainer
+        check_request(trainer.model, self._sampling, self._labels, self._num, 0)
 
     def due(self, step: int) -> bool:
         """Whether there is a grid of this step: a function of the step alone."""
-        experiment = self._run.experiment
+        experiment = self._trainer.experiment
         every, last = experiment.upkeep.sample_every, experiment.training.num_steps
         return every is not None and (step % every == 0 or step == last)
 
@@ -59,13 +54,12 @@ class SampleGrids:
 
         All processes take part, and get the same.
         """
-        images = self._run.parallel.chunks(
-            self._draw,
-            (state.ema, jax.random.key(0)),
-            (np.arange(self._num), self._labels),
-            self._sampling.chunk,
-        )
+        trainer = self._trainer
+        images = generate(
+            trainer.model, state.ema, self._sampling, self._labels, 0, num=self._num,
+            parallel=trainer.experiment.parallel,
+        )  # fmt: skip
         png = BytesIO()
-        names = self._run.info.class_names
+        names = trainer.info.class_names
         plots.save_samples(png, to_uint8(images), self._labels, names, COLUMNS)
         return png.getvalue()

@@ -8,20 +8,27 @@ from typing import Any
 
 from jaxdiff.data import Dataset
 from jaxdiff.errors import require
-from jaxdiff.runs.sample_grids import SampleGrids
-from jaxdiff.runs.trainer import Trainer
-from jaxdiff.runs.log import Log, open_history
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
 from jaxdiff.parallel.processes import broadcast_int, is_first
-from jaxdiff.runs.folder import check_record, check_workdir, training_part, write_record
-from jaxdiff.runs.folder import CHECKPOINTS
+from jaxdiff.runs.folder import (
+    CHECKPOINTS,
+    SNAPSHOTS,
+    check_record,
+    check_workdir,
+    training_part,
+    write_record,
+)
 from jaxdiff.runs.load import newest_step
-from jaxdiff.runs.folder import SNAPSHOTS
+from jaxdiff.runs.log import Log, open_history
+from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.trainer import Trainer
+from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.state import TrainState
+from jaxdiff.typing import Network
 
 
 def train(
@@ -31,6 +38,7 @@ def train(
     until: int | None = None,
     progress: bool = True,
     dataset: Dataset | None = None,
+    network: Network | None = None,
 ) -> TrainState:
     """Trains, or goes on where the workdir's newest whole checkpoint stopped.
 
@@ -44,6 +52,8 @@ def train(
         progress: show a progress bar, and on what it trains.
         dataset: what to train on, such as `data.from_arrays` makes of your own images;
             by default the experiment's data. Going on needs the same again.
+        network: a network of your own, a Flax module as `typing.Network` says, instead
+            of the experiment's. Resuming and `load` need the same again.
 
     Returns:
         The final train state.
@@ -57,7 +67,8 @@ def train(
     """
     require("tqdm")
     # What is asked for, checked before anything is written.
-    trainer = Trainer.of(experiment, dataset)
+    compilation_cache.enable()
+    trainer = Trainer.of(experiment, dataset, network)
     return run_training(trainer, workdir, until=until, progress=progress)
 
 
@@ -111,7 +122,9 @@ def run_training(
                 write_record(workdir, experiment, trainer.info)
             if step < end:
                 if progress and is_first():
-                    bar.write(f"trains on {describe_devices(parallel)}", file=sys.stderr)
+                    bar.write(
+                        f"trains on {describe_devices(parallel)}", file=sys.stderr
+                    )
                 bar.set_postfix_str("compiling")
             saved_at = time.monotonic()
             dispatches = trainer.feed(step, end)

@@ -1,26 +1,26 @@
 """An experiment with its data, ready to take any of its steps."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.runs.fine_tune import start_of
 from jaxdiff.losses.loss import check_batch
-from jaxdiff.networks import UNet
 from jaxdiff.parallel import Placed
+from jaxdiff.runs.fine_tune import start_of
 from jaxdiff.runs.load import load_data
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment
-from jaxdiff.training.initialize import build_network, init_state, placed
+from jaxdiff.training.initialize import build_model, placed, recipe_of, with_network
+from jaxdiff.training.model import Model
+from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
 from jaxdiff.training.state import TrainState
-from jaxdiff.training.step import scan_steps, train_step
-from jaxdiff.typing import AnySchedule, Array, Batch
+from jaxdiff.typing import Array, Batch, Network
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,38 @@ class Trainer:
         experiment: its configuration.
         dataset: what it is trained on.
         info: what the model must know of that.
-        network: the Flax network.
-        schedule: the noise schedule.
+        model: network, schedule and prediction.
     """
 
     experiment: Experiment
     dataset: data.Dataset
     info: DataInfo
-    network: UNet
-    schedule: AnySchedule
+    model: Model
 
     @classmethod
-    def of(cls, experiment: Experiment, dataset: data.Dataset | None = None) -> "Trainer":
+    def of(
+        cls,
+        experiment: Experiment,
+        dataset: data.Dataset | None = None,
+        network: Network | None = None,
+    ) -> "Trainer":
         """Loads the data and builds the rest; writes nothing.
 
         Args:
             experiment: its configuration.
             dataset: what it is trained on; the experiment's own data by default.
+            network: a network of one's own, instead of the experiment's.
 
         Raises:
             InputError: options do not fit each other, the data or the devices.
         """
         training, parallel = experiment.training, experiment.parallel
         parallel.check_batch_size(training.batch_size, training.accumulate)
-        schedule = experiment.schedule.build()
-        experiment.check(schedule)
+        experiment.check(experiment.schedule.build())
         dataset = dataset or load_data(experiment, "train")
-        info = data_info(experiment, dataset)
-        experiment.check_guidance(info.num_classes)
-        network = build_network(experiment, info)
-        trainer = cls(experiment, dataset, info, network, schedule)
+        info = with_network(data_info(experiment, dataset), network)
+        experiment.check_guidance(info)
+        trainer = cls(experiment, dataset, info, build_model(experiment, info, network))
         check_batch(trainer.batch(0), info.num_classes)
         return trainer
 
@@ -81,27 +83,9 @@ class Trainer:
         return batch if conditional else batch._replace(labels=None)
 
     @cached_property
-    def step_options(self) -> dict[str, Any]:
-        """What `train_step` is given beside the state and the batch."""
-        experiment = self.experiment
-        training = experiment.training
-        return {
-            "network": self.network,
-            "schedule": self.schedule,
-            "prediction": experiment.prediction,
-            "objective": experiment.objective,
-            "optimizer": experiment.optimizer.build(training.num_steps),
-            "ema_decay": training.ema_decay,
-            "ema_lengths": training.ema_lengths,
-            "seed": experiment.seed,
-            "accumulate": training.accumulate,
-            "guard": training.nonfinite != "go-on",
-        }
-
-    @cached_property
-    def _step_fn(self) -> Callable[[Any, Any], tuple[Any, dict[str, Array]]]:
-        step = scan_steps(partial(train_step, **self.step_options))
-        return self.experiment.parallel.step(step)
+    def recipe(self) -> Recipe:
+        """The model and how it is trained."""
+        return recipe_of(self.experiment, self.model)
 
     def feed(self, step: int, until: int) -> Iterator[tuple[int, Placed]]:
         """The batches of each dispatch, read ahead and on the devices already.
@@ -138,7 +122,7 @@ class Trainer:
         Returns:
             The state after them, and their metrics, [steps].
         """
-        return self._step_fn(state, batches)
+        return compiled_steps(self.recipe, self.experiment.parallel)(state, batches)
 
     def _count(self, step: int, until: int) -> int:
         """How many steps are dispatched at once."""
@@ -156,13 +140,13 @@ class Trainer:
         Raises:
             InputError: there is no such checkpoint, or what `init` names does not fit.
         """
-        init = partial(init_state, self.experiment, self.info)
-        shapes = jax.eval_shape(init)
-        shardings = self.experiment.parallel.shardings(shapes)
+        parallel = self.experiment.parallel
+        shapes = jax.eval_shape(self.recipe.init)
         if step is not None:
-            return checkpoints.restore(placed(shapes, shardings), step)
+            wanted = placed(shapes, parallel.shardings(shapes))
+            return checkpoints.restore(wanted, step)
         start = start_of(self.experiment, shapes.params)
-        return jax.jit(init, out_shardings=shardings)(start)
+        return compiled_init(self.recipe, parallel)(start)
 
     @cached_property
     def _rows(self) -> np.ndarray:

@@ -192,7 +192,9 @@ class Checkpoints:
             found[step] = sum(files), reason
         return found
 
-    def restore(self, template: Any, step: int | None = None) -> Any:
+    def restore(
+        self, template: Any, step: int | None = None, *, partial: bool = False
+    ) -> Any:
         """The state that was saved, bit for bit, on whichever devices there are now.
 
         Args:
@@ -200,6 +202,7 @@ class Checkpoints:
                 perhaps a `sharding`, else they go to the first local device. Arrays
                 do, but shapes (`jax.eval_shape`) leave the device's memory free.
             step: which checkpoint, the newest whole one when None.
+            partial: read the template's leaves, and leave the others on the disk.
 
         Raises:
             InputError: there is no such checkpoint, it is damaged, or it holds a
@@ -216,7 +219,7 @@ class Checkpoints:
             except Damaged as reason:
                 raise _damaged(path, reason) from reason
         there = self._ocp.metadata(path).metadata
-        self._check(path, there, template)
+        self._check(path, there, template, partial)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
         def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
@@ -226,7 +229,10 @@ class Checkpoints:
         # Leaves go by their names. Orbax would also compare the empty parts of the
         # trees, of which another version may have more, or fewer.
         wanted = {name: abstract(leaf) for name, leaf in by_name(template).items()}
-        asked = jax.tree.map_with_path(lambda p, _: wanted[leaf_name(p)], there)
+        skipped = self._ocp.PLACEHOLDER
+        asked = jax.tree.map_with_path(
+            lambda p, _: wanted.get(leaf_name(p), skipped), there
+        )
         found = by_name(self._ocp.load(path, asked))
         return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
@@ -329,9 +335,11 @@ class Checkpoints:
             int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n
         }
 
-    def _check(self, path: Path, metadata: Any, template: Any) -> None:
+    def _check(self, path: Path, metadata: Any, template: Any, partial: bool) -> None:
         """Refuse another state: Orbax would cast other dtypes and say nothing."""
         there, here = _leaves(metadata), _leaves(template)
+        if partial:
+            there = {name: leaf for name, leaf in there.items() if name in here}
         differing = [
             f"{name} is {there.get(name, 'not')} there, {here.get(name, 'not')} here"
             for name in sorted({name for name, _ in there.items() ^ here.items()})

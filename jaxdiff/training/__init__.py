@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING
 
 from jaxdiff.names import lazy
+from jaxdiff.training.fit import fit as fit
+from jaxdiff.training.model import Model as Model
 from jaxdiff.training.optimizer import Optimizer as Optimizer
 from jaxdiff.training.state import TrainState as TrainState
 from jaxdiff.training.step import train_step as train_step

@@ -35,6 +35,8 @@ class DataInfo(NamedTuple):
     """A name a class, or None."""
     fingerprint: str | None = None
     """Of what it is trained on, see `Dataset.fingerprint`; None in older runs."""
+    network: str | None = None
+    """Class and fields of a network of one's own; None for the experiment's network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,15 +233,15 @@ class Experiment:
                 "one: set prediction.learn_variance and the objective hybrid"
             )
 
-    def check_guidance(self, num_classes: int | None) -> None:
+    def check_guidance(self, info: DataInfo) -> None:
         """Refuses guidance where the network is told of no classes, or of no others."""
         if self.sampling.guidance != 1:
-            if num_classes is None:
+            if info.num_classes is None:
                 raise InputError(
                     "guidance needs a model of classes; this one has none: leave it at "
                     f"1; got {self.sampling.guidance:g}"
                 )
-            if self.network.label_dropout == 0:
+            if info.network is None and self.network.label_dropout == 0:
                 raise InputError(
                     "guidance needs a network that was trained without classes too: "
                     "set network.label_dropout above 0, or leave guidance at 1; got "

@@ -1,46 +1,75 @@
-"""The network and the train state of an experiment."""
+"""The model, the recipe and the train state of an experiment."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from jaxdiff.networks import UNet
-from jaxdiff.storage.checkpoints import leaf_name
 from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.model import Model, describe_network
+from jaxdiff.training.recipe import Recipe
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Array
+from jaxdiff.typing import Array, Network
 
 
-def placed(shapes: Any, shardings: Any) -> Any:
-    """Shapes with the place where each array shall lie."""
-    return jax.tree.map(
-        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
-        shapes, shardings,
-    )  # fmt: skip
+def build_model(
+    experiment: Experiment, info: DataInfo, network: Network | None = None
+) -> Model:
+    """Returns the experiment's model for such data.
+
+    Args:
+        experiment: its configuration.
+        info: shape and classes of the data.
+        network: a network of one's own, instead of the experiment's.
+
+    Raises:
+        InputError: the network does not fit the images or the classes.
+    """
+    if network is None:
+        experiment.network.check_image_shape(*info.image_shape[:2])
+        channels = info.image_shape[-1]
+        outputs = channels * (1 + experiment.prediction.learn_variance)
+        network = experiment.network.build(outputs, info.num_classes, channels)
+    return Model(
+        network,
+        experiment.schedule.build(),
+        experiment.prediction,
+        info.image_shape,
+        info.num_classes,
+    )
 
 
-def build_network(experiment: Experiment, info: DataInfo) -> UNet:
-    """The experiment's network for such data."""
-    experiment.network.check_image_shape(*info.image_shape[:2])
-    channels = info.image_shape[-1]
-    outputs = channels * (1 + experiment.prediction.learn_variance)
-    return experiment.network.build(outputs, info.num_classes, in_channels=channels)
+def with_network(info: DataInfo, network: Network | None) -> DataInfo:
+    """Returns the data's description with that of a network of one's own, if any."""
+    return info._replace(network=None if network is None else describe_network(network))
+
+
+def recipe_of(experiment: Experiment, model: Model) -> Recipe:
+    """Returns how an experiment trains its model."""
+    training = experiment.training
+    return Recipe(
+        model=model,
+        objective=experiment.objective,
+        optimizer=experiment.optimizer,
+        num_steps=training.num_steps,
+        ema_decay=training.ema_decay,
+        ema_lengths=training.ema_lengths,
+        seed=experiment.seed,
+        accumulate=training.accumulate,
+        guard=training.nonfinite != "go-on",
+    )
 
 
 def init_state(
     experiment: Experiment, info: DataInfo, start: Mapping[str, Array] | None = None
 ) -> TrainState:
-    """The train state at step 0; parameters that `start` names are those there."""
-    network = build_network(experiment, info)
-    images, times = jnp.zeros((1, *info.image_shape)), jnp.zeros(1, jnp.int32)
-    params = network.init(jax.random.key(experiment.seed), images, times)["params"]
-    if start:
-        params = jax.tree.map_with_path(
-            lambda path, leaf: start.get(leaf_name(path), leaf), params
-        )
-    optimizer = experiment.optimizer.build(experiment.training.num_steps)
-    memory = experiment.objective.times.init()
-    num_tracks = len(experiment.training.ema_lengths)
-    return TrainState.create(params, optimizer, memory, num_tracks)
+    """Returns the train state at step 0; `start` replaces parameters by name."""
+    return recipe_of(experiment, build_model(experiment, info)).init(start)
+
+
+def placed(shapes: Any, shardings: Any) -> Any:
+    """Returns shapes with the place where each array shall lie."""
+    return jax.tree.map(
+        lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
+        shapes, shardings,
+    )  # fmt: skip

@@ -48,7 +48,7 @@ from jaxdiff.schedules.discrete import ZeroTerminalSNR
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.training.experiment import Experiment, Sampling
-from jaxdiff.training.initialize import build_network
+from jaxdiff.training.initialize import build_model
 
 SLOW = 20.0
 """Seconds after which an example counts as hanging."""
@@ -341,8 +341,8 @@ def check_record(record: Any) -> None:
     # What was read can be written, and read again.
     again = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
     assert from_dict(Experiment, again) == experiment
-    or_refused(lambda: build_network(experiment, info))
-    or_refused(lambda: experiment.check_guidance(info.num_classes))
+    or_refused(lambda: build_model(experiment, info))
+    or_refused(lambda: experiment.check_guidance(info))
     schedule = or_refused(experiment.schedule.build)
     if schedule is not None:
         or_refused(lambda: experiment.check(schedule))

@@ -28,7 +28,7 @@ from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import Parallel, processes
 from jaxdiff.runs.trainer import data_info
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
-from jaxdiff.training.initialize import build_network, init_state
+from jaxdiff.training.initialize import build_model, init_state
 from jaxdiff.training.optimizer import Optimizer
 
 STEPS, HALF, BATCH = 10, 5, 16
@@ -107,7 +107,8 @@ def first_step(experiment: jd.Experiment) -> dict[str, np.ndarray]:
     """What chance gives step 0, its loss, and its gradient."""
     parallel, dataset = experiment.parallel, experiment.data.load("train")
     info = data_info(experiment, dataset)
-    network, schedule = build_network(experiment, info), experiment.schedule.build()
+    model = build_model(experiment, info)
+    network, schedule = model.network, model.schedule
     whole = batch(dataset, experiment.seed, 0, BATCH)
     mine = batch(dataset, experiment.seed, 0, BATCH, rows=parallel.rows(BATCH))
 

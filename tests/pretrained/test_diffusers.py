@@ -21,7 +21,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, to_diffusers
 from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
-from jaxdiff.training.initialize import build_network
+from jaxdiff.training.initialize import build_model
 from tests.helpers.pytorch import import_torchvision
 
 import_torchvision()  # which diffusers wants
@@ -348,16 +348,15 @@ def our_run(sampling: Sampling, classes: int | None = None, **options: Any) -> R
         network=network, schedule=jd.Linear(num_steps=200), sampling=sampling, **options
     )
     info = DataInfo((8, 8, 3), classes, None)
-    made = build_network(experiment, info)
-    images, times = jnp.zeros((1, 8, 8, 3)), jnp.zeros(1, jnp.int32)
-    start = made.init(jax.random.key(0), images, times)["params"]
+    model = build_model(experiment, info)
+    start = model.init(0)
     leaves, tree = jax.tree.flatten(start)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     params = jax.tree.unflatten(
         tree,
         [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)],  # noqa: B905
     )
-    return Run(experiment, info, made, experiment.schedule.build(), params, 0)
+    return Run(experiment, info, model, params, 0)
 
 
 SAMPLINGS = {
@@ -433,10 +432,8 @@ def test_a_schedule_and_classes_there_and_back(options, tmp_path):
     run = our_run(Sampling(), classes=3)
     experiment = jd.Experiment(network=run.experiment.network, **options)
     names = ("a", "b", "c")
-    run = Run(
-        experiment, run.info._replace(class_names=names), run.network,
-        experiment.schedule.build(), run.params, 0,
-    )  # fmt: skip
+    info = run.info._replace(class_names=names)
+    run = Run(experiment, info, build_model(experiment, info), run.params, 0)
     to_diffusers(run, tmp_path / "model")
     again = from_diffusers(tmp_path / "model")
     assert (again.info, again.experiment.schedule) == (run.info, experiment.schedule)

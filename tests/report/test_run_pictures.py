@@ -1,5 +1,6 @@
 """The pictures of a run: which images, at which places, with which noise."""
 
+import dataclasses
 from typing import get_args
 
 import jax
@@ -17,7 +18,7 @@ from jaxdiff.report import run_pictures
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.storage.json_lines import JsonLines
 from jaxdiff.training.experiment import DataInfo, Sampling
-from jaxdiff.training.initialize import init_state
+from jaxdiff.training.initialize import build_model
 
 CELL = 64 + GAP
 """An image of 8x8 pixels and the gap after it."""
@@ -38,14 +39,13 @@ def make_run(
     )
     info = DataInfo(SHAPE, num_classes, names)
     with pytest.warns(UserWarning, match="the last step keeps .* use more steps"):
-        schedule = SCHEDULE.build()
-    shapes = jax.eval_shape(lambda: init_state(experiment, info).params)
+        model = build_model(experiment, info)
+    shapes = jax.eval_shape(model.init)
     rng = np.random.default_rng(0)
     params = jax.tree.map(
         lambda leaf: np.float32(0.2 * rng.normal(size=leaf.shape)), shapes
     )
-    unet = network.build(1, num_classes)
-    return jd.runs.Run(experiment, info, unet, schedule, params, step=0)
+    return jd.runs.Run(experiment, info, model, params, step=0)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +237,8 @@ def test_the_animation_has_about_as_many_frames_as_it_should(
 
     monkeypatch.setattr(jd.runs.Run, "generate", generate)
     schedule = jd.Schedule(*(np.full(num_steps, 0.5, np.float32),) * 5)  # type: ignore[arg-type]
-    run = jd.runs.Run(**{**vars(unlabelled), "schedule": schedule})
+    model = dataclasses.replace(unlabelled.model, schedule=schedule)
+    run = jd.runs.Run(**{**vars(unlabelled), "model": model})
     run_pictures.reverse_frames(run)
     frames = num_steps // strides[0]
     assert min(num_steps, run_pictures.FRAMES) <= frames < 2 * run_pictures.FRAMES

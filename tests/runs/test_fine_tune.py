@@ -29,7 +29,9 @@ def start(experiment, tmp_path, dataset=None):
     return jax.device_get(state)
 
 
-@pytest.mark.parametrize("parallel", [jd.parallel.Pmap(), jd.parallel.Sharded(data=2, fsdp=4)], ids=str)
+@pytest.mark.parametrize(
+    "parallel", [jd.parallel.Pmap(), jd.parallel.Sharded(data=2, fsdp=4)], ids=str
+)
 def test_it_starts_from_the_average(parallel, finished, tmp_path, recwarn):
     workdir, trained = finished
     experiment = replace(TINY, init=str(workdir), parallel=parallel, seed=1)
@@ -70,7 +72,11 @@ def test_a_model_trained_otherwise_is_told(finished, tmp_path):
     workdir, _ = finished
     network = replace(TINY.network, epsilon=1e-3, dropout=0.0)
     experiment = replace(
-        TINY, init=str(workdir), prediction=jd.predictions.V(), network=network, conditional=False
+        TINY,
+        init=str(workdir),
+        prediction=jd.predictions.V(),
+        network=network,
+        conditional=False,
     )
     with pytest.warns(UserWarning, match="fit|otherwise") as told:
         start(experiment, tmp_path)
@@ -98,7 +104,8 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fake_run(tmp_path / "base", True)
     mine = replace(
-        CONFIG, network=jd.UNetConfig(channels=16, groups=2), prediction=jd.predictions.V(),
+        CONFIG, network=jd.UNetConfig(channels=16, groups=2),
+        prediction=jd.predictions.V(),
         upkeep=replace(CONFIG.upkeep, tensorboard=False),
     )  # fmt: skip
 
@@ -109,7 +116,10 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     train("--network.dropout", "0.3")
     experiment, _ = read_config(tmp_path / "fine")
     assert experiment.network == replace(CONFIG.network, dropout=0.3)
-    assert (experiment.prediction, experiment.schedule) == (jd.predictions.Eps(), CONFIG.schedule)
+    assert (experiment.prediction, experiment.schedule) == (
+        jd.predictions.Eps(),
+        CONFIG.schedule,
+    )
     assert experiment.init == "base"
     run = jd.load("fine")
     # Two steps of Adam away from zero.

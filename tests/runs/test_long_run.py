@@ -128,7 +128,9 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     assert not same_bits(after.params, state_of(tmp_path, 4).params)
     # The second one, after a new start, is one too many.
     spoilt(7)
-    with pytest.raises(jd.errors.NonFiniteError, match="and 1 steps were left out before"):
+    with pytest.raises(
+        jd.errors.NonFiniteError, match="and 1 steps were left out before"
+    ):
         run(tmp_path, skip)
     assert jd.load(tmp_path).step == 6
     run(tmp_path, with_training(skip, max_skips=2))
@@ -165,7 +167,8 @@ def test_a_guarded_step_changes_nothing_but_its_number(loss, norm, guard):
 
     after, metrics = step(
         state, None, mean_of, network=None, schedule=None, prediction=None,
-        objective=jd.losses.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0, guard=guard,
+        objective=jd.losses.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0,
+        guard=guard,
     )  # fmt: skip
     fine = bool(np.isfinite(loss) and np.isfinite(norm))
     assert bool(metrics["finite"]) == fine
@@ -385,8 +388,16 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (jd.errors.NonFiniteError("the loss of step 3 is nan", 3), 4, "error: the loss of step 3"),
-        (jd.parallel.Terminated("step 3 is saved"), 143, "step 3 is saved; the same command go"),
+        (
+            jd.errors.NonFiniteError("the loss of step 3 is nan", 3),
+            4,
+            "error: the loss of step 3",
+        ),
+        (
+            jd.parallel.Terminated("step 3 is saved"),
+            143,
+            "step 3 is saved; the same command go",
+        ),
         (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved; the same comma"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
     ],

@@ -235,7 +235,8 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
     @jax.jit
     def both(state):
         _, metrics = jd.train_step(
-            state, batch, network=network, schedule=schedule, prediction=jd.predictions.Eps(),
+            state, batch, network=network, schedule=schedule,
+            prediction=jd.predictions.Eps(),
             objective=jd.losses.Simple(),
             optimizer=TINY.optimizer.build(8), ema_decay=0.9, seed=5,
         )  # fmt: skip

@@ -1,0 +1,139 @@
+"""Images from a model and its parameters, on all devices, in chunks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.checks import check_seed
+from jaxdiff.denoisers.network import check_labels, check_null_class
+from jaxdiff.errors import InputError
+from jaxdiff.parallel import Parallel, Pmap, map_by_value
+from jaxdiff.samplers import DDIM, Spacing, sample
+from jaxdiff.training.experiment import Sampling
+from jaxdiff.training.model import Model
+from jaxdiff.typing import Array, Params
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The work of one device for `generate`; equal ones share what is compiled.
+
+    Compiled in are these fields and the kind of sampler. All else is an argument:
+    parameters, key, guidance weight and the sampler's numbers.
+
+    Attributes:
+        model: the model.
+        spacing: the sampler's time grid.
+        guided: whether there is a guidance weight.
+        clip: clip the estimate of x_0 to [-1, 1].
+        keep_eps: leave eps as predicted where x_0 is clipped.
+        every: steps between two states of the trajectory; None for images alone.
+    """
+
+    model: Model
+    spacing: Spacing
+    guided: bool
+    clip: bool
+    keep_eps: bool
+    every: int | None
+
+    def __call__(self, shared: Any, batch: Any) -> Array:
+        """Returns images; the arguments are as `generate` puts them together."""
+        params, key, weight, sampler = shared
+        sampler = replace(sampler, spacing=self.spacing)
+        indices, labels = batch
+        denoiser = self.model.sampling_denoiser(
+            params, labels, guidance=weight if self.guided else None, clip=self.clip,
+            keep_eps=self.keep_eps,
+        )  # fmt: skip
+        shape = (len(indices), *self.model.image_shape)
+        result = sample(
+            denoiser, sampler, self.model.schedule, key, shape,
+            indices=indices, every=self.every,
+        )  # fmt: skip
+        return result if self.every is None else result.swapaxes(0, 1)
+
+
+def check_request(
+    model: Model, sampling: Sampling, labels: np.ndarray | None, num: int, seed: int
+) -> None:
+    """Checks the arguments of `generate`.
+
+    Raises:
+        InputError: an argument is out of range, or the sampler does not fit.
+    """
+    if num < 1:
+        raise InputError(f"the number of images must be at least 1; got {num}")
+    if num >= 2**31:  # of which an index is a 32-bit integer
+        raise InputError(f"the number of images must be below 2^31; got {num}")
+    check_seed(seed)
+    if labels is not None:
+        check_labels(jnp.asarray(labels), model.num_classes)
+        if len(labels) != num:
+            raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+    sampling.sampler.grid(model.schedule)
+
+
+def generate(
+    model: Model,
+    params: Params,
+    sampling: Sampling,
+    labels: np.ndarray | None,
+    seed: int,
+    *,
+    num: int | None = None,
+    parallel: Parallel | None = None,
+    indices: np.ndarray | None = None,
+    every: int | None = None,
+    on_chunk: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Draws images on all devices, one chunk after another.
+
+    Another seed, other labels or parameters, another guidance weight and other numbers
+    of the sampler (eta, churn) compile nothing again. Another time grid does.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        sampling: the sampler, guidance and clipping.
+        labels: integer classes [num], or shares of the classes, float [num, classes];
+            None for any class.
+        seed: image i depends on (seed, indices[i]) and its label alone.
+        num: number of images; that of the labels by default.
+        parallel: layout of devices; all of this process by default.
+        indices: integers [num]; 0, 1, ... by default. Images of one index start from
+            the same noise.
+        every: return the trajectories (see `sample`) instead of the images.
+        on_chunk: called with the number of images done after each chunk.
+
+    Returns:
+        float32 [num, height, width, channels], in [-1, 1] except for rounding; with
+        `every`, [num, states, height, width, channels].
+
+    Raises:
+        InputError: labels do not fit, or an argument is out of range.
+    """
+    if num is None:
+        if labels is None:
+            raise InputError("num must be given if there are no labels, got None")
+        num = len(labels)
+    check_request(model, sampling, labels, num, seed)
+    if labels is None and model.num_classes:
+        check_null_class(model.network)
+    sampler = sampling.sampler
+    guided = sampling.guidance != 1
+    keep_eps = sampling.keep_eps and isinstance(sampler, DDIM)
+    draw = Draw(model, sampler.spacing, guided, sampling.clip, keep_eps, every)
+    numbers = jax.tree.map(np.float32, sampler.rule())
+    weight = np.float32(sampling.guidance)
+    shared = (params, jax.random.key(seed), weight, numbers)
+    indices = np.arange(num) if indices is None else indices
+    batch = (indices, None if labels is None else np.asarray(labels))
+    parallel = parallel or Pmap()
+    return parallel.chunks(
+        map_by_value(parallel, draw), shared, batch, sampling.chunk, on_chunk
+    )

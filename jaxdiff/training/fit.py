@@ -1,0 +1,139 @@
+"""Training without a run folder: for notebooks, and for networks of one's own."""
+
+import importlib.util
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxdiff.errors import InputError, NonFiniteError, require
+from jaxdiff.losses.loss import check_batch, check_combination
+from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.training.model import Model
+from jaxdiff.training.optimizer import Optimizer
+from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
+from jaxdiff.training.state import TrainState
+from jaxdiff.typing import Batch
+
+
+def fit(
+    model: Model,
+    batches: Iterable[Any],
+    num_steps: int,
+    *,
+    objective: Objective | None = None,
+    optimizer: Optimizer | optax.GradientTransformation | None = None,
+    ema_decay: float = 0.999,
+    seed: int = 0,
+    parallel: Parallel | None = None,
+    state: TrainState | None = None,
+    on_step: Callable[[int, dict[str, Any]], None] | None = None,
+    progress: bool = True,
+) -> TrainState:
+    """Trains a model and returns its final state, of which sampling uses `state.ema`.
+
+    Nothing is written. `jaxdiff.train` also keeps logs and checkpoints.
+
+    Args:
+        model: what to train.
+        batches: one item per step: a `Batch`, a pair (images, labels), or images alone.
+            Images are float [batch, height, width, channels] in [-1, 1], labels are
+            integers [batch]. `Dataset.batches` yields them for ever, shuffled.
+        num_steps: number of steps.
+        objective: what to minimise; `Simple()` by default.
+        optimizer: options, or an Optax optimiser. Adam with a learning rate of 1e-3
+            and 100 steps of warm-up by default.
+        ema_decay: decay of the parameters' moving average, in [0, 1); warmed up.
+        seed: source of the initial parameters, the times, the noise and the dropout.
+        parallel: layout of devices; all of them by default if they divide a batch.
+        state: state to continue from, which stays intact; a new one by default.
+        on_step: called with each step's number and metrics, which then wait for the
+            devices.
+        progress: show a progress bar, if tqdm is installed.
+
+    Raises:
+        InputError: an argument does not fit, or `batches` has fewer than `num_steps`.
+        NonFiniteError: a loss or a gradient is not finite.
+    """
+    if num_steps < 1:
+        raise InputError(f"num_steps must be at least 1, got {num_steps}")
+    recipe = Recipe(
+        model=model,
+        objective=objective or Simple(),
+        optimizer=optimizer or Optimizer(learning_rate=1e-3, warmup_steps=100),
+        num_steps=num_steps,
+        ema_decay=ema_decay,
+        seed=seed,
+    )
+    check_combination(model.schedule, model.prediction, recipe.objective)
+    found = (_batch(item, model) for item in islice(batches, num_steps))
+    first = next(found, None)
+    if first is None:
+        raise InputError("batches must yield one item per step, got none")
+    if parallel is None:
+        count = Pmap().usable(len(jax.devices()), len(first.images))
+        parallel = Pmap(num_devices=count)
+    step = compiled_steps(recipe, parallel)
+    if state is None:
+        state = compiled_init(recipe, parallel)({})
+    else:  # a copy, as a step takes over the memory of its state
+        state = jax.device_put(jax.tree.map(jnp.copy, state), parallel.shardings(state))
+    begin = number = int(state.step)
+    state, waiting = parallel.localize(state), None
+    with _bar(num_steps, progress) as update:
+        for number, batch in enumerate(chain([first], found), begin + 1):
+            check_batch(batch, model.num_classes)
+            one_step = jax.tree.map(lambda a: np.asarray(a)[:, None], batch)
+            state, metrics = step(state, one_step)
+            # The step before has ended by now: looking at it holds nothing up.
+            _look(waiting, on_step)
+            waiting = number, metrics
+            update()
+        _look(waiting, on_step)
+    if number - begin < num_steps:
+        raise InputError(
+            f"batches must yield {num_steps} items, one per step, got "
+            f"{number - begin}. Use Dataset.batches, or itertools.cycle"
+        )
+    return parallel.globalize(state)
+
+
+@contextmanager
+def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
+    """A progress bar, if it is wanted and tqdm is there."""
+    if not progress or importlib.util.find_spec("tqdm") is None:
+        yield lambda: None
+        return
+    with require("tqdm").tqdm(total=total, unit="step", desc="fit") as bar:
+        yield bar.update
+
+
+def _batch(item: Any, model: Model) -> Batch:
+    """An item of the batches as a `Batch`, with labels if the model takes any."""
+    if not isinstance(item, Batch):
+        images, labels = item if isinstance(item, tuple | list) else (item, None)
+        item = Batch(images, labels, np.arange(len(images), dtype=np.int32))
+    return item if model.num_classes is not None else item._replace(labels=None)
+
+
+def _look(
+    step: tuple[int, Any] | None, on_step: Callable[[int, dict[str, Any]], None] | None
+) -> None:
+    """Raises if a step was not finite; hands its metrics on."""
+    if step is None:
+        return
+    number, metrics = step[0], {k: v[0] for k, v in jax.device_get(step[1]).items()}
+    if not metrics.pop("finite"):
+        raise NonFiniteError(
+            f"the loss of step {number} is {metrics['loss']:g}. Use a lower learning "
+            "rate",
+            number,
+        )
+    if on_step is not None:
+        on_step(number, metrics)

@@ -1,0 +1,129 @@
+"""A model: the parts of a diffusion model that training and sampling share."""
+
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.denoisers.guidance import classifier_free_guidance
+from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
+from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.denoisers.thresholding import clip_x0
+from jaxdiff.errors import InputError, first_line
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Network, Params
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network without its parameters, and what gives its output a meaning.
+
+    Two models are equal if all their parts have equal values, so that a model is a
+    static argument of compiled functions: equal ones share what was compiled.
+
+    Attributes:
+        network: a Flax module whose call takes (x_t, t, labels, keys); see
+            `typing.Network`.
+        schedule: a built noise schedule, discrete or continuous.
+        prediction: what the network's output stands for.
+        image_shape: (height, width, channels) of one image.
+        num_classes: number of classes; None for an unconditional model.
+    """
+
+    network: Network
+    schedule: AnySchedule
+    prediction: Prediction
+    image_shape: tuple[int, ...]
+    num_classes: int | None = None
+
+    def __post_init__(self) -> None:
+        own = num_classes_of(self.network)
+        if own != self.num_classes:
+            raise InputError(
+                f"num_classes must be that of the network, {own}; got "
+                f"{self.num_classes}. Give {type(self.network).__name__} a field "
+                "num_classes of the same value"
+            )
+        object.__setattr__(self, "image_shape", tuple(self.image_shape))
+
+    @cached_property
+    def _identity(self) -> tuple[Any, ...]:
+        """The values of all parts, hashable."""
+        leaves, tree = jax.tree.flatten(self.schedule)
+        tables = tuple((a.shape, a.dtype, a.tobytes()) for a in map(np.asarray, leaves))
+        parts = (self.network, self.prediction, self.image_shape, self.num_classes)
+        return *parts, tree, tables
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Model) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    def init(self, seed: int = 0) -> Params:
+        """Returns the network's initial parameters.
+
+        Raises:
+            InputError: the network cannot be called as a `typing.Network` is.
+        """
+        images, times = jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32)
+        labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
+        network: Any = self.network
+        try:
+            variables = network.init(jax.random.key(seed), images, times, labels, None)
+        except TypeError as error:
+            raise InputError(
+                f"the network {type(network).__name__} must be called with (x_t, t, "
+                f"labels, keys): {first_line(error)}. Define __call__(self, x_t, t, "
+                "labels=None, keys=None)"
+            ) from error
+        others = sorted(variables.keys() - {"params"})
+        if others:
+            raise InputError(
+                f"the network {type(network).__name__} must have no variables besides "
+                f"its params, got {', '.join(others)}. Use GroupNorm or LayerNorm in "
+                "the place of BatchNorm"
+            )
+        return variables.get("params", {})
+
+    def denoiser(self, params: Params, labels: Any = None) -> NetworkDenoiser:
+        """Returns the network bound to parameters, and to labels [batch]."""
+        return bind(self.network, params, labels, self.prediction)
+
+    def sampling_denoiser(
+        self,
+        params: Params,
+        labels: Any = None,
+        *,
+        guidance: float | Array | None = None,
+        clip: bool = True,
+        keep_eps: bool = False,
+    ) -> Denoiser:
+        """Returns the denoiser that a sampling loop evaluates.
+
+        Args:
+            params: the network's parameters.
+            labels: classes [batch], or shares of them; None for any class.
+            guidance: weight of classifier-free guidance; None for none.
+            clip: clip the estimate of x_0 to [-1, 1].
+            keep_eps: leave eps as the network predicted it where x_0 is clipped.
+        """
+        denoiser: Denoiser = self.denoiser(params, labels)
+        if guidance is not None:
+            denoiser = classifier_free_guidance(denoiser, guidance)
+        return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
+
+
+def describe_network(network: Network) -> str:
+    """Returns a network's class and fields as one line, the same in every process."""
+    name = type(network).__qualname__
+    if not is_dataclass(network):
+        return name
+    values = {
+        field.name: getattr(network, field.name)
+        for field in fields(network)
+        if field.name not in ("parent", "name") and field.repr
+    }
+    return f"{name}({', '.join(f'{key}={value!r}' for key, value in values.items())})"

@@ -1,0 +1,111 @@
+"""How a model is trained: all that a step needs besides the state and the batch."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import jax
+import optax
+
+from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.parallel import MeanOf, Parallel
+from jaxdiff.storage.checkpoints import leaf_name
+from jaxdiff.training.model import Model
+from jaxdiff.training.optimizer import Optimizer
+from jaxdiff.training.state import TrainState
+from jaxdiff.training.step import scan_steps, train_step
+from jaxdiff.typing import Array, Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A model and how it is trained; equal recipes share what is compiled.
+
+    Attributes:
+        model: the model.
+        objective: what training minimises.
+        optimizer: options of the optimiser, or an Optax optimiser, which is equal to
+            itself alone.
+        num_steps: steps in all, which the learning-rate schedule may depend on.
+        ema_decay: decay of the parameters' moving average, in [0, 1).
+        ema_lengths: relative lengths of further averages, in (0, 0.288).
+        seed: source of all randomness of training.
+        accumulate: number of parts in which a device takes its share of a batch.
+        guard: skip the update of a step whose loss or gradient is not finite.
+    """
+
+    model: Model
+    objective: Objective = field(default_factory=Simple)
+    optimizer: Optimizer | optax.GradientTransformation = field(
+        default_factory=Optimizer
+    )
+    num_steps: int
+    ema_decay: float = 0.9999
+    ema_lengths: tuple[float, ...] = ()
+    seed: int = 0
+    accumulate: int = 1
+    guard: bool = True
+
+    def _optimizer(self) -> optax.GradientTransformation:
+        if isinstance(self.optimizer, Optimizer):
+            return self.optimizer.build(self.num_steps)
+        return self.optimizer
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `train_step`."""
+        return {
+            "network": self.model.network,
+            "schedule": self.model.schedule,
+            "prediction": self.model.prediction,
+            "objective": self.objective,
+            "optimizer": self._optimizer(),
+            "ema_decay": self.ema_decay,
+            "ema_lengths": self.ema_lengths,
+            "seed": self.seed,
+            "accumulate": self.accumulate,
+            "guard": self.guard,
+        }
+
+    def init(self, start: Mapping[str, Array] | None = None) -> TrainState:
+        """Returns the state at step 0.
+
+        Args:
+            start: parameters by name, "dense/kernel", that replace the initial ones.
+        """
+        params = self.model.init(self.seed)
+        if start:
+            params = jax.tree.map_with_path(
+                lambda path, leaf: start.get(leaf_name(path), leaf), params
+            )
+        return TrainState.create(
+            params,
+            self._optimizer(),
+            self.objective.times.init(),
+            len(self.ema_lengths),
+        )
+
+    def step(
+        self, state: TrainState, batch: Batch, mean_of: MeanOf
+    ) -> tuple[TrainState, dict[str, Array]]:
+        """Returns the next state and the metrics; see `train_step`."""
+        return train_step(state, batch, mean_of, **self.options)
+
+
+@lru_cache(maxsize=32)
+def compiled_init(recipe: Recipe, parallel: Parallel) -> Callable[[Any], TrainState]:
+    """Returns `recipe.init`, compiled to put the state on the devices."""
+    shardings = parallel.shardings(jax.eval_shape(recipe.init))
+    return jax.jit(recipe.init, out_shardings=shardings)
+
+
+@lru_cache(maxsize=32)
+def compiled_steps(
+    recipe: Recipe, parallel: Parallel
+) -> Callable[[Any, Any], tuple[Any, dict[str, Array]]]:
+    """Returns a function of a state, which is donated, and the batches of some steps.
+
+    The batches have an axis of steps behind that of examples; see `scan_steps`.
+    """
+    return parallel.step(scan_steps(recipe.step))

@@ -1,0 +1,59 @@
+"""Networks that a user could write: a small MLP and a small convolutional network."""
+
+import flax.linen as nn
+import numpy as np
+
+from jaxdiff.networks import timestep_embedding
+
+
+class MLP(nn.Module):
+    """An unconditional network of two dense layers, without dropout."""
+
+    width: int = 16
+
+    @nn.compact
+    def __call__(self, x, t, labels=None, keys=None):
+        time = timestep_embedding(t, self.width)
+        hidden = nn.Dense(self.width)(x.reshape(len(x), -1)) + nn.Dense(self.width)(
+            time
+        )
+        return nn.Dense(x[0].size)(nn.swish(hidden)).reshape(x.shape)
+
+
+class ConvNet(nn.Module):
+    """A network of classes: two convolutions, time and class added in between."""
+
+    width: int = 8
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, x, t, labels=None, keys=None):
+        embedding = nn.Dense(self.width)(timestep_embedding(t, self.width))
+        if labels is not None:
+            embedding += nn.Embed((self.num_classes or 0) + 1, self.width)(labels)
+        hidden = nn.Conv(self.width, (3, 3))(x) + embedding[:, None, None]
+        return nn.Conv(x.shape[-1], (3, 3))(nn.swish(hidden))
+
+
+class Unlike(nn.Module):
+    """A network that cannot be called with labels and keys."""
+
+    @nn.compact
+    def __call__(self, x, t):
+        return nn.Dense(x.shape[-1])(x)
+
+
+class Batchwise(nn.Module):
+    """A network with variables besides its parameters."""
+
+    @nn.compact
+    def __call__(self, x, t, labels=None, keys=None):
+        return nn.BatchNorm(use_running_average=False)(x)
+
+
+def toy_images(num=64, size=4):
+    """Float images [num, size, size, 1]: a bright and a dark half, either way round."""
+    half = np.where(np.arange(size) < size // 2, 0.8, -0.8)
+    signs = np.where(np.arange(num) % 2, 1.0, -1.0)
+    images = signs[:, None, None, None] * half[:, None]
+    return np.broadcast_to(images, (num, size, size, 1)).astype(np.float32)
