@@ -4,7 +4,6 @@ All of it is in other files of the run folder too, from which it is written anew
 the run goes on.
 """
 
-from jaxdiff.runs.folder import TENSORBOARD, GRIDS
 import contextlib
 import warnings
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.errors import InputError
+from jaxdiff.runs.folder import GRIDS, TENSORBOARD
 from jaxdiff.storage.event_files import Events, check_installed
 from jaxdiff.storage.files import picture_kind
 
@@ -58,7 +58,7 @@ def open_board(
         with contextlib.suppress(KeyError, TypeError, ValueError):
             when = datetime.fromisoformat(speed["time"]).timestamp()
         if line["step"] <= step:
-            events.scalars(line["step"], values, when)
+            events.write(line["step"], values, when)
     for at, path in grids(workdir, MOST, until=step):
         content = path.read_bytes()
         if picture_kind(content) == "png":
