@@ -21,8 +21,9 @@ from jaxdiff.cli import program
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.report.status import status
-from jaxdiff.runs import log, provenance
+from jaxdiff.runs import provenance, saver
 from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep
@@ -128,7 +129,9 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     assert not same_bits(after.params, state_of(tmp_path, 4).params)
     # The second one, after a new start, is one too many.
     spoilt(7)
-    with pytest.raises(jd.errors.NonFiniteError, match="and 1 steps were left out before"):
+    with pytest.raises(
+        jd.errors.NonFiniteError, match="and 1 steps were left out before"
+    ):
         run(tmp_path, skip)
     assert jd.load(tmp_path).step == 6
     run(tmp_path, with_training(skip, max_skips=2))
@@ -165,7 +168,8 @@ def test_a_guarded_step_changes_nothing_but_its_number(loss, norm, guard):
 
     after, metrics = step(
         state, None, mean_of, network=None, schedule=None, prediction=None,
-        objective=jd.losses.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0, guard=guard,
+        objective=jd.losses.Simple(), optimizer=optimizer, ema_decay=0.9, seed=0,
+        guard=guard,
     )  # fmt: skip
     fine = bool(np.isfinite(loss) and np.isfinite(norm))
     assert bool(metrics["finite"]) == fine
@@ -197,7 +201,7 @@ def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
     _, state = finished
     minutes = iter(range(1000))
     clock = types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr(sys.modules["jaxdiff.runs.train"], "time", clock)
+    monkeypatch.setattr(saver, "time", clock)
     upkeep = Upkeep(log_every=2, checkpoint_every=8, checkpoint_minutes=2, keep=9)
     experiment = dataclasses.replace(TINY, upkeep=upkeep)
     assert same_bits(run(tmp_path, experiment), state)
@@ -365,7 +369,7 @@ def test_a_digest_is_of_names_types_shapes_and_bytes():
     "hostile",
     [
         {"pending": {"loss": "none"}}, {"pending": {"loss": [1.0]}}, {"pending": [1]},
-        {"pending": {name: [1] * i for i, name in enumerate(sorted(log.NEEDED))}},
+        {"pending": {name: [1] * i for i, name in enumerate(sorted(NEEDED))}},
         {"skipped": "many"}, {"skipped": float("inf")}, {"metrics": 3},
     ],
 )  # fmt: skip
@@ -385,8 +389,16 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
 @pytest.mark.parametrize(
     ("error", "code", "words"),
     [
-        (jd.errors.NonFiniteError("the loss of step 3 is nan", 3), 4, "error: the loss of step 3"),
-        (jd.parallel.Terminated("step 3 is saved"), 143, "step 3 is saved; the same command go"),
+        (
+            jd.errors.NonFiniteError("the loss of step 3 is nan", 3),
+            4,
+            "error: the loss of step 3",
+        ),
+        (
+            jd.parallel.Terminated("step 3 is saved"),
+            143,
+            "step 3 is saved; the same command go",
+        ),
         (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved; the same comma"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
     ],
