@@ -204,7 +204,7 @@ _MODULES = {
     "kept": "storage.cache",
     "keys": "rng",
     "likelihood": "evaluation.likelihood",
-    "log": "runs.log runs.folder",
+    "log": "runs.log runs.metrics_buffer runs.folder",
     "loss": "losses.loss",
     "metrics": "evaluation",
     "metrics.agreement": "evaluation.label_agreement",

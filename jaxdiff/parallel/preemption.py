@@ -70,7 +70,8 @@ def stop_between_steps() -> Iterator[Asked]:
         yield asked
         return
     heard, ring = os.pipe()
-    os.set_blocking(ring, False)
+    if sys.platform != "win32":  # which takes a pipe that blocks
+        os.set_blocking(ring, False)
 
     def listen() -> None:
         told = False

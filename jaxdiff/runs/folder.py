@@ -6,7 +6,8 @@ The folder holds
     checkpoints/     the newest train states
     snapshots/       averages of the parameters, to make others of (`ema_lengths`)
     metrics.jsonl    what the steps gave, one line every `log_every` of them
-    history.jsonl    when it was started with which versions and devices, and its speed
+    history.jsonl    when it was started with which versions and devices, and its speed;
+                     .history.jsonl.lock is held by the process that trains
     tensorboard/     both of these, and the grids, for TensorBoard
     grids/           samples while it trained, always from the same noise
     report.html      all of it on one page

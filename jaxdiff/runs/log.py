@@ -1,37 +1,29 @@
 """What a run says of itself while it trains: each interval's metrics, exactly once."""
 
-import time
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from jaxdiff.errors import InputError, NonFiniteError
-from jaxdiff.losses.loss import QUARTERS
+from jaxdiff.errors import InputError
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs import provenance
-from jaxdiff.runs.folder import GRIDS, HISTORY, METRICS, NONFINITE
+from jaxdiff.runs.folder import GRIDS, HISTORY, METRICS
+from jaxdiff.runs.metrics_buffer import MetricsBuffer, summary
+from jaxdiff.runs.non_finite import NonFinitePolicy
+from jaxdiff.runs.sinks import SPEED, Bar, Sink, SpeedHistory, Throughput
 from jaxdiff.runs.tensorboard import grid_path, open_board
 from jaxdiff.storage.event_files import Events
-from jaxdiff.storage.files import cannot_write, write_atomic, write_json_atomic
+from jaxdiff.storage.files import cannot_write, write_atomic
 from jaxdiff.storage.json_lines import History, JsonLines, read
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array
-
-Metrics = dict[str, np.ndarray]
-"""Of one or more steps, each [steps, ...]."""
 
 
 class Log:
     """The metrics of a run; a context manager that holds its files.
 
-    Steps are dispatched without waiting for them: the metrics of an interval are
-    fetched when the next one has been dispatched. Every process looks at them, and the
-    first one writes.
+    Every process looks at the metrics, and the first one writes.
 
     Args:
         workdir: the run folder, for `metrics.jsonl`, what the run computed, the same
@@ -40,7 +32,7 @@ class Log:
         experiment: the run.
         step: where it starts.
         record: what `record` gave when this step was saved; empty for a new run.
-        history: as `held` gave it.
+        history: as `open_history` gave it.
         bar: a progress bar.
 
     Raises:
@@ -56,43 +48,39 @@ class Log:
         history: History | None,
         bar: Any,
     ):
-        self._workdir, self._experiment, self._bar = workdir, experiment, bar
+        self._workdir, self._experiment, self._step = workdir, experiment, step
         self._history = history
         self._learning_rate = experiment.optimizer.schedule(
             experiment.training.num_steps
         )
         try:
-            pending = {
-                name: np.array(values, DTYPES.get(name, np.float32))
-                for name, values in record.get("pending", {}).items()
-            }
-            self._skipped = int(record.get("skipped", 0))
+            skipped = int(record.get("skipped", 0))
+            self._policy = NonFinitePolicy(workdir, experiment, history, bar, skipped)
+            pending = record.get("pending", {})
+            self._buffer = MetricsBuffer(step, pending, self._policy)
             self._last: dict[str, float] = dict(record.get("metrics", {}))
-            lengths = {len(values) for values in pending.values()}
-            if pending and (not pending.keys() >= NEEDED or len(lengths) != 1):
-                raise ValueError("not the metrics of steps")
         except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
                 f"the checkpoint of step {step} has metrics that cannot be read: "
                 "choose another"
             ) from error
-        self._interval: list[Metrics] = [pending] if pending else []
-        self._dispatched: list[dict[str, Array]] = []
-        self._waiting: tuple[int, list[dict[str, Array]]] | None = None
-        self._fetched = step
-        # At a checkpoint two intervals are fetched at once: the speed is that of both.
-        self._clocks = deque([(time.perf_counter(), step)], maxlen=2)
+        self._throughput = Throughput(step, experiment.training.batch_size)
         self._lines: JsonLines | None = None
         self._board: Events | None = None
+        self._sinks: list[Sink] = [Bar(bar)]
 
     def __enter__(self) -> "Log":
         if is_first():
-            self._lines = JsonLines(self._workdir / METRICS, self._fetched)
+            self._lines = JsonLines(self._workdir / METRICS, self._step)
             if self._experiment.upkeep.tensorboard:
                 lines = read(self._workdir / METRICS, "step")
                 speeds = events_of(self._workdir, "speed")
-                self._board = open_board(self._workdir, lines, speeds, self._fetched)
-        self.event("start", step=self._fetched, **provenance.start())
+                self._board = open_board(self._workdir, lines, speeds, self._step)
+        if self._board is not None:
+            self._sinks.insert(0, self._board)
+        if self._history is not None:
+            self._sinks.insert(0, SpeedHistory(self._history))
+        self.event("start", step=self._step, **provenance.start())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -107,11 +95,11 @@ class Log:
 
     def add(self, step: int, metrics: dict[str, Array]) -> None:
         """Takes what a dispatch gave, whose last step this is."""
-        self._dispatched.append(metrics)
+        self._buffer.add(metrics)
         last = step == self._experiment.training.num_steps
         if step % self._experiment.upkeep.log_every == 0 or last:
             self._settle()
-            self._waiting, self._dispatched = (step, self._dispatched), []
+            self._buffer.end_interval(step)
 
     def catch_up(self) -> None:
         """Looks at everything so far, before it is saved.
@@ -120,22 +108,17 @@ class Log:
             NonFiniteError: a step had a loss or a gradient that is not finite.
         """
         self._settle()
-        self._fetch(self._dispatched)
-        self._dispatched = []
+        self._buffer.fetch()
         if self._lines is not None:
             self._lines.flush()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """What is done meanwhile does not count as training in the speed.
+    def paused(self) -> AbstractContextManager[None]:
+        """Excludes the enclosed work from the throughput.
 
-        Call `catch_up` first: steps that the devices have yet to do would not either.
+        Call `catch_up` first: steps that the devices have yet to do would not count
+        either.
         """
-        start = time.perf_counter()
-        yield
-        took = time.perf_counter() - start
-        moved = [(when + took, step) for when, step in self._clocks]
-        self._clocks = deque(moved, maxlen=2)
+        return self._throughput.paused()
 
     def grid(self, step: int, png: bytes) -> None:
         """Keeps the picture of a step's samples."""
@@ -151,82 +134,26 @@ class Log:
 
     def record(self) -> dict[str, Any]:
         """What a checkpoint must hold for the metrics to go on without a gap."""
-        pending: Metrics = {}
-        if self._interval:
-            pending = _joined(self._interval)
         return {
             "metrics": self._last,
-            "skipped": self._skipped,
-            "pending": {name: values.tolist() for name, values in pending.items()},
+            "skipped": self._policy.skipped,
+            "pending": self._buffer.pending(),
         }
 
     def _settle(self) -> None:
         """Writes the line of the interval that waits."""
-        if self._waiting is None:
+        interval = self._buffer.take()
+        if interval is None:
             return
-        (step, metrics), self._waiting = self._waiting, None
-        self._fetch(metrics)
-        clip = self._experiment.optimizer.clip_norm
-        values = summary(_joined(self._interval), clip)
+        step, metrics = interval
+        values = summary(metrics, self._experiment.optimizer.clip_norm)
         values["learning_rate"] = float(self._learning_rate(step - 1))
-        self._interval, self._last = [], values
+        self._last = values
         if self._lines is not None:
             self._lines.write(step, values)
-        (then, before), now = self._clocks[0], time.perf_counter()
-        self._clocks.append((now, step))
-        speed = (step - before) * self._experiment.training.batch_size / (now - then)
-        self.event("speed", step=step, time=provenance.now(), images_per_s=speed)
-        if self._board is not None:
-            self._board.scalars(step, {**values, "images_per_s": speed})
-        loss = f"loss {values['loss']:.4f}, " if "loss" in values else ""
-        self._bar.set_postfix_str(f"{loss}{speed:.0f} images/s")
-        self._bar.update(step - self._bar.n)
-
-    def _fetch(self, metrics: list[dict[str, Array]]) -> None:
-        """Takes the metrics of the next steps from the devices, and looks at them."""
-        if not metrics:
-            return
-        found = _joined(jax.device_get(metrics))
-        self._interval.append(found)
-        for place in np.flatnonzero(~found["finite"]):
-            self._not_finite(self._fetched + 1 + int(place), found, int(place))
-        self._fetched += len(found["finite"])
-
-    def _not_finite(self, step: int, found: Metrics, place: int) -> None:
-        """A step's loss or gradient is not finite: goes on, or says why not."""
-        training = self._experiment.training
-        loss, norm = (float(found[name][place]) for name in ("loss", "grad_norm"))
-        what = f"the loss of step {step} is {loss:g}, the gradient's norm {norm:g}"
-        self.event("nonfinite", step=step, loss=str(loss), grad_norm=str(norm))
-        if training.nonfinite == "go-on":
-            self._bar.write(f"warning: {what}: training goes on with it")
-            return
-        if training.nonfinite == "skip":
-            self._skipped += 1
-            count = f"{self._skipped} of at most {training.max_skips}"
-            if self._skipped <= training.max_skips:
-                self._bar.write(f"warning: {what}: the step is left out ({count})")
-                return
-            what += f", and {training.max_skips} steps were left out before"
-        path = self._workdir / NONFINITE
-        if is_first():
-            write_json_atomic(
-                path,
-                {
-                    "step": step,
-                    "seed": self._experiment.seed,
-                    "loss": str(loss),
-                    "grad_norm": str(norm),
-                    "replay": f"replay --workdir {self._workdir} --step {step}",
-                },
-            )
-        raise NonFiniteError(
-            f"{what}: training stops, with the checkpoints before it; look at the step "
-            f"by the command replay --workdir {self._workdir} --step {step} (as in "
-            f"'{path.name}'), go on with --training.nonfinite skip, or start anew with "
-            "a lower --optimizer.learning-rate",
-            step,
-        )
+        timed = {**values, SPEED: self._throughput.until(step)}
+        for sink in self._sinks:
+            sink.write(step, timed)
 
 
 def open_history(workdir: Path) -> AbstractContextManager[History | None]:
@@ -248,45 +175,3 @@ def events_of(workdir: Path, kind: str) -> list[dict[str, Any]]:
     """The events of a kind in a run's history."""
     events = read(workdir / HISTORY, "event")
     return [event for event in events if event["event"] == kind]
-
-
-DTYPES = {"finite": np.bool_}
-"""Of the metrics that are not float32."""
-NEEDED = {"finite", "loss", "grad_norm", "loss_by_quarter", "share_by_quarter"}
-"""The metrics that every step has."""
-
-
-def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:
-    """One line of metrics: means over the steps, without those that are not finite.
-
-    Args:
-        metrics: of the steps, each [steps, ...].
-        clip_norm: above which norm a gradient is clipped.
-
-    Returns:
-        The means; of the loss also that of each quarter of the time range, `loss_q1` to
-        `loss_q4`, where there was any example; `grad_norm_max`; `clipped`, the share of
-        steps whose gradient was clipped; and `nonfinite`, the number of steps that are
-        left out here, where there are any.
-    """
-    finite = metrics["finite"]
-    kept = {name: a[finite] for name, a in metrics.items() if name != "finite"}
-    values: dict[str, float] = {}
-    if finite.any():
-        norms = kept["grad_norm"]
-        means: dict[str, Any] = {name: a.mean(axis=0) for name, a in kept.items()}
-        part, share = means.pop("loss_by_quarter"), means.pop("share_by_quarter")
-        for q in range(QUARTERS):
-            if share[q]:
-                means[f"loss_q{q + 1}"] = part[q] / share[q]
-        means["grad_norm_max"] = norms.max()
-        means["clipped"] = (norms > clip_norm).mean()
-        values = {n: float(v) for n, v in means.items() if np.isfinite(v)}
-    if not finite.all():
-        values["nonfinite"] = int((~finite).sum())
-    return values
-
-
-def _joined(parts: list[Metrics]) -> Metrics:
-    """The metrics of several dispatches as one."""
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

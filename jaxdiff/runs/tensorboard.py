@@ -58,7 +58,7 @@ def open_board(
         with contextlib.suppress(KeyError, TypeError, ValueError):
             when = datetime.fromisoformat(speed["time"]).timestamp()
         if line["step"] <= step:
-            events.scalars(line["step"], values, when)
+            events.write(line["step"], values, when)
     for at, path in grids(workdir, MOST, until=step):
         content = path.read_bytes()
         if picture_kind(content) == "png":

@@ -2,7 +2,7 @@
 
 import os
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +10,18 @@ from jaxdiff.data import Dataset
 from jaxdiff.errors import require
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
-from jaxdiff.parallel.processes import broadcast_int, is_first
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     SNAPSHOTS,
     check_record,
     check_workdir,
-    training_part,
     write_record,
 )
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import Log, open_history
 from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.saver import Saver
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -81,84 +81,79 @@ def run_training(
 ) -> TrainState:
     """What `train` does with an experiment whose data are there."""
     tqdm = require("tqdm").tqdm
-    experiment = trainer.experiment
-    training, upkeep, parallel = (
-        experiment.training, experiment.upkeep, experiment.parallel
-    )  # fmt: skip
-    end = training.num_steps if until is None else min(until, training.num_steps)
+    experiment, info = trainer.experiment, trainer.info
+    upkeep, parallel = experiment.upkeep, experiment.parallel
+    num_steps = experiment.training.num_steps
+    end = num_steps if until is None else min(until, num_steps)
     workdir = Path(workdir)
+
+    # Refuse what cannot be trained, or not here.
     ensure_writable(workdir)
     if is_first():
-        check_workdir(workdir, experiment, trainer.info)
-    configuration = training_part(experiment, trainer.info)
+        check_workdir(workdir, experiment, info)
     grids = SampleGrids(trainer) if upkeep.sample_every else None
 
-    with (
-        stop_between_steps() as asked,
-        Checkpoints(
-            workdir / CHECKPOINTS, keep=upkeep.keep, keep_every=upkeep.keep_every,
-            keep_best=upkeep.keep_best,
-        ) as checkpoints,
-        Checkpoints(workdir / SNAPSHOTS, keep=2**31) as snapshots,
-    ):  # fmt: skip
-        newest, snapshot = newest_step(checkpoints), newest_step(snapshots) or 0
+    with ExitStack() as stack:
+        # Restore the newest checkpoint, or begin.
+        asked = stack.enter_context(stop_between_steps())
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / CHECKPOINTS, keep=upkeep.keep, keep_every=upkeep.keep_every,
+                keep_best=upkeep.keep_best,
+            )
+        )  # fmt: skip
+        snapshots = stack.enter_context(Checkpoints(workdir / SNAPSHOTS, keep=2**31))
+        newest, last_snapshot = newest_step(checkpoints), newest_step(snapshots) or 0
         record: dict[str, Any] = {}
         if newest is not None:
             record = checkpoints.record(newest)
-            check_record(record, workdir, experiment, trainer.info)
+            check_record(record, workdir, experiment, info)
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
-        with (
-            open_history(workdir) as history,
+        # Open what is written on the way; from here no other process may train.
+        history = stack.enter_context(open_history(workdir))
+        bar = stack.enter_context(
             tqdm(
                 total=end, initial=step, unit="step", smoothing=0.1,
                 disable=not (progress and is_first()), desc="train",
                 dynamic_ncols=True,
-            ) as bar,
-            Log(workdir, experiment, step, record, history, bar) as log,
-        ):  # fmt: skip
-            if is_first():
-                write_record(workdir, experiment, trainer.info)
-            if step < end:
-                if progress and is_first():
-                    bar.write(
-                        f"trains on {describe_devices(parallel)}", file=sys.stderr
-                    )
-                bar.set_postfix_str("compiling")
-            saved_at = time.monotonic()
-            dispatches = trainer.feed(step, end)
-            for step, batches in dispatches:
-                state, metrics = trainer.advance(state, batches)
-                log.add(step, metrics)
-                if grids is not None and grids.due(step):
-                    log.catch_up()
-                    with log.paused():
-                        log.grid(step, grids.picture(parallel.globalize(state)))
-                stop = asked(step)
-                due = stop or step == end or step % upkeep.checkpoint_every == 0
-                if upkeep.checkpoint_minutes and step % upkeep.log_every == 0:
-                    minutes = (time.monotonic() - saved_at) / 60
-                    # The clocks of several processes differ.
-                    late = broadcast_int(minutes >= upkeep.checkpoint_minutes)
-                    due = due or bool(late)
-                averaged = experiment.snapshot_due(step) and step > snapshot
-                if due or averaged:
-                    log.catch_up()  # nothing that is not finite is saved
-                if averaged:
-                    snapshots.save(step, parallel.globalize(state).tracks)
-                    snapshots.wait()  # a checkpoint has all snapshots before it
-                if due:
-                    checkpoints.save(
-                        step, parallel.globalize(state),
-                        {**log.record(), "configuration": configuration},
-                    )  # fmt: skip
-                    saved_at = time.monotonic()
-                checkpoints.check()
-                if stop:
-                    checkpoints.wait()
-                    log.event("stop", step=step)
-                    asked.stop(step)
-            checkpoints.wait()
-            log.event("end", step=step)
+            )
+        )  # fmt: skip
+        log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
+        if is_first():
+            write_record(workdir, experiment, info)
+        if step < end:
+            if progress and is_first():
+                bar.write(f"trains on {describe_devices(parallel)}", file=sys.stderr)
+            bar.set_postfix_str("compiling")
+        saver = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
+        dispatches = trainer.feed(step, end)
+
+        for step, batches in dispatches:
+            # Train; the metrics are fetched while later steps run.
+            state, metrics = trainer.advance(state, batches)
+            log.add(step, metrics)
+
+            # Draw a grid of samples.
+            if grids is not None and grids.due(step):
+                log.catch_up()
+                with log.paused():
+                    log.grid(step, grids.picture(parallel.globalize(state)))
+
+            # Save; a save that failed meanwhile ends the run.
+            stop = asked(step)
+            if saver.due(step, stop):
+                log.catch_up()  # nothing that is not finite is saved
+                saver.save(step, parallel.globalize(state), log.record())
+            checkpoints.check()
+
+            # Stop where a signal asked for it.
+            if stop:
+                checkpoints.wait()
+                log.event("stop", step=step)
+                asked.stop(step)
+
+        checkpoints.wait()
+        log.event("end", step=step)
     return parallel.globalize(state)

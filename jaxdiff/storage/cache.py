@@ -6,18 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 
 
 def cache_folder() -> Path:
     """What can be made again is kept here: prepared data and compiled programs.
 
-    $JAXDIFF_CACHE, else $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff.
+    $JAXDIFF_CACHE, else `jaxdiff` in the user's cache folder: on Linux
+    $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff.
     """
     if cache := os.environ.get("JAXDIFF_CACHE"):
         return Path(cache).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "jaxdiff"
+    folder: Path = require("platformdirs").user_cache_path("jaxdiff", appauthor=False)
+    return folder
 
 
 def load_arrays(name: str) -> dict[str, np.ndarray] | None:

@@ -46,7 +46,7 @@ class Events:
         session = self._protocol.SessionLog(status=start)
         self._write(self._protocol.Event(step=0, session_log=session))
 
-    def scalars(
+    def write(
         self, step: int, values: dict[str, float], when: float | None = None
     ) -> None:
         """Writes numbers by their names, of a time in seconds since 1970, or of now."""

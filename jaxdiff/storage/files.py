@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,8 @@ def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") 
 
 def flush_folder(folder: str | os.PathLike[str]) -> None:
     """Make sure that what was created or renamed in a folder outlives a power cut."""
+    if sys.platform == "win32":  # which opens no folder
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,13 +1,12 @@
 """Metrics and events as JSON lines."""
 
-import fcntl
 import json
 import os
 import warnings
 from pathlib import Path
 from typing import Any, Self
 
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, require
 from jaxdiff.storage.files import cannot_write, write_atomic
 
 
@@ -17,7 +16,7 @@ class _Appended:
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
         try:
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8", newline="\n")
         except OSError as error:
             raise cannot_write(path, error) from error
 
@@ -74,7 +73,9 @@ class JsonLines(_Appended):
 class History(_Appended):
     """What happened to a run, an event a line; held by the one process that trains it.
 
-    Closing it lets others train.
+    Closing it lets others train. The lock is on a hidden file beside it, so that a
+    removed history lets no second process in. The system drops the lock of a process
+    that is killed, and the file stays.
 
     Args:
         path: the file; lines are only ever appended.
@@ -84,23 +85,36 @@ class History(_Appended):
     """
 
     def __init__(self, path: str | os.PathLike[str]):
-        super().__init__(path)
+        path, filelock = Path(path), require("filelock")
+        # Without the fallback: its marker would stay after a kill, and block the run.
+        self._lock = filelock.FileLock(
+            path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False
+        )
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
+            self._lock.acquire()
+        except filelock.Timeout as error:
             raise InputError(
-                f"another process trains in '{self._path.parent}': wait for it, or "
+                f"another process trains in '{path.parent}': wait for it, or "
                 "choose another --workdir"
             ) from error
         except OSError:  # a file system without locks: then users must take care
             pass
+        try:
+            super().__init__(path)
+        except InputError:
+            self._lock.release()
+            raise
         if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
             self._file.write("\n")  # a kill cut the last line short
 
     def write(self, event: str, **values: Any) -> None:
         """Appends one line."""
         self.append({"event": event, **values})
+
+    def close(self) -> None:
+        """Closes the file, and lets others train."""
+        super().close()
+        self._lock.release()
 
 
 def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:

@@ -21,8 +21,9 @@ from jaxdiff.cli import program
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.report.status import status
-from jaxdiff.runs import log, provenance
+from jaxdiff.runs import provenance, saver
 from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep
@@ -200,7 +201,7 @@ def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
     _, state = finished
     minutes = iter(range(1000))
     clock = types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
-    monkeypatch.setattr(sys.modules["jaxdiff.runs.train"], "time", clock)
+    monkeypatch.setattr(saver, "time", clock)
     upkeep = Upkeep(log_every=2, checkpoint_every=8, checkpoint_minutes=2, keep=9)
     experiment = dataclasses.replace(TINY, upkeep=upkeep)
     assert same_bits(run(tmp_path, experiment), state)
@@ -368,7 +369,7 @@ def test_a_digest_is_of_names_types_shapes_and_bytes():
     "hostile",
     [
         {"pending": {"loss": "none"}}, {"pending": {"loss": [1.0]}}, {"pending": [1]},
-        {"pending": {name: [1] * i for i, name in enumerate(sorted(log.NEEDED))}},
+        {"pending": {name: [1] * i for i, name in enumerate(sorted(NEEDED))}},
         {"skipped": "many"}, {"skipped": float("inf")}, {"metrics": 3},
     ],
 )  # fmt: skip

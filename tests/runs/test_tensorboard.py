@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_without_doubled_points(
     seen, tmp_path, monkeypatch, place
 ):
     """Killed after step 6 or 8, beyond the checkpoint of step 4."""
-    real: Any = {"line": Events.scalars, "grid": Events.picture}[place]
+    real: Any = {"line": Events.write, "grid": Events.picture}[place]
 
     def kill(self: Any, step: int, *args: Any) -> None:
         real(self, step, *args)
@@ -203,7 +203,7 @@ def test_grids_without_their_package_are_refused_before_anything(tmp_path, monke
 def test_a_full_disk_is_told_in_one_line(disk):
     folder, remount = disk
     with Events(folder / "tensorboard") as events:
-        events.scalars(1, {"loss": 1.0})
+        events.write(1, {"loss": 1.0})
         with pytest.raises(jd.InputError) as error:
             events.picture(2, "grids", b"\x89PNG" + bytes(2_000_000))
     assert re.search(

@@ -16,7 +16,7 @@ import jaxdiff as jd
 from experiments import cifar10
 from jaxdiff.cli import main
 from jaxdiff.losses.loss import QUARTERS
-from jaxdiff.runs.log import summary
+from jaxdiff.runs.metrics_buffer import summary
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
@@ -236,8 +236,7 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
     def both(state):
         _, metrics = jd.train_step(
             state, batch, network=network, schedule=schedule,
-            prediction=jd.predictions.Eps(),
-            objective=jd.losses.Simple(),
+            prediction=jd.predictions.Eps(), objective=jd.losses.Simple(),
             optimizer=TINY.optimizer.build(8), ema_decay=0.9, seed=5,
         )  # fmt: skip
         key = jax.random.fold_in(jax.random.key(5), state.step)

@@ -1,6 +1,12 @@
 """Measures: lines of JSON that survive a kill, and what a classifier reads."""
 
+import errno
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +14,7 @@ import pytest
 from jaxdiff.data import Digits
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.label_agreement import label_agreement
-from jaxdiff.storage.json_lines import JsonLines
+from jaxdiff.storage.json_lines import History, JsonLines
 from jaxdiff.storage.json_lines import read as read_lines
 
 
@@ -82,6 +88,87 @@ def test_the_lines_of_a_resumed_run_are_not_changed(tmp_path):
     write(path, 1)
     assert path.read_bytes() == before
     assert read(path) == [{"step": 1, **values}]
+
+
+HOLD = """
+import sys
+from jaxdiff.storage.json_lines import History
+with History(sys.argv[1]) as history:
+    history.write("start")
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that trains in the folder."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path / "history.jsonl")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def refuses(path):
+    message = f"another process trains in '{path.parent}': wait for it, or choose an"
+    with pytest.raises(InputError, match=message):
+        History(path)
+
+
+def test_a_second_process_is_refused(tmp_path, holder):
+    path = tmp_path / "history.jsonl"
+    before = path.read_bytes()
+    refuses(path)
+    assert path.read_bytes() == before
+    holder.communicate("")  # it ends by itself
+    History(path).close()
+
+
+def test_a_killed_process_leaves_no_lock(tmp_path, holder):
+    path = tmp_path / "history.jsonl"
+    refuses(path)
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    for event in ("again", "and again"):
+        with History(path) as history:
+            history.write(event)
+    found = [line["event"] for line in read_lines(path, "event")]
+    assert found == ["start", "again", "and again"]
+
+
+@pytest.mark.usefixtures("holder")
+def test_a_removed_history_lets_no_second_process_in(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.unlink()
+    refuses(path)
+    assert not path.exists()
+
+
+def test_a_file_system_without_locks_needs_none(tmp_path, monkeypatch):
+    """There, users must take care; what a kill leaves would block nobody."""
+    path = tmp_path / "history.jsonl"
+
+    def flock(*args):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with History(path) as first, History(path) as second:
+        first.write("one")
+        second.write("two")
+    assert [line["event"] for line in read_lines(path, "event")] == ["one", "two"]
+
+
+def test_a_history_that_cannot_be_written_frees_the_lock(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.mkdir()
+    with pytest.raises(InputError, match=r"cannot write '.*history\.jsonl': Is a dir"):
+        History(path)
+    path.rmdir()
+    History(path).close()
 
 
 @pytest.fixture(scope="module")
