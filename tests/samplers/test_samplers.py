@@ -1,5 +1,6 @@
 """The chain: scan equals a loop, one key per example, constant memory."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,14 +23,35 @@ def shrink(x_t, level):
 
 def test_scan_equals_a_loop_of_steps(short):
     key = jax.random.key(3)
-    x = rng.normal(
-        rng.fold(rng.example_keys(key, jnp.arange(5)), short.num_steps),
-        SHAPE[1:],
-    )
+    x = rng.step_noise(key, jnp.arange(5), short.num_steps, SHAPE[1:])
     for t in reversed(range(short.num_steps)):
         x = jd.p_sample_step(shrink, short, x, t, key)
     images = jd.sample(shrink, jd.DDPM(), short, key, SHAPE)
     np.testing.assert_allclose(images, x, rtol=1e-5, atol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Recorder(jd.samplers.Sampler):
+    """Moves x to 100 index + t + next t / 100, and its last entry to the noise."""
+
+    def step(self, estimate, x_t, info, memory):
+        value = 100 * info.index + info.level.t + info.next_level.t / 100
+        return jnp.full_like(x_t, value).at[:, -1].set(info.noise[:, -1]), memory
+
+
+def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
+    """The noise by the key of the image and the number of steps that are left."""
+    key, indices = jax.random.key(3), jnp.array([7, 2])
+    sampler = Recorder(spacing=jd.spacing.Times(times=(15, 9, 4)))
+    states = jd.sample(shrink, sampler, short, key, (2, 4), indices=indices, every=1)
+    after_data = float(sampler.grid(short).t[-1])
+    expected = [215 + 0.09, 109 + 0.04, 4 + after_data / 100]
+    np.testing.assert_allclose(states[1:, :, 0].T, [expected] * 2, rtol=1e-6)
+    for left, state in zip((2, 1, 0), states[1:], strict=True):
+        for i, x in zip((7, 2), state, strict=True):
+            one = jax.random.fold_in(jax.random.fold_in(key, i), left)
+            np.testing.assert_array_equal(x[-1], jax.random.normal(one, (4,))[-1])
 
 
 def test_exact_denoiser_keeps_the_datas_moments():
