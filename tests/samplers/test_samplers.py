@@ -33,11 +33,12 @@ def test_scan_equals_a_loop_of_steps(short):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Recorder(jd.samplers.Sampler):
-    """Moves x to 100 index + t + next t / 100, and its last entry to the noise."""
+    """Steps to (index, t, next t, a number of the noise)."""
 
     def step(self, estimate, x_t, info, memory):
-        value = 100 * info.index + info.level.t + info.next_level.t / 100
-        return jnp.full_like(x_t, value).at[:, -1].set(info.noise[:, -1]), memory
+        place = (info.index, info.level.t, info.next_level.t)
+        place = jnp.stack([number.astype(x_t.dtype) for number in place])
+        return info.noise.at[:, :3].set(place), memory
 
 
 def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
@@ -45,13 +46,13 @@ def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
     key, indices = jax.random.key(3), jnp.array([7, 2])
     sampler = Recorder(spacing=jd.spacing.Times(times=(15, 9, 4)))
     states = jd.sample(shrink, sampler, short, key, (2, 4), indices=indices, every=1)
-    after_data = float(sampler.grid(short).t[-1])
-    expected = [215 + 0.09, 109 + 0.04, 4 + after_data / 100]
-    np.testing.assert_allclose(states[1:, :, 0].T, [expected] * 2, rtol=1e-6)
-    for left, state in zip((2, 1, 0), states[1:], strict=True):
+    times = sampler.grid(short).t.astype(jnp.float32)
+    for n, state in enumerate(states[1:]):
         for i, x in zip((7, 2), state, strict=True):
-            one = jax.random.fold_in(jax.random.fold_in(key, i), left)
-            np.testing.assert_array_equal(x[-1], jax.random.normal(one, (4,))[-1])
+            one = jax.random.fold_in(jax.random.fold_in(key, i), 2 - n)
+            np.testing.assert_array_equal(x[:3], [2 - n, times[n], times[n + 1]])
+            drawn = jax.random.normal(one, (4,))
+            np.testing.assert_allclose(x[3], drawn[3], rtol=1e-5)
 
 
 def test_exact_denoiser_keeps_the_datas_moments():
