@@ -35,6 +35,26 @@ def normal(keys: Key, shape: tuple[int, ...]) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape, jnp.float32))(keys)
 
 
+def step_noise(
+    key: Key, indices: Array, steps_left: int | Array, shape: tuple[int, ...]
+) -> Array:
+    """Draws the noise of one sampling step: standard Gaussian float32 [batch, *shape].
+
+    The noise of image i depends on (key, indices[i], steps_left) alone.
+
+    Args:
+        key: the key of the whole sampling loop.
+        indices: integers [batch], the images' places in the whole request.
+        steps_left: number of steps after this one, [], 0 to N - 1 of N steps; N for the
+            noise that sampling starts from.
+        shape: shape of one image.
+
+    Raises:
+        InputError: the key is not one typed key.
+    """
+    return normal(fold(example_keys(key, indices), steps_left), shape)
+
+
 def uniform(keys: Key) -> Array:
     """Uniform float32 numbers [batch] in [0, 1), one from each key [batch]."""
     return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)

@@ -240,7 +240,7 @@ def _log_density(
         value, along = jax.jvp(drift, (y,), (signs,))
         return value, -(along * signs).sum(axis=tuple(range(1, y.ndim)))
 
-    def advance(carry: tuple[Array, Array], log_s: Array) -> tuple[tuple, None]:
+    def solver_step(carry: tuple[Array, Array], log_s: Array) -> tuple[tuple, None]:
         """A step of the classical fourth-order Runge-Kutta method."""
         y, log_p = carry
         k1, d1 = slope(y, log_s)
@@ -252,7 +252,7 @@ def _log_density(
 
     carry = (x, jnp.zeros(len(x), x.dtype))
     log_s = first + step * jnp.arange(num_steps, dtype=step.dtype)
-    (y, change), _ = jax.lax.scan(advance, carry, log_s)
+    (y, change), _ = jax.lax.scan(solver_step, carry, log_s)
     # At the end y is N(0, (prior_scale / alpha)^2).
     scale = schedule.prior_scale / schedule.level_of_log_snr(-2 * last).alpha
     log_prior = -((y / scale) ** 2 + jnp.log(2 * jnp.pi * scale**2)) / 2

@@ -12,6 +12,7 @@ from jaxdiff.samplers.ancestral import Variance as Variance
 from jaxdiff.samplers.ancestral import p_mean_variance as p_mean_variance
 from jaxdiff.samplers.ancestral import p_sample_step as p_sample_step
 from jaxdiff.samplers.base import Sampler as Sampler
+from jaxdiff.samplers.base import StepInfo as StepInfo
 from jaxdiff.samplers.base import sample as sample
 from jaxdiff.samplers.ddim import DDIM as DDIM
 from jaxdiff.samplers.ddim import EulerAncestral as EulerAncestral

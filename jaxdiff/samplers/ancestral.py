@@ -20,9 +20,12 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.schedules.forward import posterior, transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
+
+Levels: TypeAlias = tuple[Level, Level]
+"""Levels of x_t and of x_s."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,11 @@ class FixedSmall:
     """The posterior's variance, DDPM's beta-tilde; equation (2)."""
 
     def variance(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        floor: Array | float = 0.0,
+        self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
     ) -> Array:
         """The reverse step's variance, ready to multiply x_t; `floor` onto the data."""
-        _, variance = posterior(estimate.x_0, x_t, level, next_level)
-        return jnp.where(next_level.scales(x_t)[1] > 0, variance, floor)
+        _, variance = posterior(estimate.x_0, x_t, *levels)
+        return jnp.where(levels[1].scales(x_t)[1] > 0, variance, floor)
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,10 @@ class FixedLarge:
     """The forward step's variance, DDPM's beta; equation (3)."""
 
     def variance(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        floor: Array | float = 0.0,
+        self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
     ) -> Array:
         """The reverse step's variance, ready to multiply x_t."""
-        return transition(x_t, level, next_level)[1]
+        return transition(x_t, *levels)[1]
 
 
 @dataclass(frozen=True)
@@ -63,12 +56,7 @@ class LearnedRange:
     """Between the fixed variances, where the network says; equation (4)."""
 
     def variance(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        floor: Array | float = 0.0,
+        self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
     ) -> Array:
         """The reverse step's variance, of x_t's shape.
 
@@ -81,8 +69,8 @@ class LearnedRange:
                 "LearnedRange needs a denoiser that learned a variance: train with "
                 "prediction.learn_variance, or choose a fixed variance"
             )
-        small = FixedSmall().variance(estimate, x_t, level, next_level, floor)
-        large = FixedLarge().variance(estimate, x_t, level, next_level)
+        small = FixedSmall().variance(estimate, x_t, levels, floor)
+        large = FixedLarge().variance(estimate, x_t, levels)
         # Onto the data, without a floor, there is no range: a step there adds no noise.
         log_small = jnp.log(jnp.where(small > 0, small, large))
         return jnp.exp(fraction * jnp.log(large) + (1 - fraction) * log_small)
@@ -101,15 +89,10 @@ class MarginalNoise:
     """
 
     def variance(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        floor: Array | float = 0.0,
+        self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
     ) -> Array:
         """sigma_t^2, ready to multiply x_t."""
-        return level.scales(x_t)[1] ** 2
+        return levels[0].scales(x_t)[1] ** 2
 
 
 Variance: TypeAlias = FixedSmall | FixedLarge | LearnedRange | MarginalNoise
@@ -136,18 +119,12 @@ def p_mean_variance(
             adds no noise there.
     """
     mean, _ = posterior(estimate.x_0, x_t, level, next_level)
-    return mean, variance.variance(estimate, x_t, level, next_level, floor)
+    return mean, variance.variance(estimate, x_t, (level, next_level), floor)
 
 
-def p_step(
-    estimate: Estimate,
-    x_t: Array,
-    level: Level,
-    next_level: Level,
-    noise: Array,
-    variance: Variance,
-) -> Array:
+def p_step(estimate: Estimate, x_t: Array, info: StepInfo, variance: Variance) -> Array:
     """A draw from p(x_s | x_t) with given noise; none is added in the last step."""
+    level, next_level, noise, _ = info
     mean, var = p_mean_variance(estimate, x_t, level, next_level, variance)
     _, sigma_s = next_level.scales(x_t)
     return mean + jnp.where(sigma_s > 0, jnp.sqrt(var), 0.0) * noise
@@ -169,17 +146,10 @@ class DDPM(Sampler):
         return False
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: Any,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
         """A draw from p(x_s | x_t)."""
-        x_s = p_step(estimate, x_t, level, next_level, noise, self.variance)
-        return x_s, memory
+        return p_step(estimate, x_t, info, self.variance), memory
 
 
 def p_sample_step(
@@ -218,16 +188,15 @@ def p_sample_step(
         raise InputError(f"t must be one time; got shape {level.t.shape}")
     if not jnp.issubdtype(x_t.dtype, jnp.floating):
         raise InputError(f"x_t must be floating point; got {x_t.dtype}")
+    steps_left = jnp.abs(schedule.times - jnp.asarray(t)).argmin()
     if noise is None:
         indices = jnp.arange(x_t.shape[0]) if indices is None else indices
         if indices.shape != x_t.shape[:1]:
             raise InputError(
                 f"indices must have shape {x_t.shape[:1]}; got {indices.shape}"
             )
-        steps_left = jnp.abs(schedule.times - jnp.asarray(t)).argmin()
-        keys = rng.fold(rng.example_keys(key, indices), steps_left)
-        noise = rng.normal(keys, x_t.shape[1:])
+        noise = rng.step_noise(key, indices, steps_left, x_t.shape[1:])
     elif noise.shape != x_t.shape:
         raise InputError(f"noise must have shape {x_t.shape}; got {noise.shape}")
-    estimate = denoiser(x_t, level)
-    return p_step(estimate, x_t, level, next_level, noise, variance or FixedSmall())
+    info = StepInfo(level, next_level, noise, steps_left)
+    return p_step(denoiser(x_t, level), x_t, info, variance or FixedSmall())

@@ -1,7 +1,7 @@
 """The chain: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,23 @@ STATIC = {"static": True}
 """Metadata of a field that is no array: another value compiles another chain."""
 
 
+class StepInfo(NamedTuple):
+    """Levels, noise and place of one sampling step, as the sampling loop gives them.
+
+    Attributes:
+        level: level of x_t, each field [].
+        next_level: level to step to, each field [].
+        noise: standard Gaussian noise of x_t's shape, fresh in every step.
+        index: number of steps after this one, an integer array []: N - 1 in the first
+            of N steps, 0 in the last. `rng.step_noise` draws the noise by it.
+    """
+
+    level: Level
+    next_level: Level
+    noise: Array
+    index: Array
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
     """A rule for one step down the noise levels.
@@ -23,7 +40,7 @@ class Sampler:
     A sampler is a frozen dataclass that derives from this class, defines `step`, and is
     a pytree: `jax.tree_util.register_dataclass`, with the metadata `STATIC` for the
     fields that are choices and not numbers. A method that evaluates the denoiser more
-    than once a step overrides `advance` instead of `step`.
+    than once a step overrides `denoise_and_step` instead of `step`.
     """
 
     spacing: Spacing = field(default_factory=AllTimes, metadata=STATIC)
@@ -54,33 +71,24 @@ class Sampler:
         return ()
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: Any,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
-        """One step: x at next_level, and the memory for the step after it.
+        """Returns x at `info.next_level`, and the memory for the step after it.
 
-        `noise` is standard Gaussian of x_t's shape; a deterministic method leaves it.
+        A deterministic method ignores `info.noise`.
         """
         raise NotImplementedError
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
         """Evaluates the denoiser once and steps."""
-        estimate = denoiser(x_t, level)
-        return self.step(estimate, x_t, level, next_level, noise, memory)
+        return self.step(denoiser(x_t, info.level), x_t, info, memory)
 
 
 def sample(
@@ -182,28 +190,23 @@ def _chain(
         grid.alpha.astype(dtype),
         grid.sigma.astype(dtype),
     )
-    keys = rng.example_keys(key, indices)
 
     def draw(steps_left: Array | int) -> Array:
-        noise = rng.normal(rng.fold(keys, steps_left), shape[1:])
-        return noise.astype(dtype)
+        return rng.step_noise(key, indices, steps_left, shape[1:]).astype(dtype)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry
         level, next_level, steps_left, given = now
         eps = draw(steps_left) if given is None else given
-        return sampler.advance(
-            denoiser, schedule, x, level, next_level, eps, memory
-        ), None
+        info = StepInfo(level, next_level, eps, steps_left)
+        return sampler.denoise_and_step(denoiser, schedule, x, info, memory), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = (
-        prior_scale(schedule, grid) * draw(num_steps)
-        if x_T is None
-        else x_T.astype(dtype)
-    )
+    x = prior_scale(schedule, grid) * draw(num_steps)  # also to check the key
+    if x_T is not None:
+        x = x_T.astype(dtype)
     levels = Level(*(field[:-1] for field in grid))
     next_levels = Level(*(field[1:] for field in grid))
     steps = (levels, next_levels, jnp.arange(num_steps)[::-1], noise)

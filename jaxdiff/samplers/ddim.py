@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.checks import above_0, check_at_least_0
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.schedules.forward import posterior
 from jaxdiff.typing import Array, Estimate, Level
@@ -41,16 +41,10 @@ class DDIM(Sampler):
         return not above_0(self.eta)
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: Any,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
         """Equation (1)."""
-        return ddim_step(estimate, x_t, level, next_level, noise, self.eta), memory
+        return ddim_step(estimate, x_t, info, self.eta), memory
 
 
 @jax.tree_util.register_dataclass
@@ -73,14 +67,10 @@ def euler_step(estimate: Estimate, next_level: Level) -> Array:
 
 
 def ddim_step(
-    estimate: Estimate,
-    x_t: Array,
-    level: Level,
-    next_level: Level,
-    noise: Array,
-    eta: Array | float,
+    estimate: Estimate, x_t: Array, info: StepInfo, eta: Array | float
 ) -> Array:
     """Equation (1)."""
+    level, next_level, noise, _ = info
     alpha_s, sigma_s = next_level.scales(x_t)
     _, variance = posterior(estimate.x_0, x_t, level, next_level)
     # On the way up, from data to noise, there is no such variance.

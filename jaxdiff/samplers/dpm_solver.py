@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from jaxdiff.checks import above_0, check_at_least_0
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.exponential import first_order, half_log_snr, integral
 from jaxdiff.samplers.spacing import Spacing, Trailing
-from jaxdiff.typing import Array, Estimate, Level
+from jaxdiff.typing import Array, Estimate
 
 
 class History(NamedTuple):
@@ -94,27 +94,19 @@ class DPMSolver(Sampler):
         return History.empty(x, self.order - 1, num_steps)
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: History,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: History
     ) -> tuple[Array, History]:
         """Equation (1) of `exponential`."""
-        x_s = first_order(estimate, level, next_level, noise, self.eta)
-        now = half_log_snr(level)
+        x_s = first_order(estimate, info, self.eta)
+        now = half_log_snr(info.level)
         if self.order > 1:
-            count = usable(
-                self.order, self.lower_order_final, memory, level, next_level
-            )
-            h = half_log_snr(next_level) - now
+            count = usable(self.order, self.lower_order_final, memory, info)
+            h = half_log_snr(info.next_level) - now
             rate = (1 + self.eta) * h
             slope = -jnp.expm1(-rate) / 2 if self.variant == "midpoint" else None
             values, lambdas = (estimate.x_0, *memory.values), (now, *memory.lambdas)
             theta = [(at - now) / h for at in lambdas]
-            x_s += next_level.alpha * integral(values, theta, count, rate, slope)
+            x_s += info.next_level.alpha * integral(values, theta, count, rate, slope)
         return x_s, memory.after(estimate.x_0, now)
 
 
@@ -125,11 +117,7 @@ def check_order(order: int) -> None:
 
 
 def usable(
-    order: int,
-    lower_order_final: bool,
-    memory: History,
-    level: Level,
-    next_level: Level,
+    order: int, lower_order_final: bool, memory: History, info: StepInfo
 ) -> Array:
     """How many estimates a step goes by: at most `order`, an integer [].
 
@@ -139,5 +127,6 @@ def usable(
     count = jnp.minimum(order, memory.taken + 1)
     if lower_order_final:
         count = jnp.minimum(count, memory.left)
+    level, next_level = info.level, info.next_level
     finite = (next_level.sigma > 0) & (level.alpha > 0) & (next_level.alpha > 0)
     return jnp.where(finite, count, 1)

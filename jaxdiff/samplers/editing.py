@@ -120,8 +120,7 @@ def image_to_image(
     steps = max(1, round(strength * whole))
     levels = jax.tree.map(lambda a: a[whole - steps :], grid)
     indices = jnp.arange(len(images)) if indices is None else indices
-    keys = rng.fold(rng.example_keys(key, indices), steps)
-    noise = rng.normal(keys, images.shape[1:]).astype(images.dtype)
+    noise = rng.step_noise(key, indices, steps, images.shape[1:]).astype(images.dtype)
     alpha, sigma = (a[0].astype(images.dtype) for a in levels[1:])
     return sample(
         denoiser, sampler, schedule, key, images.shape,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.checks import above_0, check_at_least_0
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Karras, Spacing
 from jaxdiff.schedules.forward import log_snr
@@ -56,29 +56,23 @@ class Euler(Sampler):
         """gamma, where there is churn."""
         return jnp.minimum(jnp.asarray(self.churn, x.dtype) / num_steps, MOST_CHURN)
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Array,
     ) -> tuple[Array, Array]:
         """Equations (1) to (3)."""
-        x_t, level = self._churned(schedule, x_t, level, noise, memory)
-        return euler_step(denoiser(x_t, level), next_level), memory
+        x_t, level = self._churned(schedule, x_t, info, memory)
+        return euler_step(denoiser(x_t, level), info.next_level), memory
 
     def _churned(
-        self,
-        schedule: AnySchedule,
-        x_t: Array,
-        level: Level,
-        noise: Array,
-        gamma: Array,
+        self, schedule: AnySchedule, x_t: Array, info: StepInfo, gamma: Array
     ) -> tuple[Array, Level]:
         """Equations (1) and (2), within the levels of the schedule."""
+        level = info.level
         s = level.sigma / level.alpha
         churned = (gamma > 0) & (s >= self.churn_min) & jnp.isfinite(s)
         if self.churn_max is not None:
@@ -93,7 +87,7 @@ class Euler(Sampler):
         added = jnp.sqrt(jnp.maximum(s_raised**2 - s**2, 0.0)) * self.churn_noise
         kept = jnp.where(churned, raised.alpha / level.alpha, 1.0)
         added = jnp.where(churned, raised.alpha * added, 0.0)
-        return kept * x_t + added * noise, raised
+        return kept * x_t + added * info.noise, raised
 
 
 @jax.tree_util.register_dataclass
@@ -108,18 +102,17 @@ class Heun(Euler):
         """How often a chain of so many steps asks the network: 2 N - 1 times."""
         return 2 * num_steps - 1
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Array,
     ) -> tuple[Array, Array]:
         """Equations (1) to (4)."""
-        x_t, level = self._churned(schedule, x_t, level, noise, memory)
+        x_t, level = self._churned(schedule, x_t, info, memory)
+        next_level = info.next_level
         first = denoiser(x_t, level)
         x_s = euler_step(first, next_level)
 

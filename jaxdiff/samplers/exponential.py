@@ -26,6 +26,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.samplers.base import StepInfo
 from jaxdiff.typing import Array, Estimate, Level
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(24)
@@ -37,14 +38,9 @@ def half_log_snr(level: Level) -> Array:
     return jnp.log(level.alpha) - jnp.log(level.sigma)
 
 
-def first_order(
-    estimate: Estimate,
-    level: Level,
-    next_level: Level,
-    noise: Array,
-    eta: Array | float,
-) -> Array:
+def first_order(estimate: Estimate, info: StepInfo, eta: Array | float) -> Array:
     """Equation (1) without I."""
+    level, next_level, noise, _ = info
     ratio = next_level.sigma * level.alpha / (level.sigma * next_level.alpha)  # e^-h
     decay = ratio**eta  # without logarithms, for h may be infinite
     fresh = next_level.sigma * jnp.sqrt(jnp.maximum(1 - decay**2, 0.0))

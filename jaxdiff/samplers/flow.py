@@ -18,10 +18,10 @@ from typing import Any
 
 import jax
 
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Linspace, Spacing, Trailing
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Level
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate
 
 
 @jax.tree_util.register_dataclass
@@ -33,16 +33,10 @@ class FlowEuler(Sampler):
     """Which times it visits."""
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: Any,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
         """Equation (2)."""
-        return euler_step(estimate, next_level), memory
+        return euler_step(estimate, info.next_level), memory
 
 
 @jax.tree_util.register_dataclass
@@ -62,17 +56,16 @@ class FlowHeun(Sampler):
         """How often a chain of so many steps asks the network: 2 N - 1 times."""
         return 2 * num_steps - 1
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
         """Equation (3); onto the data, equation (2)."""
+        level, next_level = info.level, info.next_level
         first = denoiser(x_t, level)
         x_s = euler_step(first, next_level)
 

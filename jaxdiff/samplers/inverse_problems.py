@@ -19,7 +19,7 @@ import numpy as np
 from jaxdiff.denoisers.inverse_problems import Operator, like
 from jaxdiff.denoisers.network import as_pytree
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.schedules.forward import transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
@@ -75,23 +75,21 @@ class Replacement(Around):
         """Whether the chain leaves the noise: no."""
         return False
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
         """The step of the sampler within, and then the known pixels."""
-        x_s, memory = self.sampler.advance(
-            denoiser, schedule, x_t, level, next_level, noise, memory
+        x_s, memory = self.sampler.denoise_and_step(
+            denoiser, schedule, x_t, info, memory
         )
         known, mask = like(self.known, x_s), like(self.mask, x_s)
         # The noise there is free: what the step within did with it is put away.
-        known_s = next_level.alpha * known + next_level.sigma * noise
+        known_s = info.next_level.alpha * known + info.next_level.sigma * info.noise
         return mask * known_s + (1 - mask) * x_s, memory
 
 
@@ -148,28 +146,27 @@ class RePaint(Replacement):
         blank = super().init(x, num_steps)
         return blank, blank
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
         """A step of `Replacement`, or one of the forward process."""
         present, blank = memory
+        level, next_level = info.level, info.next_level
 
         def down() -> tuple[Array, Any]:
-            x_s, after = super(RePaint, self).advance(
-                denoiser, schedule, x_t, level, next_level, noise, present
+            x_s, after = super(RePaint, self).denoise_and_step(
+                denoiser, schedule, x_t, info, present
             )
             return x_s, (after, blank)
 
         def up() -> tuple[Array, Any]:
             scale, variance = transition(x_t, next_level, level)
-            return scale * x_t + jnp.sqrt(variance) * noise, (blank, blank)
+            return scale * x_t + jnp.sqrt(variance) * info.noise, (blank, blank)
 
         noisier = next_level.sigma * level.alpha > level.sigma * next_level.alpha
         return jax.lax.cond(noisier, up, down)
@@ -197,25 +194,23 @@ class DPS(Around):
         """The sampler without the spacing of the one within."""
         return replace(super().rule(), operator=as_pytree(self.operator))
 
-    def advance(
+    def denoise_and_step(
         self,
         denoiser: Denoiser,
         schedule: AnySchedule,
         x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
+        info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
         """The step of the sampler within, and then down the gradient."""
 
         def misfit(x_t: Array) -> Array:
-            residual = self.measurement - self.operator(denoiser(x_t, level).x_0)
+            residual = self.measurement - self.operator(denoiser(x_t, info.level).x_0)
             squares = (residual**2).sum(axis=tuple(range(1, residual.ndim)))
             # Without a misfit there is no gradient, rather than 0 / 0.
             return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)).sum()
 
-        x_s, memory = self.sampler.advance(
-            denoiser, schedule, x_t, level, next_level, noise, memory
+        x_s, memory = self.sampler.denoise_and_step(
+            denoiser, schedule, x_t, info, memory
         )
         return x_s - self.size * jax.grad(misfit)(x_t), memory

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxdiff.denoisers.predictions import eps_of
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import STATIC, Sampler
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.dpm_solver import History, check_order, usable
 from jaxdiff.samplers.exponential import half_log_snr, integral
@@ -71,17 +71,12 @@ class UniPC(Sampler):
         )
 
     def step(
-        self,
-        estimate: Estimate,
-        x_t: Array,
-        level: Level,
-        next_level: Level,
-        noise: Array,
-        memory: Step,
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Step
     ) -> tuple[Array, Step]:
         """Corrects the last step with the new estimate, then predicts the next."""
         last, history = memory, memory.history
-        corrected = self._advanced(
+        level, next_level = info.level, info.next_level
+        corrected = self._polynomial_step(
             last.estimate, last.level, level, last.order + 1,
             (estimate.x_0, *history.values[1:]),
             (half_log_snr(level), *history.lambdas[1:]),
@@ -91,8 +86,8 @@ class UniPC(Sampler):
         usual = (history.taken > 0) & (last.level.alpha > 0) & (level.alpha > 0)
         x_t = jnp.where(usual, corrected, x_t)
         estimate = Estimate(estimate.x_0, eps_of(estimate.x_0, x_t, level))
-        count = usable(self.order, self.lower_order_final, history, level, next_level)
-        x_s = self._advanced(
+        count = usable(self.order, self.lower_order_final, history, info)
+        x_s = self._polynomial_step(
             estimate, level, next_level, count,
             history.values[: self.order - 1], history.lambdas[: self.order - 1],
         )  # fmt: skip
@@ -100,7 +95,7 @@ class UniPC(Sampler):
         history = history.after(estimate.x_0, half_log_snr(level))
         return x_s, Step(estimate, started, count, history)
 
-    def _advanced(
+    def _polynomial_step(
         self,
         estimate: Estimate,
         level: Level,

@@ -433,8 +433,8 @@ def test_repaint_goes_back_by_the_forward_process(options, x64):
     memory = sampler.init(x, 10)
 
     def step(x, noise):
-        args = (oracle(), schedule, x, low, high, noise, memory)
-        return sampler.advance(*args)[0]
+        info = jd.samplers.StepInfo(low, high, noise, jnp.array(0))
+        return sampler.denoise_and_step(oracle(), schedule, x, info, memory)[0]
 
     scale, fresh = step(x, 0 * x), step(0 * x, x)
     np.testing.assert_allclose(scale * low.alpha, high.alpha * x, rtol=1e-10)

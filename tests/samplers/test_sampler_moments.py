@@ -174,7 +174,7 @@ CHAINS = [(name, kind) for name in RULES for kind in SCHEDULES]
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, variance):
-    """The moments at the chain's end by the derivatives of `sampler.advance`.
+    """The moments at the chain's end by the derivatives of the sampler's step.
 
     Also how much the derivatives differ between two points: 0 for an affine step.
     """
@@ -185,24 +185,27 @@ def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, varian
     def step(carry, now):
         m, cov, memory = carry
 
-        def advance(state, noise):
+        def next_state(state, noise):
             values = iter(state[1:, None])
             given = [
                 next(values) if like else old
                 for like, old in zip(like_x, memory, strict=True)
             ]
-            args = (now[0], now[1], noise, jax.tree.unflatten(tree, given))
-            x, new = sampler.advance(oracle, SCHEDULES[kind], state[:1], *args)
+            info = jd.samplers.StepInfo(*now, noise, jnp.array(0))
+            own = jax.tree.unflatten(tree, given)
+            x, new = sampler.denoise_and_step(
+                oracle, SCHEDULES[kind], state[:1], info, own
+            )
             new = jax.tree.leaves(new)
             return jnp.concatenate([x, *itertools.compress(new, like_x)]), new
 
-        slopes = jax.jacfwd(lambda *point: advance(*point)[0], argnums=(0, 1))
+        slopes = jax.jacfwd(lambda *point: next_state(*point)[0], argnums=(0, 1))
         none = jnp.zeros(1)
         matrix, noise = slopes(m, none)
         there = slopes(m + 1, none + 1)
         bend = jnp.abs(matrix - there[0]).max() + jnp.abs(noise - there[1]).max()
         cov = matrix @ cov @ matrix.T + noise @ noise.T
-        return (advance(m, none)[0], cov, advance(m, none)[1]), bend
+        return (next_state(m, none)[0], cov, next_state(m, none)[1]), bend
 
     m, cov = jnp.zeros(size).at[0].set(mean), jnp.zeros((size, size))
     steps = [jax.tree.map(lambda a, i=i: a[i:][:num_steps], levels) for i in (0, 1)]

@@ -1,5 +1,6 @@
 """The chain: scan equals a loop, one key per example, constant memory."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -22,14 +23,36 @@ def shrink(x_t, level):
 
 def test_scan_equals_a_loop_of_steps(short):
     key = jax.random.key(3)
-    x = rng.normal(
-        rng.fold(rng.example_keys(key, jnp.arange(5)), short.num_steps),
-        SHAPE[1:],
-    )
+    x = rng.step_noise(key, jnp.arange(5), short.num_steps, SHAPE[1:])
     for t in reversed(range(short.num_steps)):
         x = jd.p_sample_step(shrink, short, x, t, key)
     images = jd.sample(shrink, jd.DDPM(), short, key, SHAPE)
     np.testing.assert_allclose(images, x, rtol=1e-5, atol=1e-6)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, kw_only=True)
+class Recorder(jd.samplers.Sampler):
+    """Steps to (index, t, next t, a number of the noise)."""
+
+    def step(self, estimate, x_t, info, memory):
+        place = (info.index, info.level.t, info.next_level.t)
+        place = jnp.stack([number.astype(x_t.dtype) for number in place])
+        return info.noise.at[:, :3].set(place), memory
+
+
+def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
+    """The noise by the key of the image and the number of steps that are left."""
+    key, indices = jax.random.key(3), jnp.array([7, 2])
+    sampler = Recorder(spacing=jd.spacing.Times(times=(15, 9, 4)))
+    states = jd.sample(shrink, sampler, short, key, (2, 4), indices=indices, every=1)
+    times = sampler.grid(short).t.astype(jnp.float32)
+    for n, state in enumerate(states[1:]):
+        for i, x in zip((7, 2), state, strict=True):
+            one = jax.random.fold_in(jax.random.fold_in(key, i), 2 - n)
+            np.testing.assert_array_equal(x[:3], [2 - n, times[n], times[n + 1]])
+            drawn = jax.random.normal(one, (4,))
+            np.testing.assert_allclose(x[3], drawn[3], rtol=1e-5)
 
 
 def test_exact_denoiser_keeps_the_datas_moments():

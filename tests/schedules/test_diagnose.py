@@ -15,6 +15,7 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff import plots
+from jaxdiff.samplers import StepInfo
 from jaxdiff.samplers.ancestral import p_step
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.diagnose import ADVICE
@@ -100,10 +101,11 @@ def test_variances_are_those_of_the_librarys_own_reverse_steps(options):
     ):
         total = schedule.prior_scale**2
         for t in schedule.times[::-1]:
-            level, next_level = schedule.level(t), schedule.next_level(t)
+            level = schedule.level(t)
             # The step is linear: its two factors come of x_t = 1 and of noise = 1.
             x_t, noise = jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [1.0]])
-            x_s = p_step(oracle(x_t, level), x_t, level, next_level, noise, variance)
+            info = StepInfo(level, schedule.next_level(t), noise, jnp.array(0))
+            x_s = p_step(oracle(x_t, level), x_t, info, variance)
             kept, added = np.asarray(x_s, np.float64)[:, 0] ** 2
             total = kept * total + added
         np.testing.assert_allclose(total, expected, rtol=2e-5)
