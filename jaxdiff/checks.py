@@ -30,7 +30,16 @@ from typing import (
 
 import jax
 import numpy as np
-from annotated_types import Ge, Gt, Interval, Le, Lt, MultipleOf, Predicate
+from annotated_types import (
+    BaseMetadata,
+    Ge,
+    Gt,
+    Interval,
+    Le,
+    Lt,
+    MultipleOf,
+    Predicate,
+)
 
 from jaxdiff.errors import InputError, shown
 
@@ -40,6 +49,8 @@ NumSteps = Annotated[int, Ge(1), Le(MOST_STEPS)]
 """Steps of a chain."""
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """An unsigned 32-bit number."""
+Share = Annotated[float, Interval(ge=0, lt=1)]
+"""A rate, or the decay of an average."""
 
 
 class Checked:
@@ -80,6 +91,9 @@ def bounds_of(hint: Any) -> str:
     return ", ".join(rule.words for rule in _rules(hint) if rule.is_bound)
 
 
+_BOUNDS = (BaseMetadata, Interval)
+
+
 class _Rule(NamedTuple):
     words: str  # such as "at least 1"
     holds: Callable[[Any], bool]
@@ -91,7 +105,8 @@ def _rules(hint: Any) -> tuple[_Rule, ...]:
     """The rules of a type; of a tuple's type they are for each value in it."""
     origin, kinds = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return tuple(_rule(bound, kinds[0]) for bound in kinds[1:])
+        bounds = [bound for bound in kinds[1:] if isinstance(bound, _BOUNDS)]
+        return _rules(kinds[0]) + tuple(_rule(bound, kinds[0]) for bound in bounds)
     if origin is Literal:
         *most, last = map(repr, kinds)
         words = f"{', '.join(most)} or {last}"
