@@ -75,10 +75,8 @@ def check_value(name: str, value: Any, hint: Any) -> None:
     for rule in _rules(hint):
         if not rule.holds(value):
             verb = "lie" if rule.words.startswith("in ") else "be"
-            got = (
-                f"{value:g}" if isinstance(value, float | np.floating) else shown(value)
-            )
-            raise InputError(f"{name} must {verb} {rule.words}; got {got}")
+            show = "{:g}".format if isinstance(value, float | np.floating) else shown
+            raise InputError(f"{name} must {verb} {rule.words}; got {show(value)}")
 
 
 @cache
