@@ -1,13 +1,163 @@
-"""Checks of ranges and shapes, of options and of arrays."""
+"""Checks of ranges and shapes, of options and of arrays.
 
+An option class declares the bounds of its fields in their types,
+
+    batch_size: Annotated[int, Ge(1)] = 128
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9999
+
+and derives from `Checked`. A bound by itself reads "must be at least 1", an `Interval`
+"must lie in [0, 1)". Rules across fields stay code, in `__post_init__`.
+"""
+
+import math
+import operator
 import warnings
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import Any
+from functools import cache, partial
+from numbers import Real
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import jax
 import numpy as np
+from annotated_types import (
+    BaseMetadata,
+    Ge,
+    Gt,
+    Interval,
+    Le,
+    Lt,
+    MultipleOf,
+    Predicate,
+)
 
 from jaxdiff.errors import InputError, shown
+
+MOST_STEPS = 1_000_000
+"""The most steps of a chain; the tables of a typing error's would fill the memory."""
+NumSteps = Annotated[int, Ge(1), Le(MOST_STEPS)]
+"""Steps of a chain."""
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+"""An unsigned 32-bit number."""
+Share = Annotated[float, Interval(ge=0, lt=1)]
+"""A rate, or the decay of an average."""
+
+
+class Checked:
+    """Base of the option classes: refuses fields out of the bounds in their types."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def check_fields(options: Any) -> None:
+    """Refuses fields out of the bounds, or the choices, that their types declare.
+
+    Only numbers are held against bounds: what JAX puts there while it traces is not
+    looked at.
+    """
+    for name, hint in field_types(type(options)).items():
+        check_value(name, getattr(options, name), hint)
+
+
+def check_value(name: str, value: Any, hint: Any) -> None:
+    """Refuses a value out of the bounds, or the choices, that a type declares."""
+    for rule in _rules(hint):
+        if not rule.holds(value):
+            verb = "lie" if rule.words.startswith("in ") else "be"
+            show = "{:g}".format if isinstance(value, float | np.floating) else shown
+            raise InputError(f"{name} must {verb} {rule.words}; got {show(value)}")
+
+
+@cache
+def field_types(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields, with the bounds that they declare."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def bounds_of(hint: Any) -> str:
+    """The bounds that a type declares, such as "at least 1", or "" for none."""
+    return ", ".join(rule.words for rule in _rules(hint) if rule.is_bound)
+
+
+_BOUNDS = (BaseMetadata, Interval)
+
+
+class _Rule(NamedTuple):
+    words: str  # such as "at least 1"
+    holds: Callable[[Any], bool]
+    is_bound: bool = True
+
+
+@cache
+def _rules(hint: Any) -> tuple[_Rule, ...]:
+    """The rules of a type; of a tuple's type they are for each value in it."""
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        bounds = [bound for bound in kinds[1:] if isinstance(bound, _BOUNDS)]
+        return _rules(kinds[0]) + tuple(_rule(bound, kinds[0]) for bound in bounds)
+    if origin is Literal:
+        *most, last = map(repr, kinds)
+        words = f"{', '.join(most)} or {last}"
+        return (_Rule(words, lambda value: value in kinds, is_bound=False),)
+    if origin is tuple:
+        return _lifted(lambda holds, value: all(map(holds, value)), kinds[0])
+    if origin in (Union, UnionType) and kinds[1:] == (NoneType,):
+        return _lifted(lambda holds, value: value is None or holds(value), kinds[0])
+    return ()
+
+
+def _lifted(lift: Callable[..., bool], hint: Any) -> tuple[_Rule, ...]:
+    """The rules of a type, for what is made of values of it."""
+    return tuple(r._replace(holds=partial(lift, r.holds)) for r in _rules(hint))
+
+
+def _rule(bound: Any, kind: type) -> _Rule:
+    """The rule of a bound, which passes over all but numbers."""
+    words, holds = _bound(bound, kind)
+    return _Rule(words, lambda value: not isinstance(value, Real) or holds(value))
+
+
+def _bound(bound: Any, kind: type) -> tuple[str, Callable[[Any], bool]]:
+    """A bound in words, and whether a number keeps it."""
+    match bound:
+        case Gt(least):
+            return f"above {least}", partial(operator.lt, least)
+        case Ge(least):
+            return f"at least {least}", partial(operator.le, least)
+        case Lt(most):
+            return f"below {most}", partial(operator.gt, most)
+        case Le(most):
+            return f"at most {most}", partial(operator.ge, most)
+        case MultipleOf(2):
+            return "even", lambda value: value % 2 == 0
+        case Predicate(math.isfinite):
+            return "finite", math.isfinite
+        case Interval():
+            parts = [_bound(part, kind)[1] for part in bound]
+            return _interval(bound, kind), lambda value: all(p(value) for p in parts)
+    raise NotImplementedError(bound)
+
+
+def _interval(bound: Interval, kind: type) -> str:
+    """An interval in words: "in 1..1000" of integers, else such as "in [0, 1)"."""
+    if kind is int:
+        most = f"2^{bound.lt.bit_length() - 1} - 1" if bound.lt else bound.le
+        return f"in {bound.ge}..{most}"
+    low = f"({bound.gt}" if bound.ge is None else f"[{bound.ge}"
+    high = f"{bound.lt})" if bound.le is None else f"{bound.le}]"
+    return f"in {low}, {high}"
 
 
 def concrete(array: Any) -> np.ndarray | None:
@@ -20,22 +170,7 @@ def concrete(array: Any) -> np.ndarray | None:
 
 def check_seed(seed: int) -> None:
     """Refuses a seed that is no unsigned 32-bit number."""
-    if not 0 <= seed < 2**32:
-        raise InputError(f"seed must lie in 0..2^32 - 1; got {seed}")
-
-
-MOST_STEPS = 1_000_000
-"""The most steps of a chain; the tables of a typing error's would fill the memory."""
-
-
-def check_num_steps(num_steps: int, least: int = 1) -> None:
-    """Refuses a chain of too few steps, or of too many."""
-    if num_steps < least:
-        raise InputError(f"num_steps must be at least {least}; got {shown(num_steps)}")
-    if num_steps > MOST_STEPS:
-        raise InputError(
-            f"num_steps must be at most {MOST_STEPS}; got {shown(num_steps)}"
-        )
+    check_value("seed", seed, Seed)
 
 
 def is_finite(value: float) -> bool:
@@ -84,12 +219,3 @@ def above_0(value: Any) -> bool:
     """Whether a number is known to be above 0."""
     known = concrete(value)
     return known is not None and bool(known > 0)
-
-
-def check_at_least_0(options: object, *names: str) -> None:
-    """Refuses fields that are negative numbers, or not numbers."""
-    for name in names:
-        value = getattr(options, name)
-        # What JAX puts there while it traces is not looked at.
-        if isinstance(value, int | float) and not value >= 0:
-            raise InputError(f"{name} must be at least 0; got {value:g}")

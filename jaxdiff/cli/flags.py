@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
+from jaxdiff.checks import bounds_of
 from jaxdiff.cli.flag_errors import (
     HELP,
     Outcome,
@@ -76,6 +77,7 @@ def _read(
     tyro = require("tyro")
     options = list(options)
     said = io.StringIO()
+    registry = _bounds_in_help(tyro)
     try:
         with contextlib.redirect_stderr(said):
             # The names first, again until what they choose opens no other choice.
@@ -97,7 +99,7 @@ def _read(
             result, left = tyro.cli(
                 together, default=together(*parts), args=args,
                 return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
-                prog=prog, description=description,
+                prog=prog, description=description, registry=registry,
             )  # fmt: skip
     except InputError as error:
         return Outcome(options, [], str(error), own=True)
@@ -111,6 +113,39 @@ def _read(
         own = reason is not None
         return Outcome(options, [], str(reason) if own else said.getvalue(), own)
     return Outcome(list(vars(result).values())[1:], left)
+
+
+def _bounds_in_help(tyro: Any) -> Any:
+    """Rules of tyro's that show a field's bounds beside its default value."""
+    registry = tyro.constructors.ConstructorRegistry()
+    read: list[Any] = []  # the class that tyro's own rule reads now
+
+    @registry.struct_rule  # type: ignore[untyped-decorator]
+    def rule(info: Any) -> Any:
+        if not dataclasses.is_dataclass(info.type) or info.type in read:
+            return None
+        read.append(info.type)
+        spec = registry.get_struct_spec(info)
+        read.pop()
+        fields = tuple(
+            dataclasses.replace(field, type=_with_bounds(tyro, field.type))
+            for field in spec.fields
+        )
+        return dataclasses.replace(spec, fields=fields)
+
+    return registry
+
+
+def _with_bounds(tyro: Any, hint: Any) -> Any:
+    """A field's type, with its bounds for tyro's help: "(default: 1; at least 1)"."""
+    bounds = bounds_of(hint)
+    if not bounds:
+        return hint
+
+    def words(default: str) -> str:
+        return f"(default: {default}; {bounds})"
+
+    return Annotated[hint, tyro.conf.arg(help_behavior_hint=words)]
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:

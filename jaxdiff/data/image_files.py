@@ -4,10 +4,12 @@ import os
 import stat
 import warnings
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Interval
 
+from jaxdiff.checks import check_value
 from jaxdiff.errors import InputError, first_line, require
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -15,18 +17,12 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 and little used."""
 MAX_PIXELS = 2**30 // 12
 """A file of more pixels is refused by its header; Pillow warns from here on."""
-MAX_SIZE = 4096
-"""The largest size that images can be brought to."""
+Size = Annotated[int, Interval(ge=1, le=4096)]
+"""The sizes that images can be brought to."""
+Channels = Literal[1, 3]
+"""Grey or colour."""
 _ORIENTATION = 0x0112  # the EXIF tag
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # of grey values of fewer than 8 bits
-
-
-def check_size(size: int, channels: int) -> None:
-    """Refuses a size or a number of channels that `read_image` cannot give."""
-    if not 1 <= size <= MAX_SIZE:
-        raise InputError(f"size must lie in 1..{MAX_SIZE}; got {size}")
-    if channels not in (1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (colour); got {channels}")
 
 
 def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
@@ -54,7 +50,8 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.nda
         InputError: the file cannot be read, is damaged or truncated, is none of these
             kinds, or has more than 2^30 / 12 pixels, which its header tells.
     """
-    check_size(size, channels)
+    check_value("size", size, Size)
+    check_value("channels", channels, Channels)
     image_module = require("PIL.Image")
     _hide_warnings()
     try:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from jaxdiff.checks import Checked, Share
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.image_files import check_size, read_image
+from jaxdiff.data.image_files import Channels, Size, read_image
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
@@ -25,7 +26,7 @@ _NAMED = 3  # so many files that cannot be read are named
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFolder:
+class ImageFolder(Checked):
     """The images in a folder and its sub-folders, resized to one size.
 
     The first use prepares them, as uint8 in an array_record file, in $JAXDIFF_CACHE,
@@ -43,18 +44,18 @@ class ImageFolder:
     path: str = ""
     """The folder."""
 
-    size: int = 32
+    size: Size = 32
     """Height and width to which the central square of each image is resized."""
 
-    channels: Literal[1, 3] = 3
+    channels: Channels = 3
     """1 for grey images, 3 for colour."""
 
     bad_files: Literal["skip", "stop"] = "skip"
     """What a file that cannot be read does: it is left out, or stops the run."""
 
-    held_out: float = 0.1
-    """The share of the images that is the test split, in [0, 1); a file's name decides,
-    so that more files move no other."""
+    held_out: Share = 0.1
+    """The share of the images that is the test split; a file's name decides, so that
+    more files move no other."""
 
     flip: bool = True
     """Mirror training images left to right at random."""
@@ -62,16 +63,6 @@ class ImageFolder:
     stream: bool = False
     """Leave the prepared images on disk, and read them as training needs them; those
     that would fill more than half of the memory always stay there."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_size(self.size, self.channels)
-        if self.bad_files not in ("skip", "stop"):
-            raise InputError(
-                f"bad_files must be 'skip' or 'stop'; got {self.bad_files!r}"
-            )
-        if not 0 <= self.held_out < 1:
-            raise InputError(f"held_out must lie in [0, 1); got {self.held_out:g}")
 
     def load(self, split: str = "train") -> Dataset:
         """The "train" split, or the "test" split of about `held_out` of the images.

@@ -17,16 +17,18 @@ output is one of `x0_error_scale` in x_0.
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax.numpy as jnp
+from annotated_types import Gt
 
+from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameterization:
+class Parameterization(Checked):
     """What the predictions share. A member defines `target` and `denoise`."""
 
     learn_variance: bool = False
@@ -168,15 +170,8 @@ class Velocity(Parameterization):
 class EDM(Parameterization):
     """The network predicts EDM's F, of unit variance (Karras et al. 2022)."""
 
-    data_deviation: float = 0.5
-    """The data's standard deviation (sigma_data), above 0."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if not self.data_deviation > 0:
-            raise InputError(
-                f"data_deviation must be above 0; got {self.data_deviation:g}"
-            )
+    data_deviation: Annotated[float, Gt(0)] = 0.5
+    """The data's standard deviation (sigma_data)."""
 
     def target(self, x_0: Array, eps: Array, level: Level) -> Array:
         """What the network should output, of x_0's shape."""

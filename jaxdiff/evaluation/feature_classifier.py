@@ -8,15 +8,16 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from annotated_types import Ge
 
 from jaxdiff import data, rng
-from jaxdiff.checks import check_seed
+from jaxdiff.checks import Checked, Seed
 from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.networks.classifier import Classifier
@@ -35,19 +36,13 @@ VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Checked):
     """How the classifier is trained."""
 
-    num_steps: int = 6000
+    num_steps: Annotated[int, Ge(1)] = 6000
     """Steps of 128 images, each moved by up to a sixteenth of its size."""
-    seed: int = 0
+    seed: Seed = 0
     """All randomness comes from it."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_seed(self.seed)
-        if self.num_steps < 1:
-            raise InputError(f"num_steps must be at least 1; got {self.num_steps}")
 
 
 class Trained(NamedTuple):

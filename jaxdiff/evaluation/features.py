@@ -8,12 +8,14 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 
+from jaxdiff.checks import Checked
 from jaxdiff.data import Dataset, Images
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.feature_classifier import CHUNK, Recipe, classifier_of
@@ -87,16 +89,11 @@ class _Ready:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pixels(_Ready):
+class Pixels(Checked, _Ready):
     """The pixels themselves, of images made small; needs no training and no classes."""
 
-    size: int = 16
+    size: Annotated[int, Ge(1)] = 16
     """The longest side that is left, in pixels; smaller images stay as they are."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if self.size < 1:
-            raise InputError(f"size must be at least 1; got {self.size}")
 
     def build(
         self,

@@ -10,11 +10,13 @@ t is uniform, or as `times` says.
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Gt
 
+from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
@@ -79,7 +81,7 @@ class Simple:
             )
 
 
-class OnTheChain:
+class OnTheChain(Checked):
     """What the objectives with a bound share: the bound is that of the chain."""
 
     def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
@@ -136,15 +138,10 @@ class Hybrid(OnTheChain):
 
     weighting: WeightingOptions = field(default_factory=Uniform)
     """How much the simple loss of each noise level counts."""
-    bound_weight: float = 1e-3
-    """lambda, the weight of the bound in bits per dimension; above 0."""
+    bound_weight: Annotated[float, Gt(0)] = 1e-3
+    """lambda, the weight of the bound in bits per dimension."""
     times: TimesOptions = field(default_factory=UniformTimes)
     """Which times are drawn."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if not self.bound_weight > 0:
-            raise InputError(f"bound_weight must be above 0; got {self.bound_weight:g}")
 
     def losses(
         self,

@@ -11,18 +11,19 @@ stays what it was, and the p that makes its variance least is
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Gt, Interval
 from jax.scipy.special import ndtri
 
-from jaxdiff.errors import InputError
+from jaxdiff.checks import Checked, Share
 from jaxdiff.typing import AnySchedule, Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformTimes:
+class UniformTimes(Checked):
     """Every time equally often."""
 
     def init(self) -> Any:
@@ -69,25 +70,14 @@ class LossHistory(UniformTimes):
     The range is cut into bins of equal density. Unbiased, by equation (1).
     """
 
-    bins: int = 100
-    """Into how many bins the time range is cut, 1 to 1000."""
-    discount: float = 0.99
-    """What a step's losses still count in the next, in [0, 1)."""
+    bins: Annotated[int, Interval(ge=1, le=1000)] = 100  # which float32 can tell apart
+    """Into how many bins the time range is cut."""
+    discount: Share = 0.99
+    """What a step's losses still count in the next."""
     warmup_steps: int = 100
     """Steps with uniform times at first, until the history says something."""
-    uniform_share: float = 0.01
-    """The share of times drawn uniformly all along, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if not 1 <= self.bins <= 1000:  # which float32 can tell apart
-            raise InputError(f"bins must lie in 1..1000; got {self.bins}")
-        if not 0 <= self.discount < 1:
-            raise InputError(f"discount must lie in [0, 1); got {self.discount:g}")
-        if not 0 < self.uniform_share <= 1:
-            raise InputError(
-                f"uniform_share must lie in (0, 1]; got {self.uniform_share:g}"
-            )
+    uniform_share: Annotated[float, Interval(gt=0, le=1)] = 0.01
+    """The share of times drawn uniformly all along."""
 
     def init(self) -> History:
         """The empty history."""
@@ -147,13 +137,8 @@ class LogNormal(UniformTimes):
 
     mean: float = -1.2
     """The mean of log(sigma / alpha)."""
-    deviation: float = 1.2
-    """Its standard deviation, above 0."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if not self.deviation > 0:
-            raise InputError(f"deviation must be above 0; got {self.deviation:g}")
+    deviation: Annotated[float, Gt(0)] = 1.2
+    """Its standard deviation."""
 
     def draw(self, u: Array, schedule: AnySchedule, memory: Any) -> tuple[Array, Array]:
         """Fractions of the schedule's range, and the loss's weights, both [batch]."""

@@ -12,18 +12,19 @@ Times are drawn as the objective's `times` say; no weight here contains their de
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax.numpy as jnp
+from annotated_types import Gt
 
+from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.errors import InputError
 from jaxdiff.schedules.forward import snr
 from jaxdiff.typing import Array, Level
 
 
 @dataclass(frozen=True, kw_only=True)
-class Weighting:
+class Weighting(Checked):
     """What the weightings share. A member defines `x_0_weight`."""
 
     def x_0_weight(self, snr: Array) -> Array:
@@ -75,12 +76,8 @@ class SNRPlusOne(Weighting):
 class MinSNR(Weighting):
     """min(SNR, gamma) (Hang et al. 2023, section 3.3)."""
 
-    gamma: float = 5.0
-    """Where the weight stops growing, above 0."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _check_positive("gamma", self.gamma)
+    gamma: Annotated[float, Gt(0)] = 5.0
+    """Where the weight stops growing."""
 
     def x_0_weight(self, snr: Array) -> Array:
         """The weight of x_0's squared error, of the shape of the SNR."""
@@ -91,14 +88,10 @@ class MinSNR(Weighting):
 class P2(Weighting):
     """SNR / (k + SNR)^gamma: less for the finest noise (Choi et al. 2022, eq. 8)."""
 
-    k: float = 1.0
-    """Above 0."""
+    k: Annotated[float, Gt(0)] = 1.0
+    """Added to the SNR in the denominator."""
     gamma: float = 1.0
     """How strongly the fine noise is weighted down; 0 is `UniformEps`."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _check_positive("k", self.k)
 
     def x_0_weight(self, snr: Array) -> Array:
         """The weight of x_0's squared error, of the shape of the SNR."""
@@ -124,21 +117,12 @@ class EDMWeighting(Weighting):
     With the `EDM` prediction it is 1 on the network's own output.
     """
 
-    data_deviation: float = 0.5
-    """d, the data's standard deviation (sigma_data), above 0."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _check_positive("data_deviation", self.data_deviation)
+    data_deviation: Annotated[float, Gt(0)] = 0.5
+    """d, the data's standard deviation (sigma_data)."""
 
     def x_0_weight(self, snr: Array) -> Array:
         """The weight of x_0's squared error, of the shape of the SNR."""
         return snr + 1 / self.data_deviation**2
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f"{name} must be above 0; got {value:g}")
 
 
 WeightingOptions: TypeAlias = (

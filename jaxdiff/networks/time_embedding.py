@@ -10,35 +10,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from annotated_types import Gt, Lt
 
-from jaxdiff.errors import InputError
+from jaxdiff.checks import Checked
 from jaxdiff.typing import Array, Timesteps
 
 _PERIOD = 1e4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sinusoids:
+class Sinusoids(Checked):
     """Sinusoids of the time, equation (1)."""
 
     order: Literal["sin-cos", "cos-sin"] = "sin-cos"
     """Which come first; DDPM has sin-cos."""
-    shift: float = 1.0
+    # Below n in equation (1), which is 2 in a network of 4 channels.
+    shift: Annotated[float, Lt(2)] = 1.0
     """In equation (1): 1 in DDPM, 0 in Vaswani et al."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if self.order not in ("sin-cos", "cos-sin"):
-            raise InputError(
-                f"order must be 'sin-cos' or 'cos-sin'; got {self.order!r}"
-            )
-        if not self.shift < 2:  # of the fewest, in a network of 4 channels
-            raise InputError(f"shift must be below 2; got {self.shift:g}")
 
     def layer(self, channels: int) -> Callable[[Timesteps], Array]:
         """From times [batch] to float32 [batch, channels]."""
@@ -49,20 +42,15 @@ class Sinusoids:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fourier:
+class Fourier(Checked):
     """Random frequencies of the time's logarithm, equation (2); for times above 0."""
 
-    scale: float = 16.0
+    scale: Annotated[float, Gt(0)] = 16.0
     """Standard deviation of the frequencies, which training leaves as they are (but
     for a weight decay)."""
     divide: bool = False
     """Divide the network's output by the time, as a score is where the time is the
     noise scale."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        if not self.scale > 0:
-            raise InputError(f"scale must be above 0; got {self.scale:g}")
 
     def layer(self, channels: int) -> Callable[[Timesteps], Array]:
         """From times [batch] to float32 [batch, 2 channels]."""

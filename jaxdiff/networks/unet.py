@@ -11,12 +11,14 @@ import itertools
 import math
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
+from annotated_types import Ge, Gt, Interval, MultipleOf
 
 from jaxdiff import rng
+from jaxdiff.checks import Checked, Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.layers import (
     Downsample,
@@ -33,37 +35,37 @@ from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetConfig:
+class UNetConfig(Checked):
     """The options of the U-Net; `build` makes the network.
 
     >>> UNetConfig(channels=32, multipliers=(1, 2)).build(out_channels=1).config.heads
     1
     """
 
-    channels: int = 128
-    """Channels of the first level; even, at least 4."""
-    multipliers: tuple[float, ...] = (1, 2, 2, 2)
+    channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
+    """Channels of the first level."""
+    multipliers: tuple[Annotated[float, Gt(0)], ...] = (1, 2, 2, 2)
     """Channels of each level, in multiples of `channels`; each halves the size."""
-    blocks: int = 2
+    blocks: Annotated[int, Ge(1)] = 2
     """Residual blocks a level on the way down; one more on the way up."""
-    patch: int = 1
+    patch: Annotated[int, Ge(1)] = 1
     """The network works on patches of so many pixels a side, as on pixels of more
     channels (Luhman & Luhman 2022): cheaper by its square, and a little less fine."""
-    attention: tuple[int, ...] = (16,)
+    attention: tuple[Annotated[int, Ge(1)], ...] = (16,)
     """Feature-map sizes (larger side) with self-attention, in patches; the middle
     always has."""
-    heads: int = 1
+    heads: Annotated[int, Ge(1)] = 1
     """Attention heads; they divide the channels."""
-    head_channels: int | None = None
+    head_channels: Annotated[int, Ge(1)] | None = None
     """The channels of a head, instead of `heads`."""
     middle: Literal["attention", "attention-without-norm", "no-attention"] = "attention"
     """What lies between the two blocks of the middle."""
-    groups: int = 32
+    groups: Annotated[int, Ge(1)] = 32
     """The most groups of the normalisation; the number used divides the channels."""
-    smallest_group: int = 2
+    smallest_group: Annotated[int, Ge(1)] = 2
     """The fewest channels of such a group."""
-    epsilon: float = 1e-6
-    """What the normalisation adds to the variance, above 0."""
+    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
+    """What the normalisation adds to the variance."""
     scale_shift: bool = False
     """The time scales and shifts what a block's second norm gives, as in ADM (Dhariwal
     & Nichol 2021), instead of being added before it."""
@@ -75,10 +77,10 @@ class UNetConfig:
     DDPM, or at both, as in PyTorch."""
     embedding: TimeEmbedding = field(default_factory=Sinusoids)
     """What the network is told of the time."""
-    dropout: float = 0.1
-    """Dropout rate in each residual block, in [0, 1)."""
-    label_dropout: float = 0.1
-    """How often training hides the class, in [0, 1); guidance needs it above 0."""
+    dropout: Share = 0.1
+    """Dropout rate in each residual block."""
+    label_dropout: Share = 0.1
+    """How often training hides the class; guidance needs it above 0."""
     null_class: bool = True
     """Whether there is one class more, for "any"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -88,46 +90,12 @@ class UNetConfig:
     and matrix products, or whole blocks. (XLA undoes it on the CPU.)"""
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        for name in (
-            "channels", "blocks", "patch", "heads", "groups", "smallest_group",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} must be at least 1; got {getattr(self, name)}"
-                )
-        if self.dtype not in ("float32", "bfloat16"):
+        super().__post_init__()
+        if not 1 <= len(self.multipliers) <= 20:
             raise InputError(
-                f"dtype must be 'float32' or 'bfloat16'; got {self.dtype!r}"
+                "multipliers must be of 1 to 20 levels; got "
+                f"{len(self.multipliers) or self.multipliers}"
             )
-        for name in ("remat", "middle", "resample", "padding"):
-            choices = get_args(get_type_hints(UNetConfig)[name])
-            if getattr(self, name) not in choices:
-                raise InputError(
-                    f"{name} must be {' or '.join(map(repr, choices))}; got "
-                    f"{getattr(self, name)!r}"
-                )
-        if self.channels % 2 or self.channels < 4:
-            raise InputError(
-                f"channels must be even and at least 4; got {self.channels}"
-            )
-        if not self.multipliers or not min(self.multipliers) > 0:
-            raise InputError(
-                f"multipliers must be positive, one a level; got {self.multipliers}"
-            )
-        if min(self.attention, default=1) < 1:
-            raise InputError(f"attention must be positive; got {self.attention}")
-        if len(self.multipliers) > 20:
-            raise InputError(
-                f"multipliers must be of at most 20 levels; got {len(self.multipliers)}"
-            )
-        for name in ("dropout", "label_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} must lie in [0, 1); got {getattr(self, name):g}"
-                )
-        if not 0 < self.epsilon < 1:
-            raise InputError(f"epsilon must lie in (0, 1); got {self.epsilon:g}")
         if self.label_dropout and not self.null_class:
             raise InputError(
                 "label_dropout hides the class behind the null class, and null_class "
@@ -157,7 +125,7 @@ class UNetConfig:
             name, value = "heads", self.heads
         else:
             name, value = "head_channels", self.head_channels
-        if value < 1 or width % value:
+        if width % value:
             raise InputError(f"{name} must divide the channels {width}; got {value}")
         return value if self.head_channels is None else width // value
 

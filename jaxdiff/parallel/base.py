@@ -197,9 +197,3 @@ def relabelled(tree: Tree, shardings: Tree) -> Tree:
         return jax.make_array_from_single_device_arrays(a.shape, sharding, shards)
 
     return jax.tree.map(relabel, tree, shardings)
-
-
-def check_positive(name: str, value: int | None) -> None:
-    """Refuses a number of devices that is given and not positive."""
-    if value is not None and value < 1:
-        raise InputError(f"{name} must be at least 1; got {value}")

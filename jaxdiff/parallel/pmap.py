@@ -4,19 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from annotated_types import Ge
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdiff.checks import Checked
 from jaxdiff.parallel.base import (
     AXIS,
     Everywhere,
     State,
     Step,
     Tree,
-    check_positive,
     first_devices,
     local_devices,
     relabelled,
@@ -25,15 +26,11 @@ from jaxdiff.parallel.base import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pmap(Everywhere):
+class Pmap(Checked, Everywhere):
     """Data parallel by `jax.pmap`: every device holds the whole state."""
 
-    num_devices: int | None = None
+    num_devices: Annotated[int, Ge(1)] | None = None
     """How many devices; all there are by default."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_positive("num_devices", self.num_devices)
 
     @property
     def devices(self) -> list[jax.Device]:

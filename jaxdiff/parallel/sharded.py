@@ -5,19 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
+from annotated_types import Ge
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.parallel.base import (
     Everywhere,
     State,
     Step,
     Tree,
-    check_positive,
     first_devices,
 )
 
@@ -30,18 +31,13 @@ SMALL = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sharded(Everywhere):
+class Sharded(Checked, Everywhere):
     """Parameters, optimiser state and averages split: models larger than one device."""
 
-    data: int = 1
+    data: Annotated[int, Ge(1)] = 1
     """How many groups of devices; each holds the whole state, split among its own."""
-    fsdp: int | None = None
+    fsdp: Annotated[int, Ge(1)] | None = None
     """The devices of a group; by default all that the groups leave."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_positive("data", self.data)
-        check_positive("fsdp", self.fsdp)
 
     @property
     def devices(self) -> list[jax.Device]:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
+from jaxdiff.checks import Checked
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
@@ -34,7 +35,7 @@ class StepInfo(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampler:
+class Sampler(Checked):
     """A rule for one step down the noise levels.
 
     A sampler is a frozen dataclass that derives from this class, defines `step`, and is

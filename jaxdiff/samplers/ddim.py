@@ -9,12 +9,13 @@ step of DDPM with the small variance.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 
-from jaxdiff.checks import above_0, check_at_least_0
+from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.schedules.forward import posterior
@@ -28,12 +29,8 @@ class DDIM(Sampler):
 
     spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
     """Which times it visits."""
-    eta: float = 0.0
-    """How much noise: 0 for none, 1 for as much as DDPM; at least 0."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_at_least_0(self, "eta")
+    eta: Annotated[float, Ge(0)] = 0.0
+    """How much noise: 0 for none, 1 for as much as DDPM."""
 
     @property
     def deterministic(self) -> bool:
@@ -56,8 +53,8 @@ class EulerAncestral(DDIM):
     schedule it is DDIM's step, and `eta` is the same.
     """
 
-    eta: float = 1.0
-    """How much noise: 0 for none, 1 for as much as DDPM; at least 0."""
+    eta: Annotated[float, Ge(0)] = 1.0
+    """How much noise: 0 for none, 1 for as much as DDPM."""
 
 
 def euler_step(estimate: Estimate, next_level: Level) -> Array:

@@ -8,17 +8,20 @@ With noise, the moments are of order 1 for order 1, and of order 2 for orders 2 
 """
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Interval
 
-from jaxdiff.checks import above_0, check_at_least_0
-from jaxdiff.errors import InputError
+from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.exponential import first_order, half_log_snr, integral
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate
+
+Order: TypeAlias = Annotated[int, Interval(ge=1, le=3)]
+"""The order of a multistep method."""
 
 
 class History(NamedTuple):
@@ -66,23 +69,14 @@ class DPMSolver(Sampler):
         default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
     )
     """Which times it visits."""
-    order: int = field(default=2, metadata=STATIC)
-    """1 (DDIM), 2 or 3."""
-    eta: float = 0.0
-    """How much noise: 0 for the ODE, 1 for the SDE (DDPM's noise); at least 0."""
+    order: Order = field(default=2, metadata=STATIC)
+    """The order of the method; 1 is DDIM."""
+    eta: Annotated[float, Ge(0)] = 0.0
+    """How much noise: 0 for the ODE, 1 for the SDE (DDPM's noise)."""
     variant: Literal["midpoint", "heun"] = field(default="midpoint", metadata=STATIC)
     """How a step of order 2 weighs the slope of x_0: as its midpoint, or exactly."""
     lower_order_final: bool = field(default=True, metadata=STATIC)
     """Lower the order of the last steps; a step onto the data is always of order 1."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_order(self.order)
-        check_at_least_0(self, "eta")
-        if self.variant not in ("midpoint", "heun"):
-            raise InputError(
-                f"variant must be 'midpoint' or 'heun'; got {self.variant!r}"
-            )
 
     @property
     def deterministic(self) -> bool:
@@ -108,12 +102,6 @@ class DPMSolver(Sampler):
             theta = [(at - now) / h for at in lambdas]
             x_s += info.next_level.alpha * integral(values, theta, count, rate, slope)
         return x_s, memory.after(estimate.x_0, now)
-
-
-def check_order(order: int) -> None:
-    """Refuses an order that no method has."""
-    if order not in (1, 2, 3):
-        raise InputError(f"order must be 1, 2 or 3; got {order}")
 
 
 def usable(

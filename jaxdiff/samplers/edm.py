@@ -13,11 +13,13 @@ is infinite), are Euler's alone.
 """
 
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge
 
-from jaxdiff.checks import above_0, check_at_least_0
+from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Karras, Spacing
@@ -34,18 +36,14 @@ class Euler(Sampler):
 
     spacing: Spacing = field(default_factory=Karras, metadata=STATIC)
     """Which times it visits."""
-    churn: float = 0.0
+    churn: Annotated[float, Ge(0)] = 0.0
     """S_churn: how much noise is added, over all steps; 0 for a deterministic chain."""
-    churn_min: float = 0.0
+    churn_min: Annotated[float, Ge(0)] = 0.0
     """S_min: the least sigma / alpha at which noise is added."""
-    churn_max: float | None = None
+    churn_max: Annotated[float, Ge(0)] | None = None
     """S_max: the largest. None is added above the schedule's noisiest level."""
-    churn_noise: float = 1.0
+    churn_noise: Annotated[float, Ge(0)] = 1.0
     """S_noise: the standard deviation of the noise that is added."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_at_least_0(self, "churn", "churn_min", "churn_max", "churn_noise")
 
     @property
     def deterministic(self) -> bool:

@@ -10,15 +10,15 @@ docstrings say so. `denoisers.inverse_problems` has one that is not, and the ope
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge
 
 from jaxdiff.denoisers.inverse_problems import Operator, like
 from jaxdiff.denoisers.network import as_pytree
-from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.schedules.forward import transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
@@ -104,18 +104,10 @@ class RePaint(Replacement):
     data that `Replacement` tells of, the mean is off by 0.16, and the trace 1.03.
     """
 
-    jump: int = field(default=10, metadata=STATIC)
-    """How many levels to go back; at least 1."""
-    passes: int = field(default=10, metadata=STATIC)
+    jump: Annotated[int, Ge(1)] = field(default=10, metadata=STATIC)
+    """How many levels to go back."""
+    passes: Annotated[int, Ge(1)] = field(default=10, metadata=STATIC)
     """How often each stretch is gone down in all; 1 is `Replacement`."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        for name in ("jump", "passes"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name} must be at least 1; got {getattr(self, name)}"
-                )
 
     def grid(self, schedule: AnySchedule) -> Level:
         """The grid of the sampler within, with the ways back."""

@@ -17,13 +17,14 @@ network at times between two integers.
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Gt, IsFinite
 
-from jaxdiff.checks import check_num_steps, check_range, concrete
+from jaxdiff.checks import Checked, NumSteps, check_range, concrete
 from jaxdiff.errors import InputError
 from jaxdiff.schedules.forward import log_snr
 from jaxdiff.typing import AnySchedule, Array, Level
@@ -79,20 +80,16 @@ class Times:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counted:
+class Counted(Checked):
     """A spacing of so many steps. A member defines `visited`."""
 
-    num_steps: int = 50
-    """Steps of the chain, at least 1."""
+    num_steps: NumSteps = 50
+    """Steps of the chain."""
     to_data: bool = True
     """End at the data; else at the last time."""
     skip_last: bool = False
     """Of a chain to the data: leave out the least noisy time, so that the last step
     begins at the one before it."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_num_steps(self.num_steps)
 
     def levels(self, schedule: AnySchedule) -> Level:
         """N + 1 levels, each field [N + 1], from noise to data.
@@ -184,26 +181,17 @@ class UniformLogSNR(Counted):
 class Karras(Counted):
     """Equal steps of (sigma / alpha)^(1 / rho) (Karras et al. 2022, equation 5)."""
 
-    num_steps: int = 18
-    """Steps of the chain, at least 1."""
-    rho: float = 7.0
-    """How densely the small noise scales lie, above 0."""
-    sigma_min: float | None = None
+    num_steps: NumSteps = 18
+    """Steps of the chain."""
+    rho: IsFinite[Annotated[float, Ge(0.1)]] = 7.0  # with less float32 overflows
+    """How densely the small noise scales lie."""
+    sigma_min: IsFinite[Annotated[float, Gt(0)]] | None = None
     """The last sigma / alpha; the schedule's least by default, and no less."""
-    sigma_max: float | None = None
+    sigma_max: IsFinite[Annotated[float, Gt(0)]] | None = None
     """The first sigma / alpha; the schedule's largest by default, and no more."""
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
         super().__post_init__()
-        if not 0 < self.rho < math.inf:
-            raise InputError(f"rho must be above 0; got {self.rho:g}")
-        if self.rho < 0.1:  # float32 has no (sigma / alpha)^(1 / rho)
-            raise InputError(f"rho must be at least 0.1; got {self.rho:g}")
-        for name in ("sigma_min", "sigma_max"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be above 0; got {value:g}")
         if self.sigma_min and self.sigma_max and self.sigma_min >= self.sigma_max:
             raise InputError(
                 "sigma_min must be less than sigma_max; got "

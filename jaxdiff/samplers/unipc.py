@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.denoisers.predictions import eps_of
-from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
-from jaxdiff.samplers.dpm_solver import History, check_order, usable
+from jaxdiff.samplers.dpm_solver import History, Order, usable
 from jaxdiff.samplers.exponential import half_log_snr, integral
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate, Level
@@ -47,18 +46,12 @@ class UniPC(Sampler):
         default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
     )
     """Which times it visits."""
-    order: int = field(default=2, metadata=STATIC)
-    """p, the predictor's order: 1, 2 or 3."""
+    order: Order = field(default=2, metadata=STATIC)
+    """p, the predictor's order."""
     variant: Literal["bh1", "bh2"] = field(default="bh2", metadata=STATIC)
     """B(h), which weighs the slope where two estimates give it: h, or e^h - 1."""
     lower_order_final: bool = field(default=True, metadata=STATIC)
     """Lower the order of the last steps; a step onto the data is always of order 1."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_order(self.order)
-        if self.variant not in ("bh1", "bh2"):
-            raise InputError(f"variant must be 'bh1' or 'bh2'; got {self.variant!r}")
 
     def init(self, x: Array, num_steps: int) -> Step:
         """No step to correct."""

@@ -17,13 +17,14 @@ is the range for which its sinusoids are made.
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
+from annotated_types import Ge, Gt, Interval, IsFinite, Le
 from jax import nn
 
-from jaxdiff.checks import check_num_steps, concrete, warn_visible_signal
+from jaxdiff.checks import MOST_STEPS, check_fields, concrete, warn_visible_signal
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
@@ -40,8 +41,8 @@ class ContinuousSchedule:
     functions know its numbers.
     """
 
-    num_steps: int = 1000
-    """T, the number of steps of the chain, at least 2; training draws any time."""
+    num_steps: Annotated[int, Ge(2), Le(MOST_STEPS)] = 1000
+    """T, the number of steps of the chain; training draws any time."""
 
     @property
     def times(self) -> Timesteps:
@@ -60,7 +61,8 @@ class ContinuousSchedule:
 
     def build(self) -> "ContinuousSchedule":
         """The schedule: this object, its options checked."""
-        check_num_steps(self.num_steps, least=2)
+        check_fields(self)
+        self._check()
         last = self.level(1.0)
         warn_visible_signal(float(last.alpha / jnp.hypot(last.alpha, last.sigma)))
         return self
@@ -101,6 +103,9 @@ class ContinuousSchedule:
         """The level with this log signal-to-noise ratio, cut off to the range."""
         return self._level(self.fraction_of_log_snr(log_snr))
 
+    def _check(self) -> None:
+        """Refuses fields that do not go together."""
+
     def _level(self, u: Array) -> Level:
         raise NotImplementedError
 
@@ -119,18 +124,15 @@ class VP(ContinuousSchedule):
     """beta at t = 0, at least 0."""
     beta_max: float = 20.0
     """beta at t = 1, above beta_min."""
-    t_min: float = 1e-3
-    """The time of the least noisy level, in (0, 1); at 1e-3, DDPM's sigma of 0.01."""
+    t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
+    """The time of the least noisy level; at 1e-3, DDPM's sigma of 0.01."""
 
-    def build(self) -> ContinuousSchedule:
-        """The schedule: this object, its options checked."""
-        _check_t_min(self.t_min)
+    def _check(self) -> None:
         if not 0 <= self.beta_min < self.beta_max < math.inf:
             raise InputError(
                 "beta_min must lie in 0..beta_max; got "
                 f"{self.beta_min:g} and {self.beta_max:g}"
             )
-        return super().build()
 
     def _level(self, u: Array) -> Level:
         t = self.t_min + (1 - self.t_min) * u
@@ -158,30 +160,26 @@ class VE(ContinuousSchedule):
     """sigma of the least noisy level, above 0."""
     sigma_max: float = 80.0
     """sigma at time 1, above sigma_min."""
-    rho: float = 7.0
-    """How densely the small sigmas lie, above 0."""
+    rho: IsFinite[Annotated[float, Gt(0)]] = 7.0
+    """How densely the small sigmas lie."""
 
     @property
     def prior_scale(self) -> float:
         """The standard deviation of the noise that sampling starts from."""
         return self.sigma_max
 
-    def build(self) -> ContinuousSchedule:
-        """The schedule: this object, its options checked."""
+    def _check(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise InputError(
                 "sigma_min must lie in (0, sigma_max); got "
                 f"{self.sigma_min:g} and {self.sigma_max:g}"
             )
-        if not 0 < self.rho < math.inf:
-            raise InputError(f"rho must be above 0; got {self.rho:g}")
         largest = max(abs(math.log(s)) for s in (self.sigma_min, self.sigma_max))
         if largest / self.rho > _MOST_LOG:
             raise InputError(
                 f"rho must be at least {largest / _MOST_LOG:.3g} for sigma from "
                 f"{self.sigma_min:g} to {self.sigma_max:g}; got {self.rho:g}"
             )
-        return super().build()
 
     def _level(self, u: Array) -> Level:
         low, high = (s ** (1 / self.rho) for s in (self.sigma_min, self.sigma_max))
@@ -200,18 +198,13 @@ class RectifiedFlow(ContinuousSchedule):
 
     FLAG: ClassVar[str] = "straight-path"
 
-    t_min: float = 1e-3
-    """The time of the least noisy level, in (0, 1)."""
+    t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
+    """The time of the least noisy level."""
 
     @property
     def has_terminal_signal(self) -> bool:
         """False: at time 1 there is noise alone."""
         return False
-
-    def build(self) -> ContinuousSchedule:
-        """The schedule: this object, its options checked."""
-        _check_t_min(self.t_min)
-        return super().build()
 
     def _level(self, u: Array) -> Level:
         t = self.t_min + (1 - self.t_min) * u
@@ -230,8 +223,3 @@ def _checked(t: ArrayLike | int | float) -> Array:
             raise InputError(f"t must lie in 0..1; got {worst:g}")
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
-
-
-def _check_t_min(t_min: float) -> None:
-    if not 0 < t_min < 1:
-        raise InputError(f"t_min must lie in (0, 1); got {t_min:g}")

@@ -16,15 +16,24 @@ float64 and stores them as float32. Those of `continuous` stand in the same unio
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
+from annotated_types import Ge, Gt, Interval
 from jax import nn
 
-from jaxdiff.checks import check_num_steps, check_range, concrete, warn_visible_signal
+from jaxdiff.checks import (
+    NumSteps,
+    check_fields,
+    check_range,
+    concrete,
+    warn_visible_signal,
+)
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
+
+Beta: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
 
 
 class Schedule(NamedTuple):
@@ -167,12 +176,12 @@ class Schedule(NamedTuple):
 class Linear:
     """Linear betas, the schedule of DDPM (Ho et al. 2020, section 4)."""
 
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     """T, the number of steps."""
-    beta_start: float = 1e-4
-    """beta_0, in (0, 1)."""
-    beta_end: float = 0.02
-    """beta_{T-1}, in (0, 1)."""
+    beta_start: Beta = 1e-4
+    """beta_0."""
+    beta_end: Beta = 0.02
+    """beta_{T-1}."""
 
     def build(self) -> Schedule:
         """The schedule's tables.
@@ -181,8 +190,7 @@ class Linear:
         >>> print(f"{schedule.alphas_bar[-1]:.4g}")
         4.036e-05
         """
-        check_num_steps(self.num_steps)
-        _check_betas(self.beta_start, self.beta_end)
+        check_fields(self)
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return Schedule.from_betas(betas)
 
@@ -191,17 +199,16 @@ class Linear:
 class Quadratic:
     """Betas whose square roots are linear (Rombach et al. 2022; "scaled linear")."""
 
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     """T, the number of steps."""
-    beta_start: float = 1e-4
-    """beta_0, in (0, 1)."""
-    beta_end: float = 0.02
-    """beta_{T-1}, in (0, 1)."""
+    beta_start: Beta = 1e-4
+    """beta_0."""
+    beta_end: Beta = 0.02
+    """beta_{T-1}."""
 
     def build(self) -> Schedule:
         """The schedule's tables."""
-        check_num_steps(self.num_steps)
-        _check_betas(self.beta_start, self.beta_end)
+        check_fields(self)
         roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps)
         return Schedule.from_betas(roots**2)
 
@@ -210,17 +217,16 @@ class Quadratic:
 class Cosine:
     """alphas_bar along a squared cosine (Nichol & Dhariwal 2021, equation 17)."""
 
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     """T, the number of steps."""
-    offset: float = 0.008
-    """s, which keeps the first betas from vanishing; at least 0."""
-    max_beta: float = 0.999
-    """The cap on beta, which keeps the last steps regular; in (0, 1)."""
+    offset: Annotated[float, Ge(0)] = 0.008
+    """s, which keeps the first betas from vanishing."""
+    max_beta: Beta = 0.999
+    """The cap on beta, which keeps the last steps regular."""
 
     def build(self) -> Schedule:
         """The schedule's tables."""
-        if self.offset < 0:
-            raise InputError(f"offset must be at least 0; got {self.offset:g}")
+        check_fields(self)
 
         def alphas_bar(u: np.ndarray) -> np.ndarray:
             return np.cos((u + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
@@ -232,25 +238,24 @@ class Cosine:
 class Sigmoid:
     """alphas_bar along a sigmoid (Jabri et al. 2022; Chen 2023, section 2.1)."""
 
-    num_steps: int = 1000
+    num_steps: NumSteps = 1000
     """T, the number of steps."""
     start: float = -3.0
     """Where on the sigmoid t = 0 lies; less than end."""
     end: float = 3.0
     """Where on the sigmoid t = T lies."""
-    tau: float = 1.0
-    """The temperature, above 0; larger is closer to a straight line."""
-    max_beta: float = 0.999
-    """The cap on beta, which keeps the last steps regular; in (0, 1)."""
+    tau: Annotated[float, Gt(0)] = 1.0
+    """The temperature; larger is closer to a straight line."""
+    max_beta: Beta = 0.999
+    """The cap on beta, which keeps the last steps regular."""
 
     def build(self) -> Schedule:
         """The schedule's tables."""
+        check_fields(self)
         if not self.start < self.end:
             raise InputError(
                 f"start must be less than end; got {self.start:g} and {self.end:g}"
             )
-        if not self.tau > 0:
-            raise InputError(f"tau must be above 0; got {self.tau:g}")
 
         def sigmoid(u: np.ndarray) -> np.ndarray:
             return 1 / (
@@ -268,19 +273,10 @@ def _from_alphas_bar(
     alphas_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float
 ) -> Schedule:
     """Discretises alphas_bar(u), u in [0, 1]: beta_t = 1 - a(u_{t+1}) / a(u_t)."""
-    check_num_steps(num_steps)
-    if not 0 < max_beta < 1:
-        raise InputError(f"max_beta must lie in (0, 1); got {max_beta:g}")
     with np.errstate(all="ignore"):  # what overflows is refused as no beta
         values = alphas_bar(np.arange(num_steps + 1) / num_steps)
         betas = np.minimum(1 - values[1:] / values[:-1], max_beta)
     return Schedule.from_betas(betas)
-
-
-def _check_betas(beta_start: float, beta_end: float) -> None:
-    for name, beta in (("beta_start", beta_start), ("beta_end", beta_end)):
-        if not 0 < beta < 1:
-            raise InputError(f"{name} must lie in (0, 1); got {beta:g}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,11 @@
 """An experiment: the frozen composition of every option."""
 
-import math
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from jaxdiff.checks import check_finite, check_seed
+from annotated_types import Ge, Gt, IsFinite
+
+from jaxdiff.checks import Checked, Seed, Share, check_finite
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -40,126 +41,95 @@ class DataInfo(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Checked):
     """How long and on how much."""
 
-    num_steps: int = 800_000
+    num_steps: Annotated[int, Ge(1)] = 800_000
     """Optimiser steps in all."""
-    batch_size: int = 128
+    batch_size: Annotated[int, Ge(1)] = 128
     """Images a step, over all devices of all hosts; they must divide it."""
-    ema_decay: float = 0.9999
-    """Decay of the parameters' moving average, in [0, 1); warmed up."""
+    ema_decay: Share = 0.9999
+    """Decay of the parameters' moving average; warmed up."""
     ema_lengths: tuple[float, ...] = ()
     """Relative lengths of further averages, by power functions of the time: the share
     of the run that each spans, in (0, 0.288), such as 0.05 and 0.1 (EDM2). Each takes
     as much memory as the parameters."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Ge(1)] = 1
     """In how many parts a device takes its share of a batch, to save memory."""
-    steps_per_dispatch: int = 1
+    steps_per_dispatch: Annotated[int, Ge(1)] = 1
     """Steps that devices take by themselves; more help small models on fast devices."""
     nonfinite: Literal["stop", "skip", "go-on"] = "stop"
     """What a step does whose loss or gradient is not finite: it stops the run, is left
     out, or changes the model all the same."""
-    max_skips: int = 100
+    max_skips: Annotated[int, Ge(1)] = 100
     """How many steps a run may leave out before it stops."""
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _at_least_1(
-            self, "num_steps", "batch_size", "accumulate", "steps_per_dispatch",
-            "max_skips",
-        )  # fmt: skip
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"ema_decay must lie in [0, 1); got {self.ema_decay:g}")
+        super().__post_init__()
         lengths = self.ema_lengths
         if not all(map(is_length, lengths)) or len(set(lengths)) < len(lengths):
             raise InputError(
                 "ema_lengths must lie in (0, 0.288), the share of the run that an "
                 f"average spans, and differ; got {lengths}"
             )
-        if self.nonfinite not in ("stop", "skip", "go-on"):
-            raise InputError(
-                f"nonfinite must be 'stop', 'skip' or 'go-on'; got {self.nonfinite!r}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upkeep:
+class Upkeep(Checked):
     """How often a run reports and saves; does not change what it computes."""
 
-    log_every: int = 100
+    log_every: Annotated[int, Ge(1)] = 100
     """Steps between two lines of metrics."""
-    checkpoint_every: int = 5000
+    checkpoint_every: Annotated[int, Ge(1)] = 5000
     """Steps between two checkpoints."""
-    checkpoint_minutes: float | None = None
+    checkpoint_minutes: Annotated[float, Gt(0)] | None = None
     """Save as well when so many minutes have passed since the last checkpoint, at the
     next line of metrics."""
-    keep: int = 3
+    keep: Annotated[int, Ge(1)] = 3
     """How many checkpoints stay, the newest."""
-    keep_every: int | None = None
+    keep_every: Annotated[int, Ge(1)] | None = None
     """Those whose step is a multiple of it stay too, for good."""
     keep_best: Literal[METRICS] | None = None  # type: ignore[valid-type]
     """And that with the lowest value of this metric in the line before it."""
-    sample_every: int | None = None
+    sample_every: Annotated[int, Ge(1)] | None = None
     """Draw a grid of samples whenever so many steps are done, and after the last:
     always from the same noise, to see the progress."""
-    sample_steps: int = 20
+    sample_steps: Annotated[int, Ge(1)] = 20
     """Steps of the sampler that draws them, DPM-Solver++."""
-    snapshots: int = 32
+    snapshots: Annotated[int, Ge(1)] = 32
     """How often over the run the averages of `ema_lengths` are kept on the disk, from
     which that of any length is made afterwards (--ema)."""
     tensorboard: bool = True
     """Write the metrics, the speed and the grids for TensorBoard too."""
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _at_least_1(
-            self, "log_every", "checkpoint_every", "keep", "sample_steps", "snapshots"
-        )
-        if self.keep_every is not None:
-            _at_least_1(self, "keep_every")
-            if self.keep_every % self.checkpoint_every:
-                raise InputError(
-                    "keep_every must be a multiple of checkpoint_every "
-                    f"({self.checkpoint_every}); got {self.keep_every}"
-                )
-        if self.sample_every is not None:
-            _at_least_1(self, "sample_every")
-        if self.checkpoint_minutes is not None and not self.checkpoint_minutes > 0:
+        super().__post_init__()
+        if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             raise InputError(
-                f"checkpoint_minutes must be above 0; got {self.checkpoint_minutes:g}"
-            )
-        if self.keep_best is not None and self.keep_best not in METRICS:
-            raise InputError(
-                f"keep_best must be one of {', '.join(METRICS)}; got {self.keep_best!r}"
+                "keep_every must be a multiple of checkpoint_every "
+                f"({self.checkpoint_every}); got {self.keep_every}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Checked):
     """How images are drawn from the trained model."""
 
     sampler: SamplerOptions = field(default_factory=DDPM)
     """The rule for one step."""
-    guidance: float = 1.0
+    guidance: IsFinite[float] = 1.0
     """Weight of classifier-free guidance: 1 for none, 0 to leave the class open."""
     clip: bool = True
     """Clip every estimate of the image to [-1, 1]."""
     keep_eps: bool = False
     """Of DDIM: go on by the noise that the network predicted where an image is clipped,
     as the diffusers library does, instead of the noise that belongs to it."""
-    chunk: int = 256
+    chunk: Annotated[int, Ge(1)] = 256
     """Images drawn at a time, over all devices; the images do not depend on it."""
-
-    def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        _at_least_1(self, "chunk")
-        if not math.isfinite(self.guidance):
-            raise InputError(f"guidance must be finite; got {self.guidance:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment:
+class Experiment(Checked):
     """Everything that defines a run. Two runs of one experiment give the same bits."""
 
     data: Data = field(default_factory=Digits)
@@ -184,16 +154,15 @@ class Experiment:
     """The folder of another run, an imported model say, to start from: from the average
     of its parameters, as far as they fit. As a flag it makes that run's network,
     schedule, prediction, objective and sampling the defaults."""
-    seed: int = 0
-    """All randomness of training comes from it; at least 0."""
+    seed: Seed = 0
+    """All randomness of training comes from it."""
     upkeep: Upkeep = field(default_factory=Upkeep)
     """How often a run reports and saves."""
     sampling: Sampling = field(default_factory=Sampling)
     """How images are drawn."""
 
     def __post_init__(self) -> None:
-        """Refuses options out of range."""
-        check_seed(self.seed)
+        super().__post_init__()
         check_finite(self)
 
     @property
@@ -247,9 +216,3 @@ class Experiment:
                     "set network.label_dropout above 0, or leave guidance at 1; got "
                     f"{self.sampling.guidance:g}"
                 )
-
-
-def _at_least_1(options: object, *names: str) -> None:
-    for name in names:
-        if getattr(options, name) < 1:
-            raise InputError(f"{name} must be at least 1; got {getattr(options, name)}")

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.checks import bounds_of, field_types
 from jaxdiff.cli.flag_errors import Outcome, explain
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.program import SampleOptions, TrainOptions
@@ -407,6 +408,8 @@ def test_help_lists_every_field_with_its_text(capsys, args):
         about = documentation(owner)[name]
         value = r"(, --\S+| [A-Z{\[][^(]*?)?"
         entry = rf"{re.escape(flag)}{value} {re.escape(about)} \(default:"
+        if bounds := bounds_of(field_types(owner)[name]):
+            entry += rf" [^;(]*; {re.escape(bounds)}\)"
         assert re.search(entry, text), flag
     for path, members in choices(experiment):
         names = ",".join(map(option_name, members))

@@ -334,10 +334,10 @@ def test_times_of_a_continuous_schedule_in_range():
     ("options", "line"),
     [
         ({"num_steps": 0}, "num_steps must be at least 1; got 0"),
-        ({"rho": 0.0}, "rho must be above 0; got 0"),
+        ({"rho": 0.0}, "rho must be at least 0.1; got 0"),
         ({"rho": 0.01}, "rho must be at least 0.1; got 0.01"),
         ({"sigma_min": -1.0}, "sigma_min must be above 0; got -1"),
-        ({"sigma_max": float("inf")}, "sigma_max must be above 0; got inf"),
+        ({"sigma_max": float("inf")}, "sigma_max must be finite; got inf"),
         ({"sigma_min": 2.0, "sigma_max": 1.0}, "less than sigma_max; got 2 and 1"),
     ],
 )
