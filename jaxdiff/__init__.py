@@ -78,16 +78,16 @@ if TYPE_CHECKING:
 __getattr__ = lazy(
     __name__,
     {
-        "Experiment": "jaxdiff.training.experiment",
+        "Experiment": "jaxdiff.training.experiment:Experiment",
         "data": "jaxdiff.data",
         "evaluation": "jaxdiff.evaluation",
-        "from_diffusers": "jaxdiff.pretrained",
-        "load": "jaxdiff.runs.load",
+        "from_diffusers": "jaxdiff.pretrained:from_diffusers",
+        "load": "jaxdiff.runs.load:load",
         "plots": "jaxdiff.plots",
         "pretrained": "jaxdiff.pretrained",
         "runs": "jaxdiff.runs",
-        "to_diffusers": "jaxdiff.pretrained",
-        "train": "jaxdiff.runs.train",
+        "to_diffusers": "jaxdiff.pretrained:to_diffusers",
+        "train": "jaxdiff.runs.train:train",
     },
     OLD_NAMES,
 )

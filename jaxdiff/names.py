@@ -20,8 +20,7 @@ def lazy(
 
     Args:
         module: the module's `__name__`.
-        places: from a name to the module that defines it. A place that ends with the
-            name itself is that submodule.
+        places: from a name to its place, "module:name", or "module" for a module.
         renamed: from an old name to what has taken its place, "module.name". Each warns
             when it is first used.
     """
@@ -29,10 +28,7 @@ def lazy(
 
     def getattr_(name: str) -> Any:
         if name in places:
-            place = places[name]
-            found = importlib.import_module(place)
-            if place.rpartition(".")[2] != name:
-                found = getattr(found, name)
+            found = pkgutil.resolve_name(places[name])
         elif name in renamed:
             found = _moved(f"{module}.{name}", renamed[name])
         else:

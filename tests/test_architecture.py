@@ -13,9 +13,9 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "typing", "errors", "checks", "rng", "serialization", "parallel", "storage",
-    "plots", "schedules", "denoisers", "networks", "data", "samplers", "losses",
-    "training", "runs", "evaluation", "report", "pretrained", "cli",
+    "names", "typing", "errors", "checks", "rng", "serialization", "parallel",
+    "storage", "plots", "schedules", "denoisers", "networks", "data", "samplers",
+    "losses", "training", "runs", "evaluation", "report", "pretrained", "cli",
 )  # fmt: skip
 """The folders, and the modules beside them: each may import those before it."""
 ONLY = {

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 __getattr__ = lazy(
     __name__,
-    dict.fromkeys(
-        ("DataInfo", "Experiment", "Sampling", "Training", "Upkeep"),
-        "jaxdiff.training.experiment",  # which knows the data sets
-    ),
+    {
+        name: f"jaxdiff.training.experiment:{name}"  # which knows the data sets
+        for name in ("DataInfo", "Experiment", "Sampling", "Training", "Upkeep")
+    },
 )
