@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import pathlib
-import re
 import signal
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -208,21 +205,6 @@ def test_summary_weighs_quarters_by_their_examples():
     bad = line([np.nan, 1.0], [0, 1], np.inf)
     assert of(*steps, bad) == {**means, "nonfinite": 1}
     assert of(bad) == {"nonfinite": 1}
-
-
-def test_the_readmes_python(finished, tmp_path, monkeypatch, capsys):
-    readme = pathlib.Path(__file__).parents[2] / "README.md"
-    blocks = re.findall(r"```python\n(.*?)```", readme.read_text(), re.DOTALL)
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(finished[0])
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, names)
-    assert names["images"].shape == (5, 8, 8, 1)
-    assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
-    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
-    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
 
 
 def test_a_steps_key_is_the_seeds_folded_with_the_step():

@@ -1,0 +1,122 @@
+"""The pages: every README's links, files, names and Python blocks."""
+
+import pathlib
+import pkgutil
+import re
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxdiff as jd
+
+ROOT = pathlib.Path(__file__).parents[1]
+TOPS = ("jaxdiff", "experiments", "launch", "tests")
+PAGES = [ROOT / "README.md"]
+PAGES += sorted(page for top in TOPS for page in (ROOT / top).rglob("README.md"))
+FOLDERS = {ROOT / top for top in TOPS}
+FOLDERS |= {path.parent for path in (ROOT / "jaxdiff").rglob("*.py")}
+
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\[[^]]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.*)", re.MULTILINE)
+FILE = re.compile(r"[\w/]+\.(?:py|js|j2|txt|md)\b")
+NAME = re.compile(r"\bjd((?:\.[A-Za-z_]\w*)+)")
+
+every_page = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(ROOT))
+)
+
+
+def prose(page):
+    """A page without its fenced blocks."""
+    return FENCED.sub("", page.read_text())
+
+
+def python(page):
+    """The Python blocks of a page."""
+    return [code for kind, code in FENCED.findall(page.read_text()) if kind == "python"]
+
+
+def anchor(heading):
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_every_folder_has_a_page():
+    assert {page.parent for page in PAGES} >= FOLDERS
+
+
+@every_page
+def test_links_resolve(page):
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, heading = link.partition("#")
+        found = page.parent / path if path else page
+        assert found.exists(), link
+        if heading:
+            assert heading in map(anchor, HEADING.findall(prose(found))), link
+
+
+@every_page
+def test_files_named_on_a_page_exist(page):
+    for code in re.findall(r"`([^`\n]+)`", prose(page)):
+        for name in FILE.findall(code):
+            places = (page.parent / name, ROOT / name)
+            assert any(place.exists() for place in places), name
+
+
+@every_page
+def test_a_page_names_every_module_of_its_folder(page):
+    words = set(re.findall(r"[\w.]+", prose(page)))
+    modules = {path.name for path in page.parent.glob("*.py")}
+    if page.parent != ROOT:
+        assert modules - {"__init__.py"} <= words
+
+
+@every_page
+def test_names_resolve_without_a_deprecation(page):
+    for name in NAME.findall(page.read_text()):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", DeprecationWarning)
+            pkgutil.resolve_name(f"jaxdiff{name}")
+
+
+def run(page):
+    """Runs the Python blocks of a page in order; their names."""
+    names: dict[str, Any] = {"__name__": page.parent.name}
+    for block in python(page):
+        exec(block, names)
+    return names
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES[1:] if python(page)],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run(page)
+    assert capsys.readouterr().out
+
+
+@pytest.mark.xdist_group("finished")
+def test_python_blocks_of_the_readme_run(finished, tmp_path, monkeypatch, capsys):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "digits").symlink_to(finished[0])
+    monkeypatch.chdir(tmp_path)
+    names = run(PAGES[0])
+    assert names["images"].shape == (5, 8, 8, 1)
+    assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
+    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
+    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS - {ROOT / "launch", ROOT / "tests"}))
+def test_a_page_has_an_example_that_runs(folder):
+    assert python(folder / "README.md")
