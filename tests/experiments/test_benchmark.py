@@ -1,31 +1,43 @@
 import ast
 import json
+import os
 import shlex
+import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any, cast
 
 import jax
 import numpy as np
 import pytest
 
 import jaxdiff as jd
-from experiments import benchmark
+from experiments.benchmark import networks, programs
+from experiments.benchmark.__main__ import main, read
+from experiments.benchmark.networks import cpu_device
+from experiments.benchmark.peer import against_peer, peer_rows
+from experiments.benchmark.rows import Row
+from experiments.benchmark.trainer import Alternating, feed, trainer
 from jaxdiff.runs.folder import training_part
+from jaxdiff.runs.trainer import Trainer
 
 TINY = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "experiments" / "benchmark"
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """A network that takes no time; the tests' devices are there already."""
-    monkeypatch.setitem(benchmark.NETWORKS, "tiny", ((8, 8, 1), TINY, 64, 64))
-    monkeypatch.setitem(benchmark.MATMUL, "cpu", 8)
-    monkeypatch.setattr(benchmark, "set_up", lambda options: None)
+    monkeypatch.setitem(networks.NETWORKS, "tiny", ((8, 8, 1), TINY, 64, 64))
+    monkeypatch.setitem(programs.MATMUL, "cpu", 8)
+    monkeypatch.setattr("experiments.benchmark.__main__.set_up", lambda options: None)
 
 
 def options(*words):
-    return benchmark.read(
+    return read(
         [
             "--networks",
             "tiny",
@@ -51,7 +63,7 @@ def fake_peer(*rows, before="", code=0):
     ("name", "size"), [("small", 6_469_889), ("cifar", 35_746_307)]
 )
 def test_the_networks_have_their_sizes(name, size):
-    shape, config, _, _ = benchmark.NETWORKS[name]
+    shape, config, _, _ = networks.NETWORKS[name]
     network = config.build(shape[-1])
     arrays = (np.zeros((1, *shape), np.float32), np.zeros(1, np.int32))
     params = jax.eval_shape(network.init, jax.random.key(0), *arrays)["params"]
@@ -61,7 +73,7 @@ def test_the_networks_have_their_sizes(name, size):
 
 def test_speeds_of_a_tiny_network(tmp_path, capsys):
     out = tmp_path / "lines.jsonl"
-    benchmark.main(
+    main(
         [
             "--networks", "tiny", "--dtypes", "float32", "--rounds", "1",
             "--devices", "1", "--what", "forward", "train_step",
@@ -84,16 +96,16 @@ def test_speeds_of_a_tiny_network(tmp_path, capsys):
 
 
 def test_what_the_trainer_is_given_can_be_recorded():
-    layout = benchmark.Alternating(segment=2, num_devices=1)
-    case = benchmark.Case.of(options(), "tiny", "float32", parallel=layout)
+    case = networks.Case.of(options(), "tiny", "float32")
     found = training_part(case.trainer.experiment, case.trainer.info)
-    assert found["data"] == {"flip": False, "shape": [8, 8, 1], "size": 1024}
+    assert found["info"]["image_shape"] == [8, 8, 1]
+    assert found["info"]["fingerprint"] == case.trainer.dataset.fingerprint()
 
 
 @pytest.mark.long
 def test_the_trainer_against_its_step():
-    rows: list[benchmark.Row] = []
-    benchmark.trainer(options("--what", "trainer", "--segment", "1"), rows.append)
+    rows: list[Row] = []
+    trainer(options("--what", "trainer", "--segment", "1"), rows.append)
     (row,) = rows
     assert 0 < row["ratio"] < 10
     assert 0 < row["ratio_saved"] < 10
@@ -102,21 +114,23 @@ def test_the_trainer_against_its_step():
 
 def test_segments_alternate(monkeypatch):
     clock = iter(range(100))
-    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
-    layout = benchmark.Alternating(segment=2, num_devices=1)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     taken = []
 
-    def compiled(state, batch):
-        taken.append(batch)
-        return state, None
+    class Inner:
+        info = "the trainer's"
 
-    monkeypatch.setattr(benchmark.Pmap, "step", lambda self, fn: compiled)
-    step = layout.step(None)
+        def advance(self, state, batch):
+            taken.append(batch)
+            return state, None
+
+    job: Any = Alternating(cast(Trainer, Inner()), segment=2, first=3)
+    assert job.info == "the trainer's"
     for i in range(8):
-        step(np.zeros(1), i)
+        job.advance(np.zeros(1), i)
     # From step 3 on: two bare ones of a batch, the training's two, and so on.
     assert taken == [0, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 7, 7]
-    assert layout.times == {"bare": [0.5] * 3, "loop": [0.5] * 2}
+    assert job.times == {"bare": [0.5] * 3, "loop": [0.5] * 2}
 
 
 def test_ratios_to_a_peer():
@@ -127,10 +141,8 @@ def test_ratios_to_a_peer():
         {**row, "config": "other", "images_per_s": 1.0},
         before="not JSON\n[1]\n",
     )
-    rows: list[benchmark.Row] = []
-    benchmark.against_peer(
-        options("--peer", peer, "--pairs", "2", "--steps", "2"), rows.append
-    )
+    rows: list[Row] = []
+    against_peer(options("--peer", peer, "--pairs", "2", "--steps", "2"), rows.append)
     slow, fast = rows
     assert (slow["peer_mode"], fast["peer_mode"]) == ("eager", "compile")
     assert slow["batch"] == 16
@@ -142,7 +154,7 @@ def test_ratios_to_a_peer():
 
 def test_what_a_line_of_the_peer_lacks():
     peer = fake_peer({"images_per_s": 5})
-    found = benchmark.peer_rows(options("--peer", peer, "--what", "sample"))
+    found = peer_rows(options("--peer", peer, "--what", "sample"))
     assert found == {("tiny", "", "float32", "sample", None): 5.0}
 
 
@@ -161,7 +173,7 @@ def test_what_a_line_of_the_peer_lacks():
 )
 def test_a_bad_peer_is_told_in_one_line(peer, said, capsys):
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(["--peer", peer])
+        main(["--peer", peer])
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("error: ")
@@ -183,35 +195,52 @@ def test_a_bad_peer_is_told_in_one_line(peer, said, capsys):
 )
 def test_wrong_options_end_with_code_2(words, capsys):
     with pytest.raises(SystemExit) as stopped:
-        benchmark.main(words)
+        main(words)
     assert stopped.value.code == 2
     assert "error: " in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("start", [[str(FOLDER)], ["-m", "experiments.benchmark"]])
+def test_it_starts_as_a_folder_and_as_a_module(start, tmp_path):
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    where = ROOT if start[0] == "-m" else tmp_path
+    command = [sys.executable, *start, "--rounds", "0"]
+    result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=where)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1] == (
+        "benchmark: error: argument --rounds: must be at least 1; got 0"
+    )
 
 
 def test_operations_are_not_counted_without_a_cpu(monkeypatch):
     def none(backend):
         raise RuntimeError("no such backend")
 
-    monkeypatch.setattr(benchmark.jax, "local_devices", none)
+    monkeypatch.setattr(jax, "local_devices", none)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     with pytest.raises(jd.InputError, match=r"have cpu in it; got 'cuda'"):
-        benchmark.cpu_device()
+        cpu_device()
 
 
-def test_it_imports_what_jaxdiff_needs_and_no_more():
+@pytest.mark.parametrize(
+    "path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem
+)
+def test_it_imports_what_jaxdiff_needs_and_no_more(path):
     found = set()
-    for node in ast.walk(ast.parse(Path(benchmark.__file__).read_text())):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found.add((node.module or "").split(".")[0])
-    needed = {"jaxdiff", "jax", "flax", "optax", "numpy"}
+    needed = {"experiments", "jaxdiff", "jax", "flax", "optax", "numpy"}
     assert found - sys.stdlib_module_names <= needed
 
 
 def test_the_feed_against_the_step():
-    rows: list[benchmark.Row] = []
-    benchmark.feed(options("--what", "feed"), rows.append)
+    rows: list[Row] = []
+    cache = os.environ["JAXDIFF_CACHE"]
+    feed(options("--what", "feed"), rows.append)
+    assert os.environ["JAXDIFF_CACHE"] == cache
     assert [row["source"] for row in rows] == ["memory", "disk"]
     for row in rows:
         assert row["ratio"] > 0

@@ -1,0 +1,56 @@
+"""Time from the start of a process to its first step, most of it compilation."""
+
+import itertools
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.monitoring
+
+from experiments.benchmark.networks import Case, Options, cases_of
+from experiments.benchmark.programs import make, programs_of
+from experiments.benchmark.rows import Row, Tell, output_of, progress
+
+
+def first_call(options: Options) -> Row:
+    """Compiles and calls one program, as a process that has just started does."""
+    case, what = Case.of(options, *cases_of(options)[0]), programs_of(options)[0]
+    program, compiled = make(case, what, options.steps), [0.0]
+
+    def listen(event: str, duration_secs: float, **_: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(duration_secs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    total, seconds = program.seconds(), sum(compiled)
+    runs = program.seconds()
+    traces = max(0.0, total - seconds - runs)
+    return case.row(
+        what, total_s=total, trace_and_lower_s=traces, compile_s=seconds, run_s=runs
+    )
+
+
+def compiling(options: Options, tell: Tell) -> None:
+    """The time to a first step, with an empty persistent cache and with a full one."""
+    keys = list(itertools.product(cases_of(options), programs_of(options)))
+    given = {"--batch": options.batch, "--devices": options.devices}
+    with progress(2 * len(keys)) as tick:
+        for (network, dtype), what in keys:
+            line = [sys.executable, str(Path(__file__).parent), "--first-call"]
+            line += ["--networks", network, "--dtypes", dtype, "--what", what]
+            line += ["--steps", str(options.steps)]
+            line += [str(x) for pair in given.items() if pair[1] for x in pair]
+            with tempfile.TemporaryDirectory() as folder:
+                env = {
+                    **os.environ, "JAX_COMPILATION_CACHE_DIR": folder,
+                    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+                }  # fmt: skip
+                for cache in ("empty", "full"):
+                    printed = output_of(line, env).splitlines()
+                    tell({**json.loads(printed[-1]), "cache": cache})
+                    tick()

@@ -1,0 +1,141 @@
+"""Networks to measure, in a type of numbers, ready to train on random images."""
+
+import argparse
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxdiff as jd
+from experiments.benchmark.rows import Row
+from jaxdiff.data import from_arrays
+from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training.experiment import Training
+from jaxdiff.training.initialize import init_state
+
+Options = argparse.Namespace
+NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
+    "small": (
+        (32, 32, 1),
+        jd.UNetConfig(channels=64, multipliers=(1, 2, 2), attention=(8,), dropout=0.0),
+        64,
+        512,
+    ),
+    "cifar": ((32, 32, 3), jd.UNetConfig(dropout=0.0), 16, 256),
+}
+"""Image shape, network, and images a step: on a CPU, and on other devices."""
+NUM_IMAGES = 1024
+"""Number of random images to train on."""
+
+
+def random_images(shape: tuple[int, int, int]) -> jd.data.Dataset:
+    """Returns a dataset of random images of this shape, in memory and unlabelled."""
+    rng = np.random.default_rng(0)
+    return from_arrays(rng.integers(0, 256, (NUM_IMAGES, *shape), np.uint8))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network in a type of numbers, with its data and its training, on devices."""
+
+    network: str
+    dtype: str
+    trainer: Trainer
+
+    @classmethod
+    def of(
+        cls,
+        options: Options,
+        network: str,
+        dtype: Any,
+        *,
+        batch: int | None = None,
+        parallel: Parallel | None = None,
+        **more: Any,
+    ) -> "Case":
+        """The case; without a batch, that of the options, or else of the network."""
+        shape, config, on_cpu, elsewhere = NETWORKS[network]
+        usual = on_cpu if jax.default_backend() == "cpu" else elsewhere
+        size = batch or options.batch or usual
+        experiment = jd.Experiment(
+            network=replace(config, dtype=dtype),
+            parallel=parallel or Pmap(num_devices=options.devices),
+            training=Training(batch_size=size, **more),
+        )
+        return cls(network, dtype, Trainer.of(experiment, random_images(shape)))
+
+    @property
+    def layout(self) -> Parallel:
+        """How the devices share the batch."""
+        return self.trainer.experiment.parallel
+
+    @property
+    def batch(self) -> int:
+        """Images of a step."""
+        return self.trainer.experiment.training.batch_size
+
+    @cached_property
+    def state(self) -> Any:
+        """That of step 0 on the devices, as the layout's step takes it."""
+        init = partial(init_state, self.trainer.experiment, self.trainer.info)
+        shardings = self.layout.shardings(jax.eval_shape(init))
+        return self.layout.localize(jax.jit(init, out_shardings=shardings)())
+
+    @cached_property
+    def forward_flops(self) -> float:
+        """Operations of one evaluation of the network for the batch."""
+        return count(self.trainer, "forward")
+
+    def row(self, what: str, **more: Any) -> Row:
+        """The head of a row, and more."""
+        head = {"what": what, "network": self.network, "dtype": self.dtype}
+        return {**head, "batch": self.batch, **more}
+
+
+def cases_of(options: Options) -> list[tuple[str, str]]:
+    """The networks and types asked for."""
+    return list(itertools.product(options.networks, options.dtypes))
+
+
+def evaluate(trainer: Trainer, params: Any, images: Any, times: Any) -> Any:
+    """One evaluation of the network."""
+    return trainer.model.network.apply({"params": params}, images, times)
+
+
+def count(trainer: Trainer, what: str) -> float:
+    """XLA's count of operations of a "forward" or a "train_step", over all devices.
+
+    Nothing is compiled; the program counted is that for a TPU, whatever there is here.
+    """
+    state = jax.eval_shape(partial(init_state, trainer.experiment, trainer.info))
+    batch = trainer.batch(0)
+    arguments: tuple[Any, ...] = (state, batch)
+    fn: Callable[..., Any] = partial(jd.train_step, **trainer.recipe.options)
+    if what == "forward":
+        fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
+    # Only a CPU's client counts the operations of a program that is not compiled.
+    with jax.default_device(cpu_device()):
+        lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))
+        return float(lowered.cost_analysis()["flops"])
+
+
+def cpu_device() -> jax.Device:
+    """A CPU of this machine, as JAX knows it.
+
+    Raises:
+        InputError: JAX_PLATFORMS keeps JAX from it.
+    """
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError as error:
+        kept = os.environ.get("JAX_PLATFORMS", "")
+        raise jd.InputError(
+            f"the benchmark counts operations on the CPU: JAX_PLATFORMS must be unset "
+            f"or have cpu in it; got {kept!r}"
+        ) from error

@@ -1,0 +1,94 @@
+"""Speed against another program's, in turns."""
+
+import contextlib
+import json
+import math
+import os
+import shlex
+import statistics
+from typing import Any
+
+import jaxdiff as jd
+from experiments.benchmark.networks import Case, Options, cases_of
+from experiments.benchmark.programs import Program, make, programs_of
+from experiments.benchmark.rows import Row, Tell, output_of, progress, ratio
+
+
+def against_peer(options: Options, tell: Tell) -> None:
+    """The other program, and this one at the same batch, in turns."""
+    # The other one needs room on the device, too.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    made: dict[Any, tuple[Case, Program]] = {}
+    theirs: dict[Any, list[float]] = {}
+    ours: dict[Any, list[float]] = {}
+    with progress(options.pairs) as tick:
+        for _ in range(options.pairs):
+            measured: dict[Any, float] = {}
+            for row, rate in peer_rows(options).items():
+                network, _, dtype, what, batch = row
+                key = (network, dtype, what, batch)
+                if key not in made:
+                    case = Case.of(options, network, dtype, batch=batch)
+                    made[key] = case, make(case, what, options.steps)
+                    made[key][1].warm_up()
+                case, program = made[key]
+                if key not in measured:
+                    calls = [program.seconds() for _ in range(options.rounds)]
+                    measured[key] = statistics.median(calls) / case.batch
+                theirs.setdefault(row, []).append(1 / rate)
+                ours.setdefault(row, []).append(measured[key])
+            tick()
+    for row, own in ours.items():
+        network, mode, dtype, what, batch = row
+        case, _ = made[network, dtype, what, batch]
+        speed, other = (1 / statistics.median(x) for x in (own, theirs[row]))
+        tell(
+            case.row(
+                what, peer_mode=mode, images_per_s=speed, peer_images_per_s=other,
+                **ratio(own, theirs[row], "the peer"), pairs=len(own),
+            )
+        )  # fmt: skip
+
+
+def peer_rows(options: Options) -> dict[tuple[Any, ...], float]:
+    """The images a second that another program prints.
+
+    Returns:
+        By (network, mode, dtype, what, batch); lines of other networks, types and
+        programs than asked for are left out.
+
+    Raises:
+        InputError: there are none, or it fails.
+    """
+    try:
+        line = shlex.split(options.peer)
+    except ValueError as error:
+        raise jd.InputError(f"--peer cannot be read: {error}") from error
+    if not line:
+        raise jd.InputError("--peer needs a command; got none")
+    seen: list[Row] = []
+    for text in output_of(line).splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(text)
+            if isinstance(row, dict) and "images_per_s" in row:
+                seen.append(row)
+    found = {}
+    for row in seen:
+        network = row.get("config", options.networks[0])
+        dtype = row.get("dtype", options.dtypes[0])
+        what = row.get("what", programs_of(options)[0])
+        rate, batch = row["images_per_s"], row.get("batch")
+        if not (isinstance(rate, int | float) and 0 < rate < math.inf):
+            raise jd.InputError(
+                f"the peer's images_per_s must be above 0; got {rate!r}"
+            )
+        if batch is not None and not (type(batch) is int and batch > 0):
+            raise jd.InputError(f"the peer's batch must be at least 1; got {batch!r}")
+        if (network, dtype) in cases_of(options) and what in programs_of(options):
+            found[network, str(row.get("mode", "")), dtype, what, batch] = float(rate)
+    if not found:
+        reason = "none is of what is asked for" if seen else "there are none"
+        raise jd.InputError(
+            f"the peer must print JSON lines with images_per_s; {reason}"
+        )
+    return found

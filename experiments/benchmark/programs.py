@@ -1,0 +1,129 @@
+"""Programs to time: a forward pass, a train step, a sampling loop, a matmul."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxdiff as jd
+from experiments.benchmark.networks import Case, Options, count, evaluate
+from experiments.benchmark.rows import Row, progress
+from jaxdiff.parallel import Parallel
+
+PROGRAMS = ("forward", "train_step", "sample")
+MATMUL = {"cpu": 1024}
+"""Rows and columns of the matrices of `of_matmul`; 8192 on other devices."""
+
+
+@dataclass
+class Program:
+    """Something to time.
+
+    Attributes:
+        call: starts it once, and gives what to wait for.
+        flops: counts the operations of one call, over all devices. That traces it
+            once more, so only who shows them asks.
+        repeat: calls of one timing.
+        memory: of each device, once it was called: all, and temporary arrays.
+    """
+
+    call: Callable[[], Any]
+    flops: Callable[[], float]
+    repeat: int = 1
+    memory: Row = field(default_factory=dict)
+
+    def seconds(self) -> float:
+        """Of one call, from `repeat` of them."""
+        start = time.perf_counter()
+        for _ in range(self.repeat):
+            result = self.call()
+        jax.block_until_ready(result)
+        return (time.perf_counter() - start) / self.repeat
+
+    def warm_up(self, repeat: int | None = None) -> None:
+        """Compiles it, looks at its memory, and finds how often to repeat it."""
+        client = jax.local_devices()[0].client
+        before = set(client.live_executables())
+        self.seconds()
+        new = set(client.live_executables()) - before
+        stats = [program.get_compiled_memory_stats() for program in new]
+        if stats:
+            s = max(stats, key=lambda s: s.temp_size_in_bytes)
+            total = s.temp_size_in_bytes + s.argument_size_in_bytes
+            total += s.output_size_in_bytes - s.alias_size_in_bytes
+            self.memory["memory_mb"] = total / 1e6
+            self.memory["temp_mb"] = s.temp_size_in_bytes / 1e6
+        self.repeat = repeat or max(1, min(1000, math.ceil(0.2 / self.seconds())))
+
+
+def make(case: Case, what: str, steps: int = 0) -> Program:
+    """One of PROGRAMS, not compiled yet; `steps` are the chain's."""
+    trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
+    if what == "train_step":
+        step = layout.step(partial(jd.train_step, **trainer.recipe.options))
+        state = jax.tree.map(jnp.copy, case.state)  # the step will overwrite it
+
+        def call() -> Any:
+            nonlocal state
+            state, _ = step(state, batch)
+            return state
+
+        return Program(call, partial(count, trainer, what))
+    params = case.state.params
+    if what == "forward":
+        run = on_each(partial(evaluate, trainer), layout, *batch[::2])
+        return Program(partial(run, params), lambda: case.forward_flops)
+    ddim = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=steps))
+
+    def draw(params: Any, indices: Any) -> Any:
+        shape, key = (len(indices), *trainer.info.image_shape), jax.random.key(0)
+        denoiser = jd.bind(trainer.model.network, params)
+        return jd.sample(
+            denoiser, ddim, trainer.model.schedule, key, shape, indices=indices
+        )
+
+    run = on_each(draw, layout, batch.indices)
+    return Program(partial(run, params), lambda: steps * case.forward_flops)
+
+
+def on_each(fn: Callable[..., Any], layout: Parallel, *rows: Any) -> Callable[..., Any]:
+    """`fn(shared, *rows)` on every device, of rows that lie there already."""
+    devices = layout.devices
+    split = [a.reshape(len(devices), -1, *a.shape[1:]) for a in rows]
+    placed = [jax.pmap(lambda a: a, devices=devices)(a) for a in split]
+    mapped = jax.pmap(fn, in_axes=(None, *[0] * len(rows)), devices=devices)
+    return lambda shared: mapped(shared, *placed)
+
+
+def matmul(layout: Parallel, dtype: str) -> Program:
+    """A square product of matrices on every device."""
+    size, devices = MATMUL.get(jax.default_backend(), 8192), len(layout.devices)
+    factors = np.random.default_rng(0).normal(size=(devices * size, size))
+    run = on_each(lambda _, a: a @ a, layout, factors.astype(jnp.dtype(dtype)))
+    return Program(partial(run, ()), lambda: 2.0 * size**3 * devices)
+
+
+def in_turns(
+    programs: dict[Any, Program], rounds: int, repeats: dict[Any, int] | None = None
+) -> dict[Any, list[float]]:
+    """Seconds of a call of each program, in so many rounds of all of them."""
+    times: dict[Any, list[float]] = {name: [] for name in programs}
+    with progress(len(programs) * (rounds + 1)) as tick:
+        for name, program in programs.items():
+            program.warm_up((repeats or {}).get(name))
+            tick()
+        for name, program in list(programs.items()) * rounds:
+            times[name].append(program.seconds())
+            tick()
+    return times
+
+
+def programs_of(options: Options) -> list[str]:
+    """The programs asked for."""
+    return [what for what in options.what if what in PROGRAMS]

@@ -1,0 +1,89 @@
+"""Rows of results: their figures, their text and where they were measured."""
+
+import contextlib
+import functools
+import importlib.util
+import itertools
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+import jaxdiff as jd
+from jaxdiff.cli.progress import bar
+from jaxdiff.runs import provenance
+
+Row = dict[str, Any]
+Tell = Callable[[Row], None]
+NOT_SHOWN = ("on", "gflop_per_image", "temp_mb", "saved_every", "pairs")
+"""What of a JSON line is not in the table."""
+
+
+def middle(values: Sequence[float], name: str) -> Row:
+    """The median under this name, and the quartiles."""
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
+    return {name: median, "low": low, "high": high}
+
+
+def ratio(own: Sequence[float], other: Sequence[float], other_is: str) -> Row:
+    """How many times as fast as the other, from the seconds of both, pair by pair."""
+    pairs = [b / a for a, b in zip(own, other, strict=True)]
+    return {**middle(pairs, "ratio"), "ratio_to": other_is}
+
+
+@functools.cache
+def here() -> Row:
+    """What measured: the machine, its devices, the versions and the code."""
+    start = provenance.start()
+    kept = ("time", "machine", "devices", "versions", "code")
+    return {"cores": os.cpu_count(), **{name: start[name] for name in kept}}
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows of text, with the columns that any of them has."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in names if name not in NOT_SHOWN]
+
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    lines = [columns, *[[cell(row.get(name, "-")) for name in columns] for row in rows]]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
+
+def say(text: str) -> None:
+    """A line for who waits, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def progress(total: int) -> Iterator[Callable[[], None]]:
+    """Shows how many measurements are done: a bar, or lines where there is no tqdm."""
+    done = itertools.count(1)
+    if importlib.util.find_spec("tqdm"):
+        with bar(total, "benchmark", "measurement") as show:
+            yield lambda: show(next(done))
+    else:
+        yield lambda: say(f"{next(done)} of {total} measurements")
+
+
+def output_of(line: Sequence[str], env: dict[str, str] | None = None) -> str:
+    """What a program prints.
+
+    Raises:
+        InputError: it cannot be started, or fails.
+    """
+    try:
+        done = subprocess.run(
+            line, capture_output=True, text=True, env=env, check=False
+        )
+    except (OSError, ValueError) as error:
+        raise jd.InputError(f"cannot run {line[0]!r}: {error}") from error
+    if done.returncode:
+        last = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise jd.InputError(f"{line[0]!r} ended with code {done.returncode}: {last}")
+    return done.stdout
