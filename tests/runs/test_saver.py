@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,12 +37,13 @@ def saved(monkeypatch):
         monkeypatch.setattr(saver, "time", clock)
         training = Training(num_steps=12, batch_size=8, ema_lengths=(0.1, 0.2))
         experiment = Experiment(training=training, upkeep=upkeep)
-        calls, due = [], []
-        one = Saver(
-            experiment, DataInfo((8, 8, 1), None, None),
-            Saves("checkpoint", calls), Saves("snapshot", calls), last_snapshot, end,
-        )  # fmt: skip
-        state = types.SimpleNamespace(tracks="averages")
+        calls: list[Any] = []
+        due = []
+        checkpoints: Any = Saves("checkpoint", calls)
+        snapshots: Any = Saves("snapshot", calls)
+        info = DataInfo((8, 8, 1), None, None)
+        one = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
+        state: Any = types.SimpleNamespace(tracks="averages")
         for step in range(1, end + 1):
             clock.now += 60 * minutes
             if one.due(step, stop=step == stop_at):
@@ -91,10 +93,10 @@ def test_the_clock_counts_from_the_last_checkpoint(saved):
 
 
 def dispatch(*losses):
-    losses = jnp.array(losses, jnp.float32)
+    values = jnp.array(losses, jnp.float32)
     quarters = jnp.zeros((len(losses), 4))
     return {
-        "loss": losses, "grad_norm": losses, "finite": jnp.isfinite(losses),
+        "loss": values, "grad_norm": values, "finite": jnp.isfinite(values),
         "loss_by_quarter": quarters, "share_by_quarter": quarters,
     }  # fmt: skip
 
