@@ -66,7 +66,8 @@ def check_fields(options: Any) -> None:
     Only numbers are held against bounds: what JAX puts there while it traces is not
     looked at.
     """
-    for name, hint in field_types(type(options)).items():
+    cls: Any = type(options)
+    for name, hint in field_types(cls).items():
         check_value(name, getattr(options, name), hint)
 
 
@@ -150,7 +151,7 @@ def _bound(bound: Any, kind: type) -> tuple[str, Callable[[Any], bool]]:
     raise NotImplementedError(bound)
 
 
-def _interval(bound: Interval, kind: type) -> str:
+def _interval(bound: Any, kind: type) -> str:
     """An interval in words: "in 1..1000" of integers, else such as "in [0, 1)"."""
     if kind is int:
         most = f"2^{bound.lt.bit_length() - 1} - 1" if bound.lt else bound.le

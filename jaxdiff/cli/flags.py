@@ -120,7 +120,7 @@ def _bounds_in_help(tyro: Any) -> Any:
     registry = tyro.constructors.ConstructorRegistry()
     read: list[Any] = []  # the class that tyro's own rule reads now
 
-    @registry.struct_rule  # type: ignore[untyped-decorator]
+    @registry.struct_rule
     def rule(info: Any) -> Any:
         if not dataclasses.is_dataclass(info.type) or info.type in read:
             return None
