@@ -1,15 +1,25 @@
 """What is wrong with a command line, in one line: `flags` asks when tyro refuses it.
 
-tyro tells it in boxes, and gives no other account of it. So what is to blame is found
-by reading the line once more without each of its flags.
+tyro prints its reason in boxes, and gives no other account of it. So the words are
+checked once more, against a table of the flags.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import option_name, union_members
@@ -66,51 +76,109 @@ def check_words(args: Sequence[str]) -> None:
         given[name] = " ".join(group)
 
 
-def explain(
-    outcome: Outcome, args: Sequence[str], read: Callable[[list[str]], Outcome]
-) -> str:
+def explain(outcome: Outcome, args: Sequence[str]) -> str:
     """What is wrong, which value, what to do.
 
     Args:
         outcome: what came of the line.
         args: the line.
-        read: reads another line.
     """
     groups = groups_of(args)
-    flags = dict(_flags(outcome.options))
+    flags = _flags(outcome.options)
     if outcome.left and not outcome.refusal:
         return _unrecognized(outcome, groups, flags)
-    to_blame = []
-    for i, group in enumerate(groups):
-        rest = [word for g in groups[:i] + groups[i + 1 :] for word in g]
-        without = read(rest)
-        # Where words are left over it chose what their flags belong to.
-        if without.refusal != outcome.refusal and not without.left:
-            to_blame.append(flag_of(group))
+    given: dict[str, tuple[str, Any]] = {}
+    for name, values in map(flag_of, groups):
+        flag = flags.get(name.replace("_", "-"))
+        if flag is None:
+            continue
+        try:
+            value = _value(values, flag.hint)
+        except ValueError:
+            return f"{name} takes {_expected(flag.hint)}; {_got(values, flag.hint)}"
+        if not union_members(flag.hint):
+            given[name] = flag.path, not value if flag.negated else value
     if outcome.own:
-        names = " and ".join(flag for flag, _ in to_blame)
+        names = " and ".join(_to_blame(outcome, given))
         return f"{names}: {outcome.refusal}" if names else outcome.refusal
-    for flag, values in to_blame:
-        hint = flags.get(flag.replace("_", "-"))
-        members = [option_name(member) for member in union_members(hint)]
-        if hint is not None and not (len(values) == 1 and values[0] in members):
-            return f"{flag} takes {_expected(hint)}; {_got(values, hint)}"
     # What tyro may refuse besides: its own words, without their box.
     boxless = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯|]|-{3,}", " ", outcome.refusal)
     return " ".join(boxless.split())
 
 
+def _to_blame(outcome: Outcome, given: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
+    """The flags without any of which an option class would give another answer."""
+    if _refusal(outcome.options, dict(given.values())) == outcome.refusal:
+        for name in given:
+            others = [place for other, place in given.items() if other != name]
+            if _refusal(outcome.options, dict(others)) != outcome.refusal:
+                yield name
+
+
+def _refusal(options: Sequence[Any], values: Mapping[str, Any]) -> str:
+    """Why option classes refuse values, given by path; "" where they do not."""
+    try:
+        for option in options:
+            _changed(option, values)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _changed(option: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """The option class with the values, given by path."""
+    changes = {}
+    for field in dataclasses.fields(option):
+        value, path = getattr(option, field.name), f"{prefix}{field.name}"
+        if path in values:
+            changes[field.name] = values[path]
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _changed(value, values, f"{path}.")
+    return dataclasses.replace(option, **changes)
+
+
+def _value(values: Sequence[str], hint: Any) -> Any:
+    """A flag's words as its type has them.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    kinds = get_args(hint)
+    if hint is bool and not values:
+        return True
+    if names := _names(hint):
+        (word,) = values
+        if word not in names:
+            raise ValueError(word)
+        return names[word]
+    if get_origin(hint) in (Union, UnionType):
+        if NoneType in kinds and values == ["None"]:
+            return None
+        for kind in kinds:
+            with contextlib.suppress(ValueError):
+                return _value(values, kind)
+    elif get_origin(hint) is tuple:
+        if kinds[-1] is Ellipsis:
+            kinds = len(values) * kinds[:1]
+        pairs = zip(values, kinds, strict=True)
+        return tuple(_value([word], kind) for word, kind in pairs)
+    elif hint in _KINDS:
+        (word,) = values
+        return hint(word)
+    raise ValueError(values)
+
+
 def _unrecognized(
-    outcome: Outcome, groups: list[list[str]], flags: dict[str, Any]
+    outcome: Outcome, groups: list[list[str]], flags: Mapping[str, "_Flag"]
 ) -> str:
     """What to do about words that no flag took."""
     word = next(filter(_is_flag, outcome.left), outcome.left[0])
     if not _is_flag(word):
-        group = next(g for g in groups if word in g)
-        flag, _ = flag_of(group)
-        if flag.replace("_", "-") in flags:
-            takes = _expected(flags[flag.replace("_", "-")])
-            return f"unrecognized argument {word!r} after {flag}, which takes {takes}"
+        name = next(name for name, values in map(flag_of, groups) if word in values)
+        flag = flags.get(name.replace("_", "-"))
+        if flag is not None:
+            takes = _expected(flag.hint)
+            return f"unrecognized argument {word!r} after {name}, which takes {takes}"
         first = next(iter(flags))
         return (
             f"unrecognized argument {word!r}; a value goes with an option, as in "
@@ -127,13 +195,8 @@ def _unrecognized(
             return (
                 f"{what} with {path[:-1]} {chosen}; it goes with {' or '.join(owners)}"
             )
-    negated = [
-        re.sub(r"(^--|.*\.)", r"\1no-", flag, count=1)
-        for flag, hint in flags.items()
-        if hint is bool
-    ]
     # Without the hyphens, which all have in common.
-    known = {flag.lstrip("-"): flag for flag in [*flags, *negated, *HELP]}
+    known = {flag.lstrip("-"): flag for flag in [*flags, *HELP]}
     close = difflib.get_close_matches(name.lstrip("-").replace("_", "-"), known, n=1)
     return f"{what}; perhaps you meant {known[close[0]]}" if close else what
 
@@ -141,10 +204,8 @@ def _unrecognized(
 def _expected(hint: Any) -> str:
     """What a flag takes: "an INT"."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    if names := [option_name(member) for member in union_members(hint)]:
+    if names := _names(hint):
         return f"one of {', '.join(names)}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
     if hint is bool:
         return "no value"
     if get_origin(hint) is not tuple:
@@ -158,14 +219,19 @@ def _got(values: list[str], hint: Any) -> str:
     if not values:
         return "got no value"
     got = f"got {' '.join(values)!r}"
-    names = [option_name(member) for member in union_members(hint)]
-    names = names or list(get_args(hint) if get_origin(hint) is Literal else ())
-    if close := difflib.get_close_matches(values[0], map(str, names), n=1):
+    if close := difflib.get_close_matches(values[0], _names(hint), n=1):
         return f"{got}, perhaps you meant {close[0]}"
     scan_steps = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
     if scan_steps and any(mark in got for mark in ",[("):
         return f"{got}: put spaces between them, and no other marks"
     return got
+
+
+def _names(hint: Any) -> dict[str, Any]:
+    """The words of which a flag takes one, and what each stands for; {} for others."""
+    if get_origin(hint) is Literal:
+        return {str(value): value for value in get_args(hint)}
+    return {option_name(member): member for member in union_members(hint)}
 
 
 def choices(
@@ -177,11 +243,25 @@ def choices(
             yield path, union_members(hint), value
 
 
-def _flags(options: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Every flag, and its type."""
+class _Flag(NamedTuple):
+    """Where a flag's field is, its type, and whether the flag turns it off."""
+
+    path: str
+    hint: Any
+    negated: bool = False
+
+
+def _flags(options: Sequence[Any]) -> dict[str, _Flag]:
+    """Every flag of option classes."""
+    found = {}
     for path, hint, value in _fields(options):
         if union_members(hint) or not dataclasses.is_dataclass(value):
-            yield f"--{path}".replace("_", "-"), hint
+            flag = f"--{path}".replace("_", "-")
+            found[flag] = _Flag(path, hint)
+            if hint is bool:
+                negated = re.sub(r"(--|\.)(?=[^.]+$)", r"\1no-", flag)
+                found[negated] = _Flag(path, hint, negated=True)
+    return found
 
 
 def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -14,7 +14,6 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.cli.flag_errors import (
@@ -54,8 +53,7 @@ def parse(
         check_words(args)
     outcome = _read(options, args, prog, description)
     if outcome.refusal or outcome.left:
-        again = partial(_read, options, prog=prog, description=description)
-        reason = explain(outcome, words, again)
+        reason = explain(outcome, words)
         raise InputError(reason if outcome.own else f"{reason}; see {prog} --help")
     return outcome.options
 

@@ -14,7 +14,8 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli.flag_errors import Outcome, explain
 from jaxdiff.cli.flags import option_name, parse
-from jaxdiff.cli.program import SampleOptions, TrainOptions
+from jaxdiff.cli.sample import SampleOptions
+from jaxdiff.cli.train import TrainOptions
 from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -331,6 +332,14 @@ SEE = "; see program --help"
             "--sampling.clip True",
             "unrecognized argument 'True' after --sampling.clip, which takes no value",
         ),
+        *(
+            (f"{flag}=True", f"unrecognized argument 'True' after {flag}, which takes")
+            for flag in ("--sampling.clip", "--sampling.no-clip", "--no-conditional")
+        ),
+        ("--sampling.clip True --seed x", "--sampling.clip takes no value; got 'True'"),
+        # Of several mistakes, the first value that does not fit:
+        ("--qqq 3 --seed x --upkeep.keep y", "--seed takes an INT; got 'x'"),
+        ("--seed -x", "--seed takes an INT; got no value"),
         # What the shell or a text program left:
         ("—seed 1", "'—seed' begins with '—', which is no hyphen: type --seed"),
         (
@@ -383,7 +392,7 @@ def test_the_answer_does_not_hang_on_the_terminal(capsys, monkeypatch):
 def test_what_tyro_refuses_besides_is_one_line_too():
     box = "\x1b[31m╭─ Title ──╮\x1b[0m\n│ It is    │\n│ so.      │\n╰──────────╯\n"
     outcome = Outcome([CONFIG], [], box)
-    assert explain(outcome, ["--seed", "1"], lambda args: outcome) == "Title It is so."
+    assert explain(outcome, ["--seed", "1"]) == "Title It is so."
 
 
 def test_no_name_of_the_inside_is_shown(capsys):
