@@ -4,30 +4,19 @@ tyro prints its reason in boxes, and gives no other account of it. So the words 
 checked once more, against a table of the flags.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import NoneType, UnionType
-from typing import (
-    Any,
-    Literal,
-    NamedTuple,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Any, NamedTuple, get_args, get_origin
 
+from jaxdiff.cli.flag_table import KINDS, Flag, choices, flags_of, names_of, read
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import option_name, union_members
 
 HELP = ("-h", "--help")
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What text programs make of the hyphen."""
-_KINDS = {int: "an INT", float: "a FLOAT", str: "a TEXT", Path: "a PATH"}
 
 
 class Outcome(NamedTuple):
@@ -84,7 +73,7 @@ def explain(outcome: Outcome, args: Sequence[str]) -> str:
         args: the line.
     """
     groups = groups_of(args)
-    flags = _flags(outcome.options)
+    flags = flags_of(outcome.options)
     if outcome.left and not outcome.refusal:
         return _unrecognized(outcome, groups, flags)
     given: dict[str, tuple[str, Any]] = {}
@@ -93,7 +82,7 @@ def explain(outcome: Outcome, args: Sequence[str]) -> str:
         if flag is None:
             continue
         try:
-            value = _value(values, flag.hint)
+            value = read(values, flag.hint)
         except ValueError:
             return f"{name} takes {_expected(flag.hint)}; {_got(values, flag.hint)}"
         if not union_members(flag.hint):
@@ -107,7 +96,7 @@ def explain(outcome: Outcome, args: Sequence[str]) -> str:
 
 
 def _to_blame(outcome: Outcome, given: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
-    """The flags without any of which an option class would give another answer."""
+    """The flags without which the option classes would give another answer."""
     if _refusal(outcome.options, dict(given.values())) == outcome.refusal:
         for name in given:
             others = [place for other, place in given.items() if other != name]
@@ -137,39 +126,8 @@ def _changed(option: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
     return dataclasses.replace(option, **changes)
 
 
-def _value(values: Sequence[str], hint: Any) -> Any:
-    """A flag's words as its type has them.
-
-    Raises:
-        ValueError: they do not fit.
-    """
-    kinds = get_args(hint)
-    if hint is bool and not values:
-        return True
-    if names := _names(hint):
-        (word,) = values
-        if word not in names:
-            raise ValueError(word)
-        return names[word]
-    if get_origin(hint) in (Union, UnionType):
-        if NoneType in kinds and values == ["None"]:
-            return None
-        for kind in kinds:
-            with contextlib.suppress(ValueError):
-                return _value(values, kind)
-    elif get_origin(hint) is tuple:
-        if kinds[-1] is Ellipsis:
-            kinds = len(values) * kinds[:1]
-        pairs = zip(values, kinds, strict=True)
-        return tuple(_value([word], kind) for word, kind in pairs)
-    elif hint in _KINDS:
-        (word,) = values
-        return hint(word)
-    raise ValueError(values)
-
-
 def _unrecognized(
-    outcome: Outcome, groups: list[list[str]], flags: Mapping[str, "_Flag"]
+    outcome: Outcome, groups: list[list[str]], flags: Mapping[str, Flag]
 ) -> str:
     """What to do about words that no flag took."""
     word = next(filter(_is_flag, outcome.left), outcome.left[0])
@@ -204,13 +162,13 @@ def _unrecognized(
 def _expected(hint: Any) -> str:
     """What a flag takes: "an INT"."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    if names := _names(hint):
+    if names := names_of(hint):
         return f"one of {', '.join(names)}"
     if hint is bool:
         return "no value"
     if get_origin(hint) is not tuple:
-        return " or ".join(_KINDS.get(kind) or _expected(kind) for kind in kinds)
-    one = _KINDS[kinds[0]].split()[1]
+        return " or ".join(KINDS.get(kind) or _expected(kind) for kind in kinds)
+    one = KINDS[kinds[0]].split()[1]
     return f"{one} {one} ..." if kinds[-1] is Ellipsis else " ".join(len(kinds) * [one])
 
 
@@ -219,60 +177,12 @@ def _got(values: list[str], hint: Any) -> str:
     if not values:
         return "got no value"
     got = f"got {' '.join(values)!r}"
-    if close := difflib.get_close_matches(values[0], _names(hint), n=1):
+    if close := difflib.get_close_matches(values[0], names_of(hint), n=1):
         return f"{got}, perhaps you meant {close[0]}"
     scan_steps = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
     if scan_steps and any(mark in got for mark in ",[("):
         return f"{got}: put spaces between them, and no other marks"
     return got
-
-
-def _names(hint: Any) -> dict[str, Any]:
-    """The words of which a flag takes one, and what each stands for; {} for others."""
-    if get_origin(hint) is Literal:
-        return {str(value): value for value in get_args(hint)}
-    return {option_name(member): member for member in union_members(hint)}
-
-
-def choices(
-    options: Sequence[Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[type, ...], Any]]:
-    """Path, members and present value of every choice below option classes."""
-    for path, hint, value in _fields(options, prefix):
-        if union_members(hint):
-            yield path, union_members(hint), value
-
-
-class _Flag(NamedTuple):
-    """Where a flag's field is, its type, and whether the flag turns it off."""
-
-    path: str
-    hint: Any
-    negated: bool = False
-
-
-def _flags(options: Sequence[Any]) -> dict[str, _Flag]:
-    """Every flag of option classes."""
-    found = {}
-    for path, hint, value in _fields(options):
-        if union_members(hint) or not dataclasses.is_dataclass(value):
-            flag = f"--{path}".replace("_", "-")
-            found[flag] = _Flag(path, hint)
-            if hint is bool:
-                negated = re.sub(r"(--|\.)(?=[^.]+$)", r"\1no-", flag)
-                found[negated] = _Flag(path, hint, negated=True)
-    return found
-
-
-def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Path, type and value of every field below option classes."""
-    for option in options:
-        hints = get_type_hints(type(option))
-        for field in dataclasses.fields(option):
-            value, path = getattr(option, field.name), f"{prefix}{field.name}"
-            yield path, hints[field.name], value
-            if dataclasses.is_dataclass(value):
-                yield from _fields([value], f"{path}.")
 
 
 def groups_of(args: Sequence[str]) -> list[list[str]]:

@@ -20,11 +20,11 @@ from jaxdiff.cli.flag_errors import (
     HELP,
     Outcome,
     check_words,
-    choices,
     explain,
     flag_of,
     groups_of,
 )
+from jaxdiff.cli.flag_table import choices
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 

@@ -13,6 +13,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli.flag_errors import Outcome, explain
+from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
@@ -219,6 +220,16 @@ def test_every_field_is_a_flag():
     assert all(at(ALL, path) != at(start, path) for path in fields)
     flags = [a for path in fields for a in arguments(path, at(ALL, path))]
     assert run(*flags, config=start) == ALL
+
+
+def test_values_are_checked_as_they_are_read():
+    flags = flags_of([ALL])
+    for path, _, _ in walk(ALL):
+        name, *words = arguments(path, at(ALL, path))
+        flag = flags[name.replace("_", "-")]
+        value = read(words, flag.hint)
+        assert flag.path == path
+        assert (not value if flag.negated else value) == at(ALL, path)
 
 
 def test_several_options_are_read_at_once_into_their_own_classes():
