@@ -182,7 +182,7 @@ _MODULES = {
     "continuous": "schedules.continuous",
     "cores": "parallel.cpu_devices",
     "denoiser": "denoisers.network",
-    "diffusers": "pretrained",
+    "diffusers": "pretrained cli.convert",
     "draw": "cli.sample cli.sampling_options",
     "ema": "training.ema",
     "evaluate": "cli.evaluate",

@@ -6,7 +6,6 @@ whole chain of T steps, which all others approximate, and of as many held-out im
 All samplers start from the same noise, and draw the same labels.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,19 +14,17 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of, with_steps
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.report import page
 from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.samplers import DDPM, Sampler
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
-
-Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
-"""From (images, labels, training images, training labels) the share of images that show
-their class."""
 
 SAMPLERS = (
     "ancestral",
@@ -85,7 +82,7 @@ class Quality(NamedTuple):
     distance: float
 
 
-def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
+def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
     """Compares samplers on a trained run: a table, a record and pictures."""
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")
@@ -133,6 +130,7 @@ def compare(run: Run, options: CompareOptions, judge: Judge | None) -> None:
             pictures[name, evaluations] = images[: options.columns]
     if is_first():
         _write(options, run, found, pictures)
+        page.refresh(options.workdir)
 
 
 def _steps(sampler: Sampler, evaluations: int) -> int:

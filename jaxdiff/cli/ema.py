@@ -28,6 +28,7 @@ from jaxdiff.evaluation.fidelity import Comparison, check_num
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.kid import kernel_distance
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.report import page
 from jaxdiff.runs.load import Run, load, load_data_of
 from jaxdiff.runs.post_hoc_ema import stored_lengths
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
@@ -73,7 +74,7 @@ class Average(NamedTuple):
     standard_error: float
 
 
-def averages(run: Run, options: AveragesOptions) -> None:
+def averages(options: AveragesOptions, run: Run) -> None:
     """Compares averages of a trained run: a table, a record and a picture."""
     check_seed(options.seed)
     kept = stored_lengths(run.experiment)
@@ -131,6 +132,7 @@ def averages(run: Run, options: AveragesOptions) -> None:
     write_json_atomic(options.workdir / "ema.json", record)
     _draw(options.workdir / "ema.png", floor, found, decay)
     print(f"ema.json and ema.png are in {options.workdir}")
+    page.refresh(options.workdir)
 
 
 def _spread(shortest: float, longest: float) -> tuple[float, ...]:

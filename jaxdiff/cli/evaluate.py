@@ -28,6 +28,7 @@ from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.fidelity import MOST, Fidelity, check_num, evaluate_samples
 from jaxdiff.evaluation.reference_statistics import load_statistics
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.report import page
 from jaxdiff.runs.load import Run, load_data_of
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
@@ -87,7 +88,7 @@ class Figure(NamedTuple):
         return f"  {self.name:<44}{told}"
 
 
-def evaluate(run: Run, options: EvaluateOptions) -> None:
+def evaluate(options: EvaluateOptions, run: Run) -> None:
     """Evaluates a trained run: figures on the screen and in a file, and pictures."""
     ensure_writable(options.workdir)
     check_seed(options.seed)
@@ -188,6 +189,7 @@ def evaluate(run: Run, options: EvaluateOptions) -> None:
     }
     write_json_atomic(options.workdir / "evaluation.json", record)
     print(f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}")
+    page.refresh(options.workdir)
 
 
 def _likely(found: Likelihood, note: str) -> list[Figure]:

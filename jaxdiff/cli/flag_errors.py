@@ -1,23 +1,22 @@
 """What is wrong with a command line, in one line: `flags` asks when tyro refuses it.
 
-tyro tells it in boxes, and gives no other account of it. So what is to blame is found
-by reading the line once more without each of its flags.
+tyro prints its reason in boxes, and gives no other account of it. So the words are
+checked once more, against a table of the flags.
 """
 
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, get_args, get_origin
 
+from jaxdiff.cli.flag_table import KINDS, Flag, choices, flags_of, names_of, read
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import option_name, union_members
 
 HELP = ("-h", "--help")
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """What text programs make of the hyphen."""
-_KINDS = {int: "an INT", float: "a FLOAT", str: "a TEXT", Path: "a PATH"}
 
 
 class Outcome(NamedTuple):
@@ -66,51 +65,78 @@ def check_words(args: Sequence[str]) -> None:
         given[name] = " ".join(group)
 
 
-def explain(
-    outcome: Outcome, args: Sequence[str], read: Callable[[list[str]], Outcome]
-) -> str:
+def explain(outcome: Outcome, args: Sequence[str]) -> str:
     """What is wrong, which value, what to do.
 
     Args:
         outcome: what came of the line.
         args: the line.
-        read: reads another line.
     """
     groups = groups_of(args)
-    flags = dict(_flags(outcome.options))
+    flags = flags_of(outcome.options)
     if outcome.left and not outcome.refusal:
         return _unrecognized(outcome, groups, flags)
-    to_blame = []
-    for i, group in enumerate(groups):
-        rest = [word for g in groups[:i] + groups[i + 1 :] for word in g]
-        without = read(rest)
-        # Where words are left over it chose what their flags belong to.
-        if without.refusal != outcome.refusal and not without.left:
-            to_blame.append(flag_of(group))
+    given: dict[str, tuple[str, Any]] = {}
+    for name, values in map(flag_of, groups):
+        flag = flags.get(name.replace("_", "-"))
+        if flag is None:
+            continue
+        try:
+            value = read(values, flag.hint)
+        except ValueError:
+            return f"{name} takes {_expected(flag.hint)}; {_got(values, flag.hint)}"
+        if not union_members(flag.hint):
+            given[name] = flag.path, not value if flag.negated else value
     if outcome.own:
-        names = " and ".join(flag for flag, _ in to_blame)
+        names = " and ".join(_to_blame(outcome, given))
         return f"{names}: {outcome.refusal}" if names else outcome.refusal
-    for flag, values in to_blame:
-        hint = flags.get(flag.replace("_", "-"))
-        members = [option_name(member) for member in union_members(hint)]
-        if hint is not None and not (len(values) == 1 and values[0] in members):
-            return f"{flag} takes {_expected(hint)}; {_got(values, hint)}"
     # What tyro may refuse besides: its own words, without their box.
     boxless = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯|]|-{3,}", " ", outcome.refusal)
     return " ".join(boxless.split())
 
 
+def _to_blame(outcome: Outcome, given: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
+    """The flags without which the option classes would give another answer."""
+    if _refusal(outcome.options, dict(given.values())) == outcome.refusal:
+        for name in given:
+            others = [place for other, place in given.items() if other != name]
+            if _refusal(outcome.options, dict(others)) != outcome.refusal:
+                yield name
+
+
+def _refusal(options: Sequence[Any], values: Mapping[str, Any]) -> str:
+    """Why option classes refuse values, given by path; "" where they do not."""
+    try:
+        for option in options:
+            _changed(option, values)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
+def _changed(option: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
+    """The option class with the values, given by path."""
+    changes = {}
+    for field in dataclasses.fields(option):
+        value, path = getattr(option, field.name), f"{prefix}{field.name}"
+        if path in values:
+            changes[field.name] = values[path]
+        elif dataclasses.is_dataclass(value):
+            changes[field.name] = _changed(value, values, f"{path}.")
+    return dataclasses.replace(option, **changes)
+
+
 def _unrecognized(
-    outcome: Outcome, groups: list[list[str]], flags: dict[str, Any]
+    outcome: Outcome, groups: list[list[str]], flags: Mapping[str, Flag]
 ) -> str:
     """What to do about words that no flag took."""
     word = next(filter(_is_flag, outcome.left), outcome.left[0])
     if not _is_flag(word):
-        group = next(g for g in groups if word in g)
-        flag, _ = flag_of(group)
-        if flag.replace("_", "-") in flags:
-            takes = _expected(flags[flag.replace("_", "-")])
-            return f"unrecognized argument {word!r} after {flag}, which takes {takes}"
+        name = next(name for name, values in map(flag_of, groups) if word in values)
+        flag = flags.get(name.replace("_", "-"))
+        if flag is not None:
+            takes = _expected(flag.hint)
+            return f"unrecognized argument {word!r} after {name}, which takes {takes}"
         first = next(iter(flags))
         return (
             f"unrecognized argument {word!r}; a value goes with an option, as in "
@@ -127,13 +153,8 @@ def _unrecognized(
             return (
                 f"{what} with {path[:-1]} {chosen}; it goes with {' or '.join(owners)}"
             )
-    negated = [
-        re.sub(r"(^--|.*\.)", r"\1no-", flag, count=1)
-        for flag, hint in flags.items()
-        if hint is bool
-    ]
     # Without the hyphens, which all have in common.
-    known = {flag.lstrip("-"): flag for flag in [*flags, *negated, *HELP]}
+    known = {flag.lstrip("-"): flag for flag in [*flags, *HELP]}
     close = difflib.get_close_matches(name.lstrip("-").replace("_", "-"), known, n=1)
     return f"{what}; perhaps you meant {known[close[0]]}" if close else what
 
@@ -141,15 +162,13 @@ def _unrecognized(
 def _expected(hint: Any) -> str:
     """What a flag takes: "an INT"."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
-    if names := [option_name(member) for member in union_members(hint)]:
+    if names := names_of(hint):
         return f"one of {', '.join(names)}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
     if hint is bool:
         return "no value"
     if get_origin(hint) is not tuple:
-        return " or ".join(_KINDS.get(kind) or _expected(kind) for kind in kinds)
-    one = _KINDS[kinds[0]].split()[1]
+        return " or ".join(KINDS.get(kind) or _expected(kind) for kind in kinds)
+    one = KINDS[kinds[0]].split()[1]
     return f"{one} {one} ..." if kinds[-1] is Ellipsis else " ".join(len(kinds) * [one])
 
 
@@ -158,41 +177,12 @@ def _got(values: list[str], hint: Any) -> str:
     if not values:
         return "got no value"
     got = f"got {' '.join(values)!r}"
-    names = [option_name(member) for member in union_members(hint)]
-    names = names or list(get_args(hint) if get_origin(hint) is Literal else ())
-    if close := difflib.get_close_matches(values[0], map(str, names), n=1):
+    if close := difflib.get_close_matches(values[0], names_of(hint), n=1):
         return f"{got}, perhaps you meant {close[0]}"
     scan_steps = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
     if scan_steps and any(mark in got for mark in ",[("):
         return f"{got}: put spaces between them, and no other marks"
     return got
-
-
-def choices(
-    options: Sequence[Any], prefix: str = ""
-) -> Iterator[tuple[str, tuple[type, ...], Any]]:
-    """Path, members and present value of every choice below option classes."""
-    for path, hint, value in _fields(options, prefix):
-        if union_members(hint):
-            yield path, union_members(hint), value
-
-
-def _flags(options: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Every flag, and its type."""
-    for path, hint, value in _fields(options):
-        if union_members(hint) or not dataclasses.is_dataclass(value):
-            yield f"--{path}".replace("_", "-"), hint
-
-
-def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Path, type and value of every field below option classes."""
-    for option in options:
-        hints = get_type_hints(type(option))
-        for field in dataclasses.fields(option):
-            value, path = getattr(option, field.name), f"{prefix}{field.name}"
-            yield path, hints[field.name], value
-            if dataclasses.is_dataclass(value):
-                yield from _fields([value], f"{path}.")
 
 
 def groups_of(args: Sequence[str]) -> list[list[str]]:

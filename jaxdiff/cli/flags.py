@@ -14,7 +14,6 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from functools import partial
 from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.checks import bounds_of
@@ -22,11 +21,11 @@ from jaxdiff.cli.flag_errors import (
     HELP,
     Outcome,
     check_words,
-    choices,
     explain,
     flag_of,
     groups_of,
 )
+from jaxdiff.cli.flag_table import choices
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
@@ -55,8 +54,7 @@ def parse(
         check_words(args)
     outcome = _read(options, args, prog, description)
     if outcome.refusal or outcome.left:
-        again = partial(_read, options, prog=prog, description=description)
-        reason = explain(outcome, words, again)
+        reason = explain(outcome, words)
         raise InputError(reason if outcome.own else f"{reason}; see {prog} --help")
     return outcome.options
 

@@ -4,165 +4,115 @@ import contextlib
 import difflib
 import os
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
-from jaxdiff import plots
-from jaxdiff.cli.compare import CompareOptions, Judge, compare
+from jaxdiff.cli.command import (
+    CONFIG,
+    DATA,
+    EXPERIMENT,
+    JUDGE,
+    MODEL,
+    USUAL_MODEL,
+    Command,
+    File,
+    Judge,
+)
+from jaxdiff.cli.compare import CompareOptions, compare
+from jaxdiff.cli.convert import (
+    ExportOptions,
+    ImportOptions,
+    export_model,
+    import_model,
+)
 from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
-from jaxdiff.cli.flags import parse, value_of
-from jaxdiff.cli.progress import bar
+from jaxdiff.cli.flags import parse
 from jaxdiff.cli.replay import ReplayOptions, replay
-from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
+from jaxdiff.cli.report import ReportOptions, report
+from jaxdiff.cli.reproduce import ReproduceOptions, reproduce_or_exit
 from jaxdiff.cli.sample import SampleOptions, draw
-from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.cli.statistics import StatisticsOptions, statistics
-from jaxdiff.data import to_uint8
+from jaxdiff.cli.status import StatusOptions, status
+from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.errors import InputError, NonFiniteError
-from jaxdiff.parallel import Parallel, Pmap, cpu_devices, processes
+from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
-from jaxdiff.pretrained import (
-    from_diffusers,
-    to_diffusers,
-    write_run,
-)
-from jaxdiff.pretrained.convert import ExportOptions, ImportOptions
-from jaxdiff.report import page, run_pictures
-from jaxdiff.report.status import status
-from jaxdiff.runs.fine_tune import with_model_of
-from jaxdiff.runs.folder import CONFIG, read_config
-from jaxdiff.runs.load import load
-from jaxdiff.runs.log import last_start
-from jaxdiff.runs.train import run_training
-from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
-COMMANDS = (
-    "run", "train", "sample", "compare", "evaluate", "ema", "statistics", "report",
-    "status", "replay", "reproduce", "import", "export",
-)  # fmt: skip
+COMMANDS = {command.name: command for command in (
+    Command(
+        "run", TrainOptions, run,
+        "(the default) trains, samples and draws pictures",
+        needs=(EXPERIMENT, JUDGE),
+    ),
+    Command("train", TrainOptions, train, "only trains", needs=(EXPERIMENT,)),
+    Command(
+        "sample", SampleOptions, draw,
+        "draws images from a trained run, by any sampler",
+        needs=(MODEL,),
+    ),
+    Command(
+        "compare", CompareOptions, compare,
+        "tells how good each sampler is at how many network evaluations",
+        needs=(MODEL, JUDGE),
+    ),
+    Command(
+        "evaluate", EvaluateOptions, evaluate,
+        "tells how likely held-out images are and how like them the samples",
+        needs=(MODEL,),
+    ),
+    Command(
+        "ema", AveragesOptions, averages,
+        "tells which average of the parameters draws the best ones",
+        needs=(USUAL_MODEL,),
+    ),
+    Command(
+        "statistics", StatisticsOptions, statistics,
+        "writes what a Frechet distance needs of any data set",
+        needs=(DATA,),
+    ),
+    Command(
+        "report", ReportOptions, report, "writes a page of the run, report.html"
+    ),
+    Command("status", StatusOptions, status, "says what a run folder holds"),
+    Command(
+        "replay", ReplayOptions, replay, "takes one step again, to look at its batch"
+    ),
+    Command(
+        "reproduce", ReproduceOptions, reproduce_or_exit,
+        "runs a run again and compares",
+    ),
+    Command(
+        "import", ImportOptions, import_model,
+        "makes a run folder of a model of Hugging Face's diffusers",
+        needs=(CONFIG,), words=("path", "workdir"),
+    ),
+    Command(
+        "export", ExportOptions, export_model,
+        "makes such a model of a run", words=("workdir", "path"),
+    ),
+)}  # fmt: skip
+"""Every command, by its name."""
 NOT_FINITE = 4
 """The exit code of a training whose loss is not finite."""
 HELP = """
-Commands: run (the default) trains, samples and draws pictures; train only trains;
-sample draws images from a trained run, by any sampler; compare tells how good each
-sampler is at how many network evaluations; evaluate tells how likely held-out images
-are and how like them the samples; ema tells which average of the parameters draws the
-best ones; statistics writes what a Frechet distance needs of any data set; report
-writes a page of the run, report.html; status says what a run folder holds; replay takes
-one step again, to look at its batch; reproduce runs a run again and compares; import
-PATH WORKDIR makes a run folder of a model of Hugging Face's diffusers, and export
-WORKDIR PATH such a model of a run. Each has its own flags and --help.
+Commands: {}. Each has its own flags and --help.
 
 Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
 full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
 SIGTERM, once the step is saved.
-"""
-PER_CLASS = 20
-"""Samples a class that `run` draws and judges."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions:
-    """Where a run lives."""
-
-    workdir: Path
-    """The run folder; a run that is there goes on from its newest checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReportOptions:
-    """Which run to put on a page."""
-
-    workdir: Path
-    """The run folder; report.html is written there."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StatusOptions:
-    """Which run to look at."""
-
-    workdir: Path
-    """The run folder; it is only read, also while a process trains in it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Devices:
-    """How the devices share a trained model."""
-
-    parallel: Parallel = field(default_factory=Pmap)
-    """How devices share the work; what comes of it does not depend on it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained(Devices):
-    """Which of a run's models is used, and how the devices share it."""
-
-    ema: float | None = None
-    """Take the parameters' average of this relative length, in (0, 0.288), made from
-    those of training.ema-lengths; by default that of constant decay."""
-
-
-OPTIONS: dict[str, Any] = {
-    "sample": SampleOptions,
-    "compare": CompareOptions,
-    "evaluate": EvaluateOptions,
-    "ema": AveragesOptions,
-}
-"""The options of the commands that use a trained model."""
-
-
-WORDS = {"import": ("path", "workdir"), "export": ("workdir", "path")}
-"""What the words after a command are; flags give them too."""
-
-
-def _import(options: ImportOptions, config: Experiment) -> None:
-    """Makes a run folder of a model of diffusers."""
-    if options.path is None:
-        raise InputError("import needs the model's folder: import PATH WORKDIR")
-    run = from_diffusers(
-        options.path, num_steps=options.steps, variant=options.variant,
-        null_class=options.null_class, allow_bin=options.bin, base=config,
-    )  # fmt: skip
-    write_run(run, options.workdir)
-    print(f"the model of '{options.path}' is in {options.workdir}")
-
-
-def _export(options: ExportOptions) -> None:
-    """Makes a model of diffusers of a run."""
-    if options.path is None:
-        raise InputError("export needs a folder to make: export WORKDIR PATH")
-    run = load(options.workdir, ema=options.ema)
-    samplers = () if options.sampler is None else (options.sampler,)
-    (sampling,) = samplings_of(run, samplers, options.steps, None).values()
-    experiment = replace(run.experiment, sampling=sampling)
-    call = to_diffusers(replace(run, experiment=experiment), options.path)
-    given = ", ".join(f"{name}={value}" for name, value in call.items())
-    print(f"the model is in {options.path}; call its pipeline with {given}")
-
-
-def _reproduce(options: ReproduceOptions) -> None:
-    if not reproduce(options):
-        processes.exit_process(1)
-
-
-ON_FOLDERS: dict[str, tuple[Any, Callable[[Any], None]]] = {
-    "report": (ReportOptions, lambda options: page.tell(options.workdir)),
-    "status": (StatusOptions, lambda options: print(status(options.workdir))),
-    "replay": (ReplayOptions, replay),
-    "reproduce": (ReproduceOptions, _reproduce),
-}
-"""The options of the commands that look at a run's folder, and what they do."""
+""".format(
+    "; ".join(
+        " ".join([command.name, *map(str.upper, command.words), command.about])
+        for command in COMMANDS.values()
+    )
+)
 
 
 def main(
@@ -182,10 +132,9 @@ def main(
             `metrics.agreement.label_agreement`.
         args: the command line; the program's own by default.
     """
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        processes.join()
-        with open(os.devnull, "w") as nowhere:
+        with _warnings_of_one_line(), open(os.devnull, "w") as nowhere:
+            processes.join()
             quiet = contextlib.nullcontext()
             with quiet if processes.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(config, description, judge, args)
@@ -219,136 +168,40 @@ def _command(
 ) -> None:
     """Does what the command line says."""
     compilation_cache.enable()
-    command, *rest = list(sys.argv[1:] if args is None else args) or ["run"]
-    if not command[:1].isalnum():
-        command, rest = "run", [command, *rest]
-    program = Path(sys.argv[0])
-    workdir = Path("runs") / program.stem
-    texts = {"prog": f"{program} {command}", "description": description + HELP}
-    words: list[str] = []
-    if command in ("run", "train"):
-        config = _from_init(config, rest, workdir)
-        both = [TrainOptions(workdir=workdir), config]
-        where, experiment = parse(both, rest, **texts)
-        cpu_devices.use(train_devices(experiment))
-        _train(experiment, where.workdir, command == "run", judge)
-        if processes.is_first():
-            page.refresh(where.workdir)
-        return
-    for name in WORDS.get(command, ()):
-        if rest and not rest[0].startswith("-"):
-            words += [f"--{name}", rest.pop(0)]
-    rest = words + rest
-    if command == "import":
-        (wanted,) = parse([ImportOptions(workdir=workdir)], rest, **texts)
-        _import(wanted, config)
-        return
-    if command == "export":
-        (wanted,) = parse([ExportOptions(workdir=workdir)], rest, **texts)
-        _export(wanted)
-        return
-    if command == "statistics":
-        wanted, experiment = parse([StatisticsOptions(), config], rest, **texts)
-        cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
-        statistics(experiment, wanted)
-        return
-    if command in ON_FOLDERS:
-        cls, act = ON_FOLDERS[command]
-        (asked,) = parse([cls(workdir=workdir)], rest, **texts)
-        if command not in ("report", "status"):
-            cpu_devices.use(devices_again(asked.workdir))
-        act(asked)
-        return
-    if command not in OPTIONS:
-        close = difflib.get_close_matches(command, COMMANDS, n=1)
+    name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
+    if not name[:1].isalnum():
+        name, words = "run", [name, *words]
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"perhaps you meant {close[0]!r}? " if close else ""
         raise InputError(
-            f"unknown command {command!r}; {hint}Commands: {', '.join(COMMANDS)}"
+            f"unknown command {name!r}; {hint}Commands: {', '.join(COMMANDS)}"
         )
-    options = OPTIONS[command](workdir=workdir)
-    devices: Devices = Devices() if command == "ema" else Trained()
-    asked, devices = parse([options, devices], rest, **texts)
-    cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
-    ema = devices.ema if isinstance(devices, Trained) else None
-    run = load(asked.workdir, parallel=devices.parallel, ema=ema)
-    if command == "ema":
-        averages(run, asked)
-    elif command == "sample":
-        draw(run, asked)
-    elif command == "compare":
-        compare(run, asked, judge)
-    else:
-        evaluate(run, asked)
-    if command != "sample" and processes.is_first():
-        page.refresh(asked.workdir)
+    command = COMMANDS[name]
+    flags: list[str] = []
+    for word in command.words:
+        if words and not words[0].startswith("-"):
+            flags += [f"--{word}", words.pop(0)]
+    words = flags + words
+    program = Path(sys.argv[0])
+    file = File(config, judge, Path("runs") / program.stem)
+    more = [need.flags(file, words) for need in command.needs if need.flags]
+    options, *more = parse(
+        [command.defaults(file), *more], words,
+        prog=f"{program} {name}", description=description + HELP,
+    )  # fmt: skip
+    command.run(options, *(need.get(file, options, *more) for need in command.needs))
 
 
-def _from_init(config: Experiment, words: Sequence[str], workdir: Path) -> Experiment:
-    """The experiment with the model of the run that --init names.
-
-    A run that goes on needs only its own record of it.
-    """
-    init = value_of("--init", words)
-    if init in (None, "", "None"):
-        return config
-    workdir = Path(value_of("--workdir", words) or workdir)
-    is_there = (workdir / CONFIG).exists()
-    return with_model_of(config, workdir if is_there else Path(init))
-
-
-def train_devices(experiment: Experiment) -> int:
-    """How many CPU devices train best: as many of the cores as divide a batch."""
-    training = experiment.training
-    rows = max(1, training.batch_size // training.accumulate)
-    return experiment.parallel.usable(cpu_devices.available(), rows)
-
-
-def devices_again(workdir: Path) -> int:
-    """As many as a run had, where one process can: others would round differently."""
-    experiment, _ = read_config(workdir)
-    found = last_start(workdir).get("devices")
-    if isinstance(found, dict) and found.get("backend") == "cpu":
-        count = found.get("count")
-        possible = range(1, experiment.training.batch_size + 1)
-        if found.get("processes") == 1 and type(count) is int and count in possible:
-            return count
-    return train_devices(experiment)
-
-
-def _train(
-    experiment: Experiment, workdir: Path, whole_job: bool, judge: Judge | None
-) -> None:
-    """Trains; for the whole job also samples, draws the pictures and judges."""
-    if whole_job:
-        plots.check_installed()
-    start = time.monotonic()
-    trainer = Trainer.of(experiment)
-    run_training(trainer, workdir)
-    print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
-    if not whole_job:
-        return
-    run = load(workdir, parallel=experiment.parallel)
-    dataset = trainer.dataset
-    classes = run.info.num_classes
-    num = PER_CLASS * (classes or 5)
-    labels = None if classes is None else np.arange(num) % classes
-    with bar(num, "sample") as on_chunk:
-        images = run.generate(labels, num, 0, on_chunk=on_chunk)
-    frames = run_pictures.reverse_frames(run)
-    if not processes.is_first():
-        return
-    plots.save_samples(
-        workdir / "samples.png", to_uint8(images), labels, run.info.class_names, 10
-    )
-    run_pictures.save_pictures(run, dataset, frames, workdir)
-    print(f"pictures are in {workdir}: {', '.join(run_pictures.PICTURES)}")
-    if judge and labels is not None and dataset.labels is not None:
-        known = np.asarray(dataset.images)
-        share = judge(to_uint8(images), labels, known, dataset.labels)
-        print(
-            f"label agreement: {share:.1%} of {num} samples are read as the class that "
-            "was asked for"
-        )
+@contextlib.contextmanager
+def _warnings_of_one_line() -> Iterator[None]:
+    """Shows warnings without the place that they are from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def jaxdiff() -> None:

@@ -10,9 +10,11 @@ import numpy as np
 
 from jaxdiff import data, plots
 from jaxdiff.cli.progress import bar
+from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import draw, loss_fn
+from jaxdiff.parallel import cpu_devices
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     NONFINITE,
@@ -52,6 +54,7 @@ def replay(options: ReplayOptions) -> None:
     Raises:
         InputError: there is no such run or step, or its data has changed.
     """
+    cpu_devices.use(devices_again(options.workdir))
     if jax.process_count() > 1:
         raise InputError("replay runs in one process: start it without a launcher")
     workdir, step = options.workdir, options.step

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff.cli.train import devices_again
 from jaxdiff.errors import InputError
-from jaxdiff.parallel import Pmap
-from jaxdiff.parallel.processes import is_first
+from jaxdiff.parallel import Pmap, cpu_devices
+from jaxdiff.parallel.processes import exit_process, is_first
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import last_start
@@ -45,6 +46,7 @@ def reproduce(options: ReproduceOptions) -> bool:
         InputError: there is no run, or it has no checkpoint; or see `train`.
     """
     first = options.workdir
+    cpu_devices.use(devices_again(first))
     again = options.again or first.with_name(first.name + "-again")
     if again.resolve() == first.resolve():
         raise InputError(f"'{again}' is the run itself: give another --again")
@@ -79,6 +81,12 @@ def reproduce(options: ReproduceOptions) -> bool:
             print(f"  {line}")
         print("the same bits" if same else "NOT the same")
     return same
+
+
+def reproduce_or_exit(options: ReproduceOptions) -> None:
+    """Runs a run again; exits with 1 where the two are not the same."""
+    if not reproduce(options):
+        exit_process(1)
 
 
 def digest(tree: Any) -> str:

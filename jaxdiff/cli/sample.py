@@ -55,7 +55,7 @@ class SampleOptions:
     file: a .png, a .gif of the chain, or a .npz."""
 
 
-def draw(run: Run, options: SampleOptions) -> None:
+def draw(options: SampleOptions, run: Run) -> None:
     """Draws images from a trained run and writes them."""
     if options.columns < 1:
         raise InputError(f"columns must be at least 1; got {options.columns}")

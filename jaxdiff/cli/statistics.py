@@ -19,6 +19,7 @@ from jaxdiff.cli.quality_options import (
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.reference_statistics import moments_of
+from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.load import load_data
 from jaxdiff.storage.files import ensure_writable
@@ -37,8 +38,9 @@ class StatisticsOptions(FeatureOptions):
     """How many of these images, the first ones; all by default."""
 
 
-def statistics(experiment: Experiment, options: StatisticsOptions) -> None:
+def statistics(options: StatisticsOptions, experiment: Experiment) -> None:
     """Reads the images of an experiment's data set and writes their statistics."""
+    cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
     out = options.out
     if out.suffix != ".npz":
         raise InputError(f"--out {out}: name a .npz file")

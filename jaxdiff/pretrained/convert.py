@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdiff.errors import InputError
@@ -11,43 +10,6 @@ from jaxdiff.runs.load import Run
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import cannot_write
 from jaxdiff.training.state import TrainState
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportOptions:
-    """What to import, and where to."""
-
-    path: Path | None = None
-    """The model's folder, in the layout of Hugging Face's diffusers; also the first
-    word after the command."""
-    workdir: Path
-    """The run folder to make; also the second word."""
-    steps: int | None = None
-    """Steps of the sampler; by default all times with DDPM, 50 with DDIM, 20 with
-    DPM-Solver++ and UniPC."""
-    variant: str | None = None
-    """Of the weights' files, such as fp16; by default the plain ones, or the only."""
-    null_class: bool = False
-    """The last of the class embeddings stands for no class: guidance needs it."""
-    bin: bool = False
-    """Read a .bin file where there is no safetensors file; nothing in it is run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """What to export, and where to."""
-
-    workdir: Path
-    """The run folder; also the first word after the command."""
-    path: Path | None = None
-    """The folder to make, in the layout of Hugging Face's diffusers; also the second
-    word."""
-    sampler: str | None = None
-    """Another sampler than the run's, such as ddim or dpm-solver:order=2."""
-    steps: int | None = None
-    """How many steps it takes."""
-    ema: float | None = None
-    """Take the parameters' average of this relative length, as `sample` does."""
 
 
 def write_run(run: Run, workdir: Path) -> None:

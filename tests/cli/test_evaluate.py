@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import sys
-import warnings
 from typing import Any
 
 import jax
@@ -61,7 +60,6 @@ def evaluated(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
-        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
         with jax.numpy_dtype_promotion("standard"):
             command(workdir, "train")
             command(
@@ -331,7 +329,6 @@ def test_what_cannot_be_evaluated(evaluated):
 )
 def test_wrong_flags_are_one_line(evaluated, monkeypatch, capsys, flags, message):
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     before = (evaluated / "evaluation.json").read_bytes()
     with pytest.raises(SystemExit) as stop:
         command(evaluated, f"evaluate {flags}")

@@ -14,8 +14,10 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.checks import bounds_of, field_types
 from jaxdiff.cli.flag_errors import Outcome, explain
+from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
-from jaxdiff.cli.program import SampleOptions, TrainOptions
+from jaxdiff.cli.sample import SampleOptions
+from jaxdiff.cli.train import TrainOptions
 from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -221,6 +223,16 @@ def test_every_field_is_a_flag():
     assert run(*flags, config=start) == ALL
 
 
+def test_values_are_checked_as_they_are_read():
+    flags = flags_of([ALL])
+    for path, _, _ in walk(ALL):
+        name, *words = arguments(path, at(ALL, path))
+        flag = flags[name.replace("_", "-")]
+        value = read(words, flag.hint)
+        assert flag.path == path
+        assert (not value if flag.negated else value) == at(ALL, path)
+
+
 def test_several_options_are_read_at_once_into_their_own_classes():
     options = [TrainOptions(workdir=Path("runs")), CONFIG]
     args = ["--workdir", "a/b", "--training.num-steps", "8"]
@@ -332,6 +344,14 @@ SEE = "; see program --help"
             "--sampling.clip True",
             "unrecognized argument 'True' after --sampling.clip, which takes no value",
         ),
+        *(
+            (f"{flag}=True", f"unrecognized argument 'True' after {flag}, which takes")
+            for flag in ("--sampling.clip", "--sampling.no-clip", "--no-conditional")
+        ),
+        ("--sampling.clip True --seed x", "--sampling.clip takes no value; got 'True'"),
+        # Of several mistakes, the first value that does not fit:
+        ("--qqq 3 --seed x --upkeep.keep y", "--seed takes an INT; got 'x'"),
+        ("--seed -x", "--seed takes an INT; got no value"),
         # What the shell or a text program left:
         ("—seed 1", "'—seed' begins with '—', which is no hyphen: type --seed"),
         (
@@ -384,7 +404,7 @@ def test_the_answer_does_not_hang_on_the_terminal(capsys, monkeypatch):
 def test_what_tyro_refuses_besides_is_one_line_too():
     box = "\x1b[31m╭─ Title ──╮\x1b[0m\n│ It is    │\n│ so.      │\n╰──────────╯\n"
     outcome = Outcome([CONFIG], [], box)
-    assert explain(outcome, ["--seed", "1"], lambda args: outcome) == "Title It is so."
+    assert explain(outcome, ["--seed", "1"]) == "Title It is so."
 
 
 def test_no_name_of_the_inside_is_shown(capsys):

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli import program
+from jaxdiff.cli import command, compare, convert, evaluate, program, sample
 from jaxdiff.errors import InputError, require
 from jaxdiff.runs.trainer import Trainer
 from tests.helpers.fake_run import CONFIG, fake_run, snapshot
@@ -68,7 +68,7 @@ def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
 @pytest.fixture(scope="module")
 def load():
     """Reads each of the trained models once."""
-    return functools.cache(program.load)
+    return functools.cache(jd.load)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def refused(folder, load, monkeypatch, capsys):
     """Runs a command line that must be refused; gives back what stderr says."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(program, "load", load)
+    for module in (command, convert):
+        monkeypatch.setattr(module, "load", load)
     before = snapshot(folder)
 
     def run(line: str) -> str:
@@ -135,8 +135,9 @@ def test_a_mistake_is_told_before_anything_begins(refused, monkeypatch, line):
 
     monkeypatch.setattr(Trainer, "initial_state", too_late)
     monkeypatch.setattr(jd.runs.Run, "generate", too_late)
-    monkeypatch.setattr(program, "bar", too_late)
-    monkeypatch.setattr(sys.modules["jaxdiff.cli.compare"], "load_data_of", too_late)
+    for module in (sample, compare, evaluate):
+        monkeypatch.setattr(module, "bar", too_late)
+    monkeypatch.setattr(compare, "load_data_of", too_late)
     assert refused(line) == dict(TABLE)[line]
 
 
@@ -163,7 +164,7 @@ def test_a_package_that_is_missing_is_told_with_its_remedy(
 ):
     monkeypatch.setitem(sys.modules, package, None)
     if package in ("cattrs", "orbax"):
-        monkeypatch.setattr(program, "load", jd.load)  # not what was read before
+        monkeypatch.setattr(command, "load", jd.load)  # not what was read before
     assert refused(line) == (
         f"error: {package} cannot be imported (import of {package} halted; None in "
         "sys.modules); run: pip install 'jaxdiff[experiments]'"
@@ -184,3 +185,14 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         program.main(CONFIG, "What it is.", args=[])
     assert capsys.readouterr() == ("", "error: one\\n  two\n")
+
+
+def test_warnings_are_one_line_while_a_command_runs(monkeypatch, capsys):
+    def warn(*args: Any) -> None:
+        print(warnings.formatwarning("so", UserWarning, "file.py", 1), end="")
+
+    monkeypatch.setattr(program, "_command", warn)
+    before = warnings.formatwarning
+    program.main(CONFIG, "What it is.", args=[])
+    assert capsys.readouterr().out == "warning: so\n"
+    assert warnings.formatwarning is before

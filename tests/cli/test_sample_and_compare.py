@@ -2,7 +2,6 @@
 
 import json
 import sys
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +41,6 @@ def command(workdir, line, **options):
     args = [*line.split(), "--workdir", str(workdir)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
-        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
         main(CONFIG, "What it is.", args=args, **options)
 
 
@@ -186,7 +184,7 @@ def test_how_samplers_are_chosen(run):
 )
 def test_a_wrong_request_is_one_line(run, capsys, tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxdiff.cli.program.load", lambda *_, **__: run)  # to be quick
+    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # to be quick
     with pytest.raises(SystemExit) as stop:
         command(tmp_path, f"sample {line}")
     assert stop.value.code == 2
@@ -294,7 +292,7 @@ def test_compare_without_a_judge(trained, capsys):
 def test_a_wrong_comparison_is_one_line(
     trained, run, capsys, monkeypatch, line, message
 ):
-    monkeypatch.setattr("jaxdiff.cli.program.load", lambda *_, **__: run)
+    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)
     with pytest.raises(SystemExit) as stop:
         command(trained, f"compare {line}")
     assert stop.value.code == 2

@@ -1,7 +1,6 @@
 """The statistics of a data set, written and read."""
 
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ RNG = np.random.default_rng(0)
 @pytest.fixture(autouse=True)
 def _program(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
     monkeypatch.chdir(tmp_path)
 
 

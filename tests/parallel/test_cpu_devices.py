@@ -10,7 +10,7 @@ import types
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli import program
+from jaxdiff.cli.train import devices_again, train_devices
 from jaxdiff.parallel import cpu_devices, describe_devices
 from jaxdiff.runs.folder import write_record
 from jaxdiff.training.experiment import DataInfo
@@ -45,7 +45,7 @@ def test_the_parts_of_a_batch_count(monkeypatch):
     for accumulate, count in ((1, 8), (4, 4), (16, 1), (32, 1)):
         training = dataclasses.replace(TINY.training, accumulate=accumulate)
         experiment = dataclasses.replace(TINY, training=training)
-        assert program.train_devices(experiment) == count
+        assert train_devices(experiment) == count
 
 
 def test_the_cores_are_those_of_this_process():
@@ -69,11 +69,11 @@ def test_the_cores_are_those_of_this_process():
 def test_a_run_again_has_the_devices_it_had(tmp_path, monkeypatch, devices, count):
     monkeypatch.setattr(cpu_devices, "available", lambda: 2)
     write_record(tmp_path, TINY, DataInfo((8, 8, 1), 10, None))
-    assert program.devices_again(tmp_path) == 2
+    assert devices_again(tmp_path) == 2
     starts = [{"event": "start", "devices": d} for d in ({"count": 9}, devices)]
     history = "".join(json.dumps(start) + "\n" for start in starts)
     (tmp_path / "history.jsonl").write_text(history)
-    assert program.devices_again(tmp_path) == count
+    assert devices_again(tmp_path) == count
 
 
 def test_the_devices_are_told():
@@ -95,7 +95,7 @@ def test_where_jax_has_started_nothing_changes(monkeypatch):
 
 CHOICES = """
 import jax
-from jaxdiff.cli import program
+from jaxdiff.cli import program, train
 from jaxdiff.parallel import cpu_devices
 from tests.helpers.runs import TINY
 
@@ -118,7 +118,7 @@ assert chosen(3, XLA_FLAGS=flag) == (-1, "36")
 assert chosen(3, XLA_FLAGS="--a=b") == (3, "6")
 
 jax.config.update("jax_num_cpu_devices", -1)
-program.run_training = lambda *args, **options: print(jax.devices())
+train.run_training = lambda *args, **options: print(jax.devices())
 program.main(TINY, "What it is.", args=["train", "--schedule", "cosine"])
 """
 """What is chosen before JAX starts; at last by a training of 16 images on 3 cores."""

@@ -17,7 +17,7 @@ import pytest
 
 import jaxdiff as jd
 import jaxdiff.data
-from jaxdiff.cli import program
+from jaxdiff.cli import main
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.reproduce import ReproduceOptions, digest, reproduce
 from jaxdiff.report.status import status
@@ -407,9 +407,9 @@ def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
     def stop(*args, **options):
         raise error
 
-    monkeypatch.setattr(program, "run_training", stop)
+    monkeypatch.setattr("jaxdiff.cli.train.run_training", stop)
     with pytest.raises(SystemExit) as raised:
-        program.main(TINY, "What it is.", args=["train"])
+        main(TINY, "What it is.", args=["train"])
     assert raised.value.code == code
     assert words in capsys.readouterr().err
 

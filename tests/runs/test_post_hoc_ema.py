@@ -147,7 +147,6 @@ def compared(averaged):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
-        patch.setattr(warnings, "formatwarning", warnings.formatwarning)
         line = "ema --samples 16 --seed 2 --sampler ddim --steps 3 --features pixels"
         main(CONFIG, "What.", args=[*line.split(), "--workdir", str(averaged[0])])
     return json.loads((averaged[0] / "ema.json").read_text()), out.getvalue()

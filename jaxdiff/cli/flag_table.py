@@ -1,0 +1,98 @@
+"""A table of the flags of option classes: the type of each, and its values as words."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from jaxdiff.serialization import option_name, union_members
+
+KINDS = {int: "an INT", float: "a FLOAT", str: "a TEXT", Path: "a PATH"}
+
+
+class Flag(NamedTuple):
+    """Where a flag's field is, its type, and whether the flag turns it off."""
+
+    path: str
+    hint: Any
+    negated: bool = False
+
+
+def flags_of(options: Sequence[Any]) -> dict[str, Flag]:
+    """Every flag of option classes."""
+    found = {}
+    for path, hint, value in _fields(options):
+        if union_members(hint) or not dataclasses.is_dataclass(value):
+            flag = f"--{path}".replace("_", "-")
+            found[flag] = Flag(path, hint)
+            if hint is bool:
+                negated = re.sub(r"(--|\.)(?=[^.]+$)", r"\1no-", flag)
+                found[negated] = Flag(path, hint, negated=True)
+    return found
+
+
+def choices(options: Sequence[Any]) -> Iterator[tuple[str, tuple[type, ...], Any]]:
+    """Path, members and present value of every choice below option classes."""
+    for path, hint, value in _fields(options):
+        if union_members(hint):
+            yield path, union_members(hint), value
+
+
+def names_of(hint: Any) -> dict[str, Any]:
+    """The words of which a flag takes one, and what each stands for; {} for others."""
+    if get_origin(hint) is Literal:
+        return {str(value): value for value in get_args(hint)}
+    return {option_name(member): member for member in union_members(hint)}
+
+
+def read(values: list[str], hint: Any) -> Any:
+    """A flag's words as its type has them.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    kinds = get_args(hint)
+    if hint is bool and not values:
+        return True
+    if names := names_of(hint):
+        (word,) = values
+        if word not in names:
+            raise ValueError(word)
+        return names[word]
+    if get_origin(hint) in (Union, UnionType):
+        if NoneType in kinds and values == ["None"]:
+            return None
+        for kind in kinds:
+            with contextlib.suppress(ValueError):
+                return read(values, kind)
+    elif get_origin(hint) is tuple:
+        if kinds[-1] is Ellipsis:
+            kinds = len(values) * kinds[:1]
+        pairs = zip(values, kinds, strict=True)
+        return tuple(read([word], kind) for word, kind in pairs)
+    elif hint in KINDS:
+        (word,) = values
+        return hint(word)
+    raise ValueError(values)
+
+
+def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Path, type and value of every field below option classes."""
+    for option in options:
+        hints = get_type_hints(type(option))
+        for field in dataclasses.fields(option):
+            value, path = getattr(option, field.name), f"{prefix}{field.name}"
+            yield path, hints[field.name], value
+            if dataclasses.is_dataclass(value):
+                yield from _fields([value], f"{path}.")

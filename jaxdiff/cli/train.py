@@ -1,0 +1,103 @@
+"""The commands `train` and `run`, which also draws samples and pictures."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from jaxdiff import plots
+from jaxdiff.cli.command import Judge
+from jaxdiff.cli.progress import bar
+from jaxdiff.data import to_uint8
+from jaxdiff.parallel import cpu_devices
+from jaxdiff.parallel.processes import is_first
+from jaxdiff.report import page, run_pictures
+from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.load import load
+from jaxdiff.runs.log import last_start
+from jaxdiff.runs.train import run_training
+from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training.experiment import Experiment
+
+PER_CLASS = 20
+"""Samples a class that `run` draws and judges."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """Where a run lives."""
+
+    workdir: Path
+    """The run folder; a run that is there goes on from its newest checkpoint."""
+
+
+def train(options: TrainOptions, experiment: Experiment) -> None:
+    """Trains a run, and writes its page."""
+    cpu_devices.use(train_devices(experiment))
+    _train(experiment, options.workdir)
+    if is_first():
+        page.refresh(options.workdir)
+
+
+def run(options: TrainOptions, experiment: Experiment, judge: Judge | None) -> None:
+    """Trains a run, samples from it, draws the pictures and judges the samples."""
+    cpu_devices.use(train_devices(experiment))
+    plots.check_installed()
+    trainer = _train(experiment, options.workdir)
+    _draw(trainer, options.workdir, judge)
+    if is_first():
+        page.refresh(options.workdir)
+
+
+def train_devices(experiment: Experiment) -> int:
+    """How many CPU devices train best: as many of the cores as divide a batch."""
+    training = experiment.training
+    rows = max(1, training.batch_size // training.accumulate)
+    return experiment.parallel.usable(cpu_devices.available(), rows)
+
+
+def devices_again(workdir: Path) -> int:
+    """As many as a run had, where one process can: others would round differently."""
+    experiment, _ = read_config(workdir)
+    found = last_start(workdir).get("devices")
+    if isinstance(found, dict) and found.get("backend") == "cpu":
+        count = found.get("count")
+        possible = range(1, experiment.training.batch_size + 1)
+        if found.get("processes") == 1 and type(count) is int and count in possible:
+            return count
+    return train_devices(experiment)
+
+
+def _train(experiment: Experiment, workdir: Path) -> Trainer:
+    start = time.monotonic()
+    trainer = Trainer.of(experiment)
+    run_training(trainer, workdir)
+    print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
+    return trainer
+
+
+def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
+    """Samples from the trained model, draws the pictures and judges the samples."""
+    run = load(workdir, parallel=trainer.experiment.parallel)
+    dataset = trainer.dataset
+    classes = run.info.num_classes
+    num = PER_CLASS * (classes or 5)
+    labels = None if classes is None else np.arange(num) % classes
+    with bar(num, "sample") as on_chunk:
+        images = run.generate(labels, num, 0, on_chunk=on_chunk)
+    frames = run_pictures.reverse_frames(run)
+    if not is_first():
+        return
+    plots.save_samples(
+        workdir / "samples.png", to_uint8(images), labels, run.info.class_names, 10
+    )
+    run_pictures.save_pictures(run, dataset, frames, workdir)
+    print(f"pictures are in {workdir}: {', '.join(run_pictures.PICTURES)}")
+    if judge and labels is not None and dataset.labels is not None:
+        known = np.asarray(dataset.images)
+        share = judge(to_uint8(images), labels, known, dataset.labels)
+        print(
+            f"label agreement: {share:.1%} of {num} samples are read as the class that "
+            "was asked for"
+        )
