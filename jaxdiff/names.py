@@ -8,6 +8,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 
@@ -30,7 +31,11 @@ def lazy(
         if name in places:
             found = pkgutil.resolve_name(places[name])
         elif name in renamed:
-            found = _moved(f"{module}.{name}", renamed[name])
+            # By attributes: an import could take an old module, or one of a function.
+            found = reduce(
+                getattr, renamed[name].split(".")[1:], sys.modules["jaxdiff"]
+            )
+            _warn(f"{module}.{name}", renamed[name])
         else:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         setattr(sys.modules[module], name, found)
@@ -39,10 +44,9 @@ def lazy(
     return getattr_
 
 
-def _moved(old: str, new: str) -> Any:
-    """What has taken the place of an old name, with a word on it."""
+def _warn(old: str, new: str) -> None:
+    """Warns the user of an old name."""
     warnings.warn(f"{old} is now {new}", DeprecationWarning, stacklevel=3)
-    return pkgutil.resolve_name(new)
 
 
 CLASSES = {
@@ -67,11 +71,14 @@ CLASSES = {
 
 _NEW = CLASSES | {
     "Dps": "DPS",
+    "Grids": "SampleGrids",
     "Job": "Trainer",
     "NonFinite": "NonFiniteError",
     "Repaint": "RePaint",
     "classifier_free": "classifier_free_guidance",
     "clip_x_0": "clip_x0",
+    "keep": "save_arrays",
+    "kept": "load_arrays",
     "train_job": "run_training",
 }
 
@@ -182,6 +189,7 @@ _MODULES = {
     "continuous": "schedules.continuous",
     "cores": "parallel.cpu_devices",
     "denoiser": "denoisers.network",
+    "diagnose": "schedules.diagnose",
     "diffusers": "pretrained cli.convert",
     "draw": "cli.sample cli.sampling_options",
     "ema": "training.ema",
@@ -239,12 +247,20 @@ _MODULES = {
     "step": "training.step",
     "times": "losses.time_sampling",
     "torch_file": "storage.torch_pickle",
+    "train": "runs.train",
     "train_state": "training.state",
     "variational": "losses.variational",
     "weighting": "losses.weightings",
     "wrong_flags": "cli.flag_errors",
 }
 """The old modules, and where their names are now."""
+
+
+class _OldModule(types.ModuleType):
+    """An old module; `jaxdiff.train` and `jaxdiff.diagnose` are functions as well."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
 
 
 class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -264,6 +280,10 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
             fullname, self, is_package=name == "metrics"
         )
 
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """An empty old module."""
+        return _OldModule(spec.name)
+
     def exec_module(self, module: types.ModuleType) -> None:
         """Fills an old module with a way to the new ones."""
         old = module.__name__
@@ -274,10 +294,10 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         def getattr_(name: str) -> Any:
             new = _NEW.get(name, name)
             for place in places:
-                if not name.startswith("__") and hasattr(
-                    importlib.import_module(place), new
-                ):
-                    found = _moved(f"{old}.{name}", f"{place}.{new}")
+                there = importlib.import_module(place)
+                if not name.startswith("__") and hasattr(there, new):
+                    _warn(f"{old}.{name}", f"{place}.{new}")
+                    found = getattr(there, new)
                     setattr(module, name, found)
                     return found
             raise AttributeError(f"module {old!r} has no attribute {name!r}")

@@ -1,0 +1,233 @@
+"""A run folder of commit b0cbe55, and what its later steps and samples were there.
+
+`tests/data/run_b0cbe55.tar.xz` is the run of `tests.helpers.old_run`, stopped at step 4
+of 8; `values_b0cbe55.npz` and `metrics_b0cbe55.jsonl` are what b0cbe55 made of it.
+
+On the CPU and the versions of `made_with_b0cbe55.json` all results have the same bits.
+Elsewhere the random bits are the same, and the rest differs by rounding: `ROUNDING`.
+"""
+
+import copy
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from functools import reduce
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxdiff import data, losses, predictions, samplers, schedules, spacing
+from jaxdiff.errors import InputError
+from jaxdiff.names import CLASSES
+from jaxdiff.runs.folder import check_record, read_record, training_part
+from jaxdiff.serialization import to_dict
+from jaxdiff.storage.compilation_cache import kind_of_cpu
+from jaxdiff.training.experiment import DataInfo, Experiment
+
+pytestmark = pytest.mark.xdist_group("old_run")
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "tests" / "data"
+MADE_WITH = json.loads((DATA / "made_with_b0cbe55.json").read_text())
+SAME_BITS = kind_of_cpu() == MADE_WITH["cpu"] and all(
+    importlib.metadata.version(name) == MADE_WITH[name]
+    for name in ("jax", "jaxlib", "flax", "optax")
+)
+VALUES = dict(np.load(DATA / "values_b0cbe55.npz"))
+RANDOM = {"draws_t", "draws_keys", "draws_images"}
+"""What is made of random integers alone, and so does not depend on rounding."""
+ROUNDING = 1e-2
+"""Largest error of a vector that rounding may cause, relative to its norm.
+
+float32 rounds to 6e-8. Adam divides a gradient by its size, so that what rounding makes
+of a small gradient can move its parameter by the learning rate, 1e-2, per step: a few
+parameters differ by that, of a vector of 18,288. Another formula is off by far more.
+"""
+TAGS = {
+    "data": {
+        "Digits": data.Digits,
+        "FashionMnist": data.FashionMNIST,
+        "Folder": data.ImageFolder,
+        "Tfds": data.TFDS,
+    },
+    "schedule": {
+        "Linear": schedules.Linear,
+        "Quadratic": schedules.Quadratic,
+        "Cosine": schedules.Cosine,
+        "Sigmoid": schedules.Sigmoid,
+        "ZeroTerminalSnr": schedules.ZeroTerminalSNR,
+        "VariancePreserving": schedules.VP,
+        "VarianceExploding": schedules.VE,
+        "StraightPath": schedules.RectifiedFlow,
+    },
+    "prediction": {
+        "Eps": predictions.Eps,
+        "X0": predictions.X0,
+        "V": predictions.V,
+        "Velocity": predictions.Velocity,
+        "Edm": predictions.EDM,
+    },
+    "objective": {
+        "Simple": losses.Simple,
+        "Bound": losses.Bound,
+        "Hybrid": losses.Hybrid,
+    },
+    "objective.weighting": {
+        "Uniform": losses.Uniform,
+        "UniformX0": losses.UniformX0,
+        "UniformEps": losses.UniformEps,
+        "SnrPlusOne": losses.SNRPlusOne,
+        "MinSnr": losses.MinSNR,
+        "P2": losses.P2,
+        "SigmoidWeighting": losses.SigmoidWeighting,
+        "EdmWeighting": losses.EDMWeighting,
+    },
+    "objective.times": {
+        "UniformTimes": losses.UniformTimes,
+        "LossHistory": losses.LossHistory,
+        "LogNormal": losses.LogNormal,
+    },
+    "sampling.sampler": {
+        "Ancestral": samplers.DDPM,
+        "Ddim": samplers.DDIM,
+        "Euler": samplers.Euler,
+        "EulerAncestral": samplers.EulerAncestral,
+        "Heun": samplers.Heun,
+        "FlowEuler": samplers.FlowEuler,
+        "FlowHeun": samplers.FlowHeun,
+        "DpmSolver": samplers.DPMSolver,
+        "UniPc": samplers.UniPC,
+    },
+    "sampling.sampler.spacing": {
+        "AllTimes": spacing.AllTimes,
+        "Leading": spacing.Leading,
+        "Trailing": spacing.Trailing,
+        "Linspace": spacing.Linspace,
+        "QuadraticTimes": spacing.QuadraticTimes,
+        "UniformLogSnr": spacing.UniformLogSNR,
+        "Karras": spacing.Karras,
+        "Times": spacing.Times,
+    },
+}
+"""Option classes by the names that an experiment's JSON had for them at b0cbe55."""
+INFO = DataInfo((8, 8, 1), 10, None, "f")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of `tests.helpers.old_run` after it, and what it printed."""
+    folder = tmp_path_factory.mktemp("old_run")
+    with tarfile.open(DATA / "run_b0cbe55.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    (folder / "run_b0cbe55").rename(folder / "old")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_", "XLA_"))
+    }
+    environment |= {
+        "PYTHONPATH": str(ROOT),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "NPROC": "2",
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    program = [sys.executable, "-m", "tests.helpers.old_run", str(folder)]
+    done = subprocess.run(
+        program, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def check(name, value):
+    """The value is what it was at b0cbe55."""
+    old = VALUES[name]
+    assert (value.shape, value.dtype) == (old.shape, old.dtype)
+    if SAME_BITS or name in RANDOM:
+        np.testing.assert_array_equal(value, old, name)
+    else:
+        error = np.linalg.norm(value - old) / np.linalg.norm(old)
+        assert error <= ROUNDING, (name, error)
+
+
+def test_old_run_samples_before_it_goes_on(run):
+    folder, _ = run
+    with np.load(folder / "old.npz") as results:
+        images = results["started"]
+    assert images.shape == (4, 8, 8, 1)
+    assert np.isfinite(images).all()
+
+
+def test_old_run_resumes_samples_and_evaluates_as_before(run):
+    folder, _ = run
+    with np.load(folder / "old.npz") as results:
+        names = {name for name in VALUES if not name.startswith("draws_")}
+        assert names | {"started"} == set(results)
+        for name in names:
+            check(name, results[name])
+
+
+def test_run_from_nothing_is_as_before(run):
+    folder, _ = run
+    with np.load(folder / "new.npz") as results:
+        assert {name for name in VALUES if name.startswith("draws_")} < set(results)
+        for name in results:
+            check(name, results[name])
+
+
+@pytest.mark.parametrize("which", ["old", "new"])
+def test_metrics_are_as_before(run, which):
+    folder, _ = run
+    new = (folder / which / "metrics.jsonl").read_text()
+    old = (DATA / "metrics_b0cbe55.jsonl").read_text()
+    if SAME_BITS:
+        assert new == old
+    else:
+        for one, other in zip(new.splitlines(), old.splitlines(), strict=True):
+            assert json.loads(one) == pytest.approx(json.loads(other), rel=ROUNDING)
+
+
+def test_status_and_report_read_old_run(run):
+    folder, printed = run
+    assert "step 8 of 8 (100%)" in printed
+    page = (folder / "old" / "report.html").read_text()
+    assert "MinSNR" in page
+
+
+def with_tag(record, path, tag):
+    """A record's experiment with another option class, by its old name."""
+    record = copy.deepcopy(record)
+    *parents, name = path.split(".")
+    parent = reduce(dict.__getitem__, parents, record)
+    parent[name] = {"type": tag}
+    return record
+
+
+@pytest.mark.parametrize(
+    ("path", "tag"), [(path, tag) for path in TAGS for tag in TAGS[path]]
+)
+def test_old_tag_is_read_as_todays_class(path, tag):
+    record = {"experiment": to_dict(Experiment()), "data": INFO._asdict()}
+    old = with_tag(record, f"experiment.{path}", tag)
+    experiment, info = read_record(old)
+    found = reduce(getattr, path.split("."), experiment)
+    assert type(found) is TAGS[path][tag]
+
+    configuration = training_part(experiment, info)
+    if not path.startswith("sampling"):
+        there = reduce(dict.__getitem__, path.split("."), configuration)
+        there["type"] = tag
+    checkpoint = {"step": 4, "configuration": configuration}
+    check_record(checkpoint, Path("run"), experiment, info)
+    configuration["seed"] = 1
+    with pytest.raises(InputError, match=r"another configuration \(seed: 1, not 0"):
+        check_record(checkpoint, Path("run"), experiment, info)
+
+
+def test_every_renamed_class_has_its_tag():
+    assert set(CLASSES) <= {tag for tags in TAGS.values() for tag in tags}
