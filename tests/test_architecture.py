@@ -22,7 +22,7 @@ ONLY = {
     "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"},
     "cattrs": {"serialization"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
-    "sklearn": {"data", "evaluation"}, "tqdm": {"data", "cli", "runs"},
+    "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"}, "tqdm": {"data", "cli", "runs"},
     "tensorboardX": {"storage"}, "grain": {"data"}, "safetensors": {"pretrained"},
     "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
