@@ -22,9 +22,9 @@ ONLY = {
     "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"},
     "cattrs": {"serialization"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
-    "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"}, "tqdm": {"data", "cli", "runs"},
-    "tensorboardX": {"storage"}, "grain": {"data"}, "safetensors": {"pretrained"},
-    "jinja2": {"report"}, "markupsafe": {"report"},
+    "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
+    "tqdm": {"data", "cli", "runs"}, "tensorboardX": {"storage"}, "grain": {"data"},
+    "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
 """Who may import an optional package."""
 LONGEST = 400
