@@ -22,9 +22,10 @@ ONLY = {
     "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"},
     "cattrs": {"serialization"}, "filelock": {"storage"}, "platformdirs": {"storage"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
-    "sklearn": {"data", "evaluation"}, "tqdm": {"data", "cli", "runs", "training"},
-    "tensorboardX": {"storage"}, "grain": {"data"}, "safetensors": {"pretrained"},
-    "jinja2": {"report"}, "markupsafe": {"report"},
+    "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
+    "tqdm": {"data", "cli", "runs", "training"}, "tensorboardX": {"storage"},
+    "grain": {"data"},
+    "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
 """Who may import an optional package."""
 LONGEST = 400

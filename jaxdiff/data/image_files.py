@@ -21,7 +21,6 @@ Size = Annotated[int, Interval(ge=1, le=4096)]
 """The sizes that images can be brought to."""
 Channels = Literal[1, 3]
 """Grey or colour."""
-_ORIENTATION = 0x0112  # the EXIF tag
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # of grey values of fewer than 8 bits
 
 
@@ -98,38 +97,22 @@ def _pixels(image_module: Any, file: IO[bytes], size: int, channels: int) -> np.
             raise InputError(_too_large(f"{width} x {height}"))
         kind = image.tile[0][3] if image.tile else None  # how the file has its pixels
         image.load()
-        upright = _upright(image_module, image)
+        try:
+            require("PIL.ImageOps").exif_transpose(image, in_place=True)
+        except MemoryError:
+            raise
+        except Exception:
+            pass  # the EXIF is damaged, as in many a photograph
         # Cut first: the long side of a narrow image might not fit into memory.
-        width, height = upright.size
+        width, height = image.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
-        square = upright.crop((left, top, left + side, top + side))
+        square = image.crop((left, top, left + side, top + side))
         plain = _without_alpha(image_module, square, kind)
         plain = plain.convert("L" if channels == 1 else "RGB")
         if side != size:
             plain = plain.resize((size, size), image_module.Resampling.LANCZOS)
         return np.array(plain, np.uint8).reshape(size, size, channels)
-
-
-def _upright(image_module: Any, image: Any) -> Any:
-    """The image as its EXIF says that it is seen."""
-    try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # the EXIF is damaged, as in many a photograph
-        return image
-    method = image_module.Transpose
-    ways = {
-        2: method.FLIP_LEFT_RIGHT,
-        3: method.ROTATE_180,
-        4: method.FLIP_TOP_BOTTOM,
-        5: method.TRANSPOSE,
-        6: method.ROTATE_270,
-        7: method.TRANSVERSE,
-        8: method.ROTATE_90,
-    }
-    # A damaged EXIF may hold any type here, also one that is no key.
-    way = ways.get(orientation) if isinstance(orientation, int) else None
-    return image if way is None else image.transpose(way)
 
 
 def _without_alpha(image_module: Any, image: Any, kind: Any) -> Any:

@@ -4,7 +4,9 @@ import numpy as np
 
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.mean import Mean
-from jaxdiff.evaluation.pairwise import blocks, check_same_features, rows_of
+from jaxdiff.evaluation.pairwise import check_same_features, rows_of
+
+_BLOCK = 2**24  # numbers of a block of the kernel: 128 MiB
 
 
 def kernel_distance(a: np.ndarray, b: np.ndarray) -> Mean:
@@ -56,7 +58,9 @@ def _own(x: np.ndarray) -> np.ndarray:
 def _sums(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The kernel of rows x [n, d] and y [m, d], summed over y [n], and over x [m]."""
     over_y, over_x = np.empty(len(x)), np.zeros(len(y))
-    for rows in blocks(len(x), len(y)):
+    size = max(1, _BLOCK // len(y))
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
         values = (x[rows] @ y.T / x.shape[1] + 1) ** 3
         over_y[rows] = values.sum(axis=1)
         over_x += values.sum(axis=0)

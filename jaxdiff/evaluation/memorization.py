@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.evaluation.pairwise import rows_of, squared_distances
+from jaxdiff.errors import require
+from jaxdiff.evaluation.pairwise import pair_of
 
 
 def nearest(
@@ -20,13 +21,8 @@ def nearest(
     Returns:
         Indices of references int64 [num], and their Euclidean distances float64 [num].
     """
-    x, y = rows_of("queries", queries), rows_of("references", references)
-    indices = np.empty(len(x), np.int64)
-    distances = np.empty(len(x))
-    for rows, found in squared_distances(x, y):
-        indices[rows] = found.argmin(axis=1)
-        distances[rows] = np.sqrt(found.min(axis=1))
-    return indices, distances
+    x, y = pair_of(("queries", "references"), queries, references)
+    return require("sklearn.metrics").pairwise_distances_argmin_min(x, y)
 
 
 class Copying(NamedTuple):
@@ -56,11 +52,10 @@ def copying(generated: np.ndarray, held_out: np.ndarray) -> Copying:
         generated: distances [num] as `nearest` gave them.
         held_out: those of images that the model did not see, [another num].
     """
-    order = np.sort(held_out)
-    above = len(order) - np.searchsorted(order, generated, side="right")
-    equal = len(order) - np.searchsorted(order, generated, side="left") - above
+    pairs = len(generated) * len(held_out)
+    test = require("scipy.stats").mannwhitneyu(held_out, generated)
     return Copying(
         generated=float(np.median(generated)),
         held_out=float(np.median(held_out)),
-        nearer=float((above + equal / 2).mean() / len(order)),
+        nearer=float(test.statistic / pairs),
     )

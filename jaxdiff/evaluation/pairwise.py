@@ -1,12 +1,8 @@
-"""Distances between two sets of feature vectors, a block at a time."""
-
-from collections.abc import Iterator
+"""Sets of feature vectors that are compared with each other."""
 
 import numpy as np
 
 from jaxdiff.errors import InputError
-
-_BLOCK = 2**24  # numbers of a block of distances: 128 MiB
 
 
 def rows_of(name: str, features: np.ndarray) -> np.ndarray:
@@ -32,29 +28,15 @@ def check_same_features(a: np.ndarray, b: np.ndarray) -> None:
         )
 
 
-def blocks(num: int, width: int) -> Iterator[slice]:
-    """Slices of `num` rows, so that a block of `width` columns fits into memory."""
-    size = max(1, _BLOCK // width)
-    for start in range(0, num, size):
-        yield slice(start, min(start + size, num))
+def pair_of(
+    names: tuple[str, str], a: np.ndarray, b: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows of two sets about b's mean, ready for distances.
 
-
-def squared_distances(
-    a: np.ndarray, b: np.ndarray
-) -> Iterator[tuple[slice, np.ndarray]]:
-    """The squared Euclidean distances of rows a [n, d] to b [m, d], in bounded memory.
-
-    |x - y|^2 = |x|^2 + |y|^2 - 2 x . y in float64, about b's mean: far from the origin
+    scikit-learn computes |x - y|^2 as |x|^2 + |y|^2 - 2 x . y. Far from the origin
     the terms would cancel.
-
-    Yields:
-        Which rows of `a`, and their distances to all of `b`, [rows, m], at least 0.
     """
-    check_same_features(a, b)
-    centre = b.mean(axis=0)
-    a, b = a - centre, b - centre
-    norms = (b**2).sum(axis=1)
-    for rows in blocks(len(a), len(b)):
-        block = a[rows]
-        found = (block**2).sum(axis=1)[:, None] + norms - 2 * (block @ b.T)
-        yield rows, np.maximum(found, 0)
+    x, y = rows_of(names[0], a), rows_of(names[1], b)
+    check_same_features(x, y)
+    centre = y.mean(axis=0)
+    return x - centre, y - centre

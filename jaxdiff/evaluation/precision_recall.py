@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.errors import InputError
-from jaxdiff.evaluation.pairwise import rows_of, squared_distances
+from jaxdiff.errors import InputError, require
+from jaxdiff.evaluation.pairwise import pair_of
 
 
 class PrecisionRecall(NamedTuple):
@@ -38,7 +38,7 @@ def precision_recall(
     Raises:
         InputError: k does not fit, or the features differ.
     """
-    x, y = rows_of("real", real), rows_of("generated", generated)
+    x, y = pair_of(("real", "generated"), real, generated)
     if not 1 <= k < min(len(x), len(y)):
         raise InputError(
             f"k must lie in 1..{min(len(x), len(y)) - 1}, below the number of images; "
@@ -51,18 +51,15 @@ def precision_recall(
 
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Squared distances of rows [n, d] to their k-th nearest other row, [n]."""
-    radii = np.empty(len(x))
-    for rows, distances in squared_distances(x, x):
-        own = np.arange(rows.start, rows.stop)
-        distances[own - rows.start, own] = 0  # but for rounding it is
-        radii[rows] = np.partition(distances, k, axis=1)[:, k]
-    return radii
+    """Distances of rows [n, d] to their k-th nearest other row, [n]."""
+    neighbors = require("sklearn.neighbors").NearestNeighbors(
+        n_neighbors=k, algorithm="brute"
+    )
+    return neighbors.fit(x).kneighbors()[0][:, -1]
 
 
 def _share_within(x: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
-    inside = [
-        (distances <= radii).any(axis=1)
-        for _, distances in squared_distances(x, centres)
-    ]
-    return float(np.concatenate(inside).mean())
+    chunks = require("sklearn.metrics").pairwise_distances_chunked(
+        x, centres, reduce_func=lambda found, _: (found <= radii).any(axis=1)
+    )
+    return float(np.concatenate(list(chunks)).mean())

@@ -164,20 +164,7 @@ class Sharded(Checked, Everywhere):
 
     def _spread(self, batch: Tree) -> Tree:
         """This process's rows of a batch, as arrays of all processes."""
-        sharding = self._by_row
-        size = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-        rows = self.rows(size)
-
-        def spread(a: Any) -> jax.Array:
-            def share(index: Any) -> np.ndarray:
-                first, end, _ = index[0].indices(size)
-                place = np.searchsorted(rows, first)
-                return np.asarray(a)[place : place + end - first]
-
-            shape = (size, *a.shape[1:])
-            return jax.make_array_from_callback(shape, sharding, share)
-
-        return jax.tree.map(spread, batch)
+        return jax.make_array_from_process_local_data(self._by_row, batch)
 
 
 def _split_axis(shape: tuple[int, ...], parts: int) -> PartitionSpec:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import optax
+from optax.microbatching import AccumulationType, microbatch
 
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.losses.loss import loss_fn
@@ -88,23 +89,10 @@ def train_step(
 def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:
     """The mean of `fn` over equal parts of a batch, taken one after the other.
 
-    Part i has the examples i, i + parts, ...: each device's own are then in every part,
-    and none moves to another device.
+    Part i holds the examples i, i + parts, ...: none moves to another device.
     """
-    if parts == 1:
-        return fn(batch)
-
-    def split(a: Array) -> Array:
-        return a.reshape(-1, parts, *a.shape[1:]).swapaxes(0, 1)
-
-    def add(total: Tree, part: Any) -> tuple[Tree, None]:
-        return jax.tree.map(jnp.add, total, fn(part)), None
-
-    split_batch = jax.tree.map(split, batch)
-    shapes = jax.eval_shape(fn, jax.tree.map(lambda a: a[0], split_batch))
-    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, split_batch)
-    return jax.tree.map(lambda a: a / parts, total)
+    size = None if parts == 1 else len(jax.tree.leaves(batch)[0]) // parts
+    return microbatch(fn, 0, size, AccumulationType.MEAN)(batch)
 
 
 def scan_steps(step: Step) -> Step:
