@@ -11,23 +11,20 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
+from jaxdiff.cli.command import Devices, Trained
 from jaxdiff.cli.compare import CompareOptions
+from jaxdiff.cli.convert import ExportOptions, ImportOptions
 from jaxdiff.cli.ema import AveragesOptions
 from jaxdiff.cli.evaluate import EvaluateOptions
 from jaxdiff.cli.flags import parse
-from jaxdiff.cli.program import (
-    COMMANDS,
-    Devices,
-    ReportOptions,
-    StatusOptions,
-    Trained,
-    TrainOptions,
-)
+from jaxdiff.cli.program import COMMANDS
 from jaxdiff.cli.replay import ReplayOptions
+from jaxdiff.cli.report import ReportOptions
 from jaxdiff.cli.reproduce import ReproduceOptions
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.statistics import StatisticsOptions
-from jaxdiff.pretrained.convert import ExportOptions, ImportOptions
+from jaxdiff.cli.status import StatusOptions
+from jaxdiff.cli.train import TrainOptions
 from jaxdiff.serialization import option_name, union_members
 from jaxdiff.training.experiment import Experiment
 
@@ -103,7 +100,7 @@ def words_of(options, flag):
     path = path_of(flag)
     value = reduce(getattr, path, next(o for o in options if hasattr(o, path[0])))
     if isinstance(value, bool):
-        head, name = re.fullmatch(r"(--(?:.+\.)?)(.+)", flag).groups()
+        head, name = re.findall(r"(--(?:.+\.)?)(.+)", flag)[0]
         return [flag if value else f"{head}no-{name}"]
     if dataclasses.is_dataclass(value):
         return [flag, option_name(type(value))]
@@ -157,7 +154,7 @@ def calls_of(lines):
 
 
 def test_old_flags_are_still_read():
-    done = set()
+    done: set[str] = set()
     for command, options in OPTIONS.items():
         lines = [line for line in LINES if command in line.commands]
         # `statistics` and `run` parse the options of `train`: once each is enough.

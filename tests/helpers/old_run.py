@@ -84,7 +84,7 @@ def draws():
     trainer = Trainer.of(EXPERIMENT)
     batch, objective = trainer.batch(0), EXPERIMENT.objective
     key = jax.random.fold_in(jax.random.key(EXPERIMENT.seed), 0)
-    drawn = draw(batch, key, trainer.schedule, objective, objective.times.init())
+    drawn = draw(batch, key, trainer.model.schedule, objective, objective.times.init())
     return {
         "draws_u": drawn.u,
         "draws_t": drawn.t,

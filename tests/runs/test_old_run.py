@@ -16,6 +16,7 @@ import sys
 import tarfile
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ float32 rounds to 6e-8. Adam divides a gradient by its size, so that what roundi
 of a small gradient can move its parameter by the learning rate, 1e-2, per step: a few
 parameters differ by that, of a vector of 18,288. Another formula is off by far more.
 """
-TAGS = {
+TAGS: dict[str, dict[str, type]] = {
     "data": {
         "Digits": data.Digits,
         "FashionMnist": data.FashionMNIST,
@@ -220,7 +221,7 @@ def test_old_tag_is_read_as_todays_class(path, tag):
 
     configuration = training_part(experiment, info)
     if not path.startswith("sampling"):
-        there = reduce(dict.__getitem__, path.split("."), configuration)
+        there: Any = reduce(dict.__getitem__, path.split("."), configuration)
         there["type"] = tag
     checkpoint = {"step": 4, "configuration": configuration}
     check_record(checkpoint, Path("run"), experiment, info)

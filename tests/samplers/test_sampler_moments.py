@@ -191,7 +191,8 @@ def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, varian
                 next(values) if like else old
                 for like, old in zip(like_x, memory, strict=True)
             ]
-            info = jd.samplers.StepInfo(*now, noise, jnp.array(0))
+            level, next_level = now
+            info = jd.samplers.StepInfo(level, next_level, noise, jnp.array(0))
             own = jax.tree.unflatten(tree, given)
             x, new = sampler.denoise_and_step(
                 oracle, SCHEDULES[kind], state[:1], info, own

@@ -36,8 +36,8 @@ class Recorder(jd.samplers.Sampler):
     """Steps to (index, t, next t, a number of the noise)."""
 
     def step(self, estimate, x_t, info, memory):
-        place = (info.index, info.level.t, info.next_level.t)
-        place = jnp.stack([number.astype(x_t.dtype) for number in place])
+        numbers = (info.index, info.level.t, info.next_level.t)
+        place = jnp.stack([number.astype(x_t.dtype) for number in numbers])
         return info.noise.at[:, :3].set(place), memory
 
 

@@ -113,7 +113,7 @@ def test_batches_of_a_dataset_walk_through_it():
     np.testing.assert_array_equal(
         np.sort(seen[:6]), np.asarray(jd.data.to_float(pixels)).ravel()
     )
-    assert all(np.shape(b.labels) == (4,) for b in drawn)
+    assert all(np.asarray(b.labels).shape == (4,) for b in drawn)
 
 
 def test_equal_models_are_equal_by_value():
