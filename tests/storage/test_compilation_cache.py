@@ -44,10 +44,10 @@ def test_a_folder_of_the_user_stays(chosen, tmp_path):
 
 COUNT = """
 import jax, jax.monitoring
-from jaxdiff import compiled
+from jaxdiff.storage import compilation_cache
 events = []
 jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-compiled.keep()
+compilation_cache.enable()
 jax.jit(lambda x: 2 * x + 1)(1.0)
 print(*(sum(e.endswith(end) for e in events) for end in ("cache_misses", "cache_hits")))
 """
