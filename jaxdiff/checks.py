@@ -82,8 +82,15 @@ def check_value(name: str, value: Any, hint: Any) -> None:
 
 @cache
 def field_types(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with the bounds that they declare."""
-    hints = get_type_hints(cls, include_extras=True)
+    """The types of a dataclass's fields, with the bounds that they declare.
+
+    A class of the user's own may name types that are not there at run time; it has no
+    bounds.
+    """
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError:
+        return {}
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
@@ -105,6 +112,8 @@ class _Rule(NamedTuple):
 def _rules(hint: Any) -> tuple[_Rule, ...]:
     """The rules of a type; of a tuple's type they are for each value in it."""
     origin, kinds = get_origin(hint), get_args(hint)
+    if hint is int:
+        return (_Rule("a whole number", _is_whole, is_bound=False),)
     if origin is Annotated:
         bounds = [bound for bound in kinds[1:] if isinstance(bound, _BOUNDS)]
         return _rules(kinds[0]) + tuple(_rule(bound, kinds[0]) for bound in bounds)
@@ -117,6 +126,10 @@ def _rules(hint: Any) -> tuple[_Rule, ...]:
     if origin in (Union, UnionType) and kinds[1:] == (NoneType,):
         return _lifted(lambda holds, value: value is None or holds(value), kinds[0])
     return ()
+
+
+def _is_whole(value: Any) -> bool:
+    return not isinstance(value, Real) or float(value).is_integer()
 
 
 def _lifted(lift: Callable[..., bool], hint: Any) -> tuple[_Rule, ...]:

@@ -32,7 +32,7 @@ from jaxdiff.checks import (
 )
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import Features
-from jaxdiff.samplers import DDIM, Euler
+from jaxdiff.samplers import DDIM, DPMSolver, Euler
 from jaxdiff.serialization import union_members
 from jaxdiff.training.experiment import Experiment
 
@@ -201,3 +201,20 @@ def test_what_is_traced_is_not_looked_at():
     assert jax.jit(noise)(-1.0, -2.0) == -3
     assert jax.grad(noise, argnums=(0, 1))(-1.0, -2.0) == (1, 1)
     assert jax.tree.map(jnp.negative, DDIM(eta=0.5)).eta == -0.5
+
+
+def test_a_part_of_a_number_is_no_whole_number():
+    for value in (1.5, float("nan"), float("inf")):
+        with pytest.raises(
+            InputError, match=f"order must be a whole number; got {value}"
+        ):
+            DPMSolver(order=value)  # type: ignore[arg-type]
+    assert DPMSolver(order=2.0).order == 2  # type: ignore[arg-type]
+
+
+def test_types_that_are_not_there_have_no_bounds():
+    @dataclasses.dataclass(frozen=True)
+    class Own(Checked):
+        size: "Unknown" = 1  # type: ignore[name-defined]  # noqa: F821
+
+    assert Own().size == 1
