@@ -30,7 +30,7 @@ class StepInfo(NamedTuple):
     level: Level
     next_level: Level
     noise: Array
-    index: Array
+    index: Array  # type: ignore[assignment]  # a tuple has a method of this name
 
 
 @dataclass(frozen=True, kw_only=True)
