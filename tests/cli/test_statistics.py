@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli import main, statistics
+from jaxdiff.cli import main
+from jaxdiff.evaluation import reference_statistics
 from jaxdiff.evaluation.features import Classifier, Pixels, hash_of
 from jaxdiff.evaluation.frechet import Moments
 from jaxdiff.evaluation.reference_statistics import load_statistics, moments_of
@@ -35,7 +36,7 @@ def test_moments_of_parts_are_those_of_the_whole():
 
 
 def test_the_command_writes_those_of_the_features(monkeypatch, capsys):
-    monkeypatch.setattr(statistics, "_PART", 100)
+    monkeypatch.setattr(reference_statistics, "_PART", 100)
     command("statistics --split test --num 250 --features pixels --out s.npz")
     images = jd.data.Digits().load("test").images[:250]
     pixels = np.asarray(images, np.float32).reshape(250, -1) / 255
