@@ -103,8 +103,8 @@ def words_of(options, flag):
     path = path_of(flag)
     value = reduce(getattr, path, next(o for o in options if hasattr(o, path[0])))
     if isinstance(value, bool):
-        head, name = re.fullmatch(r"(--(?:.+\.)?)(.+)", flag).groups()
-        return [flag if value else f"{head}no-{name}"]
+        head, dot, name = flag.removeprefix("--").rpartition(".")
+        return [flag if value else f"--{head}{dot}no-{name}"]
     if dataclasses.is_dataclass(value):
         return [flag, option_name(type(value))]
     return [flag, *map(str, value if isinstance(value, tuple) else [value])]
@@ -157,7 +157,7 @@ def calls_of(lines):
 
 
 def test_old_flags_are_still_read():
-    done = set()
+    done: set[str] = set()
     for command, options in OPTIONS.items():
         lines = [line for line in LINES if command in line.commands]
         # `statistics` and `run` parse the options of `train`: once each is enough.

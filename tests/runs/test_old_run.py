@@ -45,7 +45,7 @@ ROUNDING = 1e-3
 With XLA's optimisations, which round otherwise, the final state is off by 4e-7. Adam
 can make more of it: it moves a parameter of a tiny gradient by the learning rate, 1e-2.
 """
-TAGS = {
+TAGS: dict[str, dict[str, type]] = {
     "data": {
         "Digits": data.Digits,
         "FashionMnist": data.FashionMNIST,
