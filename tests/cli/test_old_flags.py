@@ -100,8 +100,8 @@ def words_of(options, flag):
     path = path_of(flag)
     value = reduce(getattr, path, next(o for o in options if hasattr(o, path[0])))
     if isinstance(value, bool):
-        head, name = re.findall(r"(--(?:.+\.)?)(.+)", flag)[0]
-        return [flag if value else f"{head}no-{name}"]
+        head, dot, name = flag.removeprefix("--").rpartition(".")
+        return [flag if value else f"--{head}{dot}no-{name}"]
     if dataclasses.is_dataclass(value):
         return [flag, option_name(type(value))]
     return [flag, *map(str, value if isinstance(value, tuple) else [value])]
