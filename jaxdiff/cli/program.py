@@ -129,7 +129,7 @@ def main(
         description: the experiment file's docstring, shown by --help.
         judge: from (images, labels, training images, training labels) the share of
             images that show their class, which `run` prints; see
-            `metrics.agreement.label_agreement`.
+            `evaluation.label_agreement`.
         args: the command line; the program's own by default.
     """
     try:

@@ -60,6 +60,7 @@ def _radii(x: np.ndarray, k: int) -> np.ndarray:
 
 def _share_within(x: np.ndarray, centres: np.ndarray, radii: np.ndarray) -> float:
     chunks = require("sklearn.metrics").pairwise_distances_chunked(
-        x, centres, reduce_func=lambda found, _: (found <= radii).any(axis=1)
-    )
+        x, centres, reduce_func=lambda found, _: (found <= radii).any(axis=1),
+        working_memory=128,  # MiB
+    )  # fmt: skip
     return float(np.concatenate(list(chunks)).mean())

@@ -95,8 +95,14 @@ class Everywhere:
 
         Args:
             batch: arrays with a leading axis, or what this function gave.
+
+        Raises:
+            InputError: the devices do not divide the rows.
         """
-        return batch if isinstance(batch, Placed) else Placed(self._spread(batch))
+        if isinstance(batch, Placed):
+            return batch
+        self.check_batch_size(len(jax.tree.leaves(batch)[0]) * jax.process_count())
+        return Placed(self._spread(batch))
 
     def _spread(self, batch: Tree) -> Tree:
         """This process's rows of a batch, as the step takes them."""

@@ -9,6 +9,7 @@ import optax
 from optax.microbatching import AccumulationType, microbatch
 
 from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import loss_fn
 from jaxdiff.losses.objectives import Objective
 from jaxdiff.parallel import MeanOf, Step, alone
@@ -91,7 +92,10 @@ def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:
 
     Part i holds the examples i, i + parts, ...: none moves to another device.
     """
-    size = None if parts == 1 else len(jax.tree.leaves(batch)[0]) // parts
+    rows = len(jax.tree.leaves(batch)[0])
+    if rows % parts:
+        raise InputError(f"accumulate must divide the {rows} examples; got {parts}")
+    size = None if parts == 1 else rows // parts
     return microbatch(fn, 0, size, AccumulationType.MEAN)(batch)
 
 

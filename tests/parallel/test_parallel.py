@@ -164,6 +164,18 @@ def test_accumulation_averages(parts):
     assert float(found["n"]) == 8 / parts
 
 
+@pytest.mark.parametrize("parts", [3, 16])
+def test_accumulation_refuses_parts_that_do_not_divide_the_batch(parts):
+    with pytest.raises(jd.InputError, match="accumulate must divide the 8 examples"):
+        averaged(lambda batch: batch.mean(), jnp.zeros((8, 3)), parts)
+
+
+@pytest.mark.parametrize("parallel", LAYOUTS[2:], ids=str)
+def test_rows_that_the_devices_do_not_divide_are_refused(parallel):
+    with pytest.raises(jd.InputError, match="must be a multiple of the 8 devices"):
+        parallel.place(np.zeros((12, 3), np.float32))
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_several_steps_are_as_many_single_ones(count):
     def step(state, batch, mean_of):
