@@ -29,6 +29,7 @@ from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_
 from jaxdiff.runs.folder import CHECKPOINTS
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import from_dict, to_dict
+from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.files import cannot_write, read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
@@ -77,6 +78,7 @@ def from_diffusers(
     Warns:
         UserWarning: the sampler goes another way here than there.
     """
+    compilation_cache.enable()
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"there is no folder '{path}': check the path")

@@ -8,7 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 
+import jaxdiff as jd
 from jaxdiff.cli import program
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from tests.helpers.runs import TINY
 
@@ -34,6 +36,27 @@ def test_the_command_line_keeps_programs_in_the_cache(chosen, tmp_path):
     with pytest.raises(SystemExit):
         program.main(TINY, "", args=["status", "--workdir", str(tmp_path / "none")])
     assert Path(folder_now()) == tmp_path / "compiled" / compilation_cache.kind_of_cpu()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        jd.load,
+        jd.from_diffusers,
+        lambda folder: jd.train(TINY, folder),
+    ],
+    ids=["load", "from_diffusers", "train"],
+)
+def test_python_keeps_programs_in_the_cache_too(chosen, tmp_path, call, monkeypatch):
+    monkeypatch.setattr(Trainer, "of", refuse)
+    chosen(None)
+    with pytest.raises(jd.InputError):
+        call(tmp_path / "none")
+    assert Path(folder_now()) == tmp_path / "compiled" / compilation_cache.kind_of_cpu()
+
+
+def refuse(*args):
+    raise jd.InputError("not to be trained")
 
 
 def test_a_folder_of_the_user_stays(chosen, tmp_path):
