@@ -138,8 +138,8 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
     ):
         raise InputError(
             f"no data has image_shape {shown(shape)}, num_classes {shown(count)}, "
-            f"class_names {shown(names)}, fingerprint {shown(fingerprint)} and network "
-            f"{shown(network)}"
+            f"class_names {shown(names)} and fingerprint {shown(fingerprint)}"
+            + (f", with the network {shown(network)}" if network else "")
         )
     names = names and tuple(names)
     return DataInfo(tuple(shape), count, names, fingerprint, network)

@@ -3,7 +3,8 @@
 `tests/data/run_b0cbe55.tar.xz` is the run of `tests.helpers.old_run`, stopped at step 4
 of 8; `values_b0cbe55.npz` and `metrics_b0cbe55.jsonl` are what b0cbe55 made of it.
 
-On the CPU and the versions of `made_with_b0cbe55.json` all results have the same bits.
+On the CPU and the versions of `made_with_b0cbe55.json` all results have the same bits,
+except the figures of `evaluate`, which may differ in the last one.
 Elsewhere the random bits are the same, and the rest differs by rounding: `ROUNDING`.
 """
 
@@ -148,7 +149,10 @@ def check(name, value):
     """The value is what it was at b0cbe55."""
     old = VALUES[name]
     assert (value.shape, value.dtype) == (old.shape, old.dtype)
-    if SAME_BITS or name in RANDOM:
+    if SAME_BITS and name == "figures":
+        # The distances are scikit-learn's now, which adds in another order.
+        np.testing.assert_allclose(value, old, rtol=1e-12, err_msg=name)
+    elif SAME_BITS or name in RANDOM:
         np.testing.assert_array_equal(value, old, name)
     else:
         error = np.linalg.norm(value - old) / np.linalg.norm(old)
