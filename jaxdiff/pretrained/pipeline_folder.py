@@ -105,7 +105,7 @@ def from_diffusers(
     schedule = experiment.schedule.build()
     experiment.check(schedule)
     info = DataInfo(model.image_shape, model.num_classes, _names(ours, model))
-    built = build_model(experiment, info)
+    built = build_model(experiment, info, schedule=schedule)
     outputs = _outputs(built)
     if outputs != model.outputs:
         raise InputError(

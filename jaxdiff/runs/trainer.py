@@ -58,11 +58,13 @@ class Trainer:
         """
         training, parallel = experiment.training, experiment.parallel
         parallel.check_batch_size(training.batch_size, training.accumulate)
-        experiment.check(experiment.schedule.build())
+        schedule = experiment.schedule.build()
+        experiment.check(schedule)
         dataset = dataset or load_data(experiment, "train")
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
-        trainer = cls(experiment, dataset, info, build_model(experiment, info, network))
+        model = build_model(experiment, info, network, schedule)
+        trainer = cls(experiment, dataset, info, model)
         check_batch(trainer.batch(0), info.num_classes)
         return trainer
 

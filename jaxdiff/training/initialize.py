@@ -9,11 +9,14 @@ from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
 from jaxdiff.training.recipe import Recipe
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Array, Network
+from jaxdiff.typing import AnySchedule, Array, Network
 
 
 def build_model(
-    experiment: Experiment, info: DataInfo, network: Network | None = None
+    experiment: Experiment,
+    info: DataInfo,
+    network: Network | None = None,
+    schedule: AnySchedule | None = None,
 ) -> Model:
     """Returns the experiment's model for such data.
 
@@ -21,6 +24,7 @@ def build_model(
         experiment: its configuration.
         info: shape and classes of the data.
         network: a network of one's own, instead of the experiment's.
+        schedule: what `experiment.schedule.build()` returned, if it was built before.
 
     Raises:
         InputError: the network does not fit the images or the classes.
@@ -32,7 +36,7 @@ def build_model(
         network = experiment.network.build(outputs, info.num_classes, channels)
     return Model(
         network,
-        experiment.schedule.build(),
+        experiment.schedule.build() if schedule is None else schedule,
         experiment.prediction,
         info.image_shape,
         info.num_classes,
