@@ -9,7 +9,7 @@ from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
 from jaxdiff.runs.load import Run
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import cannot_write
-from jaxdiff.training.state import TrainState
+from jaxdiff.training.initialize import recipe_of
 
 
 def write_run(run: Run, workdir: Path) -> None:
@@ -23,12 +23,7 @@ def write_run(run: Run, workdir: Path) -> None:
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"'{workdir}' is there already: name another folder")
     experiment, info = run.experiment, run.info
-    state = TrainState.create(
-        run.params,
-        experiment.optimizer.build(experiment.training.num_steps),
-        experiment.objective.times.init(),
-        len(experiment.training.ema_lengths),
-    )
+    state = recipe_of(experiment, run.model).state_of(run.params)
     writing = workdir.with_name(f".{workdir.name}.{os.getpid()}.writing")
     try:
         record = {"configuration": training_part(experiment, info)}

@@ -15,7 +15,7 @@ from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.step import scan_steps, train_step
-from jaxdiff.typing import Array, Batch
+from jaxdiff.typing import Array, Batch, Params
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +79,12 @@ class Recipe:
             params = jax.tree.map_with_path(
                 lambda path, leaf: start.get(leaf_name(path), leaf), params
             )
-        return TrainState.create(
-            params,
-            self._optimizer(),
-            self.objective.times.init(),
-            len(self.ema_lengths),
-        )
+        return self.state_of(params)
+
+    def state_of(self, params: Params) -> TrainState:
+        """Returns the state at step 0 with these parameters."""
+        memory, tracks = self.objective.times.init(), len(self.ema_lengths)
+        return TrainState.create(params, self._optimizer(), memory, tracks)
 
     def step(
         self, state: TrainState, batch: Batch, mean_of: MeanOf
