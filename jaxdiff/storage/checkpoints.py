@@ -24,6 +24,8 @@ from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manif
 
 FORMAT = 1
 """The version of what a checkpoint holds; this code reads it and none above."""
+LARGE = 2**20
+"""Bytes that a device writes of an array before another device shares the work."""
 
 
 class Checkpoints:
@@ -98,7 +100,14 @@ class Checkpoints:
             patient = self._ocp.options.AsyncOptions(
                 timeout_secs=2**31 - 1, create_directories_asynchronously=False
             )
-            with self._ocp.Context(async_options=patient):
+            # Devices that hold the same array write a part of it each, if it is large:
+            # to cut a part out compiles a program for each shape.
+            arrays = self._ocp.options.ArrayOptions(
+                saving=self._ocp.options.ArrayOptions.Saving(
+                    min_slice_bytes_for_replica_parallel=LARGE
+                )
+            )
+            with self._ocp.Context(async_options=patient, array_options=arrays):
                 saved = self._ocp.save_async(writing, state)
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from None
