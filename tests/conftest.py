@@ -1,28 +1,47 @@
 """Settings of every test: 8 host devices, and no silent broadcasting or promotion."""
 
+import gc
 import os
 import pathlib
+import pickle
 import signal
 import subprocess
 
 # More threads than devices: a device that waits in an all-reduce holds one, and with
 # none left over the devices wait for each other for ever.
-os.environ.setdefault("NPROC", "32")
-# Compiling takes most of the tests' time, and what they prove does not hang on it.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault("NPROC", "16")
+# Compiling takes most of the tests' time, and what they prove does not depend on how
+# fast the programs are. Each of these flags halves it.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
+)
 
+import filelock
 import jax
 import jax.numpy as jnp
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.storage.cache import cache_folder
+from jaxdiff.storage.compilation_cache import kind_of_cpu
 from tests.helpers.runs import TINY
+
+pytest_plugins = ["tests.helpers.budget"]
+COMPILED = os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "tests" / kind_of_cpu())
+)
+"""Compiled programs, for all workers, their child processes, and the next run."""
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
-
+jax.config.update("jax_compilation_cache_dir", COMPILED)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+gc.set_threshold(100_000, 50, 100)  # tracing makes many objects, and few cycles
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell: the programs that tests start would inherit it.
@@ -36,15 +55,17 @@ def standard_promotion():
         yield
 
 
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory):
+    """A folder of this run of the suite, which its workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory):
-    """What is prepared or compiled once serves the whole test run, and all workers."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    os.environ["JAXDIFF_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    jax.config.update("jax_compilation_cache_dir", str(shared / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+def _cache(shared):
+    """What is prepared once serves the whole test run, and all workers."""
+    os.environ["JAXDIFF_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,11 +105,15 @@ def short():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory):
-    """A run from start to end, and its final state; tests that use it are one group."""
-    workdir = tmp_path_factory.mktemp("finished")
-    with jax.numpy_dtype_promotion("standard"):
-        return workdir, jax.device_get(jd.train(TINY, workdir, progress=False))
+def finished(shared):
+    """A run from start to end, and its final state. Copy it to change it."""
+    workdir, pickled = shared / "finished", shared / "finished.pickle"
+    with filelock.FileLock(shared / "finished.lock"):
+        if not pickled.exists():
+            with jax.numpy_dtype_promotion("standard"):
+                state = jd.train(TINY, workdir, progress=False)
+            pickled.write_bytes(pickle.dumps(jax.device_get(state)))
+    return workdir, pickle.loads(pickled.read_bytes())
 
 
 @pytest.fixture

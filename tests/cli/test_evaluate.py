@@ -27,7 +27,6 @@ from jaxdiff.parallel import Pmap
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
-pytestmark = pytest.mark.xdist_group("evaluate")  # one evaluated run for all
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
     prediction=jd.predictions.V(learn_variance=True),
@@ -69,6 +68,11 @@ def evaluated(tmp_path_factory):
                 "--features classifier:num-steps=60",
             )
     return workdir
+
+
+@pytest.fixture(scope="module")
+def run(evaluated):
+    return jd.load(evaluated)
 
 
 def bits_of(record):
@@ -327,8 +331,9 @@ def test_what_cannot_be_evaluated(evaluated):
         ("--guidance nan", "guidance must be"),
     ],
 )
-def test_wrong_flags_are_one_line(evaluated, monkeypatch, capsys, flags, message):
+def test_wrong_flags_are_one_line(evaluated, run, monkeypatch, capsys, flags, message):
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
+    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # to be quick
     before = (evaluated / "evaluation.json").read_bytes()
     with pytest.raises(SystemExit) as stop:
         command(evaluated, f"evaluate {flags}")

@@ -19,7 +19,6 @@ from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
-pytestmark = pytest.mark.xdist_group("draw")  # one trained run serves them all
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
     network=jd.UNetConfig(

@@ -17,7 +17,6 @@ from tests.helpers.runs import TINY, same_bits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 NUM = 500
-pytestmark = pytest.mark.xdist_group("photographs")
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,10 @@ from jaxdiff.training.initialize import init_state
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 30
 """Steps between two checkpoints; a line of metrics takes 7, so that saves cut them."""
-NETWORK = "--network.channels 8 --network.multipliers 1 --network.attention"
+NETWORK = (
+    "--network.channels 8 --network.multipliers 1 --network.attention "
+    "--upkeep.no-tensorboard"  # which imports PyTorch where it is installed: seconds
+)
 PATIENCE_S = 300
 """How long a start may take to make progress."""
 
@@ -56,7 +59,8 @@ def command(workdir, steps, processes, logs):
 
 def environment(cache):
     """Of a training: one CPU device, and programs compiled once."""
-    own = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", cache)
     return own | {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",

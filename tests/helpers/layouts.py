@@ -35,13 +35,15 @@ STEPS, HALF, BATCH = 10, 5, 16
 EXPERIMENT = jd.Experiment(
     schedule=jd.Linear(num_steps=8, beta_start=1e-3, beta_end=0.9),
     network=jd.UNetConfig(
-        channels=16, multipliers=(1,), blocks=1, attention=(), groups=4, dropout=0.2
+        channels=8, multipliers=(1,), blocks=1, attention=(), groups=4, dropout=0.2
     ),
     optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2, epsilon=1e-2),
     training=Training(
         num_steps=STEPS, batch_size=BATCH, ema_decay=0.9, ema_lengths=(0.1,)
     ),
-    upkeep=Upkeep(log_every=HALF, checkpoint_every=HALF, snapshots=2),
+    upkeep=Upkeep(
+        log_every=HALF, checkpoint_every=HALF, snapshots=2, tensorboard=False
+    ),
     sampling=Sampling(chunk=BATCH),
 )
 """Its network has dropout, and arrays large enough to be split."""
@@ -181,5 +183,4 @@ def main(folder: Path, *names: str) -> None:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     main(Path(sys.argv[1]), *sys.argv[2:])

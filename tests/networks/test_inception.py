@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 import jaxdiff as jd
@@ -20,9 +19,7 @@ from jaxdiff.evaluation.features import Features, Inception
 from jaxdiff.evaluation.frechet import Moments, frechet_distance
 from jaxdiff.networks import inception
 from jaxdiff.storage.torch_pickle import read_torch
-from tests.helpers.pytorch import import_torchvision
-
-pytestmark = pytest.mark.xdist_group("inception")  # one PyTorch network for all
+from tests.helpers.pytorch import import_torchvision, torch
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +28,6 @@ def reference():
     import_torchvision()
     from pytorch_fid import inception as fid
 
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     with pytest.MonkeyPatch.context() as patch:
         weights: dict[str, Any] = {}
@@ -130,27 +126,30 @@ def test_another_networks_weights_are_refused(weights_file):
         inception.inception_variables(turned)
 
 
-STATE = {
-    "float": torch.arange(12.0).reshape(3, 4),
-    "half": torch.linspace(0, 1, 5).half(),
-    "brain": torch.linspace(0, 1, 5).bfloat16(),
-    "double": torch.ones(2, 2, dtype=torch.float64),
-    "long": torch.tensor(7),
-    "bool": torch.tensor([True, False]),
-    "turned": torch.arange(6.0).reshape(2, 3).T,
-    "part": torch.arange(10.0)[3:7],
-    "empty": torch.zeros(0, 3),
-    "parameter": torch.nn.Parameter(torch.ones(3)),
-}
+@pytest.fixture(scope="module")
+def state():
+    """Tensors of every kind."""
+    return {
+        "float": torch.arange(12.0).reshape(3, 4),
+        "half": torch.linspace(0, 1, 5).half(),
+        "brain": torch.linspace(0, 1, 5).bfloat16(),
+        "double": torch.ones(2, 2, dtype=torch.float64),
+        "long": torch.tensor(7),
+        "bool": torch.tensor([True, False]),
+        "turned": torch.arange(6.0).reshape(2, 3).T,
+        "part": torch.arange(10.0)[3:7],
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(torch.ones(3)),
+    }
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_weights_are_read_as_pytorch_reads_them(tmp_path, is_zip):
+def test_weights_are_read_as_pytorch_reads_them(state, tmp_path, is_zip):
     path = tmp_path / "x.pth"
-    torch.save(STATE, path, _use_new_zipfile_serialization=is_zip)
+    torch.save(state, path, _use_new_zipfile_serialization=is_zip)
     found = read_torch(path)
-    assert list(found) == list(STATE)
-    for name, tensor in STATE.items():
+    assert list(found) == list(state)
+    for name, tensor in state.items():
         array = found[name]
         tensor = tensor.detach()
         if name == "brain":
@@ -180,9 +179,9 @@ def test_a_file_runs_no_code(tmp_path, monkeypatch, is_zip):
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
-def test_a_file_that_is_cut_short_is_refused(tmp_path, is_zip):
+def test_a_file_that_is_cut_short_is_refused(state, tmp_path, is_zip):
     path = tmp_path / "x.pth"
-    torch.save(STATE, path, _use_new_zipfile_serialization=is_zip)
+    torch.save(state, path, _use_new_zipfile_serialization=is_zip)
     whole = path.read_bytes()
     for share in (0.0, 0.1, 0.5, 0.99):
         path.write_bytes(whole[: int(len(whole) * share)])
@@ -193,13 +192,13 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path, is_zip):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ([1, 2], "a list and no state_dict"),
-        ({"epoch": 3}, "'epoch' is no tensor"),
-        ({"net": {"a": torch.ones(2)}}, "'net' is no tensor"),
+        (lambda: [1, 2], "a list and no state_dict"),
+        (lambda: {"epoch": 3}, "'epoch' is no tensor"),
+        (lambda: {"net": {"a": torch.ones(2)}}, "'net' is no tensor"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, value, words):
-    torch.save(value, tmp_path / "x.pth")
+    torch.save(value(), tmp_path / "x.pth")
     with pytest.raises(jd.InputError, match=words):
         read_torch(tmp_path / "x.pth")
 

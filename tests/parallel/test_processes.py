@@ -31,9 +31,17 @@ TRICKY = ["--a=b c", "it's", '"$HOME"', "back\\slash", "*", ""]
 
 
 def environment(**more):
-    """Of a new process, which finds this package and knows of no others."""
+    """Of a new process, which finds this package and knows of no others.
+
+    It shares the compiled programs of the tests.
+    """
+    kept = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     return {
-        **{k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "NPROC"))},
+        **{
+            name: value
+            for name, value in os.environ.items()
+            if name in kept or not name.startswith(("JAX_", "NPROC"))
+        },
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         **more,
@@ -346,8 +354,9 @@ def test_tpu_runs_the_command_on_every_machine(tmp_path, asked):
 
 TRAIN = (
     "experiments/digits.py train --network.channels 8 --network.multipliers 1 "
-    "--network.attention --training.num-steps 60 --training.batch-size 16 "
-    "--upkeep.log-every 5 --upkeep.checkpoint-every 10 --workdir"
+    "--network.blocks 1 --network.attention --training.num-steps 60 "
+    "--training.batch-size 16 --upkeep.log-every 5 --upkeep.checkpoint-every 10 "
+    "--upkeep.no-tensorboard --workdir"
 )
 
 
@@ -363,12 +372,9 @@ def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
     """And the run goes on from its newest checkpoint, on other devices."""
     logs, workdir = tmp_path / "logs", tmp_path / "run"
     line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
-    cache = {
-        "JAX_COMPILATION_CACHE_DIR": jax.config.values["jax_compilation_cache_dir"]
-    }
     with subprocess.Popen(
         shlex.split(f"launch/local -n {count} -o {logs} {line}"), cwd=ROOT, text=True,
-        env=environment(**cache), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as launcher:  # fmt: skip
         limit = time.monotonic() + 240
         while not (workdir / "checkpoints" / "10").exists():
@@ -399,7 +405,7 @@ def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
         line["step"] for line in json_lines.read(workdir / "metrics.jsonl", "step")
     ]
     assert steps[-1] < 60
-    again = launch(f"launch/local -n {count // 2} -o {logs} {line}", **cache)
+    again = launch(f"launch/local -n {count // 2} -o {logs} {line}")
     assert again.returncode == 0, again.stdout
     lines = json_lines.read(workdir / "metrics.jsonl", "step")
     assert [line["step"] for line in lines] == list(range(5, 65, 5))

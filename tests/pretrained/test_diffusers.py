@@ -1,9 +1,10 @@
 """Models of diffusers against that library itself, with random weights."""
 
-import importlib
+import dataclasses
 import json
 import logging
 import shutil
+import types
 import warnings
 from functools import partial
 from typing import Any
@@ -12,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
@@ -22,11 +22,7 @@ from jaxdiff.pretrained import from_diffusers, to_diffusers
 from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_model
-from tests.helpers.pytorch import import_torchvision
-
-import_torchvision()  # which diffusers wants
-diffusers: Any = importlib.import_module("diffusers")
-torch.set_num_threads(1)
+from tests.helpers.pytorch import diffusers, import_torchvision, torch
 
 DDPM: dict[str, Any] = {
     "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
@@ -78,6 +74,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     # The defaults of the class: what the training examples make, such as butterflies.
     "butterflies": {
         **blocks(0, 0, 1, 0), "block_out_channels": [32, 32, 64, 64],
+        "layers_per_block": 1,
         "sample_size": 16, "norm_num_groups": 32,
     },
     "classes": {
@@ -92,9 +89,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
     },
     "adm-without-norm": {
         **ADM, "sample_size": 16, "resnet_time_scale_shift": "scale_shift",
+        "layers_per_block": 1,
     },
     # openai/diffusers-cd_bedroom256_l2: residual blocks between levels.
-    "bedroom": {**ADM, "sample_size": 16, "resnet_time_scale_shift": "default"},
+    "bedroom": {
+        **ADM, "sample_size": 16, "resnet_time_scale_shift": "default",
+        "layers_per_block": 1,
+    },
     "learned-variance": {
         **blocks(0, 0), "block_out_channels": [8, 16], "out_channels": 6,
         "sample_size": 8, "norm_num_groups": 4, "add_attention": False,
@@ -155,9 +156,16 @@ def inputs_of(network: Any) -> Any:
     return images, np.array([3, 871]), None if classes is None else np.array([0, 2])
 
 
+LONG = ("cat", "celebahq", *FULL)
+"""The first two differ from church, which has six levels too, in few options."""
+
+
 @pytest.mark.parametrize(
     "name",
-    [*NETWORKS, *(pytest.param(name, marks=pytest.mark.long) for name in FULL)],
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in LONG else [])
+        for name in ALL
+    ],
 )
 def test_networks_give_what_theirs_give(name, tmp_path):
     network = network_of(name)
@@ -251,6 +259,7 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
 @pytest.fixture
 def noise(monkeypatch):
     """What diffusers draws, one array after the other, in the order of its chain."""
+    import_torchvision()  # else diffusers, which is imported by name, does not find it
     drawn: list[np.ndarray] = []
     generator = np.random.default_rng(1)
 
@@ -279,7 +288,38 @@ def images_of(pipeline: Any, **call: Any) -> np.ndarray:
     return np.asarray(2 * images - 1)
 
 
-def same_images(run: jd.runs.Run, drawn: list[np.ndarray]) -> np.ndarray:
+@dataclasses.dataclass(frozen=True)
+class Analytic:
+    """x t / (t + 1) in a network's place, as in the tests of diffusers' schedulers.
+
+    A chain through it has no compiled network, and is not held back by one.
+    """
+
+    twice: bool
+    """The output has the channels that a learned variance is made of, too."""
+    num_classes: int | None = None
+
+    def __call__(self, x: Any, t: Any) -> list[Any]:
+        return [x * (t / (t + 1))] * (2 if self.twice else 1)
+
+    def apply(
+        self, variables: Any, x: Any, t: Any, labels: Any, keys: Any = None
+    ) -> Any:
+        parts = self(x, t.astype(x.dtype)[:, None, None, None])
+        return jnp.concatenate(parts, axis=-1)
+
+    def replace_in(self, network: Any) -> None:
+        """Makes this the forward pass of a network of diffusers."""
+
+        def forward(x: Any, t: Any, **_: Any) -> Any:
+            return types.SimpleNamespace(sample=torch.cat(self(x, t), 1))
+
+        network.forward = forward
+
+
+def same_images(
+    run: jd.runs.Run, drawn: list[np.ndarray], analytic: Analytic | None = None
+) -> np.ndarray:
     """What a run draws from the noise that a pipeline drew, of class 1 where it can."""
     sampling = run.experiment.sampling
     x_T, *steps = (array.transpose(0, 2, 3, 1) for array in drawn)
@@ -287,6 +327,8 @@ def same_images(run: jd.runs.Run, drawn: list[np.ndarray]) -> np.ndarray:
     steps += [np.zeros_like(x_T)] * (count - len(steps))  # none is added at the end
     labels = None if run.info.num_classes is None else jnp.array([1, 1])
     denoiser: Any = run.denoiser(labels)
+    if analytic:
+        denoiser = jd.bind(analytic, {}, None, run.model.prediction)
     if sampling.clip:
         denoiser = jd.clip_x0(denoiser, keep_eps=sampling.keep_eps)
     images = jd.sample(
@@ -297,7 +339,12 @@ def same_images(run: jd.runs.Run, drawn: list[np.ndarray]) -> np.ndarray:
 
 
 def check_images(
-    network: Any, scheduler: Any, num_steps: int, noise: Any, folder: Any
+    network: Any,
+    scheduler: Any,
+    num_steps: int,
+    noise: Any,
+    folder: Any,
+    analytic: Analytic | None = None,
 ) -> None:
     """Holds a pipeline's images against those of ours from the same noise."""
     is_ddim = isinstance(scheduler, diffusers.DDIMScheduler)
@@ -307,14 +354,19 @@ def check_images(
     if network.config.num_class_embeds:  # of which the pipelines know nothing
         labels = torch.tensor([1, 1])
         network.forward = partial(network.forward, class_labels=labels)
+    if analytic:
+        analytic.replace_in(network)
     wanted = images_of(pipeline, num_inference_steps=num_steps)
     assert (np.abs(wanted) < 0.99).mean() > 0.2
     run = from_diffusers(folder, num_steps=num_steps)
-    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+    np.testing.assert_allclose(same_images(run, noise, analytic), wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_pipelines_draw_what_theirs_draw(name, noise, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "through_network"),
+    [*((name, False) for name in SCHEDULERS), ("ddpm-20", True), ("uni-pc", True)],
+)
+def test_pipelines_draw_what_theirs_draw(name, through_network, noise, tmp_path):
     scheduler, num_steps, options = SCHEDULERS[name]
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(
@@ -325,7 +377,8 @@ def test_pipelines_draw_what_theirs_draw(name, noise, tmp_path):
     # Of fewer times, for with random weights nothing holds x_t / alpha back.
     options = {"num_train_timesteps": 1000 if name == "ddpm" else 200, **options}
     made = getattr(diffusers, scheduler)(**options)
-    check_images(network, made, num_steps, noise, tmp_path)
+    analytic = None if through_network else Analytic("learned" in name)
+    check_images(network, made, num_steps, noise, tmp_path, analytic)
 
 
 @pytest.mark.long
@@ -404,9 +457,11 @@ def test_there_and_back(name, noise, tmp_path, caplog):
         # Else it says that a package of theirs would load it faster.
         pipeline = cls.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
     assert not caplog.records
+    analytic = Analytic(twice=False)
+    analytic.replace_in(pipeline.unet)
     wanted = images_of(pipeline, **call)
     assert (np.abs(wanted) < 0.99).mean() > 0.2
-    np.testing.assert_allclose(same_images(run, noise), wanted, atol=1e-3)
+    np.testing.assert_allclose(same_images(run, noise, analytic), wanted, atol=1e-3)
     again = from_diffusers(tmp_path / "model", num_steps=call["num_inference_steps"])
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
     for part in ("schedule", "prediction", "objective"):

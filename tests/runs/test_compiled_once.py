@@ -12,10 +12,7 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from tests.helpers.compilations import compilations
 from tests.helpers.runs import TINY
 
-pytestmark = [
-    pytest.mark.usefixtures("standard_promotion"),
-    pytest.mark.xdist_group("finished"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 GUIDED = dataclasses.replace(
     TINY, network=dataclasses.replace(TINY.network, label_dropout=0.1)
 )

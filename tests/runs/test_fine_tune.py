@@ -16,10 +16,7 @@ from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from tests.helpers.fake_run import CONFIG, fake_run
 from tests.helpers.runs import TINY, same_bits
 
-pytestmark = [
-    pytest.mark.xdist_group("finished"),
-    pytest.mark.usefixtures("standard_promotion"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def start(experiment, tmp_path, dataset=None):

@@ -31,10 +31,7 @@ from jaxdiff.training.initialize import init_state
 from tests.helpers.fake_run import snapshot
 from tests.helpers.runs import TINY, same_bits
 
-pytestmark = [
-    pytest.mark.usefixtures("standard_promotion"),
-    pytest.mark.xdist_group("finished"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 EACH = dataclasses.replace(
     TINY, upkeep=Upkeep(log_every=2, checkpoint_every=1, keep=10)
 )

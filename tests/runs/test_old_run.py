@@ -30,7 +30,6 @@ from jaxdiff.serialization import to_dict
 from jaxdiff.storage.compilation_cache import kind_of_cpu
 from jaxdiff.training.experiment import DataInfo, Experiment
 
-pytestmark = pytest.mark.xdist_group("old_run")
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data"
 MADE_WITH = json.loads((DATA / "made_with_b0cbe55.json").read_text())
@@ -117,32 +116,43 @@ TAGS: dict[str, dict[str, type]] = {
 INFO = DataInfo((8, 8, 1), 10, None, "f")
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """The folder of `tests.helpers.old_run` after it, and what it printed."""
-    folder = tmp_path_factory.mktemp("old_run")
+def go_on(folder, *flags):
+    """Runs `tests.helpers.old_run` in a folder; gives back what it printed."""
     with tarfile.open(DATA / "run_b0cbe55.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     (folder / "run_b0cbe55").rename(folder / "old")
     environment = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("JAX_", "XLA_"))
+        if not name.startswith(("JAX_NUM", "XLA_"))
     }
     environment |= {
         "PYTHONPATH": str(ROOT),
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_backend_optimization_level=0",
         "NPROC": "2",
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    program = [sys.executable, "-m", "tests.helpers.old_run", str(folder)]
+    program = [sys.executable, "-m", "tests.helpers.old_run", str(folder), *flags]
     done = subprocess.run(
         program, cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return folder, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of the run, trained to its end."""
+    folder = tmp_path_factory.mktemp("old_run")
+    go_on(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The same, with images and figures, and what was printed."""
+    folder = tmp_path_factory.mktemp("old_run")
+    return folder, go_on(folder, "--all")
 
 
 def check(name, value):
@@ -159,16 +169,19 @@ def check(name, value):
         assert error <= ROUNDING, (name, error)
 
 
-def test_old_run_samples_before_it_goes_on(run):
-    folder, _ = run
-    with np.load(folder / "old.npz") as results:
+def test_old_run_samples_and_resumes_as_before(run):
+    with np.load(run / "old.npz") as results:
+        assert set(results) == {"started", "state", "ema_0.1"}
         images = results["started"]
+        for name in ("state", "ema_0.1"):
+            check(name, results[name])
     assert images.shape == (4, 8, 8, 1)
     assert np.isfinite(images).all()
 
 
-def test_old_run_resumes_samples_and_evaluates_as_before(run):
-    folder, _ = run
+@pytest.mark.long
+def test_old_run_draws_by_each_sampler_and_evaluates_as_before(whole):
+    folder, _ = whole
     with np.load(folder / "old.npz") as results:
         names = {name for name in VALUES if not name.startswith("draws_")}
         assert names | {"started"} == set(results)
@@ -177,8 +190,7 @@ def test_old_run_resumes_samples_and_evaluates_as_before(run):
 
 
 def test_run_from_nothing_is_as_before(run):
-    folder, _ = run
-    with np.load(folder / "new.npz") as results:
+    with np.load(run / "new.npz") as results:
         assert {name for name in VALUES if name.startswith("draws_")} < set(results)
         for name in results:
             check(name, results[name])
@@ -186,8 +198,7 @@ def test_run_from_nothing_is_as_before(run):
 
 @pytest.mark.parametrize("which", ["old", "new"])
 def test_metrics_are_as_before(run, which):
-    folder, _ = run
-    new = (folder / which / "metrics.jsonl").read_text()
+    new = (run / which / "metrics.jsonl").read_text()
     old = (DATA / "metrics_b0cbe55.jsonl").read_text()
     if SAME_BITS:
         assert new == old
@@ -196,8 +207,9 @@ def test_metrics_are_as_before(run, which):
             assert json.loads(one) == pytest.approx(json.loads(other), rel=ROUNDING)
 
 
-def test_status_and_report_read_old_run(run):
-    folder, printed = run
+@pytest.mark.long
+def test_status_and_report_read_old_run(whole):
+    folder, printed = whole
     assert "step 8 of 8 (100%)" in printed
     page = (folder / "old" / "report.html").read_text()
     assert "MinSNR" in page

@@ -23,10 +23,7 @@ from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Training, Upkeep
 from tests.helpers.runs import TINY, same_bits
 
-pytestmark = [
-    pytest.mark.usefixtures("standard_promotion"),
-    pytest.mark.xdist_group("averaged"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 STEPS = 32
 LENGTHS = (0.08, 0.16)
 CONFIG = dataclasses.replace(

@@ -23,10 +23,7 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
 from tests.helpers.runs import TINY, same_bits
 
-pytestmark = [
-    pytest.mark.usefixtures("standard_promotion"),
-    pytest.mark.xdist_group("finished"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 SEEN = dataclasses.replace(
     TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
 )

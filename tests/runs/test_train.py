@@ -19,10 +19,7 @@ from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
 from tests.helpers.runs import TINY, same_bits
 
-pytestmark = [
-    pytest.mark.usefixtures("standard_promotion"),
-    pytest.mark.xdist_group("finished"),
-]
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def test_one_seed_gives_the_same_bits(finished, tmp_path):
