@@ -174,7 +174,10 @@ BREAKS = (
         "(level.sigma <= high * level.alpha), weight, 1.0)",
         "(level.sigma <= high * level.alpha), 1.0, weight)",
         "tests/denoisers/test_guidance.py",
-        "test_guided_only_in_the_interval",
+        (
+            "test_guided_only_in_the_interval[VP(num_steps=1000, beta_min=0.1, "
+            "beta_max=20.0, t_min=0.001)]"
+        ),
     ),
     Break(
         "classifier-pushes-away",
@@ -182,7 +185,10 @@ BREAKS = (
         "eps=estimate.eps - push",
         "eps=estimate.eps + push",
         "tests/denoisers/test_guidance.py",
-        "test_the_exact_classifier_makes_the_conditional_model",
+        (
+            "test_the_exact_classifier_makes_the_conditional_model[VP(num_"
+            "steps=1000, beta_min=0.1, beta_max=20.0, t_min=0.001)]"
+        ),
     ),
     Break(
         "unconditional-is-class-0",
@@ -222,7 +228,10 @@ BREAKS = (
         "return sigma**2 / some_alpha * back",
         "return sigma / some_alpha * back",
         "tests/denoisers/test_inverse_problems.py",
-        "test_given_measurement_is_the_posteriors_oracle",
+        (
+            "test_given_measurement_is_the_posteriors_oracle[mask-0.1-VP(num_"
+            "steps=1000, beta_min=0.1, beta_max=20.0, t_min=0.001)]"
+        ),
     ),
     # Samplers.
     Break(
@@ -247,7 +256,7 @@ BREAKS = (
         "fraction * jnp.log(large) + (1 - fraction) * log_small",
         "fraction * log_small + (1 - fraction) * jnp.log(large)",
         "tests/losses/test_objectives.py",
-        "test_the_best_variance_is_the_true_one",
+        "test_the_best_variance_is_the_true_one[Linear]",
     ),
     Break(
         "ddim-keeps-all-of-eps",
@@ -284,8 +293,8 @@ BREAKS = (
     Break(
         "unipc-without-corrector",
         "jaxdiff/samplers/unipc.py",
-        "x_t = jnp.where(usual, corrected, x_t)",
-        "x_t = jnp.where(usual, x_t, x_t)",
+        "        x_t = jnp.where(usual, corrected, x_t)\n",
+        "",
         "tests/samplers/test_orders.py",
         "test_order_3_needs_an_accurate_start",
     ),
@@ -311,7 +320,10 @@ BREAKS = (
         "(second.eps - second.x_0) - (first.eps - first.x_0)",
         "first.x_0 - second.x_0",
         "tests/samplers/test_orders.py",
-        "test_error_falls_at_the_order",
+        (
+            "test_error_falls_at_the_order[FlowHeun(spacing=Linspace(num_"
+            "steps=20, to_data=True, skip_last=False))-2]"
+        ),
     ),
     Break(
         "leading-is-trailing",
@@ -406,7 +418,7 @@ BREAKS = (
         "return jnp.minimum(snr, self.gamma)",
         "return jnp.maximum(snr, self.gamma)",
         "tests/losses/test_weightings.py",
-        "test_the_papers_formula",
+        "test_the_papers_formula[MinSNR-Linear]",
     ),
     Break(
         "error-scale-not-squared",
@@ -414,7 +426,7 @@ BREAKS = (
         "prediction.x0_error_scale(level) ** 2",
         "prediction.x0_error_scale(level)",
         "tests/losses/test_objectives.py",
-        "test_a_weight_on_x_0_is_one_loss_for_every_prediction",
+        "test_a_weight_on_x_0_is_one_loss_for_every_prediction[Linear]",
     ),
     Break(
         "hybrid-bound-moves-the-mean",
@@ -422,7 +434,7 @@ BREAKS = (
         "x_0=jax.lax.stop_gradient(estimate.x_0)",
         "x_0=estimate.x_0",
         "tests/losses/test_objectives.py",
-        "test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound",
+        "test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound[Linear]",
     ),
     Break(
         "white-bin-not-open",
@@ -438,7 +450,7 @@ BREAKS = (
         "(true_mean - mean) ** 2 / var)",
         "(true_mean - mean) ** 2 / true_variance)",
         "tests/losses/test_variational.py",
-        "test_terms_are_divergences_and_the_decoder",
+        "test_terms_are_divergences_and_the_decoder[variance1]",
     ),
     Break(
         "nats-called-bits",
@@ -446,7 +458,7 @@ BREAKS = (
         "axis=tuple(range(1, nats.ndim))) / math.log(2)",
         "axis=tuple(range(1, nats.ndim)))",
         "tests/losses/test_variational.py",
-        "test_prior_term",
+        "test_prior_term[options0]",
     ),
     # Networks.
     Break(
@@ -490,7 +502,7 @@ BREAKS = (
         "[0.5, -0.5, 0.5]",
         "[0.5, 0.5, -0.5]",
         "tests/networks/test_convolution.py",
-        "test_values_and_gradients_are_the_plain_ones",
+        "test_values_and_gradients_are_the_plain_ones[shape0-1]",
     ),
     Break(
         "dropout-shared-by-blocks",
@@ -531,7 +543,10 @@ BREAKS = (
         "jax.lax.pmean(fn(shared, batch), AXIS)",
         "jax.lax.psum(fn(shared, batch), AXIS)",
         "tests/parallel/test_parallel.py",
-        "test_a_step_averages_over_the_batch_and_donates_its_state",
+        (
+            "test_a_step_averages_over_the_batch_and_donates_its_state[Pmap(num_"
+            "devices=2)]"
+        ),
     ),
     Break(
         "sum-for-mean-sharded",
@@ -539,7 +554,10 @@ BREAKS = (
         "if self.data > 1 else a) / count",
         "if self.data > 1 else a)",
         "tests/parallel/test_parallel.py",
-        "test_a_step_averages_over_the_batch_and_donates_its_state",
+        (
+            "test_a_step_averages_over_the_batch_and_donates_its_"
+            "state[Sharded(data=4, fsdp=2)]"
+        ),
     ),
     Break(
         "a-process-too-many",
@@ -774,7 +792,7 @@ BREAKS = (
         "return self.prior + self.terms.sum(axis=-1)",
         "return self.terms.sum(axis=-1)",
         "tests/evaluation/test_likelihood.py",
-        "test_no_wrong_term_would_pass",
+        ("test_no_wrong_term_would_pass[losses.variational.BIN-0.00784313725490196]"),
     ),
     Break(
         "bin-width-dropped",
@@ -899,10 +917,10 @@ BREAKS = (
         "test_an_images_noise_depends_on_its_index_alone",
     ),
     Break(
-        "largest-value-refused",
+        "bound-let-through",
         "jaxdiff/checks.py",
-        "partial(operator.ge, most)",
-        "partial(operator.gt, most)",
+        "partial(operator.lt, least)",
+        "partial(operator.le, least)",
         "tests/test_checks.py",
         "test_a_field_is_held_against_its_bounds",
     ),
@@ -920,7 +938,7 @@ BREAKS = (
         '"Ddim": "jaxdiff.DDIM"',
         '"Ddim": "jaxdiff.DDPM"',
         "tests/test_old_names.py",
-        "test_moved_name_warns_once_and_names_its_place",
+        "test_moved_name_warns_once_and_names_its_place[Ddim]",
     ),
     Break(
         "message-of-many-lines",
@@ -951,7 +969,7 @@ BREAKS = (
         "cifar10-not-flipped",
         "experiments/cifar10.py",
         'TFDS(name="cifar10", flip=True)',
-        'TFDS(name="cifar10")',
+        'TFDS(name="cifar10", flip=False)',
         "tests/experiments/test_recipes.py",
         "test_cifar10_is_ddpms",
     ),

@@ -11,9 +11,8 @@ def test_cifar10_is_ddpms():
     assert config.objective == jd.losses.Simple()
     assert config.prediction == jd.predictions.Eps()
     assert config.sampling.sampler == jd.DDPM(variance=jd.samplers.FixedLarge())
-    assert (config.data.name, config.data.flip, config.conditional) == (
-        "cifar10", True, False,
-    )  # fmt: skip
+    assert config.data == jd.data.TFDS(name="cifar10", flip=True)
+    assert not config.conditional
     network, optimizer = config.network, config.optimizer
     assert network.widths == (128, 256, 256, 256)
     assert (network.blocks, network.attention, network.dropout) == (2, (16,), 0.1)
