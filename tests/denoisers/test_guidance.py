@@ -149,6 +149,24 @@ def test_classifier_free_network(tiny, short, dtype):
         assert_same(got, wanted, {"rtol": 1e-3, "atol": 1e-4})
 
 
+class Told:
+    """A "network" of three classes that outputs the class it is told."""
+
+    num_classes = 3
+
+    def apply(self, variables, x, t, labels=None, keys=None):
+        return jnp.zeros_like(x) + labels.astype(x.dtype)[:, None]
+
+
+def test_without_a_class_the_network_is_told_the_one_after_the_last(short):
+    network: Any = Told()
+    denoiser = jd.bind(network, {}, jnp.array([2, 0]))
+    for weight, told in ((0.0, [3, 3]), (1.0, [2, 0]), (3.0, [0, -6])):
+        guided = jd.classifier_free_guidance(denoiser, weight)
+        eps = guided(jnp.zeros((2, 1)), short.level(5)).eps
+        np.testing.assert_array_equal(eps[:, 0], told)
+
+
 def test_classifier_free_is_one_call_of_the_network(tiny, short):
     network, params = tiny
     calls = []

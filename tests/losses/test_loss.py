@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff import rng
+from jaxdiff.losses.loss import draw
 
 
 class Linear:
@@ -81,6 +83,23 @@ def test_an_examples_loss_depends_on_its_index_alone(loss_of):
     parts = np.mean([loss_of([i]) for i in range(8)])
     for order in (range(8), [6, 1, 3, 0, 2, 7, 5, 4]):
         np.testing.assert_allclose(loss_of(list(order)), parts, rtol=1e-5)
+
+
+def test_what_chance_gives_an_example_is_independent():
+    """Its time, its noise and its dropout: no two of them have one key."""
+    num = 4000
+    batch = batch_of(jnp.zeros((num, 2, 1, 1)))
+    schedule, objective = jd.Linear().build(), jd.losses.Simple()
+    drawn = draw(batch, jax.random.key(0), schedule, objective, ())
+    keys = drawn.dropout_keys
+    columns = [
+        drawn.u, *drawn.eps.reshape(num, 2).T,
+        rng.uniform(keys), *rng.normal(keys, (2,)).T,
+    ]  # fmt: skip
+    found = np.corrcoef(columns)
+    # The last two are made of one key: the bits of one are those of the other's first.
+    found[3:, 3:] = np.eye(3)
+    np.testing.assert_allclose(found, np.eye(6), atol=5 / num**0.5)
 
 
 def test_other_keys_draw_other_noise(loss_of):

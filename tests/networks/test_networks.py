@@ -114,6 +114,35 @@ def test_dropout_and_label_dropout_are_per_example(apply):
     np.testing.assert_allclose(swapped, out[::-1], rtol=1e-4, atol=1e-5)
 
 
+def test_every_block_drops_by_keys_of_its_own(monkeypatch):
+    seen = []
+
+    def note(x, rate, keys):
+        if keys is not None:  # there are none while it is initialised
+            seen.append(np.asarray(jax.random.key_data(keys)))
+        return x
+
+    monkeypatch.setattr(layers, "dropout", note)
+    config = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=())
+    network, t = config.build(out_channels=1), jnp.zeros(2, jnp.int32)
+    x, keys = jnp.zeros((2, 8, 8, 1)), jax.random.split(jax.random.key(0), 2)
+    variables = jax.eval_shape(network.init, jax.random.key(0), x, t)
+    network.apply(jax.tree.map(jnp.zeros_like, variables), x, t, None, keys)
+    assert len(seen) == 5  # one on the way down, two in the middle, two up
+    assert len(np.unique(np.concatenate(seen), axis=0)) == 5 * 2
+
+
+def test_a_block_starts_as_what_it_is_given():
+    """Its last layer starts at zero, as in the code of Ho et al. 2020."""
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
+    norm_of = partial(layers.Norm, 2, jnp.float32)
+    block = layers.ResBlock(8, 0.0, norm_of, jnp.float32)
+    attention = layers.Attention(heads=2, norm=norm_of, dtype=jnp.float32)
+    for layer, inputs in ((block, (x, jnp.ones((2, 8)), None)), (attention, (x,))):
+        out, _ = layer.init_with_output(jax.random.key(1), *inputs)
+        np.testing.assert_array_equal(out, x)
+
+
 def test_rates_of_dropout():
     keys = jax.random.split(jax.random.key(0), 4000)
     kept = layers.dropout(jnp.ones((4000, 10)), 0.3, keys)

@@ -203,6 +203,21 @@ def test_the_code_of_an_image_is_the_odes():
     )
 
 
+def test_images_are_scaled_to_the_level_that_the_way_begins_at():
+    """For data N(0, 1) the ODE turns alpha x_0 into noise of the same length."""
+    schedule, begin, end = jd.Linear().build(), 400, 800
+    data = jd.oracles.Gaussian.of(jnp.zeros(2, jnp.float32), 1.0)
+    spacing = jd.spacing.Times(times=tuple(np.linspace(end, begin, 101).tolist()))
+    sampler = jd.DDIM(spacing=spacing)
+    images = jnp.asarray([[0.5, -1.0], [2.0, 0.1]], jnp.float32)
+    noise = jd.samplers.encode(data, sampler, schedule, images)
+    alpha = schedule.level(begin).alpha
+    assert alpha < 0.5
+    np.testing.assert_allclose(noise, alpha * images, rtol=0.02)
+    again = jd.samplers.decode(data, sampler, schedule, noise)
+    np.testing.assert_allclose(again, images, rtol=0.02)
+
+
 @pytest.mark.parametrize(
     "sampler",
     [jd.DDPM(), jd.DDIM(eta=0.1), jd.DPMSolver(eta=1.0), jd.Heun(churn=1.0)],

@@ -216,6 +216,33 @@ def test_a_save_that_cannot_be_proven_removes_nothing(two, monkeypatch):
     assert used(two) == (2, [])
 
 
+def test_a_checkpoint_outlives_a_power_cut(tmp_path, monkeypatch):
+    """Its files are on the disk before it has its name, and its name soon after."""
+    flushed = []
+
+    def note(descriptor):
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flush(descriptor)
+
+    def look(self, target):
+        if target.name == "1":
+            names = {path.relative_to(self).as_posix() for path in files(self)}
+            there = {os.path.relpath(path, self) for path in flushed}
+            written = {name for name in there if name.startswith(f".{manifest.RECORD}")}
+            assert names - there == {manifest.RECORD}
+            assert len(written) == 1  # the record, by another name
+            assert "." in there
+            flushed.clear()
+        return rename(self, target)
+
+    flush, rename = os.fsync, pathlib.Path.rename
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(pathlib.Path, "rename", look)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, state(1))
+    assert flushed == [str(tmp_path)]
+
+
 def test_what_a_kill_left_is_removed_by_the_next_save(two):
     for name in ("3.writing", "4.writing.orbax-checkpoint-tmp", "1.removed"):
         shutil.copytree(two / "1", two / name)

@@ -1,0 +1,1117 @@
+"""Shows that the tests can fail: breaks the code on purpose, in a copy of it.
+
+    python -m tests.mutations                    all breaks
+    python -m tests.mutations noise-subtracted   some of them
+    python -m tests.mutations --no-check         do not run the tests unbroken first
+
+Each break is a slip that a developer could make. It is put into a copy of the
+repository, where its test must fail by what it asserts: a break after which it passes,
+or does not run, is missed. The last output is the table of tests/README.md; the exit
+code is 1 if any break was missed.
+"""
+
+import argparse
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).parents[1]
+PATIENCE_S = 600
+"""How long the tests of a break may take; one that makes them hang is missed."""
+
+
+class Break(NamedTuple):
+    """A slip, and the tests that it must not pass."""
+
+    name: str
+    """What is wrong, in a few words joined by hyphens."""
+    file: str
+    """Where, from the repository's root."""
+    old: str
+    """The text there, which occurs once."""
+    new: str
+    """What the slip makes of it."""
+    test_file: str
+    """The file of a test that must fail with it and pass without it."""
+    test: str
+    """The test there: its name, or name[case]."""
+
+
+class Outcome(NamedTuple):
+    """How a run of tests ended."""
+
+    code: int | None
+    """pytest's exit code; None where it took too long."""
+    failed: str
+    """The test that failed first."""
+    why: str
+    """What that test says, or the last line of the output."""
+
+    @property
+    def caught(self) -> bool:
+        """Whether a test failed, by what it asserts."""
+        by_assertion = self.why.startswith(("assert", "AssertionError", "Failed: DID"))
+        return self.code == 1 and bool(self.failed) and by_assertion
+
+
+BREAKS = (
+    # The forward process and its schedules.
+    Break(
+        "noise-subtracted",
+        "jaxdiff/schedules/forward.py",
+        "alpha * x_0 + sigma * noise",
+        "alpha * x_0 - sigma * noise",
+        "tests/schedules/test_forward.py",
+        "test_steps_compose_to_the_closed_form[9]",
+    ),
+    Break(
+        "posterior-mean-coefficient",
+        "jaxdiff/schedules/forward.py",
+        "alpha_s * beta_ts / sigma_t**2 * x_0",
+        "alpha_ts * beta_ts / sigma_t**2 * x_0",
+        "tests/schedules/test_forward.py",
+        "test_posterior_is_bayes_rule[500-Linear]",
+    ),
+    Break(
+        "alphas-bar-a-step-late",
+        "jaxdiff/schedules/discrete.py",
+        "alphas_bar = np.cumprod(1 - betas)",
+        "alphas_bar = np.cumprod(np.append(1, 1 - betas[:-1]))",
+        "tests/schedules/test_discrete.py",
+        "test_linear_constants",
+    ),
+    Break(
+        "cosine-not-squared",
+        "jaxdiff/schedules/discrete.py",
+        "np.cos((u + self.offset) / (1 + self.offset) * np.pi / 2) ** 2",
+        "np.cos((u + self.offset) / (1 + self.offset) * np.pi / 2)",
+        "tests/schedules/test_discrete.py",
+        "test_cosine_constants",
+    ),
+    Break(
+        "zero-snr-not-rescaled",
+        "jaxdiff/schedules/discrete.py",
+        "return rescale_zero_terminal_snr(self.base.build())",
+        "return self.base.build()",
+        "tests/schedules/test_discrete.py",
+        "test_zero_terminal_snr_is_lins_algorithm[Linear]",
+    ),
+    Break(
+        "vp-integral-doubled",
+        "jaxdiff/schedules/continuous.py",
+        "-(t**2) * slope / 4 - t * self.beta_min / 2",
+        "-(t**2) * slope / 2 - t * self.beta_min",
+        "tests/schedules/test_continuous.py",
+        "test_levels_are_the_formula[VP0]",
+    ),
+    Break(
+        "ve-log-sigma-not-scaled",
+        "jaxdiff/schedules/continuous.py",
+        "TIME_SCALE / 4 * jnp.log(sigma)",
+        "TIME_SCALE * jnp.log(sigma)",
+        "tests/schedules/test_continuous.py",
+        "test_levels_are_the_formula[VE0]",
+    ),
+    # Denoisers.
+    Break(
+        "x0-from-eps-sign",
+        "jaxdiff/denoisers/predictions.py",
+        "return (x_t - sigma * output) / alpha, output",
+        "return (x_t + sigma * output) / alpha, output",
+        "tests/denoisers/test_predictions.py",
+        "test_target_gives_the_image_and_the_noise_back[Eps-Linear]",
+    ),
+    Break(
+        "v-target-sign",
+        "jaxdiff/denoisers/predictions.py",
+        "return (alpha * eps - sigma * x_0) / jnp.sqrt",
+        "return (sigma * x_0 - alpha * eps) / jnp.sqrt",
+        "tests/denoisers/test_predictions.py",
+        "test_v_is_the_textbooks[Cosine]",
+    ),
+    Break(
+        "flow-target-sign",
+        "jaxdiff/denoisers/predictions.py",
+        "return eps - x_0",
+        "return x_0 - eps",
+        "tests/denoisers/test_predictions.py",
+        "test_velocity_is_the_straight_paths_derivative",
+    ),
+    Break(
+        "edm-input-not-scaled",
+        "jaxdiff/denoisers/predictions.py",
+        "return x_t / self._deviation(*level.scales(x_t))",
+        "return x_t",
+        "tests/denoisers/test_predictions.py",
+        "test_what_the_network_sees[EDM-VE]",
+    ),
+    Break(
+        "variance-fraction-not-shifted",
+        "jaxdiff/denoisers/predictions.py",
+        "return prediction, (raw + 1) / 2",
+        "return prediction, raw",
+        "tests/denoisers/test_predictions.py",
+        "test_learned_variance_is_the_second_half[Eps]",
+    ),
+    Break(
+        "guidance-weight-one-more",
+        "jaxdiff/denoisers/guidance.py",
+        "weight = jnp.asarray(weight, x_t.dtype)",
+        "weight = 1 + jnp.asarray(weight, x_t.dtype)",
+        "tests/denoisers/test_guidance.py",
+        "test_autoguidance_goes_on_past_the_weak_model",
+    ),
+    Break(
+        "guidance-outside-the-interval",
+        "jaxdiff/denoisers/guidance.py",
+        "(level.sigma <= high * level.alpha), weight, 1.0)",
+        "(level.sigma <= high * level.alpha), 1.0, weight)",
+        "tests/denoisers/test_guidance.py",
+        (
+            "test_guided_only_in_the_interval[VP(num_steps=1000, beta_min=0.1, "
+            "beta_max=20.0, t_min=0.001)]"
+        ),
+    ),
+    Break(
+        "classifier-pushes-away",
+        "jaxdiff/denoisers/guidance.py",
+        "eps=estimate.eps - push",
+        "eps=estimate.eps + push",
+        "tests/denoisers/test_guidance.py",
+        (
+            "test_the_exact_classifier_makes_the_conditional_model[VP(num_"
+            "steps=1000, beta_min=0.1, beta_max=20.0, t_min=0.001)]"
+        ),
+    ),
+    Break(
+        "unconditional-is-class-0",
+        "jaxdiff/denoisers/network.py",
+        "jnp.where(labels == ANY_CLASS, null or 0, labels)",
+        "jnp.where(labels == ANY_CLASS, 0, labels)",
+        "tests/denoisers/test_guidance.py",
+        "test_without_a_class_the_network_is_told_the_one_after_the_last",
+    ),
+    Break(
+        "clipped-x0-keeps-its-eps",
+        "jaxdiff/denoisers/thresholding.py",
+        "return estimate._replace(eps=eps_of(estimate.x_0, x_t, level))",
+        "return estimate",
+        "tests/denoisers/test_guidance.py",
+        "test_what_is_estimated_adds_up_to_x_t[clip_x0]",
+    ),
+    Break(
+        "oracle-score-sign",
+        "jaxdiff/denoisers/oracles.py",
+        "return -self._from_basis(r / s)",
+        "return self._from_basis(r / s)",
+        "tests/denoisers/test_oracles.py",
+        "test_estimate_and_score_are_the_densitys_gradient[full-vector-VP]",
+    ),
+    Break(
+        "adjoint-of-blur-for-blur",
+        "jaxdiff/denoisers/inverse_problems.py",
+        "jnp.roll(x, (i - reach, j - reach)",
+        "jnp.roll(x, (reach - i, reach - j)",
+        "tests/denoisers/test_inverse_problems.py",
+        "test_blur_is_a_convolution[3]",
+    ),
+    Break(
+        "measurement-covariance",
+        "jaxdiff/denoisers/inverse_problems.py",
+        "return sigma**2 / some_alpha * back",
+        "return sigma / some_alpha * back",
+        "tests/denoisers/test_inverse_problems.py",
+        (
+            "test_given_measurement_is_the_posteriors_oracle[mask-0.1-VP(num_"
+            "steps=1000, beta_min=0.1, beta_max=20.0, t_min=0.001)]"
+        ),
+    ),
+    # Samplers.
+    Break(
+        "chain-repeats-its-noise",
+        "jaxdiff/samplers/base.py",
+        "rng.step_noise(key, indices, steps_left, shape[1:])",
+        "rng.step_noise(key, indices, 0, shape[1:])",
+        "tests/samplers/test_samplers.py",
+        "test_a_samplers_step_is_given_its_levels_noise_and_index",
+    ),
+    Break(
+        "last-step-adds-noise",
+        "jaxdiff/samplers/ancestral.py",
+        "mean + jnp.where(sigma_s > 0, jnp.sqrt(var), 0.0) * noise",
+        "mean + jnp.sqrt(var) * noise",
+        "tests/samplers/test_ancestral.py",
+        "test_last_step_adds_no_noise",
+    ),
+    Break(
+        "learned-variance-swapped",
+        "jaxdiff/samplers/ancestral.py",
+        "fraction * jnp.log(large) + (1 - fraction) * log_small",
+        "fraction * log_small + (1 - fraction) * jnp.log(large)",
+        "tests/losses/test_objectives.py",
+        "test_the_best_variance_is_the_true_one[Linear]",
+    ),
+    Break(
+        "ddim-keeps-all-of-eps",
+        "jaxdiff/samplers/ddim.py",
+        "kept = jnp.sqrt(sigma_s**2 - fresh**2)",
+        "kept = sigma_s",
+        "tests/samplers/test_identities.py",
+        "test_ddim_on_all_steps_is_the_ancestral_chain",
+    ),
+    Break(
+        "ddim-eta-under-the-root",
+        "jaxdiff/samplers/ddim.py",
+        "eta * jnp.sqrt(jnp.maximum(variance, 0.0))",
+        "jnp.sqrt(eta * jnp.maximum(variance, 0.0))",
+        "tests/samplers/test_sampler_moments.py",
+        "test_every_step_is_the_papers[ddim-half-discrete]",
+    ),
+    Break(
+        "dpm-solver-midpoint",
+        "jaxdiff/samplers/dpm_solver.py",
+        "-jnp.expm1(-rate) / 2 if",
+        "-jnp.expm1(-rate) if",
+        "tests/samplers/test_identities.py",
+        "test_dpm_solver_of_order_2_by_its_published_formula[Linear-0.0]",
+    ),
+    Break(
+        "third-order-moment",
+        "jaxdiff/samplers/exponential.py",
+        "weights.append(m_2 - nodes[1] * m_1)",
+        "weights.append(m_2 - m_1)",
+        "tests/samplers/test_sampler_moments.py",
+        "test_every_step_is_the_papers[dpm-3-discrete]",
+    ),
+    Break(
+        "unipc-without-corrector",
+        "jaxdiff/samplers/unipc.py",
+        "        x_t = jnp.where(usual, corrected, x_t)\n",
+        "",
+        "tests/samplers/test_orders.py",
+        "test_order_3_needs_an_accurate_start",
+    ),
+    Break(
+        "heun-full-correction",
+        "jaxdiff/samplers/edm.py",
+        "return x_s + step / 2 * (second.eps - first.eps)",
+        "return x_s + step * (second.eps - first.eps)",
+        "tests/samplers/test_identities.py",
+        "test_heun_with_churn_by_edms_algorithm_2",
+    ),
+    Break(
+        "churn-adds-deviations",
+        "jaxdiff/samplers/edm.py",
+        "jnp.sqrt(jnp.maximum(s_raised**2 - s**2, 0.0))",
+        "(s_raised - s)",
+        "tests/samplers/test_identities.py",
+        "test_heun_with_churn_by_edms_algorithm_2",
+    ),
+    Break(
+        "flow-heun-by-x0-alone",
+        "jaxdiff/samplers/flow.py",
+        "(second.eps - second.x_0) - (first.eps - first.x_0)",
+        "first.x_0 - second.x_0",
+        "tests/samplers/test_orders.py",
+        (
+            "test_error_falls_at_the_order[FlowHeun(spacing=Linspace(num_"
+            "steps=20, to_data=True, skip_last=False))-2]"
+        ),
+    ),
+    Break(
+        "leading-is-trailing",
+        "jaxdiff/samplers/spacing.py",
+        "(places * stride + self.offset)",
+        "((places + 1) * stride - 1)",
+        "tests/samplers/test_spacing.py",
+        "test_leading_for_every_number_of_steps",
+    ),
+    Break(
+        "linspace-without-its-end",
+        "jaxdiff/samplers/spacing.py",
+        (
+            "places = np.arange(count)[::-1]\n"
+            "        return _between_the_ends(schedule, places, max(count - 1, 1))"
+        ),
+        (
+            "places = np.arange(count)[::-1]\n"
+            "        return _between_the_ends(schedule, places, count)"
+        ),
+        "tests/samplers/test_spacing.py",
+        "test_linspace_for_every_number_of_steps",
+    ),
+    Break(
+        "karras-rho-not-inverted",
+        "jaxdiff/samplers/spacing.py",
+        "first ** (1 / self.rho), last ** (1 / self.rho)",
+        "first**self.rho, last**self.rho",
+        "tests/samplers/test_spacing.py",
+        "test_karras_gives_edms_levels",
+    ),
+    Break(
+        "inpainting-mask-inverted",
+        "jaxdiff/samplers/inverse_problems.py",
+        "return mask * known_s + (1 - mask) * x_s, memory",
+        "return (1 - mask) * known_s + mask * x_s, memory",
+        "tests/denoisers/test_inverse_problems.py",
+        "test_known_pixels_are_kept[True-RePaint]",
+    ),
+    Break(
+        "dps-climbs",
+        "jaxdiff/samplers/inverse_problems.py",
+        "x_s - self.size * jax.grad(misfit)(x_t)",
+        "x_s + self.size * jax.grad(misfit)(x_t)",
+        "tests/denoisers/test_inverse_problems.py",
+        "test_dps_by_hand[mask]",
+    ),
+    Break(
+        "slerp-shares-swapped",
+        "jaxdiff/samplers/editing.py",
+        "return share_a * a + share_b * b",
+        "return share_b * a + share_a * b",
+        "tests/samplers/test_editing.py",
+        "test_slerps_ends_are_the_noises",
+    ),
+    Break(
+        "encoded-image-not-scaled",
+        "jaxdiff/samplers/inversion.py",
+        "x = levels.alpha[0].astype(x_0.dtype) * x_0",
+        "x = x_0",
+        "tests/samplers/test_orders.py",
+        "test_images_are_scaled_to_the_level_that_the_way_begins_at",
+    ),
+    # What training makes small.
+    Break(
+        "time-and-noise-share-a-key",
+        "jaxdiff/losses/loss.py",
+        "eps = rng.normal(rng.fold(keys, 1),",
+        "eps = rng.normal(rng.fold(keys, 0),",
+        "tests/losses/test_loss.py",
+        "test_what_chance_gives_an_example_is_independent",
+    ),
+    Break(
+        "noise-and-dropout-share-a-key",
+        "jaxdiff/losses/loss.py",
+        "eps, rng.fold(keys, 2))",
+        "eps, rng.fold(keys, 1))",
+        "tests/losses/test_loss.py",
+        "test_what_chance_gives_an_example_is_independent",
+    ),
+    Break(
+        "importance-dropped",
+        "jaxdiff/losses/time_sampling.py",
+        "return drawn, 1 / (self.bins * p[place])",
+        "return drawn, jnp.ones_like(drawn)",
+        "tests/losses/test_time_sampling.py",
+        "test_weighted_means_are_unbiased",
+    ),
+    Break(
+        "min-snr-is-max-snr",
+        "jaxdiff/losses/weightings.py",
+        "return jnp.minimum(snr, self.gamma)",
+        "return jnp.maximum(snr, self.gamma)",
+        "tests/losses/test_weightings.py",
+        "test_the_papers_formula[MinSNR-Linear]",
+    ),
+    Break(
+        "error-scale-not-squared",
+        "jaxdiff/losses/weightings.py",
+        "prediction.x0_error_scale(level) ** 2",
+        "prediction.x0_error_scale(level)",
+        "tests/losses/test_objectives.py",
+        "test_a_weight_on_x_0_is_one_loss_for_every_prediction[Linear]",
+    ),
+    Break(
+        "hybrid-bound-moves-the-mean",
+        "jaxdiff/losses/objectives.py",
+        "x_0=jax.lax.stop_gradient(estimate.x_0)",
+        "x_0=estimate.x_0",
+        "tests/losses/test_objectives.py",
+        "test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound[Linear]",
+    ),
+    Break(
+        "white-bin-not-open",
+        "jaxdiff/losses/variational.py",
+        "jnp.where(x > 1 - BIN / 2,",
+        "jnp.where(x > 1 + BIN / 2,",
+        "tests/losses/test_variational.py",
+        "test_masses_of_all_grey_levels_sum_to_one",
+    ),
+    Break(
+        "divergence-by-the-true-variance",
+        "jaxdiff/losses/variational.py",
+        "(true_mean - mean) ** 2 / var)",
+        "(true_mean - mean) ** 2 / true_variance)",
+        "tests/losses/test_variational.py",
+        "test_terms_are_divergences_and_the_decoder[variance1]",
+    ),
+    Break(
+        "nats-called-bits",
+        "jaxdiff/losses/variational.py",
+        "axis=tuple(range(1, nats.ndim))) / math.log(2)",
+        "axis=tuple(range(1, nats.ndim)))",
+        "tests/losses/test_variational.py",
+        "test_prior_term[options0]",
+    ),
+    # Networks.
+    Break(
+        "sines-and-cosines-swapped",
+        "jaxdiff/networks/time_embedding.py",
+        "parts[::-1] if flip else parts",
+        "parts if flip else parts[::-1]",
+        "tests/networks/test_networks.py",
+        "test_timestep_embedding_is_ddpms",
+    ),
+    Break(
+        "attention-not-scaled",
+        "jaxdiff/networks/layers.py",
+        "jax.nn.dot_product_attention(query, key, value)",
+        "jax.nn.dot_product_attention(query, key, value, scale=1.0)",
+        "tests/networks/test_networks.py",
+        "test_attention_is_softmax_of_products",
+    ),
+    Break(
+        "dropout-shared-by-examples",
+        "jaxdiff/networks/layers.py",
+        (
+            "jax.vmap(lambda key: jax.random.bernoulli(key, 1 - rate, "
+            "x.shape[1:]))(keys)"
+        ),
+        "jax.random.bernoulli(keys[0], 1 - rate, x.shape[1:])[None]",
+        "tests/networks/test_networks.py",
+        "test_rates_of_dropout",
+    ),
+    Break(
+        "dropout-not-made-up-for",
+        "jaxdiff/networks/layers.py",
+        "jnp.where(kept, x / (1 - rate), jnp.zeros_like(x))",
+        "jnp.where(kept, x, jnp.zeros_like(x))",
+        "tests/networks/test_networks.py",
+        "test_rates_of_dropout",
+    ),
+    Break(
+        "winograd-sign",
+        "jaxdiff/networks/winograd.py",
+        "[0.5, -0.5, 0.5]",
+        "[0.5, 0.5, -0.5]",
+        "tests/networks/test_convolution.py",
+        "test_values_and_gradients_are_the_plain_ones[shape0-1]",
+    ),
+    Break(
+        "dropout-shared-by-blocks",
+        "jaxdiff/networks/unet.py",
+        "else rng.fold(keys, stream)",
+        "else keys",
+        "tests/networks/test_networks.py",
+        "test_every_block_drops_by_keys_of_its_own",
+    ),
+    Break(
+        "block-does-not-start-at-zero",
+        "jaxdiff/networks/layers.py",
+        'h = conv("conv_2", _zeros)(',
+        'h = conv("conv_2")(',
+        "tests/networks/test_networks.py",
+        "test_a_block_starts_as_what_it_is_given",
+    ),
+    Break(
+        "norm-epsilon-ignored",
+        "jaxdiff/networks/layers.py",
+        "groups, epsilon=self.epsilon, dtype=self.dtype",
+        "groups, dtype=self.dtype",
+        "tests/pretrained/test_diffusers.py",
+        "test_networks_give_what_theirs_give[classes]",
+    ),
+    Break(
+        "downsample-padding-swapped",
+        "jaxdiff/networks/layers.py",
+        'padding = ((self.padding == "both", 1),) * 2',
+        'padding = ((self.padding == "end", 1),) * 2',
+        "tests/pretrained/test_diffusers.py",
+        "test_networks_give_what_theirs_give[classes]",
+    ),
+    # Devices and processes.
+    Break(
+        "sum-for-mean-pmap",
+        "jaxdiff/parallel/pmap.py",
+        "jax.lax.pmean(fn(shared, batch), AXIS)",
+        "jax.lax.psum(fn(shared, batch), AXIS)",
+        "tests/parallel/test_parallel.py",
+        (
+            "test_a_step_averages_over_the_batch_and_donates_its_state[Pmap(num_"
+            "devices=2)]"
+        ),
+    ),
+    Break(
+        "sum-for-mean-sharded",
+        "jaxdiff/parallel/sharded.py",
+        "if self.data > 1 else a) / count",
+        "if self.data > 1 else a)",
+        "tests/parallel/test_parallel.py",
+        (
+            "test_a_step_averages_over_the_batch_and_donates_its_"
+            "state[Sharded(data=4, fsdp=2)]"
+        ),
+    ),
+    Break(
+        "a-process-too-many",
+        "jaxdiff/parallel/processes.py",
+        "if not process < count:",
+        "if not process <= count:",
+        "tests/parallel/test_processes.py",
+        "test_an_environment_that_cannot_be_right",
+    ),
+    Break(
+        "launcher-counts-from-1",
+        "launch/local",
+        "export JAX_PROCESS_ID=$1\n",
+        "export JAX_PROCESS_ID=$(($1 + 1))\n",
+        "tests/parallel/test_processes.py",
+        "test_local_shares_the_gpus",
+    ),
+    # Data.
+    Break(
+        "flip-upside-down",
+        "jaxdiff/data/dataset.py",
+        "images[:, :, ::-1]",
+        "images[:, ::-1]",
+        "tests/data/test_dataset.py",
+        "test_flips_are_fair_mirror_images",
+    ),
+    Break(
+        "every-epoch-in-one-order",
+        "jaxdiff/data/dataset.py",
+        "_philox(seed, epoch).random_raw(size)",
+        "_philox(seed, 0).random_raw(size)",
+        "tests/data/test_dataset.py",
+        "test_order_depends_on_seed_and_epoch",
+    ),
+    Break(
+        "grey-levels-by-128",
+        "jaxdiff/data/dataset.py",
+        "np.asarray(images, np.float32) / np.float32(127.5)",
+        "np.asarray(images, np.float32) / np.float32(128)",
+        "tests/data/test_dataset.py",
+        "test_floats_and_bytes_are_inverses",
+    ),
+    Break(
+        "classes-in-reverse",
+        "jaxdiff/data/image_folder.py",
+        "names = sorted({file.parts[0] for file in files})",
+        "names = sorted({file.parts[0] for file in files}, reverse=True)",
+        "tests/data/test_image_folder.py",
+        "test_sub_folders_are_classes",
+    ),
+    # On disk.
+    Break(
+        "written-in-place",
+        "jaxdiff/storage/files.py",
+        'with open(temporary, "wb") as file:',
+        'with open(path, "wb") as file, open(temporary, "wb"):',
+        "tests/storage/test_checkpoints.py",
+        "test_json_is_old_or_new_never_half",
+    ),
+    Break(
+        "file-not-flushed",
+        "jaxdiff/storage/files.py",
+        "            os.fsync(file.fileno())\n",
+        "",
+        "tests/storage/test_checkpoints.py",
+        "test_json_is_old_or_new_never_half",
+    ),
+    Break(
+        "torn-line-counts",
+        "jaxdiff/storage/json_lines.py",
+        'path.read_bytes().split(b"\\n")[:-1]',
+        'path.read_bytes().split(b"\\n")',
+        "tests/storage/test_json_lines.py",
+        "test_a_last_line_cut_short_by_a_kill_is_dropped",
+    ),
+    Break(
+        "lines-after-the-checkpoint-stay",
+        "jaxdiff/storage/json_lines.py",
+        'if line["step"] <= from_step]',
+        "]",
+        "tests/storage/test_json_lines.py",
+        "test_a_resumed_run_drops_what_it_does_again",
+    ),
+    Break(
+        "best-is-the-worst",
+        "jaxdiff/storage/checkpoints.py",
+        "kept.add(min(values, key",
+        "kept.add(max(values, key",
+        "tests/storage/test_disk_faults.py",
+        "test_which_ones_stay",
+    ),
+    Break(
+        "named-before-it-is-proven",
+        "jaxdiff/storage/checkpoints.py",
+        (
+            "            write_manifest(writing, record)\n"
+            "            target = self._directory / str(step)\n"
+            "            if target.exists():  # a damaged one, from which the "
+            "run did not go on\n"
+            "                self._remove(step)\n"
+            "            writing.rename(target)\n"
+        ),
+        (
+            "            target = self._directory / str(step)\n"
+            "            if target.exists():  # a damaged one, from which the "
+            "run did not go on\n"
+            "                self._remove(step)\n"
+            "            writing.rename(target)\n"
+            "            write_manifest(target, record)\n"
+        ),
+        "tests/storage/test_disk_faults.py",
+        "test_a_save_that_cannot_be_proven_removes_nothing",
+    ),
+    Break(
+        "checkpoint-name-not-flushed",
+        "jaxdiff/storage/checkpoints.py",
+        "            flush_folder(self._directory)\n",
+        "",
+        "tests/storage/test_disk_faults.py",
+        "test_a_checkpoint_outlives_a_power_cut",
+    ),
+    # Training.
+    Break(
+        "average-decay-swapped",
+        "jaxdiff/training/state.py",
+        "decay * e + (1 - decay) * p",
+        "(1 - decay) * e + decay * p",
+        "tests/training/test_state.py",
+        "test_the_average_is_that_of_all_parameters_so_far",
+    ),
+    Break(
+        "average-not-warmed-up",
+        "jaxdiff/training/state.py",
+        "return jnp.minimum(decay, (1 + step) / (10 + step))",
+        "return jnp.maximum(decay, (1 + step) / (10 + step))",
+        "tests/training/test_state.py",
+        "test_the_decay_is_warmed_up",
+    ),
+    Break(
+        "step-not-in-the-key",
+        "jaxdiff/training/step.py",
+        "jax.random.fold_in(jax.random.key(seed), state.step)",
+        "jax.random.key(seed)",
+        "tests/runs/test_train.py",
+        "test_a_steps_key_is_the_seeds_folded_with_the_step",
+    ),
+    Break(
+        "accumulation-sums",
+        "jaxdiff/training/step.py",
+        "AccumulationType.MEAN",
+        "AccumulationType.SUM",
+        "tests/parallel/test_parallel.py",
+        "test_accumulation_averages",
+    ),
+    Break(
+        "post-hoc-norm",
+        "jaxdiff/training/ema.py",
+        "scale = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1)",
+        "scale = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 2)",
+        "tests/training/test_ema.py",
+        "test_the_closed_form_is_the_least_squares_fit",
+    ),
+    Break(
+        "gradient-not-clipped",
+        "jaxdiff/training/optimizer.py",
+        "            optax.clip_by_global_norm(self.clip_norm),\n",
+        "",
+        "tests/training/test_optimizer.py",
+        "test_a_gradient_above_the_norm_counts_as_one_of_the_norm",
+    ),
+    # A run.
+    Break(
+        "initial-seed-ignored",
+        "jaxdiff/training/recipe.py",
+        "params = self.model.init(self.seed)",
+        "params = self.model.init(0)",
+        "tests/training/test_fit.py",
+        "test_fit_is_train_step_by_step",
+    ),
+    Break(
+        "order-of-another-seed",
+        "jaxdiff/runs/trainer.py",
+        "self.dataset, self.experiment.seed, step, size",
+        "self.dataset, 0, step, size",
+        "tests/runs/test_trainer.py",
+        "test_a_trainers_batches_are_of_its_seed_and_flipped_as_its_data_say",
+    ),
+    Break(
+        "flip-not-passed-on",
+        "jaxdiff/runs/trainer.py",
+        "flip=self.experiment.data.flip",
+        "flip=False",
+        "tests/runs/test_trainer.py",
+        "test_a_trainers_batches_are_of_its_seed_and_flipped_as_its_data_say",
+    ),
+    Break(
+        "samples-of-one-seed",
+        "jaxdiff/runs/generate.py",
+        "jax.random.key(seed)",
+        "jax.random.key(0)",
+        "tests/runs/test_generate.py",
+        "test_images_are_those_of_the_chain_with_the_seeds_key[7]",
+    ),
+    Break(
+        "resume-skips-a-batch",
+        "jaxdiff/runs/trainer.py",
+        "data.read_ahead(self.batch, step, until)",
+        "data.read_ahead(self.batch, step + (step > 0), until + 1)",
+        "tests/runs/test_own_network.py",
+        "test_a_network_of_ones_own_trains_resumes_loads_and_samples[mlp]",
+    ),
+    Break(
+        "grid-of-the-last-parameters",
+        "jaxdiff/runs/sample_grids.py",
+        "trainer.model, state.ema,",
+        "trainer.model, state.params,",
+        "tests/runs/test_tensorboard.py",
+        "test_a_grid_shows_the_average_by_the_same_chain_as_generate",
+    ),
+    Break(
+        "quarters-not-divided",
+        "jaxdiff/runs/metrics_buffer.py",
+        "= part[q] / share[q]",
+        "= part[q]",
+        "tests/runs/test_train.py",
+        "test_summary_weighs_quarters_by_their_examples",
+    ),
+    # What is measured.
+    Break(
+        "prior-dropped",
+        "jaxdiff/evaluation/likelihood.py",
+        "return self.prior + self.terms.sum(axis=-1)",
+        "return self.terms.sum(axis=-1)",
+        "tests/evaluation/test_likelihood.py",
+        ("test_no_wrong_term_would_pass[losses.variational.BIN-0.00784313725490196]"),
+    ),
+    Break(
+        "bin-width-dropped",
+        "jaxdiff/evaluation/likelihood.py",
+        "return -log_density / (size * math.log(2)) - math.log2(BIN)",
+        "return -log_density / (size * math.log(2))",
+        "tests/evaluation/test_likelihood.py",
+        "test_bits_per_dim_of_a_uniform_density_are_eight",
+    ),
+    Break(
+        "exact-trace-sign",
+        "jaxdiff/evaluation/likelihood.py",
+        "return drift(y), -_divergence(drift, y)",
+        "return drift(y), _divergence(drift, y)",
+        "tests/evaluation/test_likelihood.py",
+        "test_random_signs_are_unbiased",
+    ),
+    Break(
+        "random-trace-sign",
+        "jaxdiff/evaluation/likelihood.py",
+        "return value, -(along * signs)",
+        "return value, (along * signs)",
+        "tests/evaluation/test_likelihood.py",
+        "test_random_signs_are_unbiased",
+    ),
+    Break(
+        "frechet-root-sign",
+        "jaxdiff/evaluation/frechet.py",
+        "trace -= 2 * np.sqrt",
+        "trace += 2 * np.sqrt",
+        "tests/evaluation/test_frechet.py",
+        "test_gaussians_in_closed_form",
+    ),
+    Break(
+        "frechet-not-centred",
+        "jaxdiff/evaluation/frechet.py",
+        "np.cov(rows, rowvar=False)",
+        "rows.T @ rows / (len(rows) - 1)",
+        "tests/evaluation/test_frechet.py",
+        "test_two_gaussians_of_one_dimension",
+    ),
+    Break(
+        "kernel-distance-biased",
+        "jaxdiff/evaluation/kid.py",
+        "_sums(x, x)[0] - _own(x), _sums(y, y)[0] - _own(y)",
+        "_sums(x, x)[0], _sums(y, y)[0]",
+        "tests/evaluation/test_feature_metrics.py",
+        "test_kernel_distance_and_its_jackknife",
+    ),
+    Break(
+        "precision-is-recall",
+        "jaxdiff/evaluation/precision_recall.py",
+        (
+            "        precision=_share_within(y, x, _radii(x, k)),\n"
+            "        recall=_share_within(x, y, _radii(y, k)),\n"
+        ),
+        (
+            "        precision=_share_within(x, y, _radii(y, k)),\n"
+            "        recall=_share_within(y, x, _radii(x, k)),\n"
+        ),
+        "tests/evaluation/test_feature_metrics.py",
+        "test_precision_and_recall_tell_two_failings_apart",
+    ),
+    # Pictures and pages.
+    Break(
+        "gif-holds-its-first-frame",
+        "jaxdiff/plots/images.py",
+        "[milliseconds] * (len(pictures) - 1) + [hold]",
+        "[hold] + [milliseconds] * (len(pictures) - 1)",
+        "tests/plots/test_plots.py",
+        "test_gif_frames_times_and_pixels",
+    ),
+    Break(
+        "page-not-escaped",
+        "jaxdiff/report/page.py",
+        "autoescape=True",
+        "autoescape=False",
+        "tests/report/test_page.py",
+        "test_what_a_run_says_is_text_and_never_runs",
+    ),
+    # Models of diffusers.
+    Break(
+        "kernels-transposed",
+        "jaxdiff/pretrained/parameter_names.py",
+        "order = (3, 2, 0, 1) if leaf.ndim == 4",
+        "order = (3, 2, 1, 0) if leaf.ndim == 4",
+        "tests/pretrained/test_diffusers.py",
+        "test_networks_give_what_theirs_give[classes]",
+    ),
+    Break(
+        "beta-schedules-swapped",
+        "jaxdiff/pretrained/schedulers.py",
+        'Linear if self.beta_schedule == "linear" else Quadratic',
+        'Quadratic if self.beta_schedule == "linear" else Linear',
+        "tests/pretrained/test_diffusers.py",
+        "test_pipelines_draw_what_theirs_draw[ddim-sample]",
+    ),
+    # The command line.
+    Break(
+        "default-seed",
+        "jaxdiff/cli/sample.py",
+        "    seed: int = 0\n",
+        "    seed: int = 1\n",
+        "tests/cli/test_old_flags.py",
+        "test_old_flags_have_their_old_defaults",
+    ),
+    Break(
+        "mistake-exits-with-1",
+        "jaxdiff/cli/program.py",
+        "processes.exit_process(2)",
+        "processes.exit_process(1)",
+        "tests/cli/test_mistakes.py",
+        "test_a_wrong_command_line_is_one_line_on_stderr[trian]",
+    ),
+    # What the others stand on.
+    Break(
+        "one-key-for-all-examples",
+        "jaxdiff/rng.py",
+        "in_axes=(None, 0))(key, indices)",
+        "in_axes=(None, 0))(key, 0 * indices)",
+        "tests/samplers/test_samplers.py",
+        "test_an_images_noise_depends_on_its_index_alone",
+    ),
+    Break(
+        "bound-let-through",
+        "jaxdiff/checks.py",
+        "partial(operator.lt, least)",
+        "partial(operator.le, least)",
+        "tests/test_checks.py",
+        "test_a_field_is_held_against_its_bounds",
+    ),
+    Break(
+        "unknown-fields-pass",
+        "jaxdiff/serialization.py",
+        "forbid_extra_keys=True",
+        "forbid_extra_keys=False",
+        "tests/test_serialization.py",
+        "test_wrong_data_is_refused_by_the_name_of_its_field",
+    ),
+    Break(
+        "old-name-leads-astray",
+        "jaxdiff/names.py",
+        '"Ddim": "jaxdiff.DDIM"',
+        '"Ddim": "jaxdiff.DDPM"',
+        "tests/test_old_names.py",
+        "test_moved_name_warns_once_and_names_its_place[Ddim]",
+    ),
+    Break(
+        "message-of-many-lines",
+        "jaxdiff/errors.py",
+        'super().__init__("".join(escaped))',
+        "super().__init__(message)",
+        "tests/test_wrong_calls.py",
+        "test_an_input_error_is_one_line_of_limited_length",
+    ),
+    # Experiments.
+    Break(
+        "all-reduce-counted-once",
+        "experiments/scaling.py",
+        "return 2 * (fsdp - 1) / fsdp * size +",
+        "return (fsdp - 1) / fsdp * size +",
+        "tests/parallel/test_parallel.py",
+        "test_what_is_sent",
+    ),
+    Break(
+        "ratio-inverted",
+        "experiments/benchmark/rows.py",
+        "pairs = [b / a for a, b",
+        "pairs = [a / b for a, b",
+        "tests/experiments/test_benchmark.py",
+        "test_ratios_to_a_peer",
+    ),
+    Break(
+        "cifar10-not-flipped",
+        "experiments/cifar10.py",
+        'TFDS(name="cifar10", flip=True)',
+        'TFDS(name="cifar10", flip=False)',
+        "tests/experiments/test_recipes.py",
+        "test_cifar10_is_ddpms",
+    ),
+    Break(
+        "folder-flag-for-every-command",
+        "experiments/folder.py",
+        'if command in ("run", "train") else []',
+        'if command in ("run", "sample") else []',
+        "tests/experiments/test_folder_run.py",
+        "test_the_folder_comes_first",
+    ),
+)
+
+
+class Refused(Exception):
+    """The breaks do not fit the code, or the names are unknown."""
+
+
+def chosen(names: Sequence[str]) -> list[Break]:
+    """The breaks of these names; all where there is none.
+
+    Raises:
+        Refused: there is no such break, or the old text of one does not occur once.
+    """
+    known = {one.name: one for one in BREAKS}
+    if len(known) < len(BREAKS):
+        raise Refused("two breaks have one name")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise Refused(f"unknown: {', '.join(unknown)}; there are {', '.join(known)}")
+    found = [known[name] for name in names or known]
+    for one in found:
+        count = (ROOT / one.file).read_text().count(one.old)
+        if count != 1:
+            raise Refused(f"{one.name}: {one.old!r} occurs {count} times in {one.file}")
+    return found
+
+
+def copy_to(folder: pathlib.Path) -> None:
+    """Copies what git knows, and what it does not ignore."""
+    line = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+
+
+def run_tests(folder: pathlib.Path, tests: Sequence[str], *options: str) -> Outcome:
+    """Runs tests of the copy, up to the first that fails."""
+    line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"]
+    own = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
+    env = own | {
+        "PYTHONPATH": str(folder),
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
+        "COLUMNS": "1000",  # so that no reason is cut off
+    }
+    try:
+        done = subprocess.run(
+            [*line, *options, *tests], cwd=folder, env=env, timeout=PATIENCE_S,
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Outcome(None, "", f"the tests took more than {PATIENCE_S} s")
+    found = re.search(r"^FAILED (.+?)(?: - (.*))?$", done.stdout, re.MULTILINE)
+    if found:
+        return Outcome(done.returncode, found[1], found[2] or "no reason")
+    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+    return Outcome(done.returncode, "", "".join(last))
+
+
+def check(folder: pathlib.Path, breaks: Sequence[Break]) -> None:
+    """Runs the tests of all breaks once, without any.
+
+    Raises:
+        Refused: one fails.
+    """
+    tests = dict.fromkeys(f"{one.test_file}::{one.test}" for one in breaks)
+    start = time.monotonic()
+    found = run_tests(folder, list(tests))
+    if found.code != 0:
+        told = f"{found.failed} {found.why}".strip()
+        raise Refused(f"without a break the tests do not pass: {told}")
+    print(f"unbroken: the tests pass, {time.monotonic() - start:.0f} s", flush=True)
+
+
+def broken(folder: pathlib.Path, one: Break) -> Outcome:
+    """What the tests of a break do when it is there."""
+    path = folder / one.file
+    whole = path.read_text()
+    path.write_text(whole.replace(one.old, one.new))
+    try:
+        return run_tests(folder, [f"{one.test_file}::{one.test}"], "--tb=no")
+    finally:
+        path.write_text(whole)
+
+
+def table(found: dict[str, Outcome], breaks: Sequence[Break]) -> str:
+    """The breaks and what failed, in Markdown."""
+    lines = ["| break | where | test that fails |", "|---|---|---|"]
+    for one in breaks:
+        test = one.test.partition("[")[0]
+        told = f"`{one.test_file}`: {test}" if found[one.name].caught else "MISSED"
+        lines.append(f"| {one.name} | `{one.file}` | {told} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="which breaks; all by default")
+    parser.add_argument("--no-check", action="store_true", help="see above")
+    asked = parser.parse_args()
+    begin = time.monotonic()
+    found: dict[str, Outcome] = {}
+    try:
+        breaks = chosen(asked.names)
+        with tempfile.TemporaryDirectory(prefix="mutations.") as place:
+            folder = pathlib.Path(place)
+            copy_to(folder)
+            if not asked.no_check:
+                check(folder, breaks)
+            for one in breaks:
+                start = time.monotonic()
+                found[one.name] = outcome = broken(folder, one)
+                word = "caught" if outcome.caught else "MISSED"
+                seconds = time.monotonic() - start
+                print(f"{word} {seconds:6.1f} s  {one.name}", flush=True)
+                if not outcome.caught:
+                    print(f"    pytest ended with code {outcome.code}: {outcome.why}")
+    except Refused as error:
+        sys.exit(f"FAILED: {error}")
+    missed = [name for name, outcome in found.items() if not outcome.caught]
+    print(f"\n{table(found, breaks)}\n")
+    print(
+        f"{len(found) - len(missed)} of {len(found)} breaks caught, after "
+        f"{time.monotonic() - begin:.0f} s"
+    )
+    sys.exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    main()
