@@ -285,21 +285,29 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _OldModule(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Fills an old module with a way to the new ones."""
+        """Fills an old module with a way to the new ones.
+
+        Where a namespace of today has the same name, it stays what it is, and only
+        leads the old names to the new ones as well.
+        """
         old = module.__name__
-        places = [
-            f"jaxdiff.{place}" for place in _MODULES[old.partition(".")[2]].split()
-        ]
+        _, _, name = old.partition(".")
+        places = [f"jaxdiff.{place}" for place in _MODULES[name].split()]
+        today = vars(sys.modules["jaxdiff"]).get(name)
+        if isinstance(today, types.ModuleType):
+            sys.modules[old] = module = today
 
         def getattr_(name: str) -> Any:
             new = _NEW.get(name, name)
             for place in places:
                 there = importlib.import_module(place)
-                if not name.startswith("__") and hasattr(there, new):
+                own = new in vars(there) if there is module else hasattr(there, new)
+                if own and not name.startswith("__"):
                     _warn(f"{old}.{name}", f"{place}.{new}")
                     found = getattr(there, new)
                     setattr(module, name, found)
                     return found
             raise AttributeError(f"module {old!r} has no attribute {name!r}")
 
+        module.__doc__ = module.__doc__ or f"The names that were in `{old}`."
         module.__getattr__ = getattr_  # type: ignore[method-assign]

@@ -172,6 +172,14 @@ def warned():
     return warned
 
 
+TODAY = {
+    module: set(vars(found))
+    for module in OF_MODULES
+    if isinstance(found := vars(jaxdiff).get(module), types.ModuleType)
+}
+"""Namespaces with the name of an old module, and what they hold themselves."""
+
+
 def new_place(warning, old):
     """Where a warning says that the old name is, which must be true."""
     start, _, new = warning.partition(" is now ")
@@ -212,8 +220,17 @@ def test_moved_name_warns_once_and_names_its_place(warned, name):
 
 @pytest.mark.parametrize(("module", "name"), PAIRS)
 def test_name_of_old_module_warns_once(warned, module, name):
+    if name in TODAY.get(module, ()):
+        assert warned[import_of(name, module)] == []
+        return
     (warning,) = warned[import_of(name, module)]
     new_place(warning, f"jaxdiff.{module}.{name}")
+
+
+def test_an_old_module_leaves_the_namespace_of_its_name():
+    assert set(TODAY) == {"guidance"}
+    importlib.import_module("jaxdiff.guidance")
+    assert jaxdiff.guidance is jaxdiff.denoisers.guidance
 
 
 @pytest.mark.parametrize("line", OF_EXPERIMENTS)

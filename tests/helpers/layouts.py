@@ -3,6 +3,10 @@
 The tests call `work` for layouts of one process, and start several with
 
     launch/local -n 2 -d 2 python -m tests.helpers.layouts FOLDER pmap-4 fsdp-4
+
+and, with a network that compiles in a second instead of the U-Net,
+
+    launch/local -n 2 -d 1 python -m tests.helpers.layouts FOLDER --wide fsdp-2
 """
 
 import dataclasses
@@ -28,8 +32,10 @@ from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import Parallel, processes
 from jaxdiff.runs.trainer import data_info
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
-from jaxdiff.training.initialize import build_model, init_state
+from jaxdiff.training.initialize import build_model
 from jaxdiff.training.optimizer import Optimizer
+from jaxdiff.typing import Network
+from tests.helpers.own_networks import Wide
 
 STEPS, HALF, BATCH = 10, 5, 16
 EXPERIMENT = jd.Experiment(
@@ -47,6 +53,9 @@ EXPERIMENT = jd.Experiment(
     sampling=Sampling(chunk=BATCH),
 )
 """Its network has dropout, and arrays large enough to be split."""
+
+WIDE = Wide(num_classes=10)
+"""A network that is quick to compile, with the same properties."""
 
 GRADIENT_KEPT = optax.GradientTransformation(
     init=lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -74,7 +83,9 @@ def layout(name: str) -> jd.Experiment:
     return dataclasses.replace(EXPERIMENT, parallel=parallel, training=training)
 
 
-def work(name: str, folder: Path, one: Path, before: Path) -> None:
+def work(
+    name: str, folder: Path, one: Path, before: Path, network: Network | None = None
+) -> None:
     """Does everything under a layout, and leaves what comes of it in `folder`.
 
     Args:
@@ -82,10 +93,11 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
         folder: for `results.npz`, the run `train`, and its continuation `resumed`.
         one: a run folder, whose model draws and judges images.
         before: a run folder, from whose middle the training also goes on.
+        network: instead of the experiment's.
     """
     experiment = layout(name)
-    results = first_step(experiment)
-    jd.train(experiment, folder / "train", progress=False)
+    results = first_step(experiment, network)
+    jd.train(experiment, folder / "train", network=network, progress=False)
 
     if processes.is_first():
         (folder / "resumed" / "checkpoints").mkdir(parents=True)
@@ -94,9 +106,9 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
             copy(before / place, folder / "resumed" / place)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("copied")
-    jd.train(experiment, folder / "resumed", progress=False)
+    jd.train(experiment, folder / "resumed", network=network, progress=False)
 
-    run = jd.load(one, parallel=experiment.parallel)
+    run = jd.load(one, parallel=experiment.parallel, network=network)
     results["images"] = run.generate(np.arange(BATCH) % 10, BATCH, seed=3)
     judged = evaluate_likelihood(run, jd.data.Digits().load("test"), num=8, ode_steps=2)
     assert judged.ode is not None
@@ -105,11 +117,13 @@ def work(name: str, folder: Path, one: Path, before: Path) -> None:
         np.savez(folder / "results.npz", allow_pickle=False, **results)
 
 
-def first_step(experiment: jd.Experiment) -> dict[str, np.ndarray]:
+def first_step(
+    experiment: jd.Experiment, own: Network | None = None
+) -> dict[str, np.ndarray]:
     """What chance gives step 0, its loss, and its gradient."""
     parallel, dataset = experiment.parallel, experiment.data.load("train")
     info = data_info(experiment, dataset)
-    model = build_model(experiment, info)
+    model = build_model(experiment, info, own)
     network, schedule = model.network, model.schedule
     whole = batch(dataset, experiment.seed, 0, BATCH)
     mine = batch(dataset, experiment.seed, 0, BATCH, rows=parallel.rows(BATCH))
@@ -122,7 +136,7 @@ def first_step(experiment: jd.Experiment) -> dict[str, np.ndarray]:
     drawn = parallel.map(draw_)(key, whole)
 
     def init() -> jd.TrainState:
-        return jd.TrainState.create(init_state(experiment, info).params, GRADIENT_KEPT)
+        return jd.TrainState.create(model.init(experiment.seed), GRADIENT_KEPT)
 
     state = jax.jit(init, out_shardings=parallel.shardings(jax.eval_shape(init)))()
     step = parallel.step(
@@ -174,9 +188,12 @@ def main(folder: Path, *names: str) -> None:
     processes.join()
     jd.data.Digits.load = counted(jd.data.Digits.load)  # type: ignore[method-assign]
     before = folder / "one" / "train"
+    network = WIDE if "--wide" in names else None
     for name in names:
+        if name == "--wide":
+            continue
         Counted.reads.clear()
-        work(name, folder / name, folder / "one" / "train", before)
+        work(name, folder / name, folder / "one" / "train", before, network)
         record = folder / name / f"reads-{jax.process_index()}.json"
         record.write_text(json.dumps(Counted.reads))
         before = folder / name / "train"

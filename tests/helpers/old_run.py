@@ -1,10 +1,9 @@
 """The run of `tests/data/run_b0cbe55.tar.xz` in today's names, as a program.
 
-    python -m tests.helpers.old_run FOLDER [--all]
+    python -m tests.helpers.old_run FOLDER
 
 goes on with the run in FOLDER/old, trains the same run from nothing in FOLDER/new,
-and writes the values that the tests compare: old.npz and new.npz. With --all it also
-draws images by each sampler, and evaluates the run.
+and writes the values that the tests compare: old.npz and new.npz.
 """
 
 import json
@@ -115,15 +114,17 @@ def commands(workdir):
     return {"figures": np.array([figure["value"] for figure in record["figures"]])}
 
 
+def go_on(workdir):
+    """Images before it goes on, its end, and the parameters of a post-hoc average."""
+    started = jd.load(workdir)
+    assert started.step == 4
+    images = started.generate(np.arange(4), 4, 7)
+    results = {"started": images, **train(workdir)}
+    return results | {"ema_0.1": flat(jd.load(workdir, ema=0.1).params)}
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     old, new = folder / "old", folder / "new"
-    started = jd.load(old)
-    assert started.step == 4
-    images = started.generate(np.arange(4), 4, 7)
-    results = {"started": images, **train(old)}
-    results["ema_0.1"] = flat(jd.load(old, ema=0.1).params)
-    if "--all" in sys.argv:
-        results |= {**samples(old), **commands(old)}
-    np.savez(folder / "old.npz", **results)
+    np.savez(folder / "old.npz", **go_on(old), **samples(old), **commands(old))
     np.savez(folder / "new.npz", **train(new), **draws())

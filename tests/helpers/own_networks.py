@@ -4,6 +4,7 @@ import flax.linen as nn
 import numpy as np
 
 from jaxdiff.networks import timestep_embedding
+from jaxdiff.networks.layers import dropout
 
 
 class MLP(nn.Module):
@@ -33,6 +34,22 @@ class ConvNet(nn.Module):
             embedding += nn.Embed((self.num_classes or 0) + 1, self.width)(labels)
         hidden = nn.Conv(self.width, (3, 3))(x) + embedding[:, None, None]
         return nn.Conv(x.shape[-1], (3, 3))(nn.swish(hidden))
+
+
+class Wide(nn.Module):
+    """A network of classes with dropout, and with arrays large enough to be split."""
+
+    width: int = 64
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, x, t, labels=None, keys=None):
+        hidden = nn.Dense(self.width)(x.reshape(len(x), -1))
+        hidden += nn.Dense(self.width)(timestep_embedding(t, self.width))
+        if labels is not None:
+            hidden += nn.Embed((self.num_classes or 0) + 1, self.width)(labels)
+        hidden = dropout(nn.swish(hidden), 0.2, keys)
+        return nn.Dense(x[0].size)(hidden).reshape(x.shape)
 
 
 class Unlike(nn.Module):

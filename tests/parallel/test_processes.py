@@ -17,6 +17,7 @@ import jaxdiff as jd
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import processes
 from jaxdiff.storage import json_lines
+from tests.helpers import killed
 from tests.helpers.crash import processes_of
 
 ROOT = pathlib.Path(jd.__file__).parent.parent
@@ -360,24 +361,17 @@ TRAIN = (
 )
 
 
-@pytest.mark.parametrize(
-    ("count", "killed", "layout"),
-    [
-        (2, 1, "pmap"),
-        pytest.param(4, 2, "pmap", marks=pytest.mark.long),
-        pytest.param(4, 0, "sharded", marks=pytest.mark.long),
-    ],
-)
-def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
-    """And the run goes on from its newest checkpoint, on other devices."""
-    logs, workdir = tmp_path / "logs", tmp_path / "run"
-    line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
+def kill_one(line, count, killed, logs, first):
+    """Starts processes, kills one after the first checkpoint; what launch/local shows.
+
+    The others must end as well, each with a reason in its log.
+    """
     with subprocess.Popen(
         shlex.split(f"launch/local -n {count} -o {logs} {line}"), cwd=ROOT, text=True,
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as launcher:  # fmt: skip
         limit = time.monotonic() + 240
-        while not (workdir / "checkpoints" / "10").exists():
+        while not first.exists():
             assert launcher.poll() is None, [log.read_text() for log in logs.iterdir()]
             assert time.monotonic() < limit
             time.sleep(0.1)
@@ -401,14 +395,36 @@ def test_a_killed_process_ends_the_others(tmp_path, count, killed, layout):
         )
         assert f"process {killed} ended with code 137" in log
 
-    steps = [
-        line["step"] for line in json_lines.read(workdir / "metrics.jsonl", "step")
-    ]
-    assert steps[-1] < 60
+
+def steps_of(workdir):
+    return [line["step"] for line in json_lines.read(workdir / "metrics.jsonl", "step")]
+
+
+@pytest.mark.usefixtures("standard_promotion")
+def test_a_killed_process_ends_the_other(tmp_path):
+    """And the run goes on from its newest checkpoint, here, on one device."""
+    logs, workdir = tmp_path / "logs", tmp_path / "run"
+    line = f"{sys.executable} -m tests.helpers.killed {workdir}"
+    kill_one(line, 2, 1, logs, workdir / "checkpoints" / "250")
+    assert steps_of(workdir)[-1] < 1000
+    assert int(killed.train(workdir).step) == 1000
+    assert steps_of(workdir) == [*range(30, 1000, 30), 1000]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("count", "victim", "layout"),
+    [(2, 1, "pmap"), (4, 2, "pmap"), (4, 0, "sharded")],
+)
+def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
+    """And the run goes on from its newest checkpoint, on other devices."""
+    logs, workdir = tmp_path / "logs", tmp_path / "run"
+    line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
+    kill_one(line, count, victim, logs, workdir / "checkpoints" / "10")
+    assert steps_of(workdir)[-1] < 60
     again = launch(f"launch/local -n {count // 2} -o {logs} {line}")
     assert again.returncode == 0, again.stdout
-    lines = json_lines.read(workdir / "metrics.jsonl", "step")
-    assert [line["step"] for line in lines] == list(range(5, 65, 5))
+    assert steps_of(workdir) == list(range(5, 65, 5))
 
 
 @pytest.mark.long

@@ -1,13 +1,38 @@
 """The crash test's short form; `python -m tests.helpers.crash` is the long one."""
 
+import json
+import os
+import random
+import sys
+
 import pytest
 
-from tests.helpers import crash
+from tests.helpers import crash, killed
+from tests.helpers.runs import same_bits
 
 
+class Save(random.Random):
+    """A chance that always takes the first: the kill inside a save."""
+
+    def choice(self, places):
+        return places[0]
+
+
+@pytest.mark.usefixtures("standard_promotion")
 def test_a_run_that_is_killed_computes_the_same_bits(tmp_path):
-    where = crash.crash(tmp_path, kills=1, processes=1, seed=0)
-    assert sum(where.values()) == 1
+    """The next start and the run without a kill are in this process."""
+    workdir, log = tmp_path / "killed", tmp_path / "log"
+    program = [sys.executable, "-m", "tests.helpers.killed", str(workdir)]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    crash.kill_once(program, environment, log, workdir, Save(0), 0.0)
+    newest = max(crash.steps_saved(workdir))
+    assert 0 < newest < killed.ALONE.training.num_steps
+    assert same_bits(killed.train(tmp_path / "whole"), killed.train(workdir))
+    whole, other = (
+        (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed")
+    )
+    assert whole == other
+    assert json.loads(whole.splitlines()[-1])["step"] == 1000
 
 
 @pytest.mark.long

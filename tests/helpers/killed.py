@@ -1,0 +1,38 @@
+"""A training that tests kill, as a program; its network compiles in a second.
+
+    python -m tests.helpers.killed FOLDER
+
+`launch/local` starts it as several processes.
+"""
+
+import dataclasses
+import sys
+
+import jax
+
+import jaxdiff as jd
+from jaxdiff.parallel import processes
+from jaxdiff.training.experiment import Training, Upkeep
+from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.own_networks import Wide
+
+NETWORK = Wide(num_classes=10)
+EXPERIMENT = jd.Experiment(
+    schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
+    optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
+    training=Training(num_steps=1000, batch_size=16, ema_decay=0.9),
+    upkeep=Upkeep(log_every=30, checkpoint_every=250, keep=20, tensorboard=False),
+)
+"""A line of its metrics takes 30 steps, so that saves cut them."""
+ALONE = dataclasses.replace(EXPERIMENT, parallel=jd.parallel.Pmap(num_devices=1))
+"""The same on one device."""
+
+
+def train(workdir, experiment=ALONE):
+    """The final state."""
+    return jd.train(experiment, workdir, network=NETWORK, progress=False)
+
+
+if __name__ == "__main__":
+    processes.join()
+    train(sys.argv[1], EXPERIMENT if jax.process_count() > 1 else ALONE)
