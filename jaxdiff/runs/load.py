@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdiff.data import Dataset
@@ -23,7 +22,7 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_model, placed, with_network
-from jaxdiff.training.model import Model
+from jaxdiff.training.model import Model, param_shapes
 from jaxdiff.typing import AnySchedule, Network, Params
 
 
@@ -148,7 +147,7 @@ def load(
         )
     info = with_network(info, network)
     model = build_model(experiment, info, network)
-    params = jax.eval_shape(model.init)
+    params = param_shapes(model)
     wanted: Any = {"ema": params}
     if ema is not None:
         gamma_of(ema)

@@ -18,7 +18,12 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model, placed, recipe_of, with_network
 from jaxdiff.training.model import Model
-from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
+from jaxdiff.training.recipe import (
+    Recipe,
+    compiled_init,
+    compiled_steps,
+    state_shapes,
+)
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Array, Batch, Network
 
@@ -143,7 +148,7 @@ class Trainer:
             InputError: there is no such checkpoint, or what `init` names does not fit.
         """
         parallel = self.experiment.parallel
-        shapes = jax.eval_shape(self.recipe.init)
+        shapes = state_shapes(self.recipe)
         if step is not None:
             wanted = placed(shapes, parallel.shardings(shapes))
             return checkpoints.restore(wanted, step)

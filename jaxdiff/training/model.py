@@ -1,7 +1,7 @@
 """A model: the parts of a diffusion model that training and sampling share."""
 
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import jax
@@ -114,6 +114,12 @@ class Model:
         if guidance is not None:
             denoiser = classifier_free_guidance(denoiser, guidance)
         return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
+
+
+@lru_cache(maxsize=32)
+def param_shapes(model: Model) -> Params:
+    """Returns the shapes and types of the model's parameters."""
+    return jax.eval_shape(model.init)
 
 
 def describe_network(network: Network) -> str:

@@ -94,9 +94,16 @@ class Recipe:
 
 
 @lru_cache(maxsize=32)
+def state_shapes(recipe: Recipe) -> TrainState:
+    """Returns the shapes and types of the recipe's state."""
+    shapes: TrainState = jax.eval_shape(recipe.init)
+    return shapes
+
+
+@lru_cache(maxsize=32)
 def compiled_init(recipe: Recipe, parallel: Parallel) -> Callable[[Any], TrainState]:
     """Returns `recipe.init`, compiled to put the state on the devices."""
-    shardings = parallel.shardings(jax.eval_shape(recipe.init))
+    shardings = parallel.shardings(state_shapes(recipe))
     return jax.jit(recipe.init, out_shardings=shardings)
 
 
