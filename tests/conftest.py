@@ -1,6 +1,5 @@
 """Settings of every test: 8 host devices, and no silent broadcasting or promotion."""
 
-import gc
 import os
 import pathlib
 import pickle
@@ -41,7 +40,6 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-gc.set_threshold(100_000, 50, 100)  # tracing makes many objects, and few cycles
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in the background of a shell: the programs that tests start would inherit it.

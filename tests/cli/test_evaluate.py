@@ -26,6 +26,7 @@ from jaxdiff.evaluation.precision_recall import precision_recall
 from jaxdiff.parallel import Pmap
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.runs import NETWORK
 
 CONFIG = jd.Experiment(
     schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
@@ -33,9 +34,7 @@ CONFIG = jd.Experiment(
     objective=jd.losses.Hybrid(
         weighting=jd.losses.MinSNR(), times=jd.losses.LossHistory(warmup_steps=1)
     ),
-    network=jd.UNetConfig(
-        channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
-    ),
+    network=NETWORK,
     optimizer=Optimizer(warmup_steps=1),
     training=Training(num_steps=4, batch_size=16),
     upkeep=Upkeep(log_every=1, checkpoint_every=4),

@@ -1,6 +1,7 @@
 """The commands `sample` and `compare`: any sampler, from the shell."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from typing import Any
@@ -16,19 +17,9 @@ from jaxdiff.cli.compare import _steps
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
-from jaxdiff.training.experiment import Sampling, Training, Upkeep
-from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.runs import TINY
 
-CONFIG = jd.Experiment(
-    schedule=jd.Linear(num_steps=12, beta_start=1e-3, beta_end=0.8),
-    network=jd.UNetConfig(
-        channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
-    ),
-    optimizer=Optimizer(warmup_steps=1, learning_rate=3e-2),
-    training=Training(num_steps=4, batch_size=16),
-    upkeep=Upkeep(log_every=1, checkpoint_every=4),
-    sampling=Sampling(chunk=8),
-)
+CONFIG = TINY
 
 
 def judge(images, labels, train_images, train_labels):
@@ -44,11 +35,8 @@ def command(workdir, line, **options):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("trained")
-    with jax.numpy_dtype_promotion("standard"):
-        command(workdir, "train")
-    return workdir
+def trained(finished, tmp_path_factory):
+    return shutil.copytree(finished[0], tmp_path_factory.mktemp("trained") / "run")
 
 
 @pytest.fixture(scope="module")
@@ -165,15 +153,15 @@ def test_how_samplers_are_chosen(run):
         ("--sampler uni-pc:variant=bh3", "'bh1'"),
         ("--sampler ddim ddim", "a sampler is named twice: ddim, ddim"),
         ("--steps 0", "num_steps must be at least 1; got 0"),
-        ("--steps 13", "the schedule has 12 times, fewer than the 13 that"),
+        ("--steps 21", "the schedule has 20 times, fewer than the 21 that"),
         ("--spacing karas", "unknown spacing 'karas'; perhaps you meant 'karras'"),
         ("--spacing karras:rho=0", "rho must be at least 0.1; got 0"),
         ("--spacing times", "times needs 1 or more, noisiest first; got"),
         ("--spacing times:times=[4,9]", "times must decrease"),
         ("--spacing times:times=[4.5,1]", "times must be integers"),
-        ("--spacing times:times=[12,1]", "t must lie in 0..11; got 12"),
+        ("--spacing times:times=[20,1]", "t must lie in 0..19; got 20"),
         ("--spacing all-times --steps 4", "'all-times' has its own number of steps"),
-        ("--spacing leading:offset=7 --steps 4", "offset must lie in 0..2; got 7"),
+        ("--spacing leading:offset=7 --steps 4", "offset must lie in 0..4; got 7"),
         ("--sampler ancestral:variance=learned-range", "learns one"),
         ("--blend 3 10", "labels must lie in 0..9; got 10"),
         ("--blend 3 4 --labels 1", "give labels or a blend of two, not both"),
@@ -239,7 +227,7 @@ def test_compare_counts_evaluations(compared):
     found = [(q["sampler"], q["evaluations"]) for q in compared["quality"]]
     assert found == [
         ("held-out images", 0),
-        ("all 12 steps", 12),
+        ("all 20 steps", 20),
         *(("ddim", 3), ("heun", 3), ("ddim", 6), ("heun", 5)),
     ]
     assert [_steps(jd.Heun(), n) for n in (1, 2, 3, 4)] == [1, 1, 2, 2]
@@ -285,7 +273,7 @@ def test_compare_without_a_judge(trained, capsys):
         ("--evaluations", "evaluations must be at least 1 each"),
         ("--columns 0", "columns must be at least 1; got 0"),
         ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'"),
-        ("--evaluations 40 --sampler ddim", "the schedule has 12 times, fewer than"),
+        ("--evaluations 40 --sampler ddim", "the schedule has 20 times, fewer than"),
     ],
 )
 def test_a_wrong_comparison_is_one_line(

@@ -12,8 +12,8 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
 from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.runs import NETWORK
 
-NETWORK = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=(), groups=2)
 CONFIG = jd.Experiment(
     network=NETWORK,
     schedule=jd.Linear(num_steps=8, beta_end=0.9),

@@ -7,11 +7,13 @@
 
 import dataclasses
 import sys
+import time
 
 import jax
 
 import jaxdiff as jd
 from jaxdiff.parallel import processes
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 from tests.helpers.own_networks import Wide
@@ -33,6 +35,14 @@ def train(workdir, experiment=ALONE):
     return jd.train(experiment, workdir, network=NETWORK, progress=False)
 
 
+def slowly(trainer, state, batches):
+    """A dispatch of steps that leaves time for a kill before the last one."""
+    time.sleep(0.01)
+    return advance(trainer, state, batches)
+
+
+advance = Trainer.advance
 if __name__ == "__main__":
+    Trainer.advance = slowly  # type: ignore[method-assign]
     processes.join()
     train(sys.argv[1], EXPERIMENT if jax.process_count() > 1 else ALONE)

@@ -7,9 +7,18 @@ import jaxdiff as jd
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
+NETWORK = jd.UNetConfig(
+    channels=4,
+    multipliers=(1,),
+    blocks=1,
+    attention=(),
+    groups=2,
+    middle="no-attention",
+)
+"""The U-Net of the fewest arrays."""
 TINY = jd.Experiment(
     schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
-    network=jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=()),
+    network=NETWORK,
     optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
     training=Training(num_steps=8, batch_size=16, ema_decay=0.9),
     upkeep=Upkeep(log_every=2, checkpoint_every=4),

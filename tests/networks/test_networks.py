@@ -198,11 +198,12 @@ def test_rematerialisation_and_bfloat16():
     value, gradient = compiled(params, network)
     same = lambda a, b: a.shape == b.shape and a.dtype == b.dtype  # noqa: E731
     total = lambda tree: float(sum(jax.tree.leaves(tree)))  # noqa: E731
-    for change, tolerance in (
+    changes: list[tuple[dict[str, Any], float]] = [
         ({"remat": "cheap"}, 1e-4),
         ({"remat": "blocks"}, 1e-4),
         ({"dtype": "bfloat16"}, 0.1),
-    ):
+    ]
+    for change, tolerance in changes:
         changed = dataclasses.replace(config, **change).build(1, 10)
         assert jax.tree.all(jax.tree.map(same, init_shapes(changed, 8), params))
         other, other_gradient = compiled(params, changed)

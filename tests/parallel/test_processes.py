@@ -17,7 +17,6 @@ import jaxdiff as jd
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import processes
 from jaxdiff.storage import json_lines
-from tests.helpers import killed
 from tests.helpers.crash import processes_of
 
 ROOT = pathlib.Path(jd.__file__).parent.parent
@@ -400,21 +399,13 @@ def steps_of(workdir):
     return [line["step"] for line in json_lines.read(workdir / "metrics.jsonl", "step")]
 
 
-@pytest.mark.usefixtures("standard_promotion")
-def test_a_killed_process_ends_the_other(tmp_path):
-    """And the run goes on from its newest checkpoint, here, on one device."""
-    logs, workdir = tmp_path / "logs", tmp_path / "run"
-    line = f"{sys.executable} -m tests.helpers.killed {workdir}"
-    kill_one(line, 2, 1, logs, workdir / "checkpoints" / "250")
-    assert steps_of(workdir)[-1] < 1000
-    assert int(killed.train(workdir).step) == 1000
-    assert steps_of(workdir) == [*range(30, 1000, 30), 1000]
-
-
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("count", "victim", "layout"),
-    [(2, 1, "pmap"), (4, 2, "pmap"), (4, 0, "sharded")],
+    [
+        (2, 1, "pmap"),
+        pytest.param(4, 2, "pmap", marks=pytest.mark.long),
+        pytest.param(4, 0, "sharded", marks=pytest.mark.long),
+    ],
 )
 def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
     """And the run goes on from its newest checkpoint, on other devices."""

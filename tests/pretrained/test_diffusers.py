@@ -303,9 +303,9 @@ class Analytic:
         return [x * (t / (t + 1))] * (2 if self.twice else 1)
 
     def apply(
-        self, variables: Any, x: Any, t: Any, labels: Any, keys: Any = None
+        self, variables: Any, x_t: Any, t: Any, labels: Any = None, keys: Any = None
     ) -> Any:
-        parts = self(x, t.astype(x.dtype)[:, None, None, None])
+        parts = self(x_t, t.astype(x_t.dtype)[:, None, None, None])
         return jnp.concatenate(parts, axis=-1)
 
     def replace_in(self, network: Any) -> None:
