@@ -10,7 +10,7 @@ import subprocess
 # none left over the devices wait for each other for ever.
 os.environ.setdefault("NPROC", "16")
 # Compiling takes most of the tests' time, and what they prove does not depend on how
-# fast the programs are. Each of these flags halves it.
+# fast the programs are. The flags take two thirds of it off.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "

@@ -19,8 +19,6 @@ from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from tests.helpers.runs import TINY
 
-CONFIG = TINY
-
 
 def judge(images, labels, train_images, train_labels):
     """Not a judge of quality, but one that can be worked out again."""
@@ -31,7 +29,7 @@ def command(workdir, line, **options):
     args = [*line.split(), "--workdir", str(workdir)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
-        main(CONFIG, "What it is.", args=args, **options)
+        main(TINY, "What it is.", args=args, **options)
 
 
 @pytest.fixture(scope="module")

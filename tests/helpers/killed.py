@@ -1,18 +1,12 @@
 """A training that tests kill, as a program; its network compiles in a second.
 
-    python -m tests.helpers.killed FOLDER
-
-`launch/local` starts it as several processes.
+python -m tests.helpers.killed FOLDER
 """
 
-import dataclasses
 import sys
 import time
 
-import jax
-
 import jaxdiff as jd
-from jaxdiff.parallel import processes
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
@@ -23,16 +17,15 @@ EXPERIMENT = jd.Experiment(
     schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
     optimizer=Optimizer(learning_rate=1e-2, warmup_steps=2),
     training=Training(num_steps=1000, batch_size=16, ema_decay=0.9),
+    parallel=jd.parallel.Pmap(num_devices=1),
     upkeep=Upkeep(log_every=30, checkpoint_every=250, keep=20, tensorboard=False),
 )
 """A line of its metrics takes 30 steps, so that saves cut them."""
-ALONE = dataclasses.replace(EXPERIMENT, parallel=jd.parallel.Pmap(num_devices=1))
-"""The same on one device."""
 
 
-def train(workdir, experiment=ALONE):
+def train(workdir):
     """The final state."""
-    return jd.train(experiment, workdir, network=NETWORK, progress=False)
+    return jd.train(EXPERIMENT, workdir, network=NETWORK, progress=False)
 
 
 def slowly(trainer, state, batches):
@@ -44,5 +37,4 @@ def slowly(trainer, state, batches):
 advance = Trainer.advance
 if __name__ == "__main__":
     Trainer.advance = slowly  # type: ignore[method-assign]
-    processes.join()
-    train(sys.argv[1], EXPERIMENT if jax.process_count() > 1 else ALONE)
+    train(sys.argv[1])

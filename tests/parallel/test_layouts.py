@@ -102,10 +102,10 @@ def largest(arrays):
     return max(float(np.abs(a).max()) for a in arrays)
 
 
-def check_first_step(found, expected):
+def check_first_step(found, expected, least=20):
     """Of the step's noise and times the bits, of its loss and gradient (1)."""
     gradient = [v for k, v in expected.items() if k.startswith("gradient")]
-    assert len(gradient) > 6
+    assert len(gradient) > least
     for name, value in expected.items():
         if name.startswith("draw"):  # the noise, the times, the dropout's keys
             np.testing.assert_array_equal(found[name], value, err_msg=name)
@@ -121,7 +121,7 @@ def check(folder, root, network=None):
     """That the work in a folder is that of one device."""
     expected, found = results(root / "one"), results(folder)
     assert set(found) == set(expected)
-    scale = check_first_step(found, expected)
+    scale = check_first_step(found, expected, 6 if network else 20)
     # A chain and a solver pass rounding on from step to step.
     np.testing.assert_allclose(found["images"], expected["images"], atol=2e-5)
     np.testing.assert_allclose(found["bits"], expected["bits"], rtol=1e-5)

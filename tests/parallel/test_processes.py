@@ -361,7 +361,7 @@ TRAIN = (
 
 
 def kill_one(line, count, killed, logs, first):
-    """Starts processes, kills one after the first checkpoint; what launch/local shows.
+    """Starts processes and kills one after the first checkpoint.
 
     The others must end as well, each with a reason in its log.
     """

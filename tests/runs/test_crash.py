@@ -1,7 +1,6 @@
 """The crash test's short form; `python -m tests.helpers.crash` is the long one."""
 
 import json
-import os
 import random
 import sys
 
@@ -23,10 +22,10 @@ def test_a_run_that_is_killed_computes_the_same_bits(tmp_path):
     """The next start and the run without a kill are in this process."""
     workdir, log = tmp_path / "killed", tmp_path / "log"
     program = [sys.executable, "-m", "tests.helpers.killed", str(workdir)]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    environment = crash.environment(tmp_path / "xla")
     crash.kill_once(program, environment, log, workdir, Save(0), 0.0)
     newest = max(crash.steps_saved(workdir))
-    assert 0 < newest < killed.ALONE.training.num_steps
+    assert 0 < newest < killed.EXPERIMENT.training.num_steps
     assert same_bits(killed.train(tmp_path / "whole"), killed.train(workdir))
     whole, other = (
         (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "killed")
