@@ -16,6 +16,7 @@ from jaxdiff.schedules import ScheduleOptions
 
 KEY = jax.random.key(0)
 SCHEDULES: Any = get_args(ScheduleOptions)
+SAMPLERS: Any = get_args(SamplerOptions)
 TEN: Any = {"spacing": jd.spacing.Trailing(num_steps=10)}
 DATA = jd.oracles.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 0.05]))
 
@@ -165,7 +166,7 @@ def test_heun_with_churn_by_edms_algorithm_2():
     np.testing.assert_allclose(found, x, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("cls", get_args(SamplerOptions))
+@pytest.mark.parametrize("cls", SAMPLERS)
 def test_evaluations_are_counted(cls, short):
     calls = []
 
@@ -193,17 +194,50 @@ def images_of_each(sampler, schedule, predictions):
     return jnp.stack([images(member()) for member in predictions])
 
 
-@pytest.mark.parametrize("cls", get_args(SamplerOptions))
-def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
-    """Also where the first level has no signal; `Eps` is refused there."""
-    predictions = get_args(Prediction)
-    if not schedule.has_terminal_signal:
-        predictions = tuple(p for p in predictions if p is not jd.predictions.Eps)
+def finite(cls, schedule, predictions):
+    """Three steps of a sampler on a schedule, for networks that predict these."""
     sampler = cls(spacing=jd.spacing.Linspace(num_steps=3))
     found = images_of_each(sampler, schedule, predictions)
+    assert len(found) == len(predictions)
     assert jnp.isfinite(found).all()
     assert jnp.abs(found).max() <= 1 + 1e-6
-    assert len(found) == 5 - (not schedule.has_terminal_signal)
+
+
+def fitting(schedule):
+    """What a network may predict on it: not eps, where the first level has no signal."""
+    refused = () if schedule.has_terminal_signal else (jd.predictions.Eps,)
+    return tuple(p for p in get_args(Prediction) if p not in refused)
+
+
+def covering():
+    """Each sampler with each schedule, and both with each prediction that fits."""
+    fit = {option: fitting(build(option)) for option in SCHEDULES}
+    ordered = sorted(SCHEDULES, key=lambda option: -len(fit[option]))
+    return [
+        (cls, option, fit[option][(i + j) % len(fit[option])])
+        for i, cls in enumerate(SAMPLERS)
+        for j, option in enumerate(ordered)
+    ]
+
+
+def test_every_pair_of_sampler_schedule_and_prediction_is_covered():
+    chosen = covering()
+    assert len({(s, h) for s, h, _ in chosen}) == len(SAMPLERS) * len(SCHEDULES)
+    assert len({(s, p) for s, _, p in chosen}) == len(SAMPLERS) * 5
+    fit = {(h, p) for h in SCHEDULES for p in fitting(build(h))}
+    assert {(h, p) for _, h, p in chosen} == fit
+
+
+@pytest.mark.parametrize(("cls", "option", "prediction"), covering())
+def test_every_sampler_goes_with_every_schedule(cls, option, prediction):
+    """Also where the first level has no signal."""
+    finite(cls, build(option), (prediction,))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cls", SAMPLERS)
+def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
+    finite(cls, schedule, fitting(schedule))
 
 
 # The test of schedulers in Hugging Face diffusers: a ramp as the image, and a function
