@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from jaxdiff.errors import InputError
 from jaxdiff.networks import Fourier, Sinusoids, UNetConfig
 from jaxdiff.networks.layers import group_count
+from jaxdiff.training.model import param_shapes
+from jaxdiff.typing import Params
 
 _DOWN = {"DownBlock2D": "conv", "ResnetDownsampleBlock2D": "blocks"}
 _UP = {"UpBlock2D": "conv", "ResnetUpsampleBlock2D": "blocks"}
@@ -31,12 +32,11 @@ class Model(NamedTuple):
     outputs: int
     num_classes: int | None
 
-    def shapes(self) -> Any:
+    def shapes(self) -> Params:
         """The shapes of the parameters."""
         channels = self.image_shape[-1]
         network = self.config.build(self.outputs, self.num_classes, channels)
-        images, times = jnp.zeros((1, *self.image_shape)), jnp.ones(1, jnp.int32)
-        return jax.eval_shape(network.init, jax.random.key(0), images, times)["params"]
+        return param_shapes(network, self.image_shape, self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_model, placed, with_network
-from jaxdiff.training.model import Model, param_shapes
+from jaxdiff.training.model import Model
 from jaxdiff.typing import AnySchedule, Network, Params
 
 
@@ -147,7 +147,7 @@ def load(
         )
     info = with_network(info, network)
     model = build_model(experiment, info, network)
-    params = param_shapes(model)
+    params = model.param_shapes()
     wanted: Any = {"ema": params}
     if ema is not None:
         gamma_of(ema)

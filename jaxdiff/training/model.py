@@ -1,7 +1,7 @@
 """A model: the parts of a diffusion model that training and sampling share."""
 
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import jax
@@ -68,25 +68,11 @@ class Model:
         Raises:
             InputError: the network cannot be called as a `typing.Network` is.
         """
-        images, times = jnp.zeros((1, *self.image_shape)), jnp.zeros(1, jnp.int32)
-        labels = None if self.num_classes is None else jnp.zeros(1, jnp.int32)
-        network: Any = self.network
-        try:
-            variables = network.init(jax.random.key(seed), images, times, labels, None)
-        except TypeError as error:
-            raise InputError(
-                f"the network {type(network).__name__} must be called with (x_t, t, "
-                f"labels, keys): {first_line(error)}. Define __call__(self, x_t, t, "
-                "labels=None, keys=None)"
-            ) from error
-        others = sorted(variables.keys() - {"params"})
-        if others:
-            raise InputError(
-                f"the network {type(network).__name__} must have no variables besides "
-                f"its params, got {', '.join(others)}. Use GroupNorm or LayerNorm in "
-                "the place of BatchNorm"
-            )
-        return variables.get("params", {})
+        return init_params(self.network, self.image_shape, self.num_classes, seed)
+
+    def param_shapes(self) -> Params:
+        """Returns the shapes and types of the parameters, traced once for equal ones."""
+        return param_shapes(self.network, self.image_shape, self.num_classes)
 
     def denoiser(self, params: Params, labels: Any = None) -> NetworkDenoiser:
         """Returns the network bound to parameters, and to labels [batch]."""
@@ -116,10 +102,44 @@ class Model:
         return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
 
 
-@lru_cache(maxsize=32)
-def param_shapes(model: Model) -> Params:
-    """Returns the shapes and types of the model's parameters."""
-    return jax.eval_shape(model.init)
+def init_params(
+    network: Network,
+    image_shape: tuple[int, ...],
+    num_classes: int | None,
+    seed: int = 0,
+) -> Params:
+    """Returns a network's initial parameters.
+
+    Raises:
+        InputError: the network cannot be called as a `typing.Network` is.
+    """
+    images, times = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
+    labels = None if num_classes is None else jnp.zeros(1, jnp.int32)
+    module: Any = network
+    try:
+        variables = module.init(jax.random.key(seed), images, times, labels, None)
+    except TypeError as error:
+        raise InputError(
+            f"the network {type(network).__name__} must be called with (x_t, t, "
+            f"labels, keys): {first_line(error)}. Define __call__(self, x_t, t, "
+            "labels=None, keys=None)"
+        ) from error
+    others = sorted(variables.keys() - {"params"})
+    if others:
+        raise InputError(
+            f"the network {type(network).__name__} must have no variables besides "
+            f"its params, got {', '.join(others)}. Use GroupNorm or LayerNorm in "
+            "the place of BatchNorm"
+        )
+    return variables.get("params", {})
+
+
+@lru_cache(maxsize=64)
+def param_shapes(
+    network: Network, image_shape: tuple[int, ...], num_classes: int | None
+) -> Params:
+    """Returns the shapes and types of a network's parameters."""
+    return jax.eval_shape(partial(init_params, network, image_shape, num_classes))
 
 
 def describe_network(network: Network) -> str:
