@@ -1,5 +1,6 @@
 """Settings of every test: 8 host devices, and no silent broadcasting or promotion."""
 
+import math
 import os
 import pathlib
 import pickle
@@ -20,6 +21,7 @@ os.environ.setdefault(
 import filelock
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import jaxdiff as jd
@@ -110,17 +112,21 @@ def tiny():
     """A tiny class-conditional network with random (not zero) outputs."""
     config = jd.UNetConfig(channels=4, multipliers=(1, 2), blocks=1, attention=())
     network = config.build(out_channels=1, num_classes=10)
-    variables = jax.jit(network.init)(
-        jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
-    )
-    leaves, tree = jax.tree.flatten(variables["params"])
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    # The network's last layers start at zero; noise makes every path count.
-    noisy = [
-        leaf + 0.1 * jax.random.normal(key, leaf.shape)
-        for leaf, key in zip(leaves, keys, strict=True)
-    ]
-    return network, jax.tree.unflatten(tree, noisy)
+
+    images, times = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), images, times)["params"]
+    chance = np.random.default_rng(1)
+
+    def random(path, leaf):
+        """As if initialised and trained a little: no path starts at zero."""
+        name, noise = path[-1].key, chance.normal(size=leaf.shape).astype(np.float32)
+        if name == "scale":
+            return 1 + 0.1 * noise
+        fan_in = max(math.prod(leaf.shape[:-1]), 1)
+        return noise * (0.1 if name == "bias" else fan_in**-0.5)
+
+    params = jax.tree.map_with_path(random, shapes)
+    return network, jax.tree.map(jnp.asarray, params)
 
 
 @pytest.fixture(scope="session")

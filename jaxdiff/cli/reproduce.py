@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import train
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
-from jaxdiff.training.initialize import init_state, placed
+from jaxdiff.training.initialize import build_model, placed, recipe_of
+from jaxdiff.training.recipe import state_shapes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def reproduce(options: ReproduceOptions) -> bool:
         raise InputError(f"the run in '{first}' has no checkpoint yet: train it first")
     train(experiment, again, until=step)
 
-    shapes = jax.eval_shape(partial(init_state, experiment, info))
+    shapes = state_shapes(recipe_of(experiment, build_model(experiment, info)))
     template = placed(shapes, Pmap().shardings(shapes))
     found = []
     for folder in (first, again):

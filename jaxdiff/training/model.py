@@ -13,7 +13,7 @@ from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError, first_line
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Network, Params
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Key, Network, Params
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ class Model:
         Raises:
             InputError: the network cannot be called as a `typing.Network` is.
         """
-        return init_params(self.network, self.image_shape, self.num_classes, seed)
+        key = jax.random.key(seed)
+        return init_params(self.network, self.image_shape, self.num_classes, key)
 
     def param_shapes(self) -> Params:
         """Returns the shapes and types of the parameters, traced once for equal ones."""
@@ -102,13 +103,11 @@ class Model:
         return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2), inline=True)
 def init_params(
-    network: Network,
-    image_shape: tuple[int, ...],
-    num_classes: int | None,
-    seed: int = 0,
+    network: Network, image_shape: tuple[int, ...], num_classes: int | None, key: Key
 ) -> Params:
-    """Returns a network's initial parameters.
+    """Returns a network's initial parameters, compiled as one program.
 
     Raises:
         InputError: the network cannot be called as a `typing.Network` is.
@@ -117,7 +116,7 @@ def init_params(
     labels = None if num_classes is None else jnp.zeros(1, jnp.int32)
     module: Any = network
     try:
-        variables = module.init(jax.random.key(seed), images, times, labels, None)
+        variables = module.init(key, images, times, labels, None)
     except TypeError as error:
         raise InputError(
             f"the network {type(network).__name__} must be called with (x_t, t, "
@@ -139,7 +138,8 @@ def param_shapes(
     network: Network, image_shape: tuple[int, ...], num_classes: int | None
 ) -> Params:
     """Returns the shapes and types of a network's parameters."""
-    return jax.eval_shape(partial(init_params, network, image_shape, num_classes))
+    init = partial(init_params, network, image_shape, num_classes)
+    return jax.eval_shape(init, jax.random.key(0))
 
 
 def describe_network(network: Network) -> str:

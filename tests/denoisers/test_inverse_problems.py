@@ -15,6 +15,7 @@ import pytest
 from scipy import ndimage
 
 import jaxdiff as jd
+from tests.helpers.compilations import OPTIMISED
 
 SHAPE = (4, 4, 1)
 VP, VE = jd.schedules.VP(), jd.schedules.VE()
@@ -335,6 +336,12 @@ def test_how_far_dps_is_off():
     images = denoiser.draw(jax.random.key(1), num)
     a = np.asarray(images).reshape(num, 16)[:, KNOWN] - MEAN[KNOWN]
 
+    schedule = VP.build()
+
+    @partial(jax.jit, compiler_options=OPTIMISED)
+    def drawn(sampler):
+        return jd.sample(denoiser, sampler, schedule, KEY, images.shape)
+
     def measured(size):
         sampler = jd.samplers.DPS(
             sampler=inner(),
@@ -342,7 +349,7 @@ def test_how_far_dps_is_off():
             measurement=LEFT[None] * images,
             size=size,
         )
-        got = jd.sample(denoiser, sampler, VP.build(), KEY, images.shape)
+        got = drawn(sampler)
         apart = np.asarray(got, np.float64).reshape(num, 16) - MEAN
         b = apart[:, ~KNOWN]
         solved = np.linalg.lstsq(np.hstack([a, np.ones((num, 1))]), b)[0]

@@ -102,7 +102,7 @@ def test_images_are_read_through_the_file(reference, weights_file):
     assert options == Inception(path=str(weights_file))
     grey = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1), np.uint8)
     dataset = from_arrays(grey)
-    extractor = options.build(dataset, dataset, jd.parallel.Pmap())
+    extractor = options.build(dataset, dataset, jd.parallel.Pmap(num_devices=2))
     features, classes = extractor.read(grey)
     assert classes is None
     assert len(extractor.weights) == 64

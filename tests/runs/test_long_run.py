@@ -27,8 +27,10 @@ from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep
-from jaxdiff.training.initialize import init_state
+from jaxdiff.training.initialize import build_model, recipe_of
+from jaxdiff.training.recipe import state_shapes
 from tests.helpers.fake_run import snapshot
+from tests.helpers.own_networks import Wide
 from tests.helpers.runs import TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -36,6 +38,8 @@ EACH = dataclasses.replace(
     TINY, upkeep=Upkeep(log_every=2, checkpoint_every=1, keep=10)
 )
 """A checkpoint after each step."""
+OWN = Wide(num_classes=10)
+"""A network of few arrays, which is compiled and saved quickly."""
 
 
 def run(workdir, experiment=TINY, **options):
@@ -61,7 +65,8 @@ def events(workdir, name):
 
 def state_of(workdir, step):
     experiment, info = read_config(workdir)
-    template = jax.eval_shape(lambda: init_state(experiment, info))
+    model = build_model(experiment, info, OWN)
+    template = state_shapes(recipe_of(experiment, model))
     return jax.device_get(Checkpoints(workdir / "checkpoints").restore(template, step))
 
 
@@ -119,7 +124,7 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
 def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     skip = with_training(EACH, nonfinite="skip", max_skips=1)
     spoilt(3)
-    run(tmp_path, skip, until=5)
+    run(tmp_path, skip, network=OWN, until=5)
     before, after = state_of(tmp_path, 2), state_of(tmp_path, 3)
     assert (int(before.step), int(after.step)) == (2, 3)
     assert same_bits(before._replace(step=after.step), after)
@@ -129,9 +134,9 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     with pytest.raises(
         jd.errors.NonFiniteError, match="and 1 steps were left out before"
     ):
-        run(tmp_path, skip)
-    assert jd.load(tmp_path).step == 6
-    run(tmp_path, with_training(skip, max_skips=2))
+        run(tmp_path, skip, network=OWN)
+    assert jd.load(tmp_path, network=OWN).step == 6
+    run(tmp_path, with_training(skip, max_skips=2), network=OWN)
     found = lines(tmp_path)
     assert [line.get("nonfinite", 0) for line in found] == [0, 1, 0, 1]
     assert all(np.isfinite(line["loss"]) for line in found)
@@ -141,8 +146,8 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
 
 def test_or_training_goes_on_and_says_so(tmp_path, spoilt, capfd):
     spoilt(2)
-    state = run(tmp_path, with_training(TINY, nonfinite="go-on"))
-    assert np.isnan(state.params["conv_in"]["kernel"]).all()
+    state = run(tmp_path, with_training(TINY, nonfinite="go-on"), network=OWN)
+    assert np.isnan(state.params["Dense_0"]["kernel"]).all()
     assert "warning: the loss of step 2 is nan" in capfd.readouterr().out
     assert [line["nonfinite"] for line in lines(tmp_path)] == [1, 2, 2, 2]
     assert "loss" not in lines(tmp_path)[-1]
@@ -440,7 +445,8 @@ def test_a_second_ctrl_c_ends_it_at_once():
 def test_a_run_may_keep_the_best(tmp_path):
     training = Training(num_steps=6, batch_size=16, ema_decay=0.9)
     upkeep = Upkeep(log_every=1, checkpoint_every=1, keep=1, keep_best="loss")
-    run(tmp_path, dataclasses.replace(TINY, training=training, upkeep=upkeep))
+    experiment = dataclasses.replace(TINY, training=training, upkeep=upkeep)
+    run(tmp_path, experiment, network=OWN)
     losses = {line["step"]: line["loss"] for line in lines(tmp_path)}
     best = min(losses, key=losses.__getitem__)
     steps = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}

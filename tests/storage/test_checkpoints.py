@@ -120,7 +120,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
 @pytest.mark.parametrize("n", [1, 8])
 def test_a_saved_state_may_be_donated_at_once(tmp_path, n):
     step, x = compiled(n, overwrite), jnp.ones((n, 1))
-    state = step([jnp.arange(500_000.0) + i for i in range(8)], x)
+    state = step([jnp.arange(1_000_000.0 / n) + i for i in range(8)], x)
     want = {}
     with Checkpoints(tmp_path, keep=4) as checkpoints:
         for i in range(4):

@@ -1,6 +1,7 @@
 """Models and training without a run folder, with networks of a user's own."""
 
 import itertools
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -39,9 +40,8 @@ def batches(labels=False, size=16):
 def loss_of(model, params, labels=None):
     images = toy_images(256)
     batch = jd.Batch(images, labels, np.arange(256))
-    loss, _ = jd.loss_fn(
-        params, model.network, model.schedule, batch, jax.random.key(9), EPS
-    )
+    fn = jax.jit(jd.loss_fn, static_argnums=(1, 5))
+    loss, _ = fn(params, model.network, model.schedule, batch, jax.random.key(9), EPS)
     return float(loss)
 
 
@@ -72,12 +72,15 @@ def test_fit_is_train_step_by_step():
     optimizer = ADAM.build(3)
     expected = jd.TrainState.create(model.init(7), optimizer)
     batch = jd.Batch(toy_images(16), None, np.arange(16, dtype=np.int32))
-    for step in range(3):
-        expected, metrics = jd.train_step(
-            expected, batch, network=model.network, schedule=model.schedule,
+    one_step = jax.jit(
+        partial(
+            jd.train_step, network=model.network, schedule=model.schedule,
             prediction=EPS, objective=jd.losses.Simple(), optimizer=optimizer,
             ema_decay=0.9, seed=7,
-        )  # fmt: skip
+        )
+    )  # fmt: skip
+    for step in range(3):
+        expected, metrics = one_step(expected, batch)
         assert found[step] == (step + 1, pytest.approx(float(metrics["loss"]), 1e-5))
     for a, b in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
