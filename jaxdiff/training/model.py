@@ -72,7 +72,7 @@ class Model:
         return init_params(self.network, self.image_shape, self.num_classes, key)
 
     def param_shapes(self) -> Params:
-        """Returns the shapes and types of the parameters, traced once for equal ones."""
+        """Returns the shapes and types of the parameters; equal models trace once."""
         return param_shapes(self.network, self.image_shape, self.num_classes)
 
     def denoiser(self, params: Params, labels: Any = None) -> NetworkDenoiser:

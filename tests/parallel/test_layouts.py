@@ -29,7 +29,8 @@ import jaxdiff as jd
 from jaxdiff.runs.folder import read_record
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Training
-from jaxdiff.training.initialize import build_model, init_state, recipe_of
+from jaxdiff.training.initialize import build_model, recipe_of
+from jaxdiff.training.recipe import state_shapes
 from tests.helpers.layouts import (
     BATCH,
     EXPERIMENT,
@@ -252,9 +253,11 @@ def test_a_device_holds_its_part_of_the_state():
         parallel=layout("fsdp-8").parallel,
     )
     info = DataInfo((8, 8, 1), 10, None)
-    init = lambda: init_state(experiment, info)  # noqa: E731
-    shardings = experiment.parallel.shardings(jax.eval_shape(init))
-    state = jax.jit(init, out_shardings=shardings)()
+    shapes = state_shapes(recipe_of(experiment, build_model(experiment, info)))
+    state = jax.tree.map(
+        lambda a, sharding: jax.device_put(np.zeros(a.shape, a.dtype), sharding),
+        shapes, experiment.parallel.shardings(shapes),
+    )  # fmt: skip
 
     def nothing(state, batch, mean_of):
         return state._replace(step=state.step + len(batch)), {}

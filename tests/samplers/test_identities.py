@@ -204,7 +204,7 @@ def finite(cls, schedule, predictions):
 
 
 def fitting(schedule):
-    """What a network may predict on it: not eps, where the first level has no signal."""
+    """What a network may predict: not eps, where the first level has no signal."""
     refused = () if schedule.has_terminal_signal else (jd.predictions.Eps,)
     return tuple(p for p in get_args(Prediction) if p not in refused)
 
