@@ -73,7 +73,8 @@ class Model:
 
     def param_shapes(self) -> Params:
         """Returns the shapes and types of the parameters; equal models trace once."""
-        return param_shapes(self.network, self.image_shape, self.num_classes)
+        network: Any = self.network
+        return param_shapes(network, self.image_shape, self.num_classes)
 
     def denoiser(self, params: Params, labels: Any = None) -> NetworkDenoiser:
         """Returns the network bound to parameters, and to labels [batch]."""
