@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 @functools.cache
 def code() -> dict[str, str]:
     """What tells this package's code from any other: a hash of it, and its commit."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + b"\0")

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-CORE_SECONDS = 60 * 60
+CORE_SECONDS = 40 * 60
 """Of all tests together."""
-SECONDS = 150
+SECONDS = 90
 """Of one test, with the fixtures that were made for it."""
 _START = pytest.StashKey[float]()
 _spent: dict[str, float] = defaultdict(float)

@@ -1,6 +1,7 @@
 """What a run of weeks meets: bad numbers, full disks, clocks that jump, other data."""
 
 import dataclasses
+import hashlib
 import json
 import pathlib
 import shutil
@@ -313,6 +314,19 @@ def test_a_start_records_where_it_comes_from(finished):
     }  # fmt: skip
     assert start["code"] == provenance.code()
     assert len(start["code"]["source"]) == 16
+
+
+def test_the_code_is_all_of_the_package():
+    """Another line in any module is other code."""
+    package = pathlib.Path(jd.__file__).parent
+    names = sorted(
+        path.relative_to(package).as_posix() for path in package.rglob("*.py")
+    )
+    assert {"__init__.py", "runs/provenance.py", "samplers/ddim.py"} <= set(names)
+    digest = hashlib.sha256()
+    for name in sorted(names, key=pathlib.PurePosixPath):
+        digest.update(name.encode() + b"\0" + (package / name).read_bytes() + b"\0")
+    assert provenance.code()["source"] == digest.hexdigest()[:16]
 
 
 def test_replay_takes_the_runs_own_step(finished, tmp_path, capsys):
