@@ -11,10 +11,10 @@ A diffusion model is three nouns: a schedule, a denoiser and a sampler.
 >>> images.shape
 (4, 8, 8, 1)
 
-These are the names of daily use. The others are in the namespaces: `jd.schedules`,
+This module has the names of daily use. The others are in namespaces: `jd.schedules`,
 `jd.denoisers`, `jd.predictions`, `jd.guidance`, `jd.oracles`, `jd.inverse_problems`,
-`jd.samplers`, `jd.spacing`, `jd.losses`, `jd.networks`, `jd.parallel`, `jd.training`,
-and those that load when first used: `jd.data`, `jd.runs`, `jd.evaluation`, `jd.plots`,
+`jd.samplers`, `jd.spacing`, `jd.losses`, `jd.networks`, `jd.parallel`, `jd.training`.
+Five namespaces load on first use: `jd.data`, `jd.runs`, `jd.evaluation`, `jd.plots`,
 `jd.pretrained`.
 """
 

@@ -5,7 +5,7 @@ An option class declares the bounds of its fields in their types,
     batch_size: Annotated[int, Ge(1)] = 128
     ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.9999
 
-and derives from `Checked`. A bound by itself reads "must be at least 1", an `Interval`
+and derives from `Checked`. A single bound reads "must be at least 1", an `Interval`
 "must lie in [0, 1)". Rules across fields stay code, in `__post_init__`.
 """
 
@@ -44,27 +44,30 @@ from annotated_types import (
 from jaxdiff.errors import InputError, shown
 
 MOST_STEPS = 1_000_000
-"""The most steps of a chain; the tables of a typing error's would fill the memory."""
+"""Largest number of steps; the tables of a mistyped number would fill the memory."""
 NumSteps = Annotated[int, Ge(1), Le(MOST_STEPS)]
-"""Steps of a chain."""
+"""Number of steps."""
 Seed = Annotated[int, Interval(ge=0, lt=2**32)]
-"""An unsigned 32-bit number."""
+"""Unsigned 32-bit number."""
 Share = Annotated[float, Interval(ge=0, lt=1)]
-"""A rate, or the decay of an average."""
+"""Rate, or decay of an average, in [0, 1)."""
 
 
 class Checked:
-    """Base of the option classes: refuses fields out of the bounds in their types."""
+    """Base of the option classes; checks fields against the bounds in their types."""
 
     def __post_init__(self) -> None:
         check_fields(self)
 
 
 def check_fields(options: Any) -> None:
-    """Refuses fields out of the bounds, or the choices, that their types declare.
+    """Checks that all fields lie in the bounds, or choices, that their types declare.
 
-    Only numbers are held against bounds: what JAX puts there while it traces is not
-    looked at.
+    Only numbers are compared with bounds. Tracers, which JAX puts into fields, are
+    skipped.
+
+    Raises:
+        InputError: a field is out of its bounds.
     """
     cls: Any = type(options)
     for name, hint in field_types(cls).items():
@@ -72,19 +75,23 @@ def check_fields(options: Any) -> None:
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
-    """Refuses a value out of the bounds, or the choices, that a type declares."""
+    """Checks that a value lies in the bounds, or choices, that a type declares.
+
+    Raises:
+        InputError: the value is out of the bounds.
+    """
     for rule in _rules(hint):
         if not rule.holds(value):
             verb = "lie" if rule.words.startswith("in ") else "be"
             show = "{:g}".format if isinstance(value, float | np.floating) else shown
-            raise InputError(f"{name} must {verb} {rule.words}; got {show(value)}")
+            raise InputError(f"{name} must {verb} {rule.words}, got {show(value)}")
 
 
 @cache
 def field_types(cls: type) -> dict[str, Any]:
-    """The types of a dataclass's fields, with the bounds that they declare.
+    """Returns the types of a dataclass's fields, with the bounds that they declare.
 
-    A class of the user's own may name types that are not there at run time; it has no
+    A user's class may name types that do not exist at run time. Its fields have no
     bounds.
     """
     try:
@@ -95,7 +102,7 @@ def field_types(cls: type) -> dict[str, Any]:
 
 
 def bounds_of(hint: Any) -> str:
-    """The bounds that a type declares, such as "at least 1", or "" for none."""
+    """Returns the bounds that a type declares, such as "at least 1", or "" if none."""
     return ", ".join(rule.words for rule in _rules(hint) if rule.is_bound)
 
 
@@ -110,7 +117,7 @@ class _Rule(NamedTuple):
 
 @cache
 def _rules(hint: Any) -> tuple[_Rule, ...]:
-    """The rules of a type; of a tuple's type they are for each value in it."""
+    """Returns the rules of a type; for a tuple, the rules of each of its values."""
     origin, kinds = get_origin(hint), get_args(hint)
     if hint is int:
         return (_Rule("a whole number", _is_whole, is_bound=False),)
@@ -133,18 +140,18 @@ def _is_whole(value: Any) -> bool:
 
 
 def _lifted(lift: Callable[..., bool], hint: Any) -> tuple[_Rule, ...]:
-    """The rules of a type, for what is made of values of it."""
+    """Returns the rules of a type, applied to a container of its values."""
     return tuple(r._replace(holds=partial(lift, r.holds)) for r in _rules(hint))
 
 
 def _rule(bound: Any, kind: type) -> _Rule:
-    """The rule of a bound, which passes over all but numbers."""
+    """Returns the rule of a bound; it accepts all values that are not numbers."""
     words, holds = _bound(bound, kind)
     return _Rule(words, lambda value: not isinstance(value, Real) or holds(value))
 
 
 def _bound(bound: Any, kind: type) -> tuple[str, Callable[[Any], bool]]:
-    """A bound in words, and whether a number keeps it."""
+    """Returns the words of a bound, and a function that checks a number against it."""
     match bound:
         case Gt(least):
             return f"above {least}", partial(operator.lt, least)
@@ -165,7 +172,7 @@ def _bound(bound: Any, kind: type) -> tuple[str, Callable[[Any], bool]]:
 
 
 def _interval(bound: Any, kind: type) -> str:
-    """An interval in words: "in 1..1000" of integers, else such as "in [0, 1)"."""
+    """Returns an interval in words: "in 1..1000" for integers, else "in [0, 1)"."""
     if kind is int:
         most = f"2^{bound.lt.bit_length() - 1} - 1" if bound.lt else bound.le
         return f"in {bound.ge}..{most}"
@@ -175,61 +182,72 @@ def _interval(bound: Any, kind: type) -> str:
 
 
 def concrete(array: Any) -> np.ndarray | None:
-    """The values to check, or None under `jit`, where they are not known yet.
+    """Returns the array's values for a check, or None if `jit` traces the array.
 
-    The checks must be NumPy's: inside `jit` even `jnp.min` of a constant is traced.
+    The checks must use NumPy: inside `jit`, even `jnp.min` of a constant is traced.
     """
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
 
 
 def check_seed(seed: int) -> None:
-    """Refuses a seed that is no unsigned 32-bit number."""
+    """Checks that a seed is an unsigned 32-bit number.
+
+    Raises:
+        InputError: the seed is out of range.
+    """
     check_value("seed", seed, Seed)
 
 
 def is_finite(value: float) -> bool:
-    """Whether a number is finite in float32, in which it will be computed with."""
+    """Returns True if a number is finite in float32, the type of the computation."""
     return abs(value) <= float(np.finfo(np.float32).max)
 
 
 def check_finite(options: Any, prefix: str = "") -> None:
-    """Refuses what is no finite float32 in any field of nested options.
+    """Checks that all floats in nested options are finite in float32.
 
-    Computing takes it for infinite; JSON has no such number.
+    A larger number would become infinite in float32, and JSON has no infinite numbers.
+
+    Raises:
+        InputError: a field has another number.
     """
     for field in fields(options):
         value, name = getattr(options, field.name), f"{prefix}{field.name}"
         if is_dataclass(value):
             check_finite(value, f"{name}.")
         elif isinstance(value, float) and not is_finite(value):
-            raise InputError(f"{name} must be a finite float32; got {value:g}")
+            raise InputError(f"{name} must be a finite float32, got {value:g}")
 
 
 VISIBLE_SIGNAL = 0.05
-"""Share of the image's contrast left in the last level above which a schedule warns."""
+"""Share of the image's contrast in the last level above which a schedule warns."""
 
 
 def warn_visible_signal(left: float) -> None:
-    """Warns where a schedule's last level keeps such a share of the signal."""
+    """Warns if the last level of a schedule keeps a visible share of the signal."""
     if left > VISIBLE_SIGNAL:
         warnings.warn(
-            f"the last step keeps {left:.3g} of the signal (alphas_bar = {left**2:.3g})"
-            ": use more steps or larger betas, or sampling starts from noise the "
-            "network was not trained on",
+            f"the last step keeps {left:.3g} of the signal (alphas_bar = "
+            f"{left**2:.3g}), so sampling starts from noise that the network was not "
+            "trained on. Use more steps or larger betas.",
             stacklevel=4,
         )
 
 
 def check_range(name: str, array: Any, size: int) -> None:
-    """Refuses integers outside 0..size-1, where they are concrete."""
+    """Checks that integers lie in 0..size-1; traced integers are skipped.
+
+    Raises:
+        InputError: an integer is out of range.
+    """
     values = concrete(array)
     if values is not None and values.size:
         worst = values.min() if values.min() < 0 else values.max()
         if not 0 <= worst < size:
-            raise InputError(f"{name} must lie in 0..{size - 1}; got {worst}")
+            raise InputError(f"{name} must lie in 0..{size - 1}, got {worst}")
 
 
 def above_0(value: Any) -> bool:
-    """Whether a number is known to be above 0."""
+    """Returns True if a number is concrete and above 0."""
     known = concrete(value)
     return known is not None and bool(known > 0)

@@ -1,4 +1,4 @@
-"""The one error a user's mistake raises."""
+"""Errors of the library, and helpers for their messages."""
 
 import importlib
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from jaxdiff.names import lazy
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave: one line with what, which value, what to do.
+    """Error in the user's input, in one line: argument, condition, value and remedy.
 
-    The command line prints the line and exits with code 2; any other exception is a
+    The command line prints the line and exits with code 2. Any other exception is a
     defect of the library and keeps its traceback.
 
-    What a value, a file's name or another library brings into the message can have line
-    breaks, or characters that command a terminal: they are written as escapes, and a
-    message of more than 5,000 letters is cut.
+    A value, a file name or another library's error can bring line breaks or terminal
+    control characters into the message. They are escaped, and a message of more than
+    5,000 characters is cut.
     """
 
     def __init__(self, message: str):
@@ -26,25 +26,25 @@ class InputError(ValueError):
 
 
 def shown(value: Any) -> str:
-    """A value of any type and size, for a message."""
+    """Returns a value of any type and size as short text, for a message."""
     try:
         text = repr(value)
-    except (RecursionError, ValueError):  # nested too deep, or thousands of digits
+    except (RecursionError, ValueError):  # too deeply nested, or too many digits
         return f"a very large {type(value).__name__}"
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def first_few(parts: Sequence[str]) -> str:
-    """The first three of several reasons, and how many more there are."""
+    """Returns the first three of several reasons and the number of the others."""
     more = [f"and {len(parts) - 3} more"] if len(parts) > 3 else []
     return "; ".join([*parts[:3], *more])
 
 
 class NonFiniteError(FloatingPointError):
-    """The loss or the gradient of a step is not a finite number: training stopped.
+    """Training stopped because the loss or the gradient of a step is not finite.
 
     Attributes:
-        step: the state's number after that step.
+        step: number of the training state after that step.
     """
 
     def __init__(self, message: str, step: int):
@@ -53,7 +53,11 @@ class NonFiniteError(FloatingPointError):
 
 
 def require(module: str) -> Any:
-    """An optional package, or a module in one; they wait until they are needed."""
+    """Imports an optional package, or a module in it, when the caller needs it.
+
+    Raises:
+        InputError: the import fails. The message has the command that installs it.
+    """
     package = module.partition(".")[0]
     try:
         importlib.import_module(package)
@@ -61,13 +65,13 @@ def require(module: str) -> Any:
     except ImportError as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
-            f"{package} cannot be imported ({reason}); "
-            "run: pip install 'jaxdiff[experiments]'"
+            f"{package} cannot be imported ({reason}). "
+            "Run: pip install 'jaxdiff[experiments]'"
         ) from error
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, cut to one line."""
+    """Returns the first line of an error's message, or the error's type."""
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__
 

@@ -1,7 +1,7 @@
-"""Option classes to plain data and back: the only file that imports cattrs.
+"""Option classes to plain data and back; the only file that imports cattrs.
 
-A configuration read from a file is data, never code: unknown fields and types are
-refused by name.
+A configuration file is data, never code. Unknown fields and types are errors, which
+name the field.
 """
 
 import dataclasses
@@ -17,7 +17,10 @@ Options = TypeVar("Options")
 
 
 def to_dict(options: Any) -> dict[str, Any]:
-    """The options as nested dicts of plain data; a union's member by its `type`."""
+    """Returns the options as nested dicts of plain data.
+
+    A member of a union has its class name under the key `type`.
+    """
     cls: Any = type(options)
     return _converter(cls).unstructure(options)
 
@@ -27,11 +30,17 @@ def from_dict(
     data: dict[str, Any],
     what: str = "the configuration cannot be read",
 ) -> Options:
-    """The options of such a dict; `what` heads the reason where they cannot be read.
+    """Restores the options from such a dict.
+
+    A missing field takes its default, so that the files of older versions still load.
+
+    Args:
+        cls: option class.
+        data: nested dicts, as `to_dict` returns them.
+        what: beginning of the error message.
 
     Raises:
-        InputError: a field is unknown, or of the wrong type or range. A missing field
-            takes its default, so that the files of older versions still load.
+        InputError: a field is unknown, or has a wrong type or range.
     """
     cattrs = require("cattrs")
     hint: Any = cls
@@ -45,7 +54,7 @@ def from_dict(
 def differences(
     old: dict[str, Any], new: dict[str, Any], prefix: str = ""
 ) -> list[str]:
-    """The fields in which two configurations differ: "path: old, not new" each."""
+    """Returns the fields that differ in two configurations, as "path: old, not new"."""
     found = []
     for name in sorted(old.keys() | new.keys()):
         a, b = old.get(name), new.get(name)
@@ -57,15 +66,15 @@ def differences(
 
 
 def union_members(hint: Any) -> tuple[type, ...]:
-    """The option classes of a union of them; () for any other type."""
+    """Returns the option classes in a union; () for any other type."""
     members = getattr(hint, "__args__", ())
     return members if all(map(dataclasses.is_dataclass, members)) else ()
 
 
 def option_name(cls: type | str) -> str:
-    """The name that chooses an option class: `FixedSmall` is "fixed-small".
+    """Returns the name that chooses an option class: `FixedSmall` is "fixed-small".
 
-    A class whose flag is another word has that as its `FLAG`.
+    A class can set another name as its `FLAG`.
     """
     if not isinstance(cls, str):
         flag: str = getattr(cls, "FLAG", "")
@@ -74,7 +83,7 @@ def option_name(cls: type | str) -> str:
 
 
 def with_new_names(data: Any) -> Any:
-    """Plain data whose option classes have today's names, not those they had before."""
+    """Returns plain data in which old names of option classes are replaced."""
     if isinstance(data, dict):
         new = {key: with_new_names(value) for key, value in data.items()}
         if isinstance(new.get("type"), str):
@@ -85,7 +94,7 @@ def with_new_names(data: Any) -> Any:
 
 @lru_cache
 def _converter(cls: type) -> Any:
-    """A strict converter that knows every union of options below `cls`."""
+    """Returns a strict converter for `cls` and for every union of options below it."""
     strategies = require("cattrs.strategies")
     converter = require("cattrs.preconf.json").make_converter(forbid_extra_keys=True)
     for plain in (bool, int, float, str):
@@ -109,7 +118,7 @@ def _converter(cls: type) -> Any:
 
 
 def _checked(converter: Any, hint: Any) -> Any:
-    """The union's hook, behind a look at the tag."""
+    """Returns the union's hook, preceded by a check of the tag."""
     inner = converter.get_structure_hook(hint)
     names = [member.__name__ for member in union_members(hint)]
 
@@ -117,7 +126,7 @@ def _checked(converter: Any, hint: Any) -> Any:
         tag = value.get("type") if isinstance(value, dict) else value
         if tag not in names:
             raise InputError(
-                f"type must be one of {', '.join(names)}; got {shown(tag)}"
+                f"type must be one of {', '.join(names)}, got {shown(tag)}"
             )
         return inner(value, hint)
 
@@ -133,7 +142,7 @@ def _tuple_hook(hint: Any, converter: Any) -> Any:
 
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
-            raise InputError(f"expected a list; got {shown(value)}")
+            raise InputError(f"expected a list, got {shown(value)}")
         return tuple(inner(value, list[hint.__args__[0]]))
 
     return structure
@@ -144,23 +153,23 @@ def _is_literal(hint: Any) -> bool:
 
 
 def _one_of(value: Any, hint: Any) -> Any:
-    """The value, if it is one of these: cattrs would take True for 1."""
+    """Returns the value if it is one of the choices; cattrs would take True for 1."""
     for choice in get_args(hint):
         if type(value) is type(choice) and value == choice:
             return value
     choices = ", ".join(map(repr, get_args(hint)))
-    raise InputError(f"expected one of {choices}; got {shown(value)}")
+    raise InputError(f"expected one of {choices}, got {shown(value)}")
 
 
 def _same_type(value: Any, cls: Any) -> Any:
-    """The value, if it is of this type: cattrs would call `cls(value)`."""
+    """Returns the value if it has this type; cattrs would call `cls(value)`."""
     if type(value) is int and abs(value) >= 2**63:
-        raise InputError(f"numbers must fit into 64 bits; got {shown(value)}")
+        raise InputError(f"numbers must fit into 64 bits, got {shown(value)}")
     if type(value) is float and not is_finite(value):
-        raise InputError(f"numbers must be finite in float32; got {value:g}")
+        raise InputError(f"numbers must be finite in float32, got {value:g}")
     if type(value) is cls or (cls is float and type(value) is int):
         return cls(value)
-    raise InputError(f"expected {cls.__name__}; got {shown(value)}")
+    raise InputError(f"expected {cls.__name__}, got {shown(value)}")
 
 
 def _reason(error: BaseException, cls: type | None) -> str:

@@ -52,12 +52,12 @@ def betas(*values: Any) -> Any:
     return jd.Schedule.from_betas(np.array(values))
 
 
-SHAPES = r"one shape; got \(4, 8, 8, 1\) and "
-T_RANGE = r"t must lie in 0\.\.7; got "
-T_TYPE = "t must be of an integer type; got float32"
-T_SHAPE = r"t must be one number or one a batch element \(\(4,\)\); got shape "
-RANGE = r"images must lie in \[-1, 1\]; got .*: scale them \(to_float"
-NO_CLASSES = "labels were given, but the network has no classes: leave them"
+SHAPES = r"one shape, got \(4, 8, 8, 1\) and "
+T_RANGE = r"t must lie in 0\.\.7, got "
+T_TYPE = "t must be of an integer type, got float32"
+T_SHAPE = r"t must be one number, or one per example \(\(4,\)\), got shape "
+RANGE = r"images must lie in \[-1, 1\], got .*\. Scale them \(to_float"
+NO_CLASSES = "labels must be None, because the network has no classes"
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ NO_CLASSES = "labels were given, but the network has no classes: leave them"
         (lambda: q_sample(SCHEDULE, X, 1, N[0]), SHAPES + r"\(8, 8, 1\)"),
         (
             lambda: q_sample(SCHEDULE, X.astype(jnp.uint8), 1, N),
-            r"x_0 must be floating point, images scaled to \[-1, 1\]; got uint8",
+            r"x_0 must be floating point, got uint8. Scale images",
         ),
         (
             lambda: q_sample(SCHEDULE, X, 1, N.astype(int)),
-            "noise must be floating point, .*; got int32",
+            "noise must be floating point, got int32",
         ),
         (lambda: jd.q_step(SCHEDULE, X, 8, N), T_RANGE + "8"),
         (lambda: jd.q_step(SCHEDULE, X, jnp.float32(1), N), T_TYPE),
@@ -89,49 +89,49 @@ NO_CLASSES = "labels were given, but the network has no classes: leave them"
         (lambda: q_posterior(SCHEDULE, X, N.astype(int), 1), "x_t must be floating"),
         (lambda: p_step(t=8), T_RANGE + "8"),
         (lambda: p_step(t=1.0), T_TYPE),
-        (lambda: sample(()), r"shape must have positive sizes; got \(\)"),
-        (lambda: sample((4, 0, 8, 1)), r"positive sizes; got \(4, 0, 8, 1\)"),
-        (lambda: sample(every=0), "every must be at least 1; got 0"),
+        (lambda: sample(()), r"shape must have positive sizes, got \(\)"),
+        (lambda: sample((4, 0, 8, 1)), r"positive sizes, got \(4, 0, 8, 1\)"),
+        (lambda: sample(every=0), "every must be at least 1, got 0"),
         (
             lambda: sample(indices=jnp.arange(3)),
-            r"indices must have shape \(4,\); got \(3,\)",
+            r"indices must have shape \(4,\), got \(3,\)",
         ),
-        (lambda: sample(x_T=N[:2]), r"x_T must have shape .*; got \(2, 8, 8, 1\)"),
+        (lambda: sample(x_T=N[:2]), r"x_T must have shape .*, got \(2, 8, 8, 1\)"),
         (
             lambda: sample(noise=N),
-            r"noise must have shape \(8, 4, 8, 8, 1\); got \(4, 8, 8, 1\)",
+            r"noise must have shape \(8, 4, 8, 8, 1\), got \(4, 8, 8, 1\)",
         ),
         (
             lambda: sample((4, 8, 8, 3), bind(SMALL, {})),
-            r"images must be \[batch, height, width, 1\]; got shape \(4, 8, 8, 3\)",
+            r"images must be \[batch, height, width, 1\], got shape \(4, 8, 8, 3\)",
         ),
         (
             lambda: jd.clip_x0(oracle, 1, -1),
-            "low must be less than high; got 1 and -1",
+            "low must be less than high, got 1 and -1",
         ),
-        (lambda: jd.clip_x0(oracle, 0, 0), "low must be less than high; got 0 and 0"),
-        (lambda: betas(), r"betas must be a vector \[T >= 1\]; got shape \(0,\)"),
-        (lambda: betas([0.1, 0.2]), r"betas must be a vector .*; got shape \(1, 2\)"),
-        (lambda: betas(0.1, 0), r"\(0, 1\); got betas\[1\] = 0: change"),
-        (lambda: betas(0.1, 1, 0.2), r"\(0, 1\); got betas\[1\] = 1: change"),
-        (lambda: betas(-0.1, 0.5), r"\(0, 1\); got betas\[0\] = -0.1: change"),
-        (lambda: betas(0.1, np.nan), r"\(0, 1\); got betas\[1\] = nan: change"),
+        (lambda: jd.clip_x0(oracle, 0, 0), "low must be less than high, got 0 and 0"),
+        (lambda: betas(), r"betas must be a vector \[T >= 1\], got shape \(0,\)"),
+        (lambda: betas([0.1, 0.2]), r"betas must be a vector .*, got shape \(1, 2\)"),
+        (lambda: betas(0.1, 0), r"\(0, 1\), got betas\[1\] = 0\. Change"),
+        (lambda: betas(0.1, 1, 0.2), r"\(0, 1\), got betas\[1\] = 1\. Change"),
+        (lambda: betas(-0.1, 0.5), r"\(0, 1\), got betas\[0\] = -0.1\. Change"),
+        (lambda: betas(0.1, np.nan), r"\(0, 1\), got betas\[1\] = nan\. Change"),
         (lambda: bind(SMALL, {}, LABELS), NO_CLASSES),
         (lambda: loss(SMALL, IMAGES, LABELS), NO_CLASSES),
         (
             lambda: loss(SMALL, np.zeros(B, np.uint8), None),
-            r"images must be float, scaled to \[-1, 1\]; got uint8: use to_float",
+            r"images must be float, scaled to \[-1, 1\], got uint8\. Use to_float",
         ),
         (lambda: loss(SMALL, IMAGES + 255, None), RANGE),
         (lambda: loss(SMALL, IMAGES - 1.5, None), RANGE),
         (lambda: loss(SMALL, IMAGES * np.nan, None), RANGE),
         (
             lambda: loss(SMALL, IMAGES[0], None),
-            r"images must be \[batch, .*\]; got shape \(8, 8, 1\)",
+            r"images must be \[batch, .*\], got shape \(8, 8, 1\)",
         ),
         (
             lambda: loss(SMALL, IMAGES, None, INDICES[:3]),
-            r"of one length; got \[3, 4\]",
+            r"of one length, got \[3, 4\]",
         ),
     ],
 )
@@ -152,8 +152,8 @@ def classes():
     return network, params["params"]
 
 
-LABEL_RANGE = r"labels must lie in 0\.\.9; got "
-LABEL_TYPE = "labels must be a vector of integers; got "
+LABEL_RANGE = r"labels must lie in 0\.\.9, got "
+LABEL_TYPE = "labels must be a vector of integers, got "
 Call = Callable[[Any, Any], Any]
 
 
@@ -170,35 +170,35 @@ Call = Callable[[Any, Any], Any]
         ),
         (
             lambda n, p: bind(n, p, np.arange(3))(X, SCHEDULE.level(0)),
-            "4 images need as many labels; got 3",
+            "labels must be 4, one per image, got 3",
         ),
         (
             lambda n, p: sample(denoiser=bind(n, p, np.arange(3))),
-            "4 images need as many labels; got 3",
+            "labels must be 4, one per image, got 3",
         ),
         (lambda n, p: loss(n, IMAGES, LABELS + 10), LABEL_RANGE + "10"),
         (lambda n, p: loss(n, IMAGES, LABELS - 1), LABEL_RANGE + "-1"),
         (lambda n, p: loss(n, IMAGES, np.float32(LABELS)), LABEL_TYPE + "float32"),
-        (lambda n, p: loss(n, IMAGES, LABELS[:3]), r"of one length; got \[3, 4\]"),
+        (lambda n, p: loss(n, IMAGES, LABELS[:3]), r"of one length, got \[3, 4\]"),
         (
             lambda n, p: loss(n, IMAGES, None),
-            "the network has 10 classes, but the batch has no labels",
+            "labels must be given for a network with 10 classes",
         ),
         (
             lambda n, p: n.apply({"params": p}, jnp.zeros((4, 8, 8, 3)), LABELS),
-            r"images must be \[batch, height, width, 1\]; got shape \(4, 8, 8, 3\)",
+            r"images must be \[batch, height, width, 1\], got shape \(4, 8, 8, 3\)",
         ),
         (
             lambda n, p: n.apply({"params": p}, X[0], LABELS),
-            r"images must be \[batch, height, width, 1\]; got shape \(8, 8, 1\)",
+            r"images must be \[batch, height, width, 1\], got shape \(8, 8, 1\)",
         ),
         (
             lambda n, p: n.apply({"params": p}, X[:, :7], LABELS),
-            "image height must be a multiple of 2 for 2 levels; got 7: use 6 or 8, or",
+            r"image height must be a multiple of 2 for 2 levels, got 7\. Use 6 or 8,",
         ),
         (
             lambda n, p: n.apply({"params": p}, X[:, :, :1], LABELS),
-            "image width must be a multiple of 2 for 2 levels; got 1: use 2, or",
+            r"image width must be a multiple of 2 for 2 levels, got 1\. Use 2, or",
         ),
     ],
 )
@@ -212,18 +212,18 @@ def test_a_wrong_call_of_a_network_with_classes(classes, call: Call, message):
     ("call", "message"),
     [
         (lambda n, p: p_step(t=-1), T_RANGE + "-1"),
-        (lambda n, p: p_step(t=jnp.arange(4)), "t must be one time; got shape"),
+        (lambda n, p: p_step(t=jnp.arange(4)), "t must be one time, got shape"),
         (lambda n, p: p_step(X.astype(int)), "x_t must be float"),
-        (lambda n, p: p_step(noise=N[:1]), "noise must .*; got .*1, 8, 8, 1"),
-        (lambda n, p: p_step(noise=N[:, :3]), "noise must .*; got .*4, 3, 8, 1"),
-        (lambda n, p: p_step(indices=jnp.arange(1)), r"indices must .*; got \(1,\)"),
-        (lambda n, p: p_step(indices=jnp.arange(3)), r"indices must .*; got \(3,\)"),
-        (lambda n, p: sample(x_T=X.astype(int)), "x_T must be float.*; got int32"),
+        (lambda n, p: p_step(noise=N[:1]), "noise must .*, got .*1, 8, 8, 1"),
+        (lambda n, p: p_step(noise=N[:, :3]), "noise must .*, got .*4, 3, 8, 1"),
+        (lambda n, p: p_step(indices=jnp.arange(1)), r"indices must .*, got \(1,\)"),
+        (lambda n, p: p_step(indices=jnp.arange(3)), r"indices must .*, got \(3,\)"),
+        (lambda n, p: sample(x_T=X.astype(int)), "x_T must be float.*, got int32"),
         (lambda n, p: n.apply({"params": p}, X, LABELS[:3]), r"t must .*got .*\(3,\)"),
         (lambda n, p: n.apply({"params": p}, X, jnp.int32(3)), r"t must .*got .*\(\)"),
         (
             lambda n, p: n.apply({"params": p}, X, LABELS, LABELS[:3]),
-            "4 images .* labels; got 3",
+            "labels must be 4, .* got 3",
         ),
         (
             lambda n, p: loss(n, IMAGES[:0], LABELS[:0], INDICES[:0]),

@@ -1,4 +1,4 @@
-"""Denoisers: network output to estimate; and functions from denoiser to denoiser."""
+"""Denoisers: estimates by networks, and functions from denoiser to denoiser."""
 
 from jaxdiff.denoisers.guidance import autoguidance as autoguidance
 from jaxdiff.denoisers.guidance import (
@@ -25,4 +25,4 @@ from jaxdiff.denoisers.thresholding import clip_x0 as clip_x0
 from jaxdiff.denoisers.thresholding import dynamic_threshold as dynamic_threshold
 
 classifier_free, clip_x_0 = classifier_free_guidance, clip_x0
-"""Their short names."""
+"""Short names of the two functions."""

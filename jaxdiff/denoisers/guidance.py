@@ -1,18 +1,19 @@
 """Guidance: functions from denoiser to denoiser.
 
-With a weight w, one estimate is carried on past another, in x_0 and in eps alike:
+A weight w extrapolates from one estimate past another, for x_0 and eps alike:
 
     (1)  guided = base + w (better - base)
 
-`classifier_free_guidance` (Ho & Salimans 2022, equation 6, whose w is 1 less) takes for
-`better` the estimate given the class and for `base` the one without; `autoguidance`
-(Karras et al. 2024, equation 2) takes for `base` a weaker denoiser. A classifier's
-gradient moves the score (Dhariwal & Nichol 2021, section 4.2):
+In `classifier_free_guidance` (Ho & Salimans 2022, equation 6, whose w is smaller by 1)
+`better` is the estimate given the class, and `base` the estimate without it. In
+`autoguidance` (Karras et al. 2024, equation 2) `base` is a weaker denoiser. A
+classifier's gradient moves the score (Dhariwal & Nichol 2021, section 4.2):
 
     (2)  eps' = eps - w sigma grad log p(label | x_t)
 
-All are pytrees, so that another weight needs no new compilation. They stack in any
-order: `clip_x0(classifier_free_guidance(denoiser, 2.0))` clips what is guided.
+All results are pytrees, so that another weight needs no new compilation. Guidance and
+thresholding compose in any order: `clip_x0(classifier_free_guidance(denoiser, 2.0))`
+clips the guided estimate.
 """
 
 from collections.abc import Callable
@@ -42,33 +43,32 @@ def classifier_free_guidance(
     interval: tuple[float, float] | None = None,
     rescale: float | Array = 0.0,
 ) -> Denoiser:
-    """Classifier-free guidance, in one batched call of the network; equation (1).
+    """Applies classifier-free guidance, in one batched network call; equation (1).
 
     Args:
-        denoiser: bound to labels, such as `run.denoiser(labels)` or an oracle.
-        weight: 0 for the unconditional model, 1 for the conditional one, above 1 for
-            guidance; [] or [batch].
-        interval: the sigma / alpha from which and up to which to guide; outside it the
-            model is the conditional one (Kynkaanniemi et al. 2024). Everywhere by
-            default.
-        rescale: by how much to bring each image's standard deviation back to that of
-            the conditional model's x_0, 0 to 1 (Lin et al. 2024, section 3.4).
+        denoiser: denoiser bound to labels, such as `run.denoiser(labels)` or an oracle.
+        weight: guidance weight [] or [batch]: 0 for the unconditional model, 1 for the
+            conditional one, above 1 for guidance.
+        interval: lowest and highest sigma / alpha with guidance; the model is
+            conditional outside (Kynkaanniemi et al. 2024). None for all levels.
+        rescale: share, in 0..1, by which each image's standard deviation returns to the
+            conditional model's, for x_0 (Lin et al. 2024, section 3.4).
 
     Raises:
         InputError: the denoiser is not bound to labels, its network has no null class,
-            or rescale is out of range.
+            or rescale or interval is out of range.
     """
     labels, _ = _labels_of(denoiser)
     if not labels:
         raise InputError(
-            "classifier-free guidance needs a denoiser that is bound to labels, such "
-            "as run.denoiser(labels)"
+            "denoiser must be bound to labels for classifier-free guidance, got one "
+            "without labels. Bind it, as run.denoiser(labels) does."
         )
     for part in networks_of(denoiser):
         check_null_class(part.network)
     share = concrete(rescale)
     if share is not None and not 0 <= share <= 1:
-        raise InputError(f"rescale must lie in 0..1; got {share:g}")
+        raise InputError(f"rescale must lie in 0..1, got {share:g}")
     return Partial(_classifier_free, denoiser, weight, _checked(interval), rescale)
 
 
@@ -79,13 +79,19 @@ def autoguidance(
     *,
     interval: tuple[float, float] | None = None,
 ) -> Denoiser:
-    """Guidance by a weaker version of the model (Karras et al. 2024), equation (1).
+    """Applies guidance by a weaker version of the model, equation (1).
+
+    The method is from Karras et al. 2024.
 
     Args:
-        denoiser: the model.
-        weak: a smaller one, or one trained for less time, of the same data.
-        weight: 0 for the weak model, 1 for the model, above 1 for guidance.
-        interval: as for `classifier_free_guidance`.
+        denoiser: model to guide.
+        weak: smaller model, or one trained for less time, of the same data.
+        weight: guidance weight [] or [batch]: 0 for the weak model, 1 for the model,
+            above 1 for guidance.
+        interval: interval of levels, as in `classifier_free_guidance`.
+
+    Raises:
+        InputError: the interval is out of order.
     """
     better, base = as_pytree(denoiser), as_pytree(weak)
     return Partial(_autoguided, better, base, weight, _checked(interval))
@@ -96,36 +102,41 @@ def classifier_guidance(
     log_prob: Callable[[Array, Level], Array],
     weight: float | Array = 1.0,
 ) -> Denoiser:
-    """Guidance by a classifier's gradient (Dhariwal & Nichol 2021), equation (2).
+    """Applies guidance by a classifier's gradient, equation (2).
+
+    The method is from Dhariwal & Nichol 2021.
 
     Args:
-        denoiser: the model.
-        log_prob: from (x_t, level) to log p(label | x_t), [batch], of a classifier of
-            noisy images. As a pytree (`jax.tree_util.Partial` of a function and its
-            parameters) it is an argument of the compiled chain.
-        weight: how strongly; 1 is Bayes' rule. A level without signal is not guided.
+        denoiser: model to guide.
+        log_prob: function from (x_t, level) to log p(label | x_t) [batch], of a
+            classifier of noisy images. A pytree (`jax.tree_util.Partial` of a function
+            and its parameters) is an argument of the compiled sampling loop.
+        weight: guidance weight; 1 is Bayes' rule. Levels without signal are not guided.
     """
     return Partial(_classifier_guided, as_pytree(denoiser), as_pytree(log_prob), weight)
 
 
 def mix_classes(denoiser: Denoiser, labels: ArrayLike, shares: ArrayLike) -> Denoiser:
-    """A blend of classes: the mean of what the denoiser says given each of them.
+    """Blends classes: averages the denoiser's estimates given each class.
 
     Args:
-        denoiser: bound to any labels [batch]; these take their place.
-        labels: integers [K, batch], K classes for each image.
-        shares: [K] or [K, batch], how much of each; they should sum to 1.
+        denoiser: denoiser bound to any labels [batch], which `labels` replace.
+        labels: K classes for each image, integers [K, batch].
+        shares: share of each class [K] or [K, batch]; the shares should sum to 1.
 
     Raises:
-        InputError: the denoiser is not bound to labels, or the shapes do not fit.
+        InputError: the denoiser is not bound to labels, or the shapes do not match.
     """
     found, put = _labels_of(denoiser)
     labels, shares = jnp.asarray(labels), jnp.asarray(shares)
     if not found:
-        raise InputError("a blend of classes needs a denoiser that is bound to labels")
+        raise InputError(
+            "denoiser must be bound to labels for a blend of classes, got one without "
+            "labels. Bind it, as run.denoiser(labels) does."
+        )
     if labels.ndim != 2 or shares.shape not in (labels.shape, labels.shape[:1]):
         raise InputError(
-            "labels must be [K, batch] and shares [K] or [K, batch]; got shapes "
+            "labels must be [K, batch] and shares [K] or [K, batch], got shapes "
             f"{labels.shape} and {shares.shape}"
         )
     return Partial(_mixed, put([labels] * len(found)), shares)
@@ -141,13 +152,13 @@ def _classifier_free(
 ) -> Estimate:
     labels, put = _labels_of(denoiser)
     both = [jnp.stack([given, _no_class(given)]) for given in labels]
-    # Mapped over, the two are one call of the network with a batch twice as long.
+    # vmap makes the two evaluations one network call with twice the batch.
     estimates = jax.vmap(lambda labels: put(labels)(x_t, level))(both)
     given = jax.tree.map(itemgetter(0), estimates)
     free = jax.tree.map(itemgetter(1), estimates)
     guided = _extrapolated(free, given, weight, interval, x_t, level)
     axes = tuple(range(1, x_t.ndim))
-    # An image without contrast keeps it.
+    # An image without contrast is not rescaled.
     spread = jnp.std(guided.x_0, axis=axes, keepdims=True)
     wanted = jnp.std(given.x_0, axis=axes, keepdims=True)
     ratio = jnp.where(spread > 0, wanted / jnp.where(spread > 0, spread, 1.0), 1.0)
@@ -178,7 +189,7 @@ def _extrapolated(
     x_t: Array,
     level: Level,
 ) -> Estimate:
-    """Equation (1); the better estimate itself outside the interval."""
+    """Returns equation (1), or the better estimate outside the interval."""
     weight = jnp.asarray(weight, x_t.dtype)
     if interval is not None:
         low, high = interval
@@ -215,7 +226,7 @@ def _mixed(denoiser: Denoiser, shares: Array, x_t: Array, level: Level) -> Estim
 def _labels_of(
     denoiser: Denoiser,
 ) -> tuple[list[Labels], Callable[[list[Labels]], Denoiser]]:
-    """The labels of every part of a denoiser, and how to put others in their place."""
+    """Returns the labels of each part of a denoiser, and a function to replace them."""
 
     def bound(part: Any) -> bool:
         return getattr(part, "labels", None) is not None
@@ -232,17 +243,16 @@ def _labels_of(
 
 
 def _no_class(labels: Labels) -> Labels:
-    """The labels, or shares of the classes, that leave the class open."""
+    """Returns labels, or shares of classes, that leave the class open."""
     shares = jnp.issubdtype(labels.dtype, jnp.floating)
     return jnp.full_like(labels, 0 if shares else ANY_CLASS)
 
 
 def _checked(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    """Refuses an interval whose ends are not in order."""
     if interval is not None:
         low, high = interval
         if not 0 <= low <= high:
             raise InputError(
-                f"interval must be (low, high) with 0 <= low <= high; got {interval}"
+                f"interval must be (low, high) with 0 <= low <= high, got {interval}"
             )
     return interval

@@ -1,18 +1,18 @@
-"""Inverse problems: images of which a part, or a blurred version, is known.
+"""Inverse problems: images with a known part, or a known blurred version.
 
 The measurement is y = A x_0 + noise of deviation sigma_y, with a linear operator A:
 `masked`, `downsample`, `blur`, or any linear function of your own.
 
-`given_measurement` is a function from denoiser to denoiser, with a closed form. With
-Tweedie's second-order formula for the covariance of what x_t leaves open (Efron 2011;
-Rozet et al. 2024, section 3),
+`given_measurement` is a function from denoiser to denoiser with a closed form.
+Tweedie's second-order formula gives the covariance of x_0 given x_t (Efron 2011; Rozet
+et al. 2024, section 3):
 
     (1)  C = Cov[x_0 | x_t] = sigma^2 / alpha  d x_0-hat / d x_t
     (2)  E[x_0 | x_t, y] = x_0-hat + C A^T (A C A^T + sigma_y^2)^-1 (y - A x_0-hat)
 
-where p(x_0 | x_t) is taken for Gaussian. For Gaussian data it is, and the samples are
-then those of p(x_0 | y), mean and covariance. `samplers.inverse_problems` has cheaper
-methods, which are biased also there.
+(2) assumes that p(x_0 | x_t) is Gaussian. This holds for Gaussian data. The samples
+then have the mean and covariance of p(x_0 | y). `samplers.inverse_problems` has cheaper
+methods, which are biased even for Gaussian data.
 """
 
 from collections.abc import Callable
@@ -31,43 +31,54 @@ Operator = Callable[[Array], Array]
 
 
 def masked(mask: ArrayLike) -> Operator:
-    """Inpainting's operator: the pixels where `mask`, which broadcasts to x, is 1."""
+    """Makes the operator of inpainting: it keeps the pixels with mask 1.
+
+    Args:
+        mask: 1 for measured pixels, 0 for the others; broadcasts to the images.
+    """
     return Partial(_masked, jnp.asarray(mask))
 
 
 def downsample(factor: int) -> Operator:
-    """Super-resolution's operator: means over squares of factor x factor pixels.
+    """Makes the operator of super-resolution: means over factor x factor pixels.
 
     Raises:
-        InputError: factor is not positive; in use, it does not divide the image.
+        InputError: factor is below 1, or (in use) does not divide the image's size.
     """
     if factor < 1:
-        raise InputError(f"factor must be at least 1; got {factor}")
+        raise InputError(f"factor must be at least 1, got {factor}")
     return Partial(_downsampled, _Static(factor))
 
 
 def blur(kernel: ArrayLike) -> Operator:
-    """Deblurring's operator: every channel convolved with a kernel [k, k], k odd.
+    """Makes the operator of deblurring: a convolution of every channel.
 
-    The image goes on beyond its edges as on a torus.
+    The image continues beyond its edges periodically.
+
+    Args:
+        kernel: kernel [k, k], k odd.
 
     Raises:
-        InputError: the kernel is not such a square.
+        InputError: the kernel is not a square of odd size.
     """
     kernel = jnp.asarray(kernel)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or len(kernel) % 2 == 0:
-        raise InputError(f"kernel must be [k, k] with k odd; got shape {kernel.shape}")
+        raise InputError(f"kernel must be [k, k] with k odd, got shape {kernel.shape}")
     return Partial(_blurred, kernel)
 
 
 def gaussian_blur(width: float, size: int) -> Operator:
-    """`blur` with a Gaussian kernel [size, size] of standard deviation width, pixels.
+    """Makes `blur` with a Gaussian kernel.
+
+    Args:
+        width: standard deviation in pixels, above 0.
+        size: height and width of the kernel in pixels, odd.
 
     Raises:
         InputError: width is not above 0, or size is not odd.
     """
     if not width > 0:
-        raise InputError(f"width must be above 0; got {width:g}")
+        raise InputError(f"width must be above 0, got {width:g}")
     line = np.exp(-((np.arange(size) - (size - 1) / 2) ** 2) / (2 * width**2))
     kernel = np.outer(line, line)
     return blur(kernel / kernel.sum())
@@ -81,24 +92,26 @@ def given_measurement(
     *,
     iterations: int = 10,
 ) -> Denoiser:
-    """The denoiser of images given a measurement, equation (2); exact for Gaussians.
+    """Makes the denoiser of images given a measurement, equation (2).
 
-    Every evaluation takes one of the denoiser and `iterations` + 1 of its derivative.
-    Where a level has no signal, nothing is known of C and the estimate stays.
+    It is exact for Gaussian data. An evaluation costs one evaluation of the denoiser
+    and `iterations` + 1 of its derivative. At a level without signal C is unknown, and
+    the estimate stays unchanged.
 
     Args:
-        denoiser: of images without a measurement; not clipped (clip the result).
+        denoiser: denoiser of images without a measurement, not clipped (clip the
+            result).
         operator: A, a linear function of images [batch, ...].
-        measurement: y, as A gives it, [batch, ...].
+        measurement: y, of the shape that A returns, [batch, ...].
         noise: sigma_y, at least 0.
-        iterations: of the conjugate gradients that solve (2); as many as there are
-            numbers in a measurement solve it exactly.
+        iterations: number of conjugate-gradient iterations that solve (2). One
+            iteration per number of a measurement solves it exactly.
 
     Raises:
-        InputError: iterations is not positive.
+        InputError: iterations is below 1.
     """
     if iterations < 1:
-        raise InputError(f"iterations must be at least 1; got {iterations}")
+        raise InputError(f"iterations must be at least 1, got {iterations}")
     return Partial(
         _given_measurement, as_pytree(denoiser), as_pytree(operator), measurement,
         noise, _Static(iterations),
@@ -108,7 +121,7 @@ def given_measurement(
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class _Static:
-    """A whole number that compiled functions know."""
+    """Integer that is a constant of compiled functions."""
 
     value: int
 
@@ -132,7 +145,7 @@ def _given_measurement(
     transposed = jax.linear_transpose(operator, x_0)
 
     def spread(v: Array) -> Array:
-        """C A^T v."""
+        """Returns C A^T v."""
         return sigma**2 / some_alpha * back(transposed(v)[0])[0]
 
     solved = _conjugate_gradients(
@@ -149,9 +162,9 @@ def _given_measurement(
 def _conjugate_gradients(
     matrix: Callable[[Array], Array], b: Array, iterations: int
 ) -> Array:
-    """Solves matrix(x) = b for each example of a batch by itself, from x = 0.
+    """Solves matrix(x) = b separately for each example of a batch, from x = 0.
 
-    `jax.scipy.sparse.linalg.cg` would take the batch for one system: an image would
+    `jax.scipy.sparse.linalg.cg` would treat the batch as one system: an image would
     depend on the others.
     """
 
@@ -175,7 +188,7 @@ def _conjugate_gradients(
 
 
 def like(array: ArrayLike, x: Array) -> Array:
-    """The array in x's type, with leading axes of size 1 to as many axes as x has."""
+    """Returns the array in x's dtype, with leading axes of size 1 up to x's rank."""
     array = jnp.asarray(array, x.dtype)
     return array.reshape((1,) * (x.ndim - array.ndim) + array.shape)
 
@@ -188,7 +201,7 @@ def _downsampled(factor: _Static, x: Array) -> Array:
     size, (batch, height, width, channels) = factor.value, x.shape
     if height % size or width % size:
         raise InputError(
-            f"factor must divide the image's {height} x {width} pixels; got {size}"
+            f"factor must divide the image's {height} x {width} pixels, got {size}"
         )
     blocks = x.reshape(batch, height // size, size, width // size, size, channels)
     return blocks.mean(axis=(2, 4))

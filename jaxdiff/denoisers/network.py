@@ -1,4 +1,4 @@
-"""Denoisers from networks, and as pytrees."""
+"""Denoisers made of networks, and denoisers as pytrees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,16 +27,16 @@ from jaxdiff.typing import (
 Function = TypeVar("Function", bound=Callable)
 
 ANY_CLASS = -1
-"""The label that leaves an image's class open; `guidance` uses it, users need not."""
+"""Label that leaves an image's class open, for `guidance`; users do not need it."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """A network with its parameters and the labels of its batch; see `bind`.
+    """Network with its parameters and the labels of its batch; see `bind`.
 
-    A pytree: as an argument of a compiled function, other parameters or labels need no
-    new compilation.
+    It is a pytree. As an argument of a compiled function, other parameters or labels
+    need no new compilation.
     """
 
     params: Params
@@ -45,7 +45,7 @@ class NetworkDenoiser:
     prediction: Prediction = field(metadata={"static": True})
 
     def __call__(self, x_t: Array, level: Level, /) -> Estimate:
-        """The network's estimate at x_t [batch, ...]; level is [] or [batch]."""
+        """Returns the estimate at x_t [batch, ...] and a level [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
         x_in = self.prediction.scaled(x_t, level)
         labels, null = self.labels, num_classes_of(self.network)
@@ -61,20 +61,20 @@ def bind(
     labels: ArrayLike | None = None,
     prediction: Prediction | None = None,
 ) -> NetworkDenoiser:
-    """The denoiser that a network becomes once it has parameters and labels.
+    """Makes a denoiser of a network, its parameters and labels.
 
     Args:
-        network: a Flax module such as `UNet`.
-        params: its parameters.
-        labels: integer classes [batch], one for each image that will be denoised; or a
-            blend of the classes' embeddings, float [batch, num_classes], of which the
-            null class takes what is missing to 1. None for a network without classes,
-            or for the unconditional (null) class.
-        prediction: what the network was trained to output; `Eps()` by default.
+        network: Flax module such as `UNet`.
+        params: parameters of the network.
+        labels: integer classes [batch], one per image to denoise. Or shares of the
+            classes' embeddings, float [batch, num_classes]; the null class takes the
+            rest up to 1. None for a network without classes, or for the unconditional
+            (null) class.
+        prediction: meaning of the network's output; `Eps()` by default.
 
     Raises:
-        InputError: labels for a network without classes, not integer, or (where they
-            are concrete) outside 0..num_classes-1.
+        InputError: labels for a network without classes, or labels that are not
+            integers, or are concrete and outside 0..num_classes-1.
     """
     if labels is not None:
         check_labels(labels, num_classes_of(network))
@@ -88,42 +88,46 @@ def num_classes_of(network: Network) -> int | None:
 
 
 def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
-    """Refuses labels, or shares, that a network of so many classes cannot take."""
+    """Checks labels, or shares of classes, for a network with `num_classes` classes.
+
+    Raises:
+        InputError: the network has no classes, or does not accept these labels.
+    """
     if num_classes is None:
         raise InputError(
-            "labels were given, but the network has no classes: leave them"
+            "labels must be None, because the network has no classes. Omit the labels."
         )
     labels = labels if hasattr(labels, "dtype") else np.asarray(labels)
     if labels.ndim == 2 and jnp.issubdtype(labels.dtype, jnp.floating):
         if labels.shape[1] != num_classes:
             raise InputError(
-                f"a blend of classes must have {num_classes} shares an image; got "
+                f"labels as shares of classes must have {num_classes} columns, got "
                 f"{labels.shape[1]}"
             )
         return
     if labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(
-            f"labels must be a vector of integers; got {labels.dtype} of shape "
+            f"labels must be a vector of integers, got {labels.dtype} of shape "
             f"{labels.shape}"
         )
     check_range("labels", labels, num_classes)
 
 
 def check_null_class(network: Network) -> None:
-    """Refuses a network that says it has no class for "any", and so no guidance."""
+    """Raises `InputError` if the network has no null class, which guidance needs."""
     check = getattr(network, "check_null_class", None)
     if check is not None:
         check()
 
 
 def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
-    """Refuses a schedule that a network within the denoiser was not made for."""
+    """Raises `InputError` if a network in the denoiser does not fit the schedule."""
     for part in networks_of(denoiser):
         part.prediction.check_schedule(schedule)
 
 
 def networks_of(denoiser: Denoiser) -> list[NetworkDenoiser]:
-    """The networks within a denoiser."""
+    """Returns the networks in a denoiser."""
 
     def bound(part: object) -> bool:
         return isinstance(part, NetworkDenoiser)
@@ -132,7 +136,10 @@ def networks_of(denoiser: Denoiser) -> list[NetworkDenoiser]:
 
 
 def as_pytree(function: Function) -> Function:
-    """The function itself, or a plain one wrapped so that jit takes it."""
+    """Returns the function as a pytree, which `jit` takes as an argument.
+
+    A function that is a pytree already is returned unchanged.
+    """
     if jax.tree_util.all_leaves([function]):
         return cast(Function, Partial(function))
     return function

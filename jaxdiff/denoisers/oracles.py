@@ -1,8 +1,8 @@
-"""Data whose optimal denoiser is known in closed form, at every level.
+"""Oracles: data whose optimal denoiser has a closed form at every level.
 
-For Gaussian data, x_0 ~ N(m, B diag(d) B^T) with an orthogonal B, the noisy image
-x_t = alpha x_0 + sigma eps is Gaussian too. In the basis B, where everything is
-diagonal, with residual r = B^T (x_t - alpha m) and variance s = alpha^2 d + sigma^2,
+For Gaussian data x_0 ~ N(m, B diag(d) B^T) with an orthogonal B, the noisy image x_t =
+alpha x_0 + sigma eps is Gaussian too. In the basis B all covariances are diagonal. With
+residual r = B^T (x_t - alpha m) and variance s = alpha^2 d + sigma^2,
 
     (1)  log p(x_t) = -sum(r^2 / s + log(2 pi s)) / 2
     (2)  score      = -B (r / s)                               gradient of (1)
@@ -10,13 +10,13 @@ diagonal, with residual r = B^T (x_t - alpha m) and variance s = alpha^2 d + sig
     (4)  E[x_0|x_t] = m + B (alpha d r / s)                    Tweedie's formula
     (5)  Cov[x_0|x_t] = B diag(d sigma^2 / s) B^T
 
-For a mixture, the components' answers are weighted by their posterior probabilities,
-and (5) gains the spread of the components' means. What a network may predict is linear
-in x_0 and eps, so that the exact v (or any other target) is that of the exact two:
-`V().target(estimate.x_0, estimate.eps, level)`.
+For a mixture, the results of the components are weighted by their posterior
+probabilities, and (5) gains the spread of the components' means. All targets of
+networks are linear in x_0 and eps. The exact v (or any other target) therefore follows
+from the exact two: `V().target(estimate.x_0, estimate.eps, level)`.
 
-An oracle is a `Denoiser`: whatever a network can be put into, it can, and there it is
-the truth. It is a pytree in the dtype of its arrays (float64 under `jax_enable_x64`).
+An oracle is a `Denoiser`: it can replace a network anywhere, and gives the exact
+answer. It is a pytree in the dtype of its arrays (float64 under `jax_enable_x64`).
 """
 
 from dataclasses import dataclass, replace
@@ -33,12 +33,12 @@ from jaxdiff.typing import Array, ArrayLike, Estimate, Key, Labels, Level
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Gaussian:
-    """Gaussian data; make one with `Gaussian.of`.
+    """Gaussian data; `Gaussian.of` makes an instance.
 
     Attributes:
-        mean: m, of the shape of one data point.
-        variances: d, the variances along the basis, [D].
-        basis: B, orthogonal [D, D], or None where the covariance is diagonal.
+        mean: mean m, of the shape of one data point.
+        variances: variances d along the basis, [D].
+        basis: orthogonal basis B [D, D], or None if the covariance is diagonal.
     """
 
     mean: Array
@@ -47,16 +47,16 @@ class Gaussian:
 
     @classmethod
     def of(cls, mean: ArrayLike, covariance: ArrayLike | float) -> "Gaussian":
-        """Data N(mean, covariance).
+        """Makes data N(mean, covariance).
 
         Args:
-            mean: of the shape of one data point, D numbers in all.
-            covariance: the variance of each number, of mean's shape or one for all; or
-                the full covariance [D, D], symmetric.
+            mean: mean, of the shape of one data point, D numbers in all.
+            covariance: variance of each number, of mean's shape or one for all; or the
+                full covariance [D, D], symmetric.
 
         Raises:
-            InputError: a shape does not fit; the covariance is not symmetric, or not
-                positive.
+            InputError: a shape does not match, or the covariance is not symmetric or
+                not positive.
         """
         mean = jnp.asarray(mean)
         if not jnp.issubdtype(mean.dtype, jnp.floating):
@@ -69,22 +69,22 @@ class Gaussian:
             if values is not None and (
                 abs(values - values.T).max() > 1e-5 * abs(values).max()
             ):
-                raise InputError("covariance must be symmetric; it is not")
+                raise InputError("covariance must be symmetric, got another matrix")
             variances, basis = jnp.linalg.eigh(given)
         else:
             raise InputError(
                 f"covariance must have shape (), {mean.shape} or "
-                f"{(mean.size, mean.size)}; got {given.shape}"
+                f"{(mean.size, mean.size)}, got {given.shape}"
             )
         least = concrete(variances)
         if least is not None and not least.min() > 0:
             raise InputError(
-                f"covariance must be positive; its least variance is {least.min():g}"
+                f"covariance must be positive, got a variance of {least.min():g}"
             )
         return cls(mean, variances, basis)
 
     def __call__(self, x_t: Array, level: Level, /) -> Estimate:
-        """The optimal estimate at x_t [batch, ...], equations (3) and (4)."""
+        """Returns the optimal estimate at x_t [batch, ...], equations (3) and (4)."""
         alpha, sigma, r, s = self._residual(x_t, level)
         x_0 = self._from_basis(alpha * self.variances[None] * r / s)
         eps = self._from_basis(sigma * r / s)
@@ -93,17 +93,17 @@ class Gaussian:
         )
 
     def score(self, x_t: Array, level: Level) -> Array:
-        """The gradient of `log_density`, of x_t's shape, equation (2)."""
+        """Returns the gradient of `log_density`, equation (2), of x_t's shape."""
         _, _, r, s = self._residual(x_t, level)
         return -self._from_basis(r / s).reshape(x_t.shape)
 
     def log_density(self, x: Array, level: Level | None = None) -> Array:
-        """The density's logarithm in nats, [batch]; the data's own without a level."""
+        """Returns the log-density in nats [batch]; of clean data if level is None."""
         _, _, r, s = self._residual(x, level)
         return -(r**2 / s + jnp.log(2 * jnp.pi * s)).sum(axis=-1) / 2
 
     def posterior_covariance(self, x_t: Array, level: Level) -> Array:
-        """Cov[x_0 | x_t], [batch, D, D], equation (5)."""
+        """Returns Cov[x_0 | x_t] [batch, D, D], equation (5)."""
         _, sigma, r, s = self._residual(x_t, level)
         variances = jnp.broadcast_to(self.variances[None] * sigma**2 / s, r.shape)
         basis = (
@@ -112,7 +112,7 @@ class Gaussian:
         return (basis[None] * variances[:, None, :]) @ basis.T
 
     def draw(self, key: Key, num: int) -> Array:
-        """Data [num, ...]."""
+        """Draws data [num, ...]."""
         noise = jax.random.normal(key, (num, self.variances.size), self.mean.dtype)
         x_0 = self._from_basis(jnp.sqrt(self.variances)[None] * noise)
         return x_0.reshape(num, *self.mean.shape) + self.mean[None]
@@ -120,10 +120,10 @@ class Gaussian:
     def _residual(
         self, x_t: Array, level: Level | None
     ) -> tuple[Array, Array, Array, Array]:
-        """The scales, ready to multiply [batch, D]; r and s of the module's head."""
+        """Returns the scales, shaped to multiply [batch, D], and r and s."""
         if x_t.shape[1:] != self.mean.shape:
             raise InputError(
-                f"x must have shape [batch, *{self.mean.shape}]; got {x_t.shape}"
+                f"x must have shape [batch, *{self.mean.shape}], got {x_t.shape}"
             )
         x = x_t.reshape(len(x_t), -1)
         if level is None:
@@ -142,13 +142,13 @@ class Gaussian:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GaussianMixture:
-    """A mixture of Gaussians, each of a class; make one with `GaussianMixture.of`.
+    """Mixture of Gaussians, each of a class; `GaussianMixture.of` makes an instance.
 
     Attributes:
-        components: the Gaussians, stacked: every array has a leading axis [K].
-        log_weights: the logarithms of their shares, [K].
-        classes: the class of each, int32 [K].
-        labels: integers [batch] where the denoiser is bound to classes, else None.
+        components: stacked Gaussians; each array has a leading axis [K].
+        log_weights: logarithms of the components' shares [K].
+        classes: class of each component, int32 [K].
+        labels: integers [batch] if the denoiser is bound to classes, else None.
     """
 
     components: Gaussian
@@ -163,21 +163,22 @@ class GaussianMixture:
         components: list[Gaussian],
         classes: ArrayLike | None = None,
     ) -> "GaussianMixture":
-        """The mixture of K Gaussians, all diagonal or all full.
+        """Makes the mixture of K Gaussians, all diagonal or all full.
 
         Args:
-            weights: the share of each, [K], above 0; they are made to sum to 1.
-            components: the Gaussians.
-            classes: the class of each, integers [K] from 0; by default 0, 1, ..., K-1.
+            weights: share of each component [K], above 0; normalised to sum to 1.
+            components: Gaussians.
+            classes: class of each component, integers [K] from 0; 0, 1, ..., K-1 by
+                default.
 
         Raises:
-            InputError: the lengths differ; the components are not of one kind; a
-                weight is not positive; a class below the largest has no component.
+            InputError: the lengths differ, the components are not of one kind, a weight
+                is not positive, or a class below the largest has no component.
         """
         kinds = {(c.mean.shape, c.basis is None) for c in components}
         if len(kinds) != 1:
             raise InputError(
-                "components must have one shape and be all diagonal or all full; got "
+                "components must have one shape and be all diagonal or all full, got "
                 f"{len(kinds)} kinds"
             )
         weights = jnp.asarray(weights, components[0].mean.dtype)
@@ -186,52 +187,56 @@ class GaussianMixture:
         )
         if not weights.shape == classes.shape == (len(components),):
             raise InputError(
-                f"{len(components)} components need as many weights and classes; got "
+                f"weights and classes must have shape ({len(components)},), got "
                 f"shapes {weights.shape} and {classes.shape}"
             )
         values = concrete(weights)
         if values is not None and not values.min() > 0:
-            raise InputError(f"weights must be above 0; got {values.min():g}")
+            raise InputError(f"weights must be above 0, got {values.min():g}")
         values = concrete(classes)
         if values is not None and {*values.tolist()} != {*range(int(values.max()) + 1)}:
             raise InputError(
-                f"classes must be 0, 1, ..., each with a component; got {values}"
+                f"classes must be 0, 1, ..., each with a component, got {values}"
             )
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
         return cls(stacked, jnp.log(weights / weights.sum()), classes)
 
     def bind(self, labels: ArrayLike | None) -> "GaussianMixture":
-        """The class-conditional oracle: example i is known to be of class labels[i]."""
+        """Returns the class-conditional oracle, in which example i has class labels[i].
+
+        Raises:
+            InputError: labels are not integers or not classes of the mixture.
+        """
         if labels is None:
             return replace(self, labels=None)
         given, labels = labels, jnp.asarray(labels)
         if not jnp.issubdtype(labels.dtype, jnp.integer):
-            raise InputError(f"labels must be integers; got {labels.dtype}")
+            raise InputError(f"labels must be integers, got {labels.dtype}")
         num_classes = concrete(self.classes)
         if num_classes is not None:
             check_range("labels", given, int(num_classes.max()) + 1)
         return replace(self, labels=labels.astype(self.classes.dtype))
 
     def __call__(self, x_t: Array, level: Level, /) -> Estimate:
-        """The optimal estimate at x_t [batch, ...]."""
+        """Returns the optimal estimate at x_t [batch, ...]."""
         estimates = jax.vmap(lambda c: c(x_t, level))(self.components)
         p = self.responsibilities(x_t, level)
         return Estimate(_mix(p, estimates.x_0), _mix(p, estimates.eps))
 
     def score(self, x_t: Array, level: Level) -> Array:
-        """The gradient of `log_density`, of x_t's shape."""
+        """Returns the gradient of `log_density`, of x_t's shape."""
         scores = jax.vmap(lambda c: c.score(x_t, level))(self.components)
         return _mix(self.responsibilities(x_t, level), scores)
 
     def log_density(self, x: Array, level: Level | None = None) -> Array:
-        """The density's logarithm in nats, [batch]; the data's own without a level.
+        """Returns the log-density in nats [batch]; of clean data if level is None.
 
-        Bound to labels it is log p(x | label).
+        With bound labels it is log p(x | label).
         """
         return jax.nn.logsumexp(self._log_joint(x, level), axis=0)
 
     def posterior_covariance(self, x_t: Array, level: Level) -> Array:
-        """Cov[x_0 | x_t], [batch, D, D]: within the components, and between them."""
+        """Returns Cov[x_0 | x_t] [batch, D, D], within and between the components."""
         within = jax.vmap(lambda c: c.posterior_covariance(x_t, level))(self.components)
         means = jax.vmap(lambda c: c(x_t, level).x_0)(self.components)
         means = means.reshape(*means.shape[:2], -1)
@@ -241,11 +246,11 @@ class GaussianMixture:
         return _mix(p, within + between)
 
     def responsibilities(self, x_t: Array, level: Level | None = None) -> Array:
-        """The posterior probability of each component, [K, batch]."""
+        """Returns the posterior probability of each component, [K, batch]."""
         return jax.nn.softmax(self._log_joint(x_t, level), axis=0)
 
     def draw(self, key: Key, num: int) -> Array:
-        """Data [num, ...]; where labels are bound, one for each of them."""
+        """Draws data [num, ...]; with bound labels, one example per label."""
         which, inner = jax.random.split(key)
         logits = jnp.broadcast_to(self._log_prior(num).T, (num, self.classes.size))
         chosen = jax.random.categorical(which, logits)
@@ -257,12 +262,12 @@ class GaussianMixture:
         return densities + self._log_prior(len(x))
 
     def _log_prior(self, num: int) -> Array:
-        """The components' log-probabilities: [K, 1], or [K, batch] given labels."""
+        """Returns the components' log-probabilities [K, 1]; [K, batch] given labels."""
         if self.labels is None:
             return self.log_weights[:, None]
         if self.labels.shape != (num,):
             raise InputError(
-                f"{num} examples need {num} labels; got {self.labels.shape}"
+                f"labels must have shape ({num},), got {self.labels.shape}"
             )
         ours = self.classes[:, None] == self.labels[None]
         ours |= self.labels[None] == ANY_CLASS
@@ -272,5 +277,5 @@ class GaussianMixture:
 
 
 def _mix(p: Array, values: Array) -> Array:
-    """The mean of values [K, batch, ...] under probabilities [K, batch]."""
+    """Returns the mean of values [K, batch, ...] under probabilities [K, batch]."""
     return (p.reshape(p.shape + (1,) * (values.ndim - 2)) * values).sum(axis=0)

@@ -1,6 +1,6 @@
-"""Functions from denoiser to denoiser that keep x_0 in its range.
+"""Thresholding: functions from denoiser to denoiser that keep x_0 in its range.
 
-They are pytrees, and stack with guidance in any order.
+The results are pytrees, and compose with guidance in any order.
 """
 
 import jax.numpy as jnp
@@ -15,20 +15,20 @@ from jaxdiff.typing import Array, Denoiser, Estimate, Level
 def clip_x0(
     denoiser: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
 ) -> Denoiser:
-    """The denoiser with its x_0 clipped to [low, high] and its eps made to agree.
+    """Clips the denoiser's x_0 to [low, high], and makes its eps agree.
 
     Args:
-        denoiser: the model.
-        low: the least that x_0 can be.
-        high: the most.
-        keep_eps: leave eps as it was predicted. DDIM then goes on by an eps that does
-            not belong to its x_0, as it does in the diffusers library by default.
+        denoiser: model.
+        low: lower limit of x_0.
+        high: upper limit of x_0.
+        keep_eps: if True, eps stays as predicted. DDIM then continues with an eps that
+            does not match its x_0, as the diffusers library does by default.
 
     Raises:
         InputError: low is not less than high.
     """
     if not low < high:
-        raise InputError(f"low must be less than high; got {low:g} and {high:g}")
+        raise InputError(f"low must be less than high, got {low:g} and {high:g}")
     clipped = _clipped_with_eps if keep_eps else _clipped
     return Partial(clipped, as_pytree(denoiser), low, high)
 
@@ -38,20 +38,21 @@ def dynamic_threshold(
 ) -> Denoiser:
     """Clips each image's x_0 to a range of its own (Saharia et al. 2022, section 2.3).
 
-    The range is s, a quantile of |x_0| but at least 1, and x_0 is then divided by it.
+    The range is [-s, s], where s is a quantile of |x_0|, but at least 1. The clipped
+    x_0 is then divided by s.
 
     Args:
-        denoiser: the model.
-        quantile: which, in 0..1.
-        maximum: the most that s can be, at least 1; with 1 this is `clip_x0`.
+        denoiser: model.
+        quantile: quantile of |x_0| in 0..1.
+        maximum: upper limit of s, at least 1; a limit of 1 gives `clip_x0`.
 
     Raises:
         InputError: quantile or maximum is out of range.
     """
     if not 0 <= quantile <= 1:
-        raise InputError(f"quantile must lie in 0..1; got {quantile:g}")
+        raise InputError(f"quantile must lie in 0..1, got {quantile:g}")
     if not maximum >= 1:
-        raise InputError(f"maximum must be at least 1; got {maximum:g}")
+        raise InputError(f"maximum must be at least 1, got {maximum:g}")
     return Partial(_thresholded, as_pytree(denoiser), quantile, maximum)
 
 

@@ -1,4 +1,4 @@
-"""What training minimises: objectives, weightings, time sampling and the bound."""
+"""Losses: objectives, weightings, time sampling and the variational bound."""
 
 from jaxdiff.losses.loss import loss_fn as loss_fn
 from jaxdiff.losses.objectives import Bound as Bound

@@ -1,4 +1,4 @@
-"""The training loss: noise a batch, ask the network, hand both to the objective.
+"""Training loss: noise a batch, evaluate the network, apply the objective.
 
     (1)  x_t = alpha_t x_0 + sigma_t eps,   eps ~ N(0, 1),   t as the objective draws it
     (2)  L = E[ objective(output(x_t, t), x_0, eps) ]
@@ -42,33 +42,36 @@ def loss_fn(
     objective: Objective | None = None,
     memory: Any = None,
 ) -> tuple[Array, dict[str, Any]]:
-    """The training loss, equation (2).
+    """Returns the training loss, equation (2), and its metrics.
 
     The noise, the time and the dropout of an example depend on (key, its index) alone.
 
     Args:
-        params: the network's parameters, what to differentiate by.
-        network: a Flax module such as `UNet`.
-        schedule: the noise schedule, discrete or continuous.
-        batch: images in [-1, 1], labels or None, and each example's index.
-        key: the step's key.
-        prediction: what the network outputs; `Eps()` by default.
-        objective: what to make small; `Simple()` by default.
-        memory: what the objective's times remember (`LossHistory`); the beginning of
-            it by default. `objective.times.update(memory, metrics["seen"])` is the
-            next step's.
+        params: parameters of the network; the gradient is with respect to them.
+        network: Flax module such as `UNet`.
+        schedule: noise schedule, discrete or continuous.
+        batch: images in [-1, 1], labels or None, and the index of each example.
+        key: key of the step.
+        prediction: meaning of the network's output; `Eps()` by default.
+        objective: objective to minimise; `Simple()` by default.
+        memory: memory of the objective's times (`LossHistory`); the initial one by
+            default. `objective.times.update(memory, metrics["seen"])` returns the
+            memory for the next step.
 
     Returns:
-        The scalar loss, and metrics that are means over the batch (so that the means of
-        shards or of steps are averages of them): `loss`, and what the objective says
-        it is made of; `loss_by_quarter` [4], the part of it from each quarter of the
-        time range, least noisy first; `share_by_quarter` [4], the part of the examples
-        there (a quarter's own mean loss is the ratio of the two); and `seen`, for the
-        times' memory.
+        The scalar loss, and metrics. All metrics are means over the batch, so that
+        shards or steps can be averaged:
+
+        - `loss`, and the parts that the objective returns;
+        - `loss_by_quarter` [4]: the part of the loss from each quarter of the time
+          range, least noisy first;
+        - `share_by_quarter` [4]: the share of the examples in each quarter (the mean
+          loss of a quarter is the ratio of the two);
+        - `seen`: the observation for the times' memory.
 
     Raises:
-        InputError: images that are not float, not [batch, height, width, channels] or
-            (where they are concrete) outside [-1, 1]; labels that do not fit; a
+        InputError: images that are not float, not [batch, height, width, channels], or
+            concrete and outside [-1, 1]; labels that do not fit the network; or a
             schedule, prediction and objective that do not go together.
     """
     check_batch(batch, num_classes_of(network))
@@ -102,14 +105,15 @@ def loss_fn(
 
 
 class Draws(NamedTuple):
-    """What chance gives a batch.
+    """Random numbers of a batch.
 
     Attributes:
         u: fractions of the schedule's range, [batch].
-        importance: the losses' weights, which make up for how u was drawn, [batch].
-        t: the times at these fractions, [batch].
-        eps: the noise, of the images' shape.
-        dropout_keys: a key of each example for the network, [batch].
+        importance: weights of the losses, which compensate for the density of u,
+            [batch].
+        t: times at these fractions, [batch].
+        eps: noise of the images' shape.
+        dropout_keys: keys for the network, one per example, [batch].
     """
 
     u: Array
@@ -122,7 +126,7 @@ class Draws(NamedTuple):
 def draw(
     batch: Batch, key: Key, schedule: AnySchedule, objective: Objective, memory: Any
 ) -> Draws:
-    """Draws the times, the noise and the dropout of a batch; see `loss_fn`."""
+    """Draws the times, the noise and the dropout keys of a batch; see `loss_fn`."""
     keys = rng.example_keys(key, jnp.asarray(batch.indices))
     u = rng.uniform(rng.fold(keys, 0))
     u, importance = objective.times.draw(u, schedule, memory)
@@ -133,41 +137,51 @@ def draw(
 def check_combination(
     schedule: AnySchedule, prediction: Prediction, objective: Objective
 ) -> None:
-    """Refuses a prediction that the schedule or the objective cannot take."""
+    """Checks that the schedule and the objective accept the prediction.
+
+    Raises:
+        InputError: one of them does not.
+    """
     prediction.check_schedule(schedule)
     objective.check(prediction)
 
 
 def check_batch(batch: Batch, num_classes: int | None) -> None:
-    """Refuses a batch that the objective cannot take; see `loss_fn`."""
+    """Checks a batch for a network with `num_classes` classes; see `loss_fn`.
+
+    Raises:
+        InputError: the images, labels or indices do not fit.
+    """
     images: ArrayLike = batch.images
     if images.ndim != 4:
         raise InputError(
-            f"images must be [batch, height, width, channels]; got shape {images.shape}"
+            f"images must be [batch, height, width, channels], got shape {images.shape}"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
-            f"images must be float, scaled to [-1, 1]; got {images.dtype}: use to_float"
+            f"images must be float, scaled to [-1, 1], got {images.dtype}. Use "
+            "to_float."
         )
     if not len(images):
-        raise InputError("a batch must have at least one image; got 0")
+        raise InputError("a batch must have at least one image, got 0")
     values = concrete(images)
     if values is not None and values.size:
         low, high = values.min(), values.max()
         if not -1.001 <= low <= high <= 1.001:
             raise InputError(
-                f"images must lie in [-1, 1]; got {low:g} to {high:g}: scale them "
-                "(to_float does it for 0..255)"
+                f"images must lie in [-1, 1], got {low:g} to {high:g}. Scale them "
+                "(to_float scales 0..255)."
             )
     if batch.labels is None:
         if num_classes is not None:
             raise InputError(
-                f"the network has {num_classes} classes, but the batch has no labels"
+                f"labels must be given for a network with {num_classes} classes, got "
+                "None. Give the batch labels."
             )
     else:
         check_labels(batch.labels, num_classes)
     lengths = {len(a) for a in batch if a is not None}
     if len(lengths) != 1:
         raise InputError(
-            f"images, labels and indices must be of one length; got {sorted(lengths)}"
+            f"images, labels and indices must be of one length, got {sorted(lengths)}"
         )

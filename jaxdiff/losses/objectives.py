@@ -1,4 +1,4 @@
-"""Objectives: what training makes small.
+"""Objectives: the quantity that training minimises.
 
     (1)  simple   E[ w(t) || output - target ||^2 / D ]    (Ho et al. 2020, equation 14)
     (2)  bound    E[ T L_t ], the variational bound in bits per dimension, without its
@@ -6,7 +6,7 @@
     (3)  hybrid   simple + bound_weight * bound, where the bound moves the variance only
                   (Nichol & Dhariwal 2021, equation 16)
 
-t is uniform, or as `times` says.
+t is uniform by default; the field `times` chooses other distributions.
 """
 
 from dataclasses import dataclass, field
@@ -28,14 +28,14 @@ from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps
 
 
 class Noised(NamedTuple):
-    """A batch with noise on it: x_t = alpha x_0 + sigma eps at `level`.
+    """Batch with noise: x_t = alpha x_0 + sigma eps at `level`.
 
     Attributes:
-        x_0: the data, float [batch, ...].
-        eps: the noise, of x_0's shape.
-        x_t: the noisy data, of x_0's shape.
-        level: [batch].
-        next_level: one step nearer the data, [batch].
+        x_0: data, float [batch, ...].
+        eps: noise, of x_0's shape.
+        x_t: noisy data, of x_0's shape.
+        level: level of x_t, [batch].
+        next_level: level one step nearer the data, [batch].
     """
 
     x_0: Array
@@ -47,15 +47,15 @@ class Noised(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Simple:
-    """The mean squared error, weighted (Ho et al. 2020, equation 14)."""
+    """Weighted mean squared error (Ho et al. 2020, equation 14)."""
 
     weighting: WeightingOptions = field(default_factory=Uniform)
-    """How much each noise level counts."""
+    """Weight of the loss of each noise level."""
     times: TimesOptions = field(default_factory=UniformTimes)
-    """Which times are drawn."""
+    """Distribution of the times that training draws."""
 
     def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """The times at fractions u in [0, 1) of the schedule's range, [batch]."""
+        """Returns the times [batch] at fractions u in [0, 1) of the range."""
         return schedule.time(u)
 
     def losses(
@@ -65,7 +65,7 @@ class Simple:
         noised: Noised,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
-        """Each example's "loss", and what it is made of, [batch] each."""
+        """Returns the "loss" of each example and its parts, [batch] each."""
         predicted, _ = prediction.split(output, noised.x_t)
         target = prediction.target(noised.x_0, noised.eps, noised.level)
         error = (predicted - target) ** 2
@@ -73,21 +73,26 @@ class Simple:
         return {"loss": self.weighting.output_weight(prediction, noised.level) * error}
 
     def check(self, prediction: Prediction) -> None:
-        """Refuses a prediction that this objective does not train."""
+        """Checks that the prediction has no learned variance.
+
+        Raises:
+            InputError: the prediction has one, which this objective does not train.
+        """
         if prediction.learn_variance:
             raise InputError(
-                "the simple objective does not train a variance: choose the objective "
-                "hybrid (or bound), or leave prediction.learn_variance"
+                "prediction.learn_variance must be off for the objective simple, which "
+                "trains no variance. Turn it off, or choose the objective hybrid or "
+                "bound."
             )
 
 
 class OnTheChain(Checked):
-    """What the objectives with a bound share: the bound is that of the chain."""
+    """Base of the objectives with a bound, which scores the steps of sampling."""
 
     def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """The chain's times at fractions u in [0, 1) of the schedule's range, [batch].
+        """Returns the sampling times at fractions u in [0, 1) of the range, [batch].
 
-        A continuous schedule has others too, at which there is no step to score.
+        A continuous schedule has other times too, but no step to score there.
         """
         step = jnp.floor(u * schedule.num_steps).astype(jnp.int32)
         return schedule.times[jnp.minimum(step, schedule.num_steps - 1)]
@@ -95,16 +100,16 @@ class OnTheChain(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class Bound(OnTheChain):
-    """The variational bound in bits per dimension (Ho et al. 2020, equation 5).
+    """Variational bound in bits per dimension (Ho et al. 2020, equation 5).
 
-    Noisier to train on than the simple loss: its terms differ much in size, for which
-    `LossHistory` times are made.
+    The gradients are noisier than the simple loss's, because the terms differ much in
+    size. `LossHistory` times reduce this noise.
     """
 
     variance: Variance = field(default_factory=LearnedRange)
-    """The variance of the reverse step."""
+    """Variance of the reverse step."""
     times: TimesOptions = field(default_factory=UniformTimes)
-    """Which times are drawn."""
+    """Distribution of the times that training draws."""
 
     def losses(
         self,
@@ -113,35 +118,39 @@ class Bound(OnTheChain):
         noised: Noised,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
-        """Each example's "loss", [batch]."""
+        """Returns the "loss" of each example, [batch]."""
         estimate = prediction.estimate(output, noised.x_t, noised.level)
         return {"loss": _bound(estimate, noised, schedule, self.variance)}
 
     def check(self, prediction: Prediction) -> None:
-        """Refuses a prediction that does not fit the variance."""
+        """Checks that the prediction and the variance go together.
+
+        Raises:
+            InputError: one has a learned variance and the other has not.
+        """
         learned = isinstance(self.variance, LearnedRange)
         if learned and not prediction.learn_variance:
             raise InputError(
-                "the bound with a learned variance needs prediction.learn_variance: "
-                "set it, or choose a fixed variance"
+                "prediction.learn_variance must be on for the bound with a learned "
+                "variance. Turn it on, or choose a fixed variance."
             )
         if prediction.learn_variance and not learned:
             raise InputError(
-                "the bound with a fixed variance does not train one: leave "
-                "prediction.learn_variance, or choose the variance learned-range"
+                "prediction.learn_variance must be off for the bound with a fixed "
+                "variance. Turn it off, or choose the variance learned-range."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hybrid(OnTheChain):
-    """Simple, and a little of the bound for the variance (Nichol & Dhariwal 2021)."""
+    """Simple loss plus a small bound for the variance (Nichol & Dhariwal 2021)."""
 
     weighting: WeightingOptions = field(default_factory=Uniform)
-    """How much the simple loss of each noise level counts."""
+    """Weight of the simple loss of each noise level."""
     bound_weight: Annotated[float, Gt(0)] = 1e-3
-    """lambda, the weight of the bound in bits per dimension."""
+    """Weight lambda of the bound in bits per dimension, above 0."""
     times: TimesOptions = field(default_factory=UniformTimes)
-    """Which times are drawn."""
+    """Distribution of the times that training draws."""
 
     def losses(
         self,
@@ -150,7 +159,7 @@ class Hybrid(OnTheChain):
         noised: Noised,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
-        """Each example's "loss", "simple" and "bound" (bits per dimension), [batch]."""
+        """Returns "loss", "simple" and "bound" (bits per dimension), [batch] each."""
         simple = Simple(weighting=self.weighting).losses(
             prediction, output, noised, schedule
         )["loss"]
@@ -164,18 +173,22 @@ class Hybrid(OnTheChain):
         return {"loss": loss, "simple": simple, "bound": bound}
 
     def check(self, prediction: Prediction) -> None:
-        """Refuses a prediction without a variance to train."""
+        """Checks that the prediction has a learned variance.
+
+        Raises:
+            InputError: the prediction has none.
+        """
         if not prediction.learn_variance:
             raise InputError(
-                "the hybrid objective needs a learned variance: set "
-                "prediction.learn_variance, or choose the objective simple"
+                "prediction.learn_variance must be on for the objective hybrid. Turn "
+                "it on, or choose the objective simple."
             )
 
 
 def _bound(
     estimate: Estimate, noised: Noised, schedule: AnySchedule, variance: Variance
 ) -> Array:
-    """T L_t of each example, [batch]: the bound, where t is uniform."""
+    """Returns T L_t of each example [batch]: the bound, if t is uniform."""
     return schedule.num_steps * bound_term(
         estimate, noised.x_0, noised.x_t, noised.level, noised.next_level, variance,
         variance_floor(schedule),

@@ -1,11 +1,11 @@
-"""Which times training draws, and what makes up for drawing some more often.
+"""Time sampling: the times that training draws, and their importance weights.
 
 One uniform number u' of an example becomes the fraction u of the schedule's range at
-which it is noised. With u of density p(u), the loss is weighted by 1 / p(u), so that
+which the example is noised. With density p(u) of u, the loss has the weight 1 / p(u):
 
     (1)  E_{u ~ p} [loss(u) / p(u)] = E_{u uniform} [loss(u)]
 
-stays what it was, and the p that makes its variance least is
+The expected loss is thus unchanged. Its variance is smallest for
 
     (2)  p(u) ~ sqrt(E[loss(u)^2])                   (Nichol & Dhariwal 2021, eq. 18)
 """
@@ -24,38 +24,41 @@ from jaxdiff.typing import AnySchedule, Array
 
 @dataclass(frozen=True, kw_only=True)
 class UniformTimes(Checked):
-    """Every time equally often."""
+    """Uniform distribution of the times."""
 
     def init(self) -> Any:
-        """What is remembered from step to step, before the first."""
+        """Returns the memory before the first step."""
         return ()
 
     def draw(self, u: Array, schedule: AnySchedule, memory: Any) -> tuple[Array, Array]:
-        """Fractions of the schedule's range, and the loss's weights, both [batch].
+        """Returns fractions of the range, and weights of the loss, [batch] each.
 
         Args:
             u: uniform numbers in [0, 1), [batch].
-            schedule: the noise schedule.
-            memory: what `init` or `update` gave.
+            schedule: noise schedule.
+            memory: memory that `init` or `update` returned.
         """
         return u, jnp.ones_like(u)
 
     def observe(self, u: Array, losses: Array) -> Any:
-        """What a step tells, as means over the batch (so that devices can average)."""
+        """Returns the observations of a step, as means over the batch.
+
+        Devices and accumulated parts can average them.
+        """
         return ()
 
     def update(self, memory: Any, seen: Any) -> Any:
-        """The memory after a step that told `seen`."""
+        """Returns the memory after a step with the observations `seen`."""
         return memory
 
 
 class History(NamedTuple):
-    """Discounted sums by bin of the time range.
+    """Discounted sums over steps, by bin of the time range.
 
     Attributes:
-        steps: how many steps were seen, int32 [].
-        squares: of the squared losses, float32 [bins].
-        shares: of the examples, float32 [bins].
+        steps: number of steps, int32 [].
+        squares: sums of the squared losses, float32 [bins].
+        shares: sums of the shares of the examples, float32 [bins].
     """
 
     steps: Array
@@ -67,30 +70,31 @@ class History(NamedTuple):
 class LossHistory(UniformTimes):
     """Times in proportion to the size of their recent losses, equation (2).
 
-    The range is cut into bins of equal density. Unbiased, by equation (1).
+    The density is constant within each of the bins of the time range. The weights of
+    equation (1) keep the loss unbiased.
     """
 
-    bins: Annotated[int, Interval(ge=1, le=1000)] = 100  # which float32 can tell apart
-    """Into how many bins the time range is cut."""
+    bins: Annotated[int, Interval(ge=1, le=1000)] = 100  # distinct in float32
+    """Number of bins of the time range."""
     discount: Share = 0.99
-    """What a step's losses still count in the next."""
+    """Factor per step on the earlier losses."""
     warmup_steps: int = 100
-    """Steps with uniform times at first, until the history says something."""
+    """Number of first steps with uniform times."""
     uniform_share: Annotated[float, Interval(gt=0, le=1)] = 0.01
-    """The share of times drawn uniformly all along."""
+    """Share of times that are uniform after these steps, too."""
 
     def init(self) -> History:
-        """The empty history."""
+        """Returns the empty history."""
         zeros = jnp.zeros(self.bins, jnp.float32)
         return History(jnp.zeros((), jnp.int32), zeros, jnp.copy(zeros))
 
     def probabilities(self, memory: History) -> Array:
-        """How often each bin is drawn, [bins]."""
+        """Returns the probability of each bin, [bins]."""
         seen = memory.shares > 1e-9
         size = jnp.where(
             seen, jnp.sqrt(memory.squares / jnp.where(seen, memory.shares, 1.0)), 0.0
         )
-        # A bin that was not seen counts as the average one.
+        # A bin without observations has the average size.
         average = size.sum() / jnp.maximum(seen.astype(size.dtype).sum(), 1.0)
         size = jnp.where(seen, size, average)
         warm = (memory.steps >= self.warmup_steps) & (average > 0)
@@ -101,7 +105,7 @@ class LossHistory(UniformTimes):
     def draw(
         self, u: Array, schedule: AnySchedule, memory: History
     ) -> tuple[Array, Array]:
-        """Fractions of the schedule's range, and the loss's weights, both [batch]."""
+        """Returns fractions of the range, and weights of the loss, [batch] each."""
         p = self.probabilities(memory)
         ends = jnp.cumsum(p)
         place = jnp.minimum(
@@ -112,12 +116,12 @@ class LossHistory(UniformTimes):
         return drawn, 1 / (self.bins * p[place])
 
     def observe(self, u: Array, losses: Array) -> Any:
-        """The means over the batch of each bin's squared losses and share."""
+        """Returns the means over the batch of each bin's squared losses and share."""
         place = jax.nn.one_hot(jnp.floor(u * self.bins).astype(jnp.int32), self.bins)
         return (place * losses[:, None] ** 2).mean(axis=0), place.mean(axis=0)
 
     def update(self, memory: History, seen: Any) -> History:
-        """The history after a step."""
+        """Returns the history after a step."""
         squares, shares = seen
         return History(
             memory.steps + 1,
@@ -128,20 +132,20 @@ class LossHistory(UniformTimes):
 
 @dataclass(frozen=True, kw_only=True)
 class LogNormal(UniformTimes):
-    """log(sigma / alpha) from a Gaussian (Karras et al. 2022, section 5).
+    """Gaussian distribution of log(sigma / alpha) (Karras et al. 2022, section 5).
 
-    Unlike `LossHistory` it does not make up for what it draws more often: the
-    distribution is part of the objective. On a straight path it is the logit-normal of
-    Esser et al. 2024 (section 3.1), with mean 0 and deviation 1.
+    It has no importance weights, unlike `LossHistory`: the distribution is part of the
+    objective. On a straight path, mean 0 and deviation 1 give the logit-normal
+    distribution of Esser et al. 2024 (section 3.1).
     """
 
     mean: float = -1.2
-    """The mean of log(sigma / alpha)."""
+    """Mean of log(sigma / alpha)."""
     deviation: Annotated[float, Gt(0)] = 1.2
-    """Its standard deviation."""
+    """Standard deviation of log(sigma / alpha), above 0."""
 
     def draw(self, u: Array, schedule: AnySchedule, memory: Any) -> tuple[Array, Array]:
-        """Fractions of the schedule's range, and the loss's weights, both [batch]."""
+        """Returns fractions of the range, and weights of the loss, [batch] each."""
         log_ratio = self.mean + self.deviation * ndtri(jnp.clip(u, 1e-7, 1 - 1e-7))
         return schedule.fraction_of_log_snr(-2 * log_ratio), jnp.ones_like(u)
 

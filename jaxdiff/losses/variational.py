@@ -1,6 +1,6 @@
-"""The variational bound on the log-likelihood, term by term.
+"""Variational bound on the log-likelihood, term by term.
 
-The chain that generates, p, is scored against the one that adds noise, q (Ho et al.
+The bound compares the generating Markov chain p with the noising one, q (Ho et al.
 2020, equations 5 and 13), in bits per dimension:
 
     (1)  bits = L_T + sum_{t = 1..T-1} L_t + L_0
@@ -9,8 +9,8 @@ The chain that generates, p, is scored against the one that adds noise, q (Ho et
     (4)  L_0 = -log p(x_0 | x_{t=0}): each grey level has the mass that the Gaussian
          N(x_0-hat, variance) puts on its bin, the outermost bins open to infinity
 
-Images are 8-bit ones scaled to [-1, 1], so that a bin is `BIN` wide. The terms are
-functions of two levels: a chain may visit any levels.
+Images are 8-bit ones scaled to [-1, 1], with bins of width `BIN`. The terms are
+functions of two levels, so that sampling may visit any levels.
 """
 
 import math
@@ -23,7 +23,7 @@ from jaxdiff.schedules.forward import posterior
 from jaxdiff.typing import AnySchedule, Array, Estimate, Level
 
 BIN = 2 / 255
-"""The distance of two grey levels of an image in [-1, 1]."""
+"""Distance of two grey levels of an image in [-1, 1]."""
 
 
 def bound_term(
@@ -35,16 +35,16 @@ def bound_term(
     variance: Variance,
     floor: Array | float,
 ) -> Array:
-    """A term of the bound: equation (3), or (4) where the next level is the data.
+    """Returns a term of the bound: equation (3), or (4) if the next level is the data.
 
     Args:
-        estimate: the denoiser's, at x_t.
-        x_0: the data, float [batch, ...] in [-1, 1].
-        x_t: the data with the level's noise.
-        level: of x_t, [] or [batch].
-        next_level: of the step's result; sigma = 0 is the data.
-        variance: of the reverse step.
-        floor: the variance where the posterior's is 0; `forward.variance_floor`.
+        estimate: estimate of the denoiser at x_t.
+        x_0: data, float [batch, ...] in [-1, 1].
+        x_t: data with the level's noise.
+        level: level of x_t, [] or [batch].
+        next_level: level of the step's result; sigma = 0 is the data.
+        variance: variance of the reverse step.
+        floor: variance to use if the posterior's is 0; see `forward.variance_floor`.
 
     Returns:
         Bits per dimension, [batch].
@@ -59,11 +59,11 @@ def bound_term(
 
 
 def prior_term(schedule: AnySchedule, x_0: Array) -> Array:
-    """L_T, equation (2): what the noisiest level still tells of the data.
+    """Returns L_T, equation (2): the information on the data in the noisiest level.
 
     Args:
-        schedule: the noise schedule.
-        x_0: the data, float [batch, ...].
+        schedule: noise schedule.
+        x_0: data, float [batch, ...].
 
     Returns:
         Bits per dimension, [batch].
@@ -75,34 +75,34 @@ def prior_term(schedule: AnySchedule, x_0: Array) -> Array:
 
 
 def discretised_log_likelihood(x: Array, mean: Array, deviation: Array) -> Array:
-    """The log-probability of x's bin under N(mean, deviation^2), equation (4).
+    """Returns the log-probability of x's bin under N(mean, deviation^2), equation (4).
 
-    Accurate far into the tails, where the difference of two distribution functions
+    It is accurate far into the tails, where a difference of two distribution functions
     would be 0.
 
     Args:
         x: 8-bit images scaled to [-1, 1], float [batch, ...].
-        mean: of x's shape.
-        deviation: above 0, broadcasting to x's shape.
+        mean: mean, of x's shape.
+        deviation: standard deviation above 0, broadcasting to x's shape.
 
     Returns:
         Nats, of x's shape.
     """
     upper = (x + BIN / 2 - mean) / deviation
     lower = (x - BIN / 2 - mean) / deviation
-    far = 1e4  # deviations beyond the other edge, and beyond the mean
+    far = 1e4  # distance, in deviations, beyond the other edge and the mean
     upper = jnp.where(x > 1 - BIN / 2, jnp.maximum(lower, 0) + far, upper)
     lower = jnp.where(x < -1 + BIN / 2, jnp.minimum(upper, 0) - far, lower)
-    # The mass between two edges is that between their mirror images, and a lower tail
-    # is exact where an upper one is rounded to 1.
+    # Mirrored edges enclose the same mass. A lower tail is exact, but an upper one is
+    # rounded to 1.
     flip = lower + upper > 0
     lower, upper = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
     log_upper = log_ndtr(upper)
-    # Below 0 even where the bin is too narrow to tell: a gradient must stay finite.
+    # Below 0 even if the bin is too narrow for float32: the gradient must be finite.
     log_ratio = jnp.minimum(log_ndtr(lower) - log_upper, -1e-9)
     return log_upper + jnp.log(-jnp.expm1(log_ratio))
 
 
 def _bits_per_dim(nats: Array) -> Array:
-    """The mean over all axes but the first, in bits."""
+    """Returns the mean over all axes except the first, in bits."""
     return nats.mean(axis=tuple(range(1, nats.ndim))) / math.log(2)

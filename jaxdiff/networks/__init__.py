@@ -1,4 +1,4 @@
-"""Networks: the only part, with `typing`, that knows of Flax."""
+"""Networks, as Flax modules; no other part of the package imports Flax."""
 
 from typing import TypeAlias
 

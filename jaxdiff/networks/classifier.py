@@ -1,19 +1,20 @@
-"""A small convolutional classifier, whose last layer but one describes an image."""
+"""Small convolutional classifier, whose features describe an image."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.typing import Array, Images
 
-_SMALLEST = 8  # a feature map whose sides are smaller is not halved again
+_SMALLEST = 8  # smallest side of a feature map that is halved again
 
 
 class Classifier(nn.Module):
-    """Convolutions by levels, each half as large; the mean over all places; classes.
+    """Convolutions in levels, each of half the size; a mean over all places; classes.
 
     Attributes:
-        num_classes: how many classes.
-        width: channels of the first level; they double, up to 8 times as many.
+        num_classes: number of classes.
+        width: number of channels of the first level; it doubles per level, up to 8
+            times.
     """
 
     num_classes: int
@@ -21,7 +22,7 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> tuple[Array, Array]:
-        """Features and logits.
+        """Returns features and logits.
 
         Args:
             x: images [batch, height, width, channels] in [-1, 1].

@@ -1,4 +1,4 @@
-"""Which program a convolution is, by the kind of device that it runs on."""
+"""Convolution for each kind of device."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,18 +10,19 @@ from jaxdiff.networks import winograd
 from jaxdiff.typing import Array
 
 PIXELS, CHANNELS = 256, 16
-"""The fewest of a feature map, and of either side of a kernel, that gain by it."""
+"""Smallest number of pixels of a feature map, and of channels on either side of a
+kernel, at which Winograd's algorithm is used."""
 
 
 def convolve(
     x: Array, kernel: Array, strides: Sequence[int], padding: Any, **options: Any
 ) -> Array:
-    """A convolution, for `nn.Conv`: `jax.lax.conv_general_dilated` and its arguments.
+    """Convolves as `jax.lax.conv_general_dilated`, with its arguments, for `nn.Conv`.
 
-    On the CPU, XLA's own takes up to ten times as long for the gradient by the kernel
-    as for the rest; there, 3x3 convolutions in float32 go another way, to the same
-    values but for rounding. Which one it is is decided when the program is compiled for
-    its device.
+    On the CPU, XLA's kernel gradient takes up to ten times as long as the rest. 3x3
+    convolutions in float32 therefore use Winograd's algorithm there. The values are the
+    same, except for rounding. The choice is made when the program is compiled for its
+    device.
     """
 
     def plain(x: Array, kernel: Array) -> Array:

@@ -1,10 +1,10 @@
-"""InceptionV3 as Frechet distances are told by it (FID).
+"""InceptionV3, the feature network of Frechet distances (FID).
 
-Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision", in the
-form of the weights that Heusel et al. 2017 (FID) used and M. Seitzer's package
-pytorch-fid publishes for PyTorch, whose names the parameters have. It differs from the
-paper's: average pools do not count what lies outside the image, and the last block has
-a maximum in place of the average.
+The architecture is from Szegedy et al. 2016, "Rethinking the Inception Architecture for
+Computer Vision", in the variant of the weights of Heusel et al. 2017 (FID). M.
+Seitzer's package pytorch-fid publishes these weights for PyTorch; the parameters have
+the names of that package. The variant differs from the paper: average pools ignore
+places outside the image, and the last block has a maximum instead of the average.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,13 +19,13 @@ from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, Images
 
 SIDE = 299
-"""Height and width to which images are brought."""
+"""Height and width to which images are resized, in pixels."""
 SIZES = (64, 192, 768, 2048)
-"""How many features each part gives; the last are those of the literature."""
+"""Numbers of features of the parts; the last is the one of the literature."""
 
 
 class Conv(NamedTuple):
-    """A convolution by its name."""
+    """Convolution with a name."""
 
     name: str
     features: int
@@ -35,27 +35,27 @@ class Conv(NamedTuple):
 
 
 def average(x: Array) -> Array:
-    """Over 3x3 places, of those that lie in the image."""
+    """Returns the mean of 3x3 places, of the ones in the image."""
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
 def largest(x: Array) -> Array:
-    """Of 3x3 places."""
+    """Returns the maximum of 3x3 places."""
     return nn.max_pool(x, (3, 3), (1, 1), "SAME")
 
 
 def halved(x: Array) -> Array:
-    """The largest of 3x3 places, at every second one."""
+    """Returns the maximum of 3x3 places, at every second place."""
     return nn.max_pool(x, (3, 3), (2, 2), "VALID")
 
 
 Pool: TypeAlias = Callable[[Array], Array]
 Branch: TypeAlias = tuple[Conv | Pool | tuple[Conv, ...], ...]
-"""One after the other; convolutions in a tuple side by side."""
+"""Sequence of layers; convolutions in a tuple run side by side."""
 
 
 def block_a(pooled: int) -> tuple[Branch, ...]:
-    """Mixed_5b to Mixed_5d."""
+    """Returns the branches of Mixed_5b to Mixed_5d."""
     return (
         (Conv("branch1x1", 64),),
         (Conv("branch5x5_1", 48), Conv("branch5x5_2", 64, (5, 5))),
@@ -77,11 +77,11 @@ BLOCK_B: tuple[Branch, ...] = (
     ),
     (halved,),
 )
-"""Mixed_6a."""
+"""Branches of Mixed_6a."""
 
 
 def block_c(inner: int) -> tuple[Branch, ...]:
-    """Mixed_6b to Mixed_6e."""
+    """Returns the branches of Mixed_6b to Mixed_6e."""
     return (
         (Conv("branch1x1", 192),),
         (
@@ -110,11 +110,11 @@ BLOCK_D: tuple[Branch, ...] = (
     ),
     (halved,),
 )
-"""Mixed_7a."""
+"""Branches of Mixed_7a."""
 
 
 def block_e(pool: Pool) -> tuple[Branch, ...]:
-    """Mixed_7b and Mixed_7c."""
+    """Returns the branches of Mixed_7b and Mixed_7c."""
     return (
         (Conv("branch1x1", 320),),
         (
@@ -137,7 +137,7 @@ def block_e(pool: Pool) -> tuple[Branch, ...]:
 
 
 class Block(NamedTuple):
-    """Branches by the name of their block."""
+    """Branches with the name of their block."""
 
     name: str
     branches: tuple[Branch, ...]
@@ -167,17 +167,17 @@ PARTS: tuple[tuple[Conv | Pool | Block, ...], ...] = (
         Block("Mixed_7c", block_e(largest)),
     ),
 )
-"""The whole network; after each part features are taken."""
+"""All layers of the network; features are taken after each part."""
 
 
 class ConvNorm(nn.Module):
-    """A convolution, batch normalisation by the statistics of its training, ReLU."""
+    """Convolution, batch normalisation with the statistics of its training, ReLU."""
 
     conv: Conv
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Of [batch, height, width, channels]."""
+        """Returns the result for x [batch, height, width, channels]."""
         _, features, kernel, step, padding = self.conv
         x = nn.Conv(features, kernel, step, padding, use_bias=False, name="conv")(x)
         norm = nn.BatchNorm(use_running_average=True, epsilon=1e-3, name="bn")
@@ -185,19 +185,19 @@ class ConvNorm(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Branches side by side, whose channels are put together."""
+    """Branches side by side, with concatenated channels."""
 
     branches: tuple[Branch, ...]
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Of [batch, height, width, channels]."""
+        """Returns the result for x [batch, height, width, channels]."""
         ends = [in_turn(branch, x) for branch in self.branches]
         return jnp.concatenate(ends, axis=-1)
 
 
 def in_turn(steps: tuple[Any, ...], x: Array) -> Array:
-    """One step after the other, within the network that has them."""
+    """Applies one step after the other, inside the calling module."""
     for step in steps:
         if isinstance(step, Conv):
             x = ConvNorm(step, name=step.name)(x)
@@ -215,11 +215,11 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, images: Images) -> tuple[Array, ...]:
-        """The features of each part, means over all places.
+        """Returns the features of each part, as means over all places.
 
         Args:
-            images: float32 [batch, height, width, 3] in [0, 1], of any size. They are
-                brought to 299x299, linearly and without antialiasing.
+            images: float32 images [batch, height, width, 3] in [0, 1], of any size.
+                They are resized to 299x299, linearly and without antialiasing.
 
         Returns:
             float32 [batch, features] for each of `SIZES`.
@@ -240,18 +240,18 @@ _NAMES = {
     "mean": "running_mean",
     "var": "running_var",
 }
-"""PyTorch's names of what a layer has."""
+"""Names of a layer's variables in PyTorch."""
 
 
 def inception_variables(weights: Mapping[str, np.ndarray]) -> Any:
-    """The variables of `Inception`, from the state of pytorch-fid's network.
+    """Converts the state of pytorch-fid's network to the variables of `Inception`.
 
     Args:
-        weights: by PyTorch's names, such as "Mixed_5b.branch1x1.conv.weight". Those of
-            the last layer, "fc", which sees classes, are left out.
+        weights: arrays by PyTorch's names, such as "Mixed_5b.branch1x1.conv.weight".
+            The last layer, "fc", which predicts classes, is ignored.
 
     Raises:
-        InputError: they are another network's.
+        InputError: the weights are of another network.
     """
     images = jnp.zeros((1, SIDE, SIDE, 3))
     shapes = jax.eval_shape(Inception().init, jax.random.key(0), images)
@@ -265,19 +265,25 @@ def inception_variables(weights: Mapping[str, np.ndarray]) -> Any:
         name = ".".join([*layers, _NAMES[last]])
         array = weights.get(name)
         if array is None:
-            raise InputError(f"the weights are of another network: {name} is missing")
+            raise InputError(
+                f"weights must be those of pytorch-fid's network, got none for {name}. "
+                "Use its published file."
+            )
         left.discard(name)
         array = np.asarray(array, np.float32)
         if last == "kernel" and array.ndim == 4:
             array = array.transpose(2, 3, 1, 0)
         if array.shape != leaf.shape:
             raise InputError(
-                f"the weights are of another network: {name} has shape "
-                f"{weights[name].shape}"
+                f"weights must be those of pytorch-fid's network, got {name} of shape "
+                f"{weights[name].shape}. Use its published file."
             )
         return array
 
     variables = jax.tree.map_with_path(taken, shapes)
     if left:
-        raise InputError(f"the weights are of another network, with {min(left)}")
+        raise InputError(
+            f"weights must be those of pytorch-fid's network, got also {min(left)}. "
+            "Use its published file."
+        )
     return variables

@@ -1,4 +1,4 @@
-"""The parts of the U-Net (Ho et al. 2020, appendix B)."""
+"""Layers of the U-Net (Ho et al. 2020, appendix B)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,12 +17,12 @@ _zeros = nn.initializers.zeros
 
 
 def dropout(x: Array, rate: float, keys: Key | None) -> Array:
-    """Drops each number with probability `rate`, an example by its own key.
+    """Drops each number with probability `rate`, each example by its own key.
 
     Args:
-        x: [batch, ...].
-        rate: in [0, 1).
-        keys: one key per example, or None to leave x as it is.
+        x: activations [batch, ...].
+        rate: probability in [0, 1).
+        keys: one key per example, or None to return x unchanged.
     """
     if keys is None or rate == 0:
         return x
@@ -34,11 +34,11 @@ class Norm(nn.Module):
     """Group normalisation with the largest number of groups that fits.
 
     Attributes:
-        groups: the most groups; the number used divides the channels.
-        dtype: of the result; the statistics are float32.
-        smallest: the fewest channels of a group. In a group of one, normalisation would
-            undo what the time embedding adds, and the network would not know the time.
-        epsilon: what is added to the variance.
+        groups: largest number of groups; the number used divides the channels.
+        dtype: type of the result; the statistics are float32.
+        smallest: smallest number of channels of a group. In a group of one channel,
+            normalisation would undo the addition of the time embedding.
+        epsilon: number added to the variance.
     """
 
     groups: int
@@ -57,23 +57,24 @@ class Norm(nn.Module):
 
 
 def group_count(channels: int, groups: int, smallest: int) -> int:
-    """How many groups `Norm` makes: at most `groups`, a divisor of the channels."""
+    """Returns the number of groups of `Norm`, a divisor of channels up to `groups`."""
     most = max(1, min(groups, channels // smallest))
     return next(g for g in range(most, 0, -1) if channels % g == 0)
 
 
 class ResBlock(nn.Module):
-    """Norm, swish, conv, + time; norm, swish, dropout, conv; + skip.
+    """Residual block: norm, swish, conv, + time; norm, swish, dropout, conv; + skip.
 
     Attributes:
-        features: the channels of the result.
-        dropout: the rate in [0, 1).
-        norm: makes a normalisation of a name.
-        dtype: of the computation; parameters are float32.
-        scale_shift: the time scales and shifts what the second norm gives, instead of
-            being added before it (Dhariwal & Nichol 2021, section 3.1, "AdaGN").
-        resample: whether it halves height and width (means), doubles them (nearest
-            neighbour), or leaves them.
+        features: number of channels of the result.
+        dropout: dropout rate in [0, 1).
+        norm: function from a name to a normalisation.
+        dtype: type of the computation; parameters are float32.
+        scale_shift: if True, the time scales and shifts the result of the second norm,
+            instead of being added before it (Dhariwal & Nichol 2021, section 3.1,
+            "AdaGN").
+        resample: change of height and width: "halve" (means), "double" (nearest
+            neighbour) or "no".
     """
 
     features: int
@@ -85,7 +86,13 @@ class ResBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images, embedding: Array, keys: Key | None) -> Images:
-        """X [batch, h, w, c], time embedding [batch, e], keys [batch] when training."""
+        """Returns the block's output [batch, h, w, features].
+
+        Args:
+            x: feature map [batch, h, w, c].
+            embedding: embedding of the time [batch, e].
+            keys: one key per example in training, otherwise None.
+        """
         conv = partial(conv3x3, self.features, self.dtype)
 
         def dense(name: str, features: int) -> nn.Dense:
@@ -114,9 +121,9 @@ class Attention(nn.Module):
     """Self-attention over all positions of a feature map, plus the input.
 
     Attributes:
-        heads: how many; they divide the channels.
-        norm: makes a normalisation of a name; None for none.
-        dtype: of the computation; parameters are float32.
+        heads: number of heads; it divides the channels.
+        norm: function from a name to a normalisation; None for no normalisation.
+        dtype: type of the computation; parameters are float32.
     """
 
     heads: int
@@ -125,7 +132,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """X [batch, height, width, channels]."""
+        """Returns the result for x [batch, height, width, channels], of x's shape."""
         batch, height, width, channels = x.shape
 
         def dense(name: str, init: Any = _init) -> nn.Dense:
@@ -141,11 +148,11 @@ class Attention(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halves height and width by a strided convolution.
+    """Strided convolution that halves height and width.
 
     Attributes:
-        dtype: of the computation; parameters are float32.
-        padding: a row and a column of zeros at the "end", or at "both" sides.
+        dtype: type of the computation; parameters are float32.
+        padding: side with a row and a column of zeros: "end" or "both".
     """
 
     dtype: Any
@@ -153,50 +160,50 @@ class Downsample(nn.Module):
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """X [batch, height, width, channels], both sizes even."""
+        """Returns x [batch, height, width, channels], of even size, at half size."""
         padding = ((self.padding == "both", 1),) * 2
         return conv3x3(x.shape[-1], self.dtype, "conv", strides=2, padding=padding)(x)
 
 
 class Upsample(nn.Module):
-    """Doubles height and width: nearest neighbour, then a convolution."""
+    """Nearest-neighbour upsampling by 2, then a convolution."""
 
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
-        """X [batch, height, width, channels]."""
+        """Returns x [batch, height, width, channels] at twice the size."""
         return conv3x3(x.shape[-1], self.dtype, "conv")(doubled(x))
 
 
 def halved(x: Images) -> Images:
-    """Means of 2x2 pixels."""
+    """Returns the means of 2x2 pixels."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
     return x.mean(axis=(2, 4))
 
 
 def doubled(x: Images) -> Images:
-    """Every pixel as 2x2 of them."""
+    """Repeats every pixel as 2x2 pixels."""
     return x.repeat(2, axis=1).repeat(2, axis=2)
 
 
 def to_patches(x: Images, size: int) -> Images:
-    """Patches as pixels: [b, h, w, c] to [b, h / size, w / size, size^2 c]."""
+    """Turns patches into pixels: [b, h, w, c] to [b, h / size, w / size, size^2 c]."""
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // size, size, width // size, size, channels)
     return x.swapaxes(2, 3).reshape(batch, height // size, width // size, -1)
 
 
 def from_patches(x: Images, size: int) -> Images:
-    """The inverse of `to_patches`."""
+    """Inverts `to_patches`."""
     batch, height, width, _ = x.shape
     x = x.reshape(batch, height, width, size, size, -1)
     return x.swapaxes(2, 3).reshape(batch, height * size, width * size, -1)
 
 
 def drop_labels(labels: Array, rate: float, null: int, keys: Key | None) -> Array:
-    """Replaces labels by `null` with probability `rate`; none where keys is None."""
+    """Replaces labels by `null` with probability `rate`, or none if keys is None."""
     if keys is None or rate == 0:
         return labels
     return jnp.where(rng.uniform(keys) < rate, null, labels)
@@ -210,7 +217,7 @@ def conv3x3(
     strides: int = 1,
     padding: Any = "SAME",
 ) -> nn.Conv:
-    """A 3x3 convolution, padded to the same size (divided by `strides`)."""
+    """Makes a 3x3 convolution, padded to the same size (divided by `strides`)."""
     return nn.Conv(
         features,
         (3, 3),
@@ -224,12 +231,12 @@ def conv3x3(
 
 
 def rematerialised(policy: str) -> tuple[type[ResBlock], type[Attention]]:
-    """The two kinds of blocks, as their backward pass shall get what it needs.
+    """Returns the two classes of blocks, with a policy for their backward pass.
 
     Args:
-        policy: "none" keeps everything of the forward pass; "cheap" keeps what
-            convolutions and matrix products gave, and recomputes norms, activations
-            and dropout; "blocks" keeps a block's input only (Chen et al. 2016).
+        policy: "none" stores all of the forward pass. "cheap" stores the results of
+            convolutions and matrix products, and recomputes norms, activations and
+            dropout. "blocks" stores the input of a block only (Chen et al. 2016).
     """
     if policy == "none":
         return ResBlock, Attention

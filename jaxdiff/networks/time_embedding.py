@@ -1,4 +1,4 @@
-"""Embeddings of the time: what the U-Net is told of it.
+"""Embeddings of the time, inputs of the U-Net.
 
 (1)  sinusoids  [sin(f_i t) | cos(f_i t)],  f_i = 10000^(-i / (n - shift)), i < n
                                          (Vaswani et al. 2017, section 3.5)
@@ -28,13 +28,13 @@ class Sinusoids(Checked):
     """Sinusoids of the time, equation (1)."""
 
     order: Literal["sin-cos", "cos-sin"] = "sin-cos"
-    """Which come first; DDPM has sin-cos."""
-    # Below n in equation (1), which is 2 in a network of 4 channels.
+    """Order of the sines and cosines; DDPM has sin-cos."""
+    # shift must be below n in equation (1); n is 2 in a network of 4 channels.
     shift: Annotated[float, Lt(2)] = 1.0
-    """In equation (1): 1 in DDPM, 0 in Vaswani et al."""
+    """Shift in equation (1): 1 in DDPM, 0 in Vaswani et al."""
 
     def layer(self, channels: int) -> Callable[[Timesteps], Array]:
-        """From times [batch] to float32 [batch, channels]."""
+        """Returns the function from times [batch] to float32 [batch, channels]."""
         flip = self.order == "cos-sin"
         return partial(
             timestep_embedding, features=channels, shift=self.shift, flip=flip
@@ -46,14 +46,14 @@ class Fourier(Checked):
     """Random frequencies of the time's logarithm, equation (2); for times above 0."""
 
     scale: Annotated[float, Gt(0)] = 16.0
-    """Standard deviation of the frequencies, which training leaves as they are (but
-    for a weight decay)."""
+    """Standard deviation of the frequencies, above 0. Training does not change them,
+    except by weight decay."""
     divide: bool = False
-    """Divide the network's output by the time, as a score is where the time is the
-    noise scale."""
+    """If True, the network's output is divided by the time, as for a score whose time
+    is the noise scale."""
 
     def layer(self, channels: int) -> Callable[[Timesteps], Array]:
-        """From times [batch] to float32 [batch, 2 channels]."""
+        """Returns the module from times [batch] to float32 [batch, 2 channels]."""
         return FourierFeatures(channels, self.scale, name="time_fourier")
 
 
@@ -61,11 +61,11 @@ TimeEmbedding: TypeAlias = Sinusoids | Fourier
 
 
 class FourierFeatures(nn.Module):
-    """Equation (2).
+    """Module of equation (2).
 
     Attributes:
-        count: how many frequencies.
-        scale: their standard deviation.
+        count: number of frequencies.
+        scale: standard deviation of the frequencies.
     """
 
     count: int
@@ -73,7 +73,7 @@ class FourierFeatures(nn.Module):
 
     @nn.compact
     def __call__(self, t: Timesteps) -> Array:
-        """From times [batch], above 0, to float32 [batch, 2 count]."""
+        """Embeds times [batch] above 0 as float32 [batch, 2 count]."""
         init = nn.initializers.normal(self.scale)
         frequencies = self.param("frequencies", init, (self.count,))
         logarithms = jnp.log(t.astype(jnp.float32))[:, None]
@@ -84,13 +84,13 @@ class FourierFeatures(nn.Module):
 def timestep_embedding(
     t: Timesteps, features: int, *, shift: float = 1.0, flip: bool = False
 ) -> Array:
-    """Sinusoids of the time, equation (1).
+    """Returns sinusoids of the time, equation (1).
 
     Args:
         t: times [batch], integer or float; embedded in float32.
-        features: the length of the embedding, even and at least 4.
-        shift: in equation (1), below features / 2.
-        flip: the cosines first.
+        features: length of the embedding, even and at least 4.
+        shift: shift in equation (1), below features / 2.
+        flip: if True, the cosines come first.
 
     Returns:
         float32 [batch, features].

@@ -1,9 +1,9 @@
-"""The U-Net of DDPM (Ho et al. 2020, appendix B), with classes.
+"""U-Net of DDPM (Ho et al. 2020, appendix B), with classes.
 
     x_t -> conv -> [blocks, down] ... -> middle -> ... [up, blocks] -> conv -> output
               |   every feature map of the way down joins the way up   |
 
-The time (and the class) enters every block. With 32x32x3 images the default
+The time (and the class) enters every block. For images of 32x32x3, the default
 configuration is DDPM's for CIFAR-10, with its 35,746,307 parameters.
 """
 
@@ -36,104 +36,110 @@ from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig(Checked):
-    """The options of the U-Net; `build` makes the network.
+    """Options of the U-Net; `build` makes the network.
 
     >>> UNetConfig(channels=32, multipliers=(1, 2)).build(out_channels=1).config.heads
     1
     """
 
     channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
-    """Channels of the first level."""
+    """Number of channels of the first level."""
     multipliers: tuple[Annotated[float, Gt(0)], ...] = (1, 2, 2, 2)
-    """Channels of each level, in multiples of `channels`; each halves the size."""
+    """Channels of each level, in multiples of `channels`; each further level halves the
+    size."""
     blocks: Annotated[int, Ge(1)] = 2
-    """Residual blocks a level on the way down; one more on the way up."""
+    """Number of residual blocks per level on the way down; one more on the way up."""
     patch: Annotated[int, Ge(1)] = 1
-    """The network works on patches of so many pixels a side, as on pixels of more
-    channels (Luhman & Luhman 2022): cheaper by its square, and a little less fine."""
+    """Side of a patch in pixels. The network treats patches as pixels with more
+    channels (Luhman & Luhman 2022), which costs less by the square of the side, and is
+    a little less fine."""
     attention: tuple[Annotated[int, Ge(1)], ...] = (16,)
-    """Feature-map sizes (larger side) with self-attention, in patches; the middle
-    always has."""
+    """Sizes (larger side, in patches) of feature maps with self-attention; the option
+    `middle` has its own."""
     heads: Annotated[int, Ge(1)] = 1
-    """Attention heads; they divide the channels."""
+    """Number of attention heads; it must divide the channels."""
     head_channels: Annotated[int, Ge(1)] | None = None
-    """The channels of a head, instead of `heads`."""
+    """Number of channels per head, instead of `heads`; None to use `heads`."""
     middle: Literal["attention", "attention-without-norm", "no-attention"] = "attention"
-    """What lies between the two blocks of the middle."""
+    """Layer between the two blocks of the middle."""
     groups: Annotated[int, Ge(1)] = 32
-    """The most groups of the normalisation; the number used divides the channels."""
+    """Largest number of groups of the normalisation; the number used divides the
+    channels."""
     smallest_group: Annotated[int, Ge(1)] = 2
-    """The fewest channels of such a group."""
+    """Smallest number of channels of a group."""
     epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
-    """What the normalisation adds to the variance."""
+    """Number that the normalisation adds to the variance."""
     scale_shift: bool = False
-    """The time scales and shifts what a block's second norm gives, as in ADM (Dhariwal
-    & Nichol 2021), instead of being added before it."""
+    """If True, the time scales and shifts the result of a block's second norm, as in
+    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
     resample: Literal["conv", "blocks"] = "conv"
-    """What changes the size between two levels: a convolution, or a residual block as
-    in ADM."""
+    """Layer that changes the size between two levels: a convolution, or a residual
+    block as in ADM."""
     padding: Literal["end", "both"] = "end"
-    """Where the convolution that halves a size pads: at the end, as in TensorFlow and
-    DDPM, or at both, as in PyTorch."""
+    """Side on which the convolution that halves a size pads: the end, as in TensorFlow
+    and DDPM, or both, as in PyTorch."""
     embedding: TimeEmbedding = field(default_factory=Sinusoids)
-    """What the network is told of the time."""
+    """Embedding of the time."""
     dropout: Share = 0.1
     """Dropout rate in each residual block."""
     label_dropout: Share = 0.1
-    """How often training hides the class; guidance needs it above 0."""
+    """Rate at which training replaces the class by the null class; guidance needs it
+    above 0."""
     null_class: bool = True
-    """Whether there is one class more, for "any"."""
+    """If True, the network has one more class, for "any"."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and output are float32."""
     remat: Literal["none", "cheap", "blocks"] = "none"
-    """What the backward pass recomputes to save memory: nothing, all but convolutions
-    and matrix products, or whole blocks. (XLA undoes it on the CPU.)"""
+    """Part of the forward pass that the backward pass recomputes, to save memory: none,
+    all except convolutions and matrix products, or whole blocks. (XLA undoes this
+    option on the CPU.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= len(self.multipliers) <= 20:
             raise InputError(
-                "multipliers must be of 1 to 20 levels; got "
+                "multipliers must have 1 to 20 levels, got "
                 f"{len(self.multipliers) or self.multipliers}"
             )
         if self.label_dropout and not self.null_class:
             raise InputError(
-                "label_dropout hides the class behind the null class, and null_class "
-                f"is off: set label_dropout to 0; got {self.label_dropout:g}"
+                "label_dropout must be 0 if null_class is off, because it uses the "
+                f"null class, got {self.label_dropout:g}. Set label_dropout to 0."
             )
         for multiplier, width in zip(self.multipliers, self.widths, strict=True):
             if width < 1 or abs(width - self.channels * multiplier) > 1e-6 * width:
                 raise InputError(
-                    "multipliers must give whole numbers of channels; got "
+                    "multipliers must give whole numbers of channels, got "
                     f"{multiplier:g} times {self.channels}"
                 )
             self.head_count(width)
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The channels of each level."""
+        """Numbers of channels of the levels."""
         scaled = (self.channels * multiplier for multiplier in self.multipliers)
         return tuple(round(width) if math.isfinite(width) else 0 for width in scaled)
 
     def head_count(self, width: int) -> int:
-        """Attention heads over so many channels.
+        """Returns the number of attention heads over `width` channels.
 
         Raises:
-            InputError: they do not divide the channels.
+            InputError: the heads do not divide the channels.
         """
         if self.head_channels is None:
             name, value = "heads", self.heads
         else:
             name, value = "head_channels", self.head_channels
         if width % value:
-            raise InputError(f"{name} must divide the channels {width}; got {value}")
+            raise InputError(f"{name} must divide the channels {width}, got {value}")
         return value if self.head_channels is None else width // value
 
     def check_null_class(self) -> None:
-        """Refuses to do without labels where there is no null class."""
+        """Raises `InputError` if the network cannot be evaluated without labels."""
         if not self.null_class:
             raise InputError(
-                "the network knows no class for any: give labels, and leave guidance"
+                "labels must be given, because the network has no null class. Give "
+                "labels, and turn guidance off."
             )
 
     def build(
@@ -142,19 +148,22 @@ class UNetConfig(Checked):
         num_classes: int | None = None,
         in_channels: int | None = None,
     ) -> "UNet":
-        """The network with so many outputs a pixel, and for so many classes.
+        """Makes the network.
 
-        The images have as many channels as there are outputs, but where `in_channels`
-        says otherwise (a learned variance doubles the outputs).
+        Args:
+            out_channels: number of output channels.
+            num_classes: number of classes; None for an unconditional network.
+            in_channels: number of channels of the images; None for `out_channels`. A
+                learned variance doubles the outputs only.
         """
         return UNet(self, out_channels, num_classes, in_channels)
 
     def check_image_shape(self, height: int, width: int) -> None:
-        """Refuses sizes that patches and levels cannot divide evenly.
+        """Checks that patches and levels divide the image's size evenly.
 
         Raises:
-            InputError: a size is not a multiple of patch * 2^(levels - 1); it names the
-                nearest ones that are.
+            InputError: a size is not a multiple of patch * 2^(levels - 1). The message
+                has the nearest multiples.
         """
         multiple = self.patch * 2 ** (len(self.multipliers) - 1)
         patches = f" of patches of {self.patch}" if self.patch > 1 else ""
@@ -164,20 +173,20 @@ class UNetConfig(Checked):
                 near = [s for s in (below, below + multiple) if s > 0]
                 raise InputError(
                     f"image {name} must be a multiple of {multiple} for "
-                    f"{len(self.multipliers)} levels{patches}; got {size}: use "
-                    f"{' or '.join(map(str, near))}, or fewer multipliers"
+                    f"{len(self.multipliers)} levels{patches}, got {size}. Use "
+                    f"{' or '.join(map(str, near))}, or fewer multipliers."
                 )
 
 
 class UNet(nn.Module):
-    """The Flax network; made by `UNetConfig.build`.
+    """Flax module of the U-Net; `UNetConfig.build` makes it.
 
     Attributes:
-        config: its options.
-        out_channels: the channels of the output.
-        num_classes: the number of classes, or None for an unconditional network. Class
+        config: options of the network.
+        out_channels: number of channels of the output.
+        num_classes: number of classes, or None for an unconditional network. Class
             `num_classes` is the null class, which stands for "any".
-        in_channels: the channels of the images; `out_channels` where it is None.
+        in_channels: number of channels of the images; None for `out_channels`.
     """
 
     config: UNetConfig
@@ -193,37 +202,37 @@ class UNet(nn.Module):
         labels: Labels | None = None,
         keys: Key | None = None,
     ) -> Images:
-        """The network's output.
+        """Returns the network's output.
 
         Args:
             x: images [batch, height, width, in_channels].
             t: times [batch].
             labels: classes [batch], or shares of the classes [batch, num_classes], of
                 which the null class takes the rest; None for the null class.
-            keys: one key per example while training (dropout); None otherwise.
+            keys: one key per example in training (for dropout), otherwise None.
 
         Returns:
             float32 [batch, height, width, out_channels].
 
         Raises:
-            InputError: the image's shape does not fit.
+            InputError: the shape of an argument does not match.
         """
         config = self.config
         channels = self.in_channels or self.out_channels
         if x.ndim != 4 or x.shape[-1] != channels:
             raise InputError(
-                f"images must be [batch, height, width, {channels}]; "
+                f"images must be [batch, height, width, {channels}], "
                 f"got shape {x.shape}"
             )
         config.check_image_shape(*x.shape[1:3])
         if t.shape != x.shape[:1]:
-            raise InputError(f"t must have shape {x.shape[:1]}; got {t.shape}")
+            raise InputError(f"t must have shape {x.shape[:1]}, got {t.shape}")
         if labels is not None and labels.shape[:1] != x.shape[:1]:
             raise InputError(
-                f"{x.shape[0]} images need as many labels; got {labels.shape[0]}"
+                f"labels must be {x.shape[0]}, one per image, got {labels.shape[0]}"
             )
         dtype: Any = jnp.dtype(config.dtype)
-        # Every block has a stream of randomness of its own; stream 0 is the labels'.
+        # Every block has its own random stream; stream 0 is for the labels.
         streams = itertools.count()
 
         def next_keys() -> Key | None:
@@ -298,11 +307,11 @@ class UNet(nn.Module):
         return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
 
     def check_null_class(self) -> None:
-        """Refuses to do without labels where there is no null class."""
+        """Raises `InputError` if the network cannot be evaluated without labels."""
         self.config.check_null_class()
 
     def _embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
-        """The embedding of time and class, [batch, 4 channels]."""
+        """Returns the embedding of time and class, [batch, 4 channels]."""
         features = 4 * self.config.channels
         dtype = jnp.dtype(self.config.dtype)
 

@@ -1,20 +1,22 @@
 """3x3 convolutions for the CPU, by Winograd's minimal filtering.
 
-F(2x2, 3x3) of Lavin and Gray 2016 ("Fast algorithms for convolutional neural
-networks", section 4.1): the output is cut into tiles Y of 2x2 pixels, each of which
-sees a tile d of 4x4 pixels of the input, and for the kernel g
+F(2x2, 3x3) of Lavin and Gray 2016 ("Fast algorithms for convolutional neural networks",
+section 4.1) cuts the output into tiles Y of 2x2 pixels. Each depends on a tile d of 4x4
+pixels of the input. For the kernel g
 
     (1)  Y = A^T [(G g G^T) * (B^T d B)] A
 
 where * multiplies number by number: 16 products instead of 36. Summed over the
-channels, each of the 16 is a matrix product [tiles, in] x [in, out]. By (1) a loss
-whose gradient by Y is dY has the gradient by g
+channels, each of the 16 is a matrix product [tiles, in] x [in, out]. If dY is the
+gradient of a loss by Y, (1) gives the gradient by g
 
     (2)  dg = G^T [(B^T d B) * (A dY A^T)] G,   summed over the tiles,
 
-again 16 matrix products; that by the input is (1) of dY with the kernel turned around.
+again as 16 matrix products. The gradient by the input is (1) of dY with the kernel
+rotated by 180 degrees.
 
-The products are of some hundred tiles at a time, whose transforms stay in the cache.
+A product covers some hundred tiles at a time, so that their transforms stay in the
+cache.
 """
 
 import math
@@ -28,17 +30,17 @@ import numpy as np
 from jaxdiff.typing import Array
 
 TILES = 256
-"""Tiles at a time: the rows of a matrix product."""
+"""Number of tiles at a time: the rows of a matrix product."""
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
 @jax.custom_jvp
 def convolve(x: Array, kernel: Array) -> Array:
-    """The convolution of images with a 3x3 kernel, padded to the same size.
+    """Convolves images with a 3x3 kernel, padded to the same size.
 
     Args:
-        x: float32 [batch, height, width, in], both sizes even.
-        kernel: float32 [3, 3, in, out].
+        x: images float32 [batch, height, width, in], both sizes even.
+        kernel: kernel float32 [3, 3, in, out].
 
     Returns:
         float32 [batch, height, width, out].
@@ -57,12 +59,12 @@ def convolve(x: Array, kernel: Array) -> Array:
 
 
 def input_gradient(dy: Array, kernel: Array) -> Array:
-    """The gradient of `convolve` by x, from that by its result."""
+    """Returns the gradient of `convolve` by x, from the gradient by its result."""
     return convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3))
 
 
 def kernel_gradient(x: Array, dy: Array) -> Array:
-    """The gradient of `convolve` by its kernel, from that by its result: (2)."""
+    """Returns the gradient of `convolve` by its kernel, equation (2)."""
 
     @partial(jax.checkpoint, prevent_cse=False)
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
@@ -81,7 +83,11 @@ def kernel_gradient(x: Array, dy: Array) -> Array:
 def _tangent(
     primals: tuple[Array, Array], tangents: tuple[Array, Array]
 ) -> tuple[Array, Array]:
-    """Of the gradients' transposes, so that to transpose it gives the gradients."""
+    """Returns the tangent, as transposes of the gradients.
+
+    Reverse-mode differentiation transposes it again, and so gets the gradients
+    themselves.
+    """
     x, kernel = primals
     dx, dkernel = tangents
     y = convolve(x, kernel)
@@ -91,14 +97,14 @@ def _tangent(
 
 
 def _chunks(x: Array) -> Array:
-    """[chunks, images of a chunk, height, width, channels]."""
+    """Splits a batch into [chunks, images of a chunk, height, width, channels]."""
     batch, height, width, _ = x.shape
     size = math.gcd(batch, max(1, 4 * TILES // (height * width)))
     return x.reshape(batch // size, size, *x.shape[1:])
 
 
 def _input_tiles(x: Array) -> Array:
-    """B^T d B: [16, tiles, channels]."""
+    """Returns B^T d B [16, tiles, channels]."""
 
     def slices(x: Array, axis: int) -> list[Array]:
         end = x.shape[axis] - 2
@@ -114,15 +120,15 @@ def _input_tiles(x: Array) -> Array:
 
 
 def _output(m: Array) -> list[Array]:
-    """A^T m: four to two."""
+    """Returns A^T m: four to two."""
     return [m[0] + m[1] + m[2], m[1] - m[2] - m[3]]
 
 
 def _spread(y: Sequence[Array]) -> list[Array]:
-    """A y: two to four."""
+    """Returns A y: two to four."""
     return [y[0], y[0] + y[1], y[0] - y[1], -y[1]]
 
 
 def _pairs(x: Array, axis: int) -> list[Array]:
-    """Every second row, or column, from the first and from the second."""
+    """Returns every second row, or column, from the first and from the second."""
     return [jax.lax.slice_in_dim(x, i, None, 2, axis) for i in range(2)]

@@ -1,4 +1,4 @@
-"""Samplers: rules for one step down the noise levels, one family a file."""
+"""Samplers: rules for one step down the noise levels, one family per file."""
 
 from typing import TypeAlias
 
@@ -42,7 +42,7 @@ from jaxdiff.samplers.spacing import UniformLogSNR as UniformLogSNR
 from jaxdiff.samplers.unipc import UniPC as UniPC
 
 Ancestral = DDPM
-"""What the reverse process of DDPM is called too."""
+"""Other name of `DDPM`: the ancestral sampler."""
 
 SamplerOptions: TypeAlias = (
     DDPM

@@ -1,4 +1,4 @@
-"""The chain: a sampler's grid of levels, and one `lax.scan` over its steps."""
+"""Sampling loop: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
@@ -14,7 +14,7 @@ from jaxdiff.samplers.spacing import AllTimes, Spacing
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level
 
 STATIC = {"static": True}
-"""Metadata of a field that is no array: another value compiles another chain."""
+"""Metadata of a field that is not an array; another value compiles another loop."""
 
 
 class StepInfo(NamedTuple):
@@ -36,39 +36,40 @@ class StepInfo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler(Checked):
-    """A rule for one step down the noise levels.
+    """Rule for one step down the noise levels.
 
-    A sampler is a frozen dataclass that derives from this class, defines `step`, and is
-    a pytree: `jax.tree_util.register_dataclass`, with the metadata `STATIC` for the
-    fields that are choices and not numbers. A method that evaluates the denoiser more
-    than once a step overrides `denoise_and_step` instead of `step`.
+    A sampler is a frozen dataclass that derives from this class and defines `step`. It
+    is a pytree: decorate it with `jax.tree_util.register_dataclass`. Fields that are
+    choices, not numbers, have the metadata `STATIC`. A method that evaluates the
+    denoiser more than once per step overrides `denoise_and_step` instead of `step`.
     """
 
     spacing: Spacing = field(default_factory=AllTimes, metadata=STATIC)
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
 
     def grid(self, schedule: AnySchedule) -> Level:
-        """N + 1 levels, each field [N + 1], from noise to data."""
+        """Returns N + 1 levels from noise to data, each field [N + 1]."""
         return self.spacing.levels(schedule)
 
     def evaluations(self, num_steps: int) -> int:
-        """How often a chain of so many steps, the last onto the data, asks the network.
+        """Returns the number of network evaluations (NFE), the cost of sampling.
 
-        The number of network evaluations (NFE) is what sampling costs.
+        Args:
+            num_steps: number of steps, the last one onto the data.
         """
         return num_steps
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise (True where that is traced)."""
+        """True if the step ignores `noise`, or if that depends on a traced value."""
         return True
 
     def rule(self) -> Self:
-        """The sampler without its spacing: what the compiled chain depends on."""
+        """Returns the sampler without its spacing: the input of the compiled loop."""
         return replace(self, spacing=AllTimes())
 
     def init(self, x: Array, num_steps: int) -> Any:
-        """The memory before the first step; () for a method that keeps none."""
+        """Returns the memory before the first step; () for a method without memory."""
         return ()
 
     def step(
@@ -88,7 +89,7 @@ class Sampler(Checked):
         info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """Evaluates the denoiser once and steps."""
+        """Evaluates the denoiser once and returns the result of `step`."""
         return self.step(denoiser(x_t, info.level), x_t, info, memory)
 
 
@@ -105,62 +106,65 @@ def sample(
     levels: Level | None = None,
     every: int | None = None,
 ) -> Array:
-    """Runs the whole chain from noise to images, compiled, in one `lax.scan`.
+    """Runs all steps from noise to images, compiled, in one `lax.scan`.
 
     Image i depends on (key, indices[i]) alone: it is the same by itself, in a batch,
-    and on any number of devices. A denoiser that is a pytree (`bind`, the transforms of
-    `guidance`) is an argument of the compiled chain, and so are the levels and the
-    sampler's numbers: other parameters, labels, guidance weights, keys, eta, churn or
-    time grids of as many steps do not compile again (but for a grid of times between
-    integers after one of integers). Another number of steps does.
+    and on any number of devices.
+
+    Numbers are arguments of the compiled loop: the levels, the sampler's numbers, and a
+    denoiser that is a pytree (`bind`, the transforms of `guidance`). Other parameters,
+    labels, guidance weights, keys, eta, churn or time grids therefore need no new
+    compilation. Two changes need one: another number of steps, and times between
+    integers after integer times.
 
     Args:
-        denoiser: what estimates x_0 and eps.
-        sampler: the rule for one step, such as `DDPM()`.
-        schedule: the noise schedule, discrete or continuous.
-        key: a typed key, `jax.random.key(seed)`.
-        shape: of the result, (batch, height, width, channels).
-        indices: integers [batch], the images' places in the whole request; 0, 1, ... by
-            default.
-        x_T: where to start, floats of `shape`, instead of the noise of the key. The
-            chain computes in its type, but at least in float32.
-        noise: the noise of every step, [N, *shape] in the chain's order, instead of
-            drawing it from the key.
-        levels: each field [N + 1], to go by instead of the sampler's own grid.
-        every: return the trajectory instead: x after every so many steps, counted
-            from the last; the memory it takes grows with it.
+        denoiser: denoiser, which estimates x_0 and eps.
+        sampler: rule for one step, such as `DDPM()`.
+        schedule: noise schedule, discrete or continuous.
+        key: typed key, `jax.random.key(seed)`.
+        shape: shape of the result, (batch, height, width, channels).
+        indices: places of the images in the whole request, integers [batch]; 0, 1, ...
+            by default.
+        x_T: start of the sampling loop, floats of `shape`, instead of noise from the
+            key. The loop computes in x_T's dtype, but at least in float32.
+        noise: noise of all steps in their order, [N, *shape], instead of noise from the
+            key.
+        levels: levels to visit instead of the sampler's own grid, each field [N + 1].
+        every: number of steps between the returned states, counted back from the last
+            step. None returns the images only. The memory grows with the number of
+            states.
 
     Returns:
-        Images of `shape`, in the type of the computation; with `every`, the trajectory
+        Images of `shape`, in the dtype of the computation; with `every`, the trajectory
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
-        InputError: an argument does not fit the shape or the number of steps; or the
+        InputError: an argument does not match the shape or the number of steps, or the
             network's prediction does not fit the schedule.
     """
     if jax.tree_util.all_leaves([sampler]):
         raise InputError(
-            f"{type(sampler).__name__} is not a pytree: decorate the class with "
-            "jax.tree_util.register_dataclass"
+            f"sampler must be a pytree, got {type(sampler).__name__}. Decorate the "
+            "class with jax.tree_util.register_dataclass."
         )
     check_schedule(denoiser, schedule)
     shape = tuple(shape)
     if not shape or min(shape) < 1:
-        raise InputError(f"shape must have positive sizes; got {shape}")
+        raise InputError(f"shape must have positive sizes, got {shape}")
     indices = jnp.arange(shape[0]) if indices is None else jnp.asarray(indices)
     if indices.shape != shape[:1]:
-        raise InputError(f"indices must have shape {shape[:1]}; got {indices.shape}")
+        raise InputError(f"indices must have shape {shape[:1]}, got {indices.shape}")
     if x_T is not None and x_T.shape != shape:
-        raise InputError(f"x_T must have shape {shape}; got {x_T.shape}")
+        raise InputError(f"x_T must have shape {shape}, got {x_T.shape}")
     if x_T is not None and not jnp.issubdtype(x_T.dtype, jnp.floating):
-        raise InputError(f"x_T must be floating point; got {x_T.dtype}")
+        raise InputError(f"x_T must be floating point, got {x_T.dtype}")
     if every is not None and every < 1:
-        raise InputError(f"every must be at least 1; got {every}")
+        raise InputError(f"every must be at least 1, got {every}")
     grid = sampler.grid(schedule) if levels is None else levels
     num_steps = grid.alpha.shape[0] - 1
     if noise is not None and noise.shape != (num_steps, *shape):
         raise InputError(
-            f"noise must have shape {(num_steps, *shape)}; got {noise.shape}"
+            f"noise must have shape {(num_steps, *shape)}, got {noise.shape}"
         )
     return _chain(
         as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
@@ -182,7 +186,7 @@ def _chain(
     every: int | None,
 ) -> Array:
     num_steps = grid.alpha.shape[0] - 1
-    # In 16 bits the levels would run into each other. Whole times stay whole.
+    # Neighbouring levels would be equal in 16 bits. Integer times stay integers.
     dtype = jnp.dtype(jnp.float32)
     if x_T is not None and x_T.dtype.itemsize > dtype.itemsize:
         dtype = x_T.dtype
@@ -205,7 +209,7 @@ def _chain(
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = prior_scale(schedule, grid) * draw(num_steps)  # also to check the key
+    x = prior_scale(schedule, grid) * draw(num_steps)  # checks the key, too
     if x_T is not None:
         x = x_T.astype(dtype)
     levels = Level(*(field[:-1] for field in grid))
@@ -215,7 +219,7 @@ def _chain(
     if every is None:
         return run(carry, steps)[0]
 
-    # The trajectory: first the steps that do not fill a stride, then whole strides.
+    # Trajectory: first the steps that do not fill a stride, then whole strides.
     first = num_steps % every
     carry = run(carry, jax.tree.map(lambda a: a[:first], steps))
     strides = jax.tree.map(lambda a: a[first:].reshape(-1, every, *a.shape[1:]), steps)
@@ -229,10 +233,10 @@ def _chain(
 
 
 def prior_scale(schedule: AnySchedule, grid: Level) -> Array:
-    """The standard deviation of the noise to start from at a grid's first level; [].
+    """Returns the standard deviation of the noise at a grid's first level, [].
 
-    It is the schedule's own for its noisiest level, and falls from there as x_t's does
-    for data of unit variance.
+    It is the schedule's own at the schedule's noisiest level. From there it falls like
+    the standard deviation of x_t for data of unit variance.
     """
     noisiest = schedule.level(schedule.times[-1])
     spread = jnp.hypot(grid.alpha[0], grid.sigma[0])

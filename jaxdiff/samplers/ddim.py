@@ -1,11 +1,11 @@
-"""DDIM: the marginals of DDPM with as much noise as one likes (Song et al. 2021).
+"""DDIM: the marginals of DDPM with any amount of noise (Song et al. 2021).
 
     (1)  x_s = alpha_s x_0-hat + sqrt(sigma_s^2 - c^2) eps-hat + c noise   (equation 12)
          c = eta sqrt(variance of q(x_s | x_t, x_0))                      (equation 16)
 
-With eta 0 the step is deterministic: Euler's rule for the probability-flow ODE, both in
-(x_t / alpha, sigma / alpha) and along a straight path. With eta 1 it is the ancestral
-step of DDPM with the small variance.
+With eta 0 the step is deterministic. It is Euler's rule for the probability-flow ODE,
+both in (x_t / alpha, sigma / alpha) and along a straight path. With eta 1 it is the
+ancestral step of DDPM with the small variance.
 """
 
 from dataclasses import dataclass, field
@@ -28,37 +28,37 @@ class DDIM(Sampler):
     """DDIM (Song et al. 2021), equation (1)."""
 
     spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
     eta: Annotated[float, Ge(0)] = 0.0
-    """How much noise: 0 for none, 1 for as much as DDPM."""
+    """Amount of noise: 0 for none, 1 for DDPM's noise."""
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise (True where that is traced)."""
+        """True if eta is 0 or traced."""
         return not above_0(self.eta)
 
     def step(
         self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
-        """Equation (1)."""
+        """Returns x_s of equation (1)."""
         return ddim_step(estimate, x_t, info, self.eta), memory
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class EulerAncestral(DDIM):
-    """Euler's rule to a lower noise level, and noise back up to the next.
+    """Euler's rule to a lower noise level, then noise back up to the next one.
 
-    By the name and with the default of Crowson's k-diffusion. In the levels of any
-    schedule it is DDIM's step, and `eta` is the same.
+    Name and default are those of Crowson's k-diffusion. In the levels of any schedule
+    this is DDIM's step, with the same `eta`.
     """
 
     eta: Annotated[float, Ge(0)] = 1.0
-    """How much noise: 0 for none, 1 for as much as DDPM."""
+    """Amount of noise: 0 for none, 1 for DDPM's noise."""
 
 
 def euler_step(estimate: Estimate, next_level: Level) -> Array:
-    """Equation (1) without noise: straight to the next level by x_0 and eps."""
+    """Returns x_s of equation (1) without noise, from x_0 and eps."""
     alpha_s, sigma_s = next_level.scales(estimate.x_0)
     return alpha_s * estimate.x_0 + sigma_s * estimate.eps
 
@@ -66,11 +66,11 @@ def euler_step(estimate: Estimate, next_level: Level) -> Array:
 def ddim_step(
     estimate: Estimate, x_t: Array, info: StepInfo, eta: Array | float
 ) -> Array:
-    """Equation (1)."""
+    """Returns x_s of equation (1)."""
     level, next_level, noise, _ = info
     alpha_s, sigma_s = next_level.scales(x_t)
     _, variance = posterior(estimate.x_0, x_t, level, next_level)
-    # On the way up, from data to noise, there is no such variance.
+    # This variance does not exist for steps up, from data to noise.
     fresh = jnp.minimum(eta * jnp.sqrt(jnp.maximum(variance, 0.0)), sigma_s)
     kept = jnp.sqrt(sigma_s**2 - fresh**2)
     return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise

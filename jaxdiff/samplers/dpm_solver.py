@@ -1,10 +1,12 @@
 """DPM-Solver++, multistep (Lu et al. 2022b, algorithm 2 and appendix B).
 
-One evaluation of the network a step; the earlier ones are remembered. The maths is in
-`exponential`. Of the order of convergence: the first steps have fewer times to go by,
-so that order 3 shows where x_0-hat hardly changes at first, as from pure noise, or
-where the first two steps are short; else the error falls with the square of the step.
-With noise, the moments are of order 1 for order 1, and of order 2 for orders 2 and 3.
+A step evaluates the network once; earlier estimates are in the memory. `exponential`
+has the maths.
+
+The first steps have fewer estimates to use. Order 3 therefore shows in two cases only:
+x_0-hat hardly changes at first, as from pure noise, or the first two steps are short.
+Otherwise the error falls with the square of the step. With noise, the moments converge
+with order 1 for order 1, and with order 2 for orders 2 and 3.
 """
 
 from dataclasses import dataclass, field
@@ -21,17 +23,17 @@ from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate
 
 Order: TypeAlias = Annotated[int, Interval(ge=1, le=3)]
-"""The order of a multistep method."""
+"""Order of a multistep method."""
 
 
 class History(NamedTuple):
-    """What a multistep method remembers.
+    """Memory of a multistep method.
 
     Attributes:
         values: x_0-hat of the steps before, newest first.
-        lambdas: log(alpha / sigma) where they were taken, [] each.
-        taken: how many steps were taken, [].
-        left: how many there are to take, with this one, [].
+        lambdas: log(alpha / sigma) at each of these estimates, [] each.
+        taken: number of steps taken, [].
+        left: number of steps left, including this one, [].
     """
 
     values: tuple[Array, ...]
@@ -41,7 +43,7 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, x: Array, size: int, num_steps: int) -> "History":
-        """Before the first step, with room for so many values of x's shape."""
+        """Returns the memory before the first step, for `size` values of x's shape."""
         return cls(
             (jnp.zeros_like(x),) * size,
             (jnp.zeros((), x.dtype),) * size,
@@ -50,7 +52,7 @@ class History(NamedTuple):
         )
 
     def after(self, value: Array, at: Array) -> "History":
-        """With one step more, whose x_0-hat was `value`, taken at lambda `at`."""
+        """Returns the memory after a step with x_0-hat `value` at lambda `at`."""
         size = len(self.values)
         return History(
             (value, *self.values)[:size],
@@ -63,34 +65,36 @@ class History(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class DPMSolver(Sampler):
-    """DPM-Solver++, multistep: for the ODE, and for the SDE with eta 1."""
+    """DPM-Solver++, multistep: for the ODE, or for the SDE with eta 1."""
 
     spacing: Spacing = field(
         default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
     )
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
     order: Order = field(default=2, metadata=STATIC)
-    """The order of the method; 1 is DDIM."""
+    """Order of the method; order 1 is DDIM."""
     eta: Annotated[float, Ge(0)] = 0.0
-    """How much noise: 0 for the ODE, 1 for the SDE (DDPM's noise)."""
+    """Amount of noise: 0 for the ODE, 1 for the SDE (DDPM's noise)."""
     variant: Literal["midpoint", "heun"] = field(default="midpoint", metadata=STATIC)
-    """How a step of order 2 weighs the slope of x_0: as its midpoint, or exactly."""
+    """Weight of the slope of x_0 in a step of order 2: the midpoint rule, or exact
+    (heun)."""
     lower_order_final: bool = field(default=True, metadata=STATIC)
-    """Lower the order of the last steps; a step onto the data is always of order 1."""
+    """If True, the last steps have a lower order. A step onto the data always has order
+    1."""
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise (True where that is traced)."""
+        """True if eta is 0 or traced."""
         return not above_0(self.eta)
 
     def init(self, x: Array, num_steps: int) -> History:
-        """No earlier estimates."""
+        """Returns a memory without estimates."""
         return History.empty(x, self.order - 1, num_steps)
 
     def step(
         self, estimate: Estimate, x_t: Array, info: StepInfo, memory: History
     ) -> tuple[Array, History]:
-        """Equation (1) of `exponential`."""
+        """Returns x_s of equation (1) of `exponential`, and the memory."""
         x_s = first_order(estimate, info, self.eta)
         now = half_log_snr(info.level)
         if self.order > 1:
@@ -107,10 +111,10 @@ class DPMSolver(Sampler):
 def usable(
     order: int, lower_order_final: bool, memory: History, info: StepInfo
 ) -> Array:
-    """How many estimates a step goes by: at most `order`, an integer [].
+    """Returns the number of estimates that a step uses, at most `order`, an integer [].
 
-    It is 1 onto the data, or from or to a level without signal: there lambda is
-    infinite.
+    The number is 1 for a step onto the data, or from or to a level without signal,
+    because lambda is infinite there.
     """
     count = jnp.minimum(order, memory.taken + 1)
     if lower_order_final:

@@ -1,12 +1,12 @@
-"""Blends: between classes, between noises, between images.
+"""Editing: blends of classes, of noises and of images.
 
-- Of classes: `blend_labels`, by the network's embeddings of the classes, or
-  `guidance.mix_classes`, by what it says given each of them.
-- Of noises: `slerp`. Gaussian noises lie on a sphere, and so must what is between.
-- Of images: `interpolate`, which blends the noises that the probability-flow ODE gives
-  them (Song et al. 2021, DDIM, section 5.3).
-- `image_to_image`: the chain, begun in its middle from a noised image (Meng et al.
-  2022).
+- Classes: `blend_labels` blends the network's embeddings of the classes.
+  `guidance.mix_classes` blends the estimates given each class.
+- Noises: `slerp`. Gaussian noises lie near a sphere, and so must their blends.
+- Images: `interpolate` blends the noises that the probability-flow ODE assigns to the
+  images (Song et al. 2021, DDIM, section 5.3).
+- `image_to_image` starts the sampling loop in its middle, from a noised image (Meng et
+  al. 2022).
 """
 
 import jax
@@ -20,15 +20,15 @@ from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
 
 
 def slerp(a: Array, b: Array, fraction: ArrayLike | float) -> Array:
-    """Spherical interpolation, 0 for a and 1 for b (Shoemake 1985).
+    """Interpolates on a sphere, from a (fraction 0) to b (fraction 1) (Shoemake 1985).
 
-    Each pair turns in its own plane, by its own angle. Where the two point the same way
-    it is a straight line.
+    Each pair turns in its own plane, by its own angle. Two parallel vectors are
+    interpolated linearly.
 
     Args:
-        a: float [batch, ...].
-        b: of a's shape.
-        fraction: [] or [batch].
+        a: first vectors, float [batch, ...].
+        b: second vectors, of a's shape.
+        fraction: position between a (0) and b (1), [] or [batch].
     """
     axes = tuple(range(1, a.ndim))
     fraction = jnp.asarray(fraction, a.dtype)
@@ -49,16 +49,16 @@ def slerp(a: Array, b: Array, fraction: ArrayLike | float) -> Array:
 def blend_labels(
     a: ArrayLike, b: ArrayLike, fraction: ArrayLike | float, num_classes: int
 ) -> Array:
-    """Labels between two classes, to `bind` a network to: shares of the embeddings.
+    """Returns labels between two classes for `bind`: shares of their embeddings.
 
     Args:
-        a: classes [batch].
-        b: classes [batch].
-        fraction: 0 for a, 1 for b; [] or [batch].
-        num_classes: the number of classes.
+        a: first classes [batch].
+        b: second classes [batch].
+        fraction: position between a (0) and b (1), [] or [batch].
+        num_classes: number of classes.
 
     Returns:
-        float32 [batch, num_classes], which sum to 1.
+        Shares float32 [batch, num_classes]; each row sums to 1.
     """
     share = jnp.asarray(fraction, jnp.float32)[..., None]
     share = jnp.broadcast_to(share, (*jnp.shape(a), 1))
@@ -74,15 +74,18 @@ def interpolate(
     b: Array,
     fraction: ArrayLike | float,
 ) -> Array:
-    """Images between two, through the noises that the ODE gives them.
+    """Returns images between two, by the noises that the ODE assigns to them.
 
     Args:
-        denoiser: what estimates x_0 and eps.
-        sampler: a deterministic one.
-        schedule: the noise schedule.
-        a: images, float [batch, ...].
-        b: of a's shape.
-        fraction: 0 for a, 1 for b; [] or [batch].
+        denoiser: denoiser, which estimates x_0 and eps.
+        sampler: deterministic sampler.
+        schedule: noise schedule.
+        a: first images, float [batch, ...].
+        b: second images, of a's shape.
+        fraction: position between a (0) and b (1), [] or [batch].
+
+    Raises:
+        InputError: the sampler adds noise, or its grid has one level only.
     """
     start, end = (encode(denoiser, sampler, schedule, x) for x in (a, b))
     return decode(denoiser, sampler, schedule, slerp(start, end, fraction))
@@ -98,23 +101,25 @@ def image_to_image(
     *,
     indices: Array | None = None,
 ) -> Array:
-    """Other images like the given ones: noised part of the way, and denoised.
+    """Returns images similar to the given ones: partly noised, then denoised.
 
     Args:
-        denoiser: what estimates x_0 and eps.
-        sampler: whose grid to begin in the middle of.
-        schedule: the noise schedule.
-        key: image i depends on (key, indices[i]) and on what was given alone.
-        images: float [batch, ...].
-        strength: which share of the sampler's steps to take, above 0 and at most 1;
-            small keeps the image, 1 forgets it.
-        indices: integers [batch], as for `sample`.
+        denoiser: denoiser, which estimates x_0 and eps.
+        sampler: sampler, of whose grid the last part is used.
+        schedule: noise schedule.
+        key: typed key. Image i depends on (key, indices[i]) and the other arguments
+            alone.
+        images: images, float [batch, ...].
+        strength: share of the sampler's steps to take, in (0, 1]. A small strength
+            keeps the image, strength 1 ignores it.
+        indices: places of the images in the whole request, integers [batch], as in
+            `sample`.
 
     Raises:
         InputError: strength is out of range.
     """
     if not 0 < strength <= 1:
-        raise InputError(f"strength must be above 0 and at most 1; got {strength:g}")
+        raise InputError(f"strength must be above 0 and at most 1, got {strength:g}")
     grid = sampler.grid(schedule)
     whole = grid.alpha.shape[0] - 1
     steps = max(1, round(strength * whole))

@@ -1,15 +1,15 @@
-"""EDM's solvers of the probability-flow ODE (Karras et al. 2022, algorithms 1 and 2).
+"""Solvers of EDM for the probability-flow ODE (Karras et al. 2022, algorithms 1 and 2).
 
-In y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps-hat (equation 1
-there). A step from s to s' of N, beginning with the algorithm's churn:
+In y = x_t / alpha and s = sigma / alpha the ODE is dy / ds = eps-hat (equation 1 of the
+paper). A step from s to s', one of N, begins with the algorithm's churn:
 
     (1)  s^ = s + gamma s,   gamma = min(churn / N, sqrt(2) - 1); 0 for s out of a range
     (2)  y^ = y + sqrt(s^^2 - s^2) noise
     (3)  Euler:  y' = y^ + (s' - s^) eps-hat(y^, s^)
     (4)  Heun:   y'' = y' + (s' - s^) / 2 (eps-hat(y', s') - eps-hat(y^, s^))
 
-(3) is DDIM's step. The step onto the data, and one from a level without signal (where s
-is infinite), are Euler's alone.
+(3) is DDIM's step. The step onto the data uses (3) only, and so does a step from a
+level without signal, where s is infinite.
 """
 
 from dataclasses import dataclass, field
@@ -32,26 +32,27 @@ MOST_CHURN = 2**0.5 - 1
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Euler(Sampler):
-    """Euler's rule with EDM's churn, equations (1) to (3); without churn, DDIM."""
+    """Euler's rule with EDM's churn, equations (1) to (3); DDIM without churn."""
 
     spacing: Spacing = field(default_factory=Karras, metadata=STATIC)
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
     churn: Annotated[float, Ge(0)] = 0.0
-    """S_churn: how much noise is added, over all steps; 0 for a deterministic chain."""
+    """Amount of noise added over all steps (S_churn); 0 for a deterministic sampler."""
     churn_min: Annotated[float, Ge(0)] = 0.0
-    """S_min: the least sigma / alpha at which noise is added."""
+    """Least sigma / alpha at which noise is added (S_min)."""
     churn_max: Annotated[float, Ge(0)] | None = None
-    """S_max: the largest. None is added above the schedule's noisiest level."""
+    """Largest sigma / alpha at which noise is added (S_max); None for no limit. The
+    noise never exceeds the schedule's noisiest level."""
     churn_noise: Annotated[float, Ge(0)] = 1.0
-    """S_noise: the standard deviation of the noise that is added."""
+    """Standard deviation of the added noise (S_noise)."""
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise (True where that is traced)."""
+        """True if churn is 0 or traced."""
         return not above_0(self.churn)
 
     def init(self, x: Array, num_steps: int) -> Array:
-        """gamma, where there is churn."""
+        """Returns gamma of the steps with churn."""
         return jnp.minimum(jnp.asarray(self.churn, x.dtype) / num_steps, MOST_CHURN)
 
     def denoise_and_step(
@@ -62,14 +63,14 @@ class Euler(Sampler):
         info: StepInfo,
         memory: Array,
     ) -> tuple[Array, Array]:
-        """Equations (1) to (3)."""
+        """Returns x_s of equations (1) to (3), and gamma."""
         x_t, level = self._churned(schedule, x_t, info, memory)
         return euler_step(denoiser(x_t, level), info.next_level), memory
 
     def _churned(
         self, schedule: AnySchedule, x_t: Array, info: StepInfo, gamma: Array
     ) -> tuple[Array, Level]:
-        """Equations (1) and (2), within the levels of the schedule."""
+        """Applies equations (1) and (2) within the levels of the schedule."""
         level = info.level
         s = level.sigma / level.alpha
         churned = (gamma > 0) & (s >= self.churn_min) & jnp.isfinite(s)
@@ -93,11 +94,11 @@ class Euler(Sampler):
 class Heun(Euler):
     """Heun's second-order rule with EDM's churn, equations (1) to (4).
 
-    Two evaluations of the network a step, but for the last.
+    A step evaluates the network twice, except for the last one.
     """
 
     def evaluations(self, num_steps: int) -> int:
-        """How often a chain of so many steps asks the network: 2 N - 1 times."""
+        """Returns 2 N - 1, the NFE of N steps."""
         return 2 * num_steps - 1
 
     def denoise_and_step(
@@ -108,7 +109,7 @@ class Heun(Euler):
         info: StepInfo,
         memory: Array,
     ) -> tuple[Array, Array]:
-        """Equations (1) to (4)."""
+        """Returns x_s of equations (1) to (4), and gamma."""
         x_t, level = self._churned(schedule, x_t, info, memory)
         next_level = info.next_level
         first = denoiser(x_t, level)
@@ -116,7 +117,7 @@ class Heun(Euler):
 
         def corrected(x_s: Array) -> Array:
             second = denoiser(x_s, next_level)
-            # alpha_s (s' - s), finite where the next level has no signal.
+            # alpha_s (s' - s), finite even if the next level has no signal.
             step = next_level.sigma - next_level.alpha * (level.sigma / level.alpha)
             return x_s + step / 2 * (second.eps - first.eps)
 

@@ -1,16 +1,18 @@
-"""Flow matching's solvers, along a straight path (Liu et al. 2023; Lipman et al. 2023).
+"""Solvers of flow matching, along a straight path.
+
+The path is from Liu et al. 2023 and Lipman et al. 2023.
 
 On the straight path x_t = (1 - t) x_0 + t eps the probability-flow ODE is
 
     (1)  dx / dt = eps-hat - x_0-hat, the velocity
 
-and any other schedule becomes that path by a scale: z = x_t / (alpha + sigma) at the
-time tau = sigma / (alpha + sigma). A step from tau to tau':
+A scale turns any other schedule into this path: z = x_t / (alpha + sigma) at the time
+tau = sigma / (alpha + sigma). A step from tau to tau':
 
     (2)  Euler:  z' = z + (tau' - tau) velocity(z, tau)
     (3)  Heun:   z'' = z' + (tau' - tau) / 2 (velocity(z', tau') - velocity(z, tau))
 
-(2) is DDIM's step. Unlike EDM's coordinates these stay finite in pure noise.
+(2) is DDIM's step. These coordinates stay finite in pure noise, unlike EDM's.
 """
 
 from dataclasses import dataclass, field
@@ -30,12 +32,12 @@ class FlowEuler(Sampler):
     """Euler's rule along the straight path, equation (2)."""
 
     spacing: Spacing = field(default_factory=Trailing, metadata=STATIC)
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
 
     def step(
         self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
     ) -> tuple[Array, Any]:
-        """Equation (2)."""
+        """Returns x_s of equation (2)."""
         return euler_step(estimate, info.next_level), memory
 
 
@@ -44,16 +46,16 @@ class FlowEuler(Sampler):
 class FlowHeun(Sampler):
     """Heun's second-order rule along the straight path, equation (3).
 
-    Two evaluations of the network a step, but for the last.
+    A step evaluates the network twice, except for the last one.
     """
 
     spacing: Spacing = field(
         default_factory=lambda: Linspace(num_steps=20), metadata=STATIC
     )
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
 
     def evaluations(self, num_steps: int) -> int:
-        """How often a chain of so many steps asks the network: 2 N - 1 times."""
+        """Returns 2 N - 1, the NFE of N steps."""
         return 2 * num_steps - 1
 
     def denoise_and_step(
@@ -64,7 +66,7 @@ class FlowHeun(Sampler):
         info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """Equation (3); onto the data, equation (2)."""
+        """Returns x_s of equation (3), or of equation (2) onto the data."""
         level, next_level = info.level, info.next_level
         first = denoiser(x_t, level)
         x_s = euler_step(first, next_level)

@@ -1,11 +1,12 @@
-"""Inverse problems by samplers around a sampler.
+"""Inverse problems, solved by samplers around a sampler.
 
-- `Replacement` and `RePaint` inpaint: they put the known pixels, noised as far as the
-  rest, into every state of the chain.
-- `DPS` pushes every state down the gradient of the misfit to a measurement.
+- `Replacement` and `RePaint` inpaint. They insert the known pixels, with the noise of
+  the level, into every state of the sampling loop.
+- `DPS` moves every state down the gradient of the misfit to a measurement.
 
-Both are biased also for Gaussian data: the tests measure by how much, and the
-docstrings say so. `denoisers.inverse_problems` has one that is not, and the operators.
+All three are biased, even for Gaussian data. The docstrings have the biases, which the
+tests measure. `denoisers.inverse_problems` has a method without bias, and the
+operators.
 """
 
 import itertools
@@ -27,30 +28,30 @@ from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Around(Sampler):
-    """A sampler around a sampler, whose grid it takes."""
+    """Sampler around a sampler, whose grid it takes."""
 
     sampler: Sampler
-    """The sampler within."""
+    """Inner sampler."""
 
     def grid(self, schedule: AnySchedule) -> Level:
-        """That of the sampler within."""
+        """Returns the grid of the inner sampler."""
         return self.sampler.grid(schedule)
 
     def evaluations(self, num_steps: int) -> int:
-        """As often as the sampler within, for as many steps of that."""
+        """Returns the NFE of the inner sampler for `num_steps` steps."""
         return self.sampler.evaluations(num_steps)
 
     @property
     def deterministic(self) -> bool:
-        """Whether the sampler within leaves the noise."""
+        """True if the inner sampler is deterministic."""
         return self.sampler.deterministic
 
     def rule(self) -> Self:
-        """The sampler without the spacing of the one within."""
+        """Returns the sampler without the spacing of the inner sampler."""
         return replace(self, sampler=self.sampler.rule())
 
     def init(self, x: Array, num_steps: int) -> Any:
-        """That of the sampler within."""
+        """Returns the initial memory of the inner sampler."""
         return self.sampler.init(x, num_steps)
 
 
@@ -59,20 +60,22 @@ class Around(Sampler):
 class Replacement(Around):
     """Inpainting by replacement (Song et al. 2021, appendix I.2).
 
-    After every step the known pixels are put in, with fresh noise. The other pixels
-    have had no say in it, and do not fit them as in the data. For Gaussian images of 4
-    x 4 pixels, half of them known, by 200 ancestral steps, the mean of the others is
-    off by 0.37 of the data's deviation, and their covariance's trace 1.21 times right.
+    After every step, the known pixels are inserted with fresh noise. The other pixels
+    do not influence them, and do not match them as in the data. The bias was measured
+    on Gaussian images of 4 x 4 pixels, half of them known, with 200 ancestral steps.
+    The mean of the unknown pixels is off by 0.37 of the data's deviation. The trace of
+    their covariance is 1.21 times the exact one.
     """
 
     known: Array
-    """An image for each of the batch, or one for all; looked at where the mask is 1."""
+    """Known images, one per image of the batch or one for all; only pixels with mask 1
+    are read."""
     mask: Array
-    """1 where pixels are known, 0 elsewhere; broadcasts to the images."""
+    """Mask: 1 for known pixels, 0 for the others; broadcasts to the images."""
 
     @property
     def deterministic(self) -> bool:
-        """Whether the chain leaves the noise: no."""
+        """False: the known pixels have fresh noise."""
         return False
 
     def denoise_and_step(
@@ -83,12 +86,12 @@ class Replacement(Around):
         info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """The step of the sampler within, and then the known pixels."""
+        """Takes a step of the inner sampler, then inserts the known pixels."""
         x_s, memory = self.sampler.denoise_and_step(
             denoiser, schedule, x_t, info, memory
         )
         known, mask = like(self.known, x_s), like(self.mask, x_s)
-        # The noise there is free: what the step within did with it is put away.
+        # info.noise is free for the known pixels: the inner step's are discarded.
         known_s = info.next_level.alpha * known + info.next_level.sigma * info.noise
         return mask * known_s + (1 - mask) * x_s, memory
 
@@ -96,32 +99,33 @@ class Replacement(Around):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class RePaint(Replacement):
-    """RePaint (Lugmayr et al. 2022, algorithm 1): replacement, with ways back.
+    """RePaint (Lugmayr et al. 2022, algorithm 1): replacement with jumps back.
 
-    From every `jump`-th level the chain goes back up as many levels, by the forward
-    process, and down again, so that the pixels come to fit the known ones. The sampler
-    within should be a stochastic one of one step's memory, such as `DDPM`. On the
-    data that `Replacement` tells of, the mean is off by 0.16, and the trace 1.03.
+    From every `jump`-th level the loop goes back up `jump` levels by the forward
+    process, and then down again. The unknown pixels come to match the known ones. The
+    inner sampler should be stochastic and without a multistep memory, such as `DDPM`.
+    On the data of `Replacement`'s docstring, the mean is off by 0.16, and the trace is
+    1.03 times the exact one.
     """
 
     jump: Annotated[int, Ge(1)] = field(default=10, metadata=STATIC)
-    """How many levels to go back."""
+    """Number of levels to go back."""
     passes: Annotated[int, Ge(1)] = field(default=10, metadata=STATIC)
-    """How often each stretch is gone down in all; 1 is `Replacement`."""
+    """Number of times that each stretch is passed downwards; 1 gives `Replacement`."""
 
     def grid(self, schedule: AnySchedule) -> Level:
-        """The grid of the sampler within, with the ways back."""
+        """Returns the grid of the inner sampler, with the jumps back."""
         levels = self.sampler.grid(schedule)
         path = self._path(len(levels.alpha) - 1)
         return jax.tree.map(lambda a: a[np.array(path)], levels)
 
     def evaluations(self, num_steps: int) -> int:
-        """As often as the sampler within, for each time a step of it is taken."""
+        """Returns the NFE of the inner sampler, repeated steps included."""
         path = self._path(num_steps)
         return self.sampler.evaluations(sum(a < b for a, b in itertools.pairwise(path)))
 
     def _path(self, last: int) -> list[int]:
-        """The places in the grid of the sampler within, in the order of the chain."""
+        """Returns the places in the inner sampler's grid, in the order of the loop."""
         left = dict.fromkeys(range(self.jump, last, self.jump), self.passes - 1)
         path, place = [0], 0
         while place < last:
@@ -134,7 +138,7 @@ class RePaint(Replacement):
         return path
 
     def init(self, x: Array, num_steps: int) -> Any:
-        """The memory of the sampler within, and a blank one for after a way back."""
+        """Returns the inner sampler's memory, and a blank one for after a jump back."""
         blank = super().init(x, num_steps)
         return blank, blank
 
@@ -146,7 +150,7 @@ class RePaint(Replacement):
         info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """A step of `Replacement`, or one of the forward process."""
+        """Takes a step of `Replacement`, or one of the forward process."""
         present, blank = memory
         level, next_level = info.level, info.next_level
 
@@ -169,21 +173,22 @@ class RePaint(Replacement):
 class DPS(Around):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1).
 
-    After every step, x_s goes down the gradient by x_t of |y - A x_0-hat(x_t)|. It fits
-    the measurement well and is cheap, but it samples no stated distribution: its spread
-    hangs on the size of the push. On the data that `Replacement` tells of, the mean is
-    off by 0.20 with size 0.1 and by 0.42 with size 1, the trace 1.04 and 0.75.
+    After every step, x_s moves down the gradient of |y - A x_0-hat(x_t)| by x_t. The
+    method matches the measurement well and is cheap, but its samples have no stated
+    distribution: their spread depends on the size of the move. On the data of
+    `Replacement`'s docstring, the mean is off by 0.20 with size 0.1, and by 0.42 with
+    size 1. The trace is 1.04 and 0.75 times the exact one.
     """
 
     operator: Operator
-    """A, a linear function of images [batch, ...]."""
+    """Operator A, a linear function of images [batch, ...]."""
     measurement: Array
-    """y, as A gives it, [batch, ...]."""
+    """Measurement y, of the shape that A returns, [batch, ...]."""
     size: float = 1.0
-    """How far to go down: zeta, the authors' scale."""
+    """Size of the move: zeta, the authors' scale."""
 
     def rule(self) -> Self:
-        """The sampler without the spacing of the one within."""
+        """Returns the sampler without the inner spacing, with a pytree operator."""
         return replace(super().rule(), operator=as_pytree(self.operator))
 
     def denoise_and_step(
@@ -194,12 +199,12 @@ class DPS(Around):
         info: StepInfo,
         memory: Any,
     ) -> tuple[Array, Any]:
-        """The step of the sampler within, and then down the gradient."""
+        """Takes a step of the inner sampler, then moves down the gradient."""
 
         def misfit(x_t: Array) -> Array:
             residual = self.measurement - self.operator(denoiser(x_t, info.level).x_0)
             squares = (residual**2).sum(axis=tuple(range(1, residual.ndim)))
-            # Without a misfit there is no gradient, rather than 0 / 0.
+            # Without a misfit the gradient is 0, instead of 0 / 0.
             return jnp.sqrt(jnp.where(squares > 0, squares, 1.0)).sum()
 
         x_s, memory = self.sampler.denoise_and_step(

@@ -1,8 +1,8 @@
-"""The probability-flow ODE in both directions: an image to its noise, and back.
+"""Probability-flow ODE in both directions: from an image to its noise, and back.
 
 The ODE maps x at the least noisy level to x at the noisiest one, and the map has an
-inverse. What is taken for the data is y = x / alpha at the least noisy level (as for
-`ode_log_density`): there is then no step onto the data, which would denoise.
+inverse. The data are taken to be y = x / alpha at the least noisy level (as for
+`ode_log_density`). There is then no step onto the data, which would denoise.
 """
 
 import jax
@@ -16,12 +16,13 @@ from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 def encode(
     denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule, x_0: Array
 ) -> Array:
-    """The noise that the probability-flow ODE turns into given images.
+    """Returns the noise that the probability-flow ODE turns into the given images.
 
     Args:
-        denoiser: what estimates x_0 and eps; as smooth as may be, so not clipped.
-        sampler: a deterministic one; its grid is walked from the data to the noise.
-        schedule: the noise schedule.
+        denoiser: denoiser, which estimates x_0 and eps. It should be smooth, hence not
+            clipped.
+        sampler: deterministic sampler; its grid is followed from the data to the noise.
+        schedule: noise schedule.
         x_0: images, float [batch, ...].
 
     Returns:
@@ -38,9 +39,10 @@ def encode(
 def decode(
     denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule, x_T: Array
 ) -> Array:
-    """The images into which the probability-flow ODE turns noise; undoes `encode`.
+    """Returns the images that the probability-flow ODE makes of noise.
 
-    The arguments are as for `encode`, and x_T is what it gives back.
+    It is the inverse of `encode`, with the same arguments. x_T is the result of
+    `encode`.
     """
     levels = _without_data(sampler, schedule)
     x = _run(denoiser, sampler, schedule, x_T, levels)
@@ -50,21 +52,24 @@ def decode(
 def _run(
     denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule, x: Array, levels: Level
 ) -> Array:
-    """The chain along the levels; the key is not used by a deterministic sampler."""
+    """Runs the loop along the levels; a deterministic sampler ignores the key."""
     key = jax.random.key(0)
     return sample(denoiser, sampler, schedule, key, x.shape, x_T=x, levels=levels)
 
 
 def _without_data(sampler: Sampler, schedule: AnySchedule) -> Level:
-    """The sampler's grid without the data at its end."""
+    """Returns the sampler's grid without the data at its end."""
     if not sampler.deterministic:
         raise InputError(
-            f"the probability-flow ODE has no noise; {type(sampler).__name__} adds "
-            "some: choose a deterministic sampler, or set its eta or churn to 0"
+            "sampler must be deterministic for the probability-flow ODE, got "
+            f"{type(sampler).__name__} with noise. Choose a deterministic sampler, or "
+            "set its eta or churn to 0."
         )
     grid = sampler.grid(schedule)
     kept = len(grid.alpha) - 1 if getattr(sampler.spacing, "to_data", True) else None
     levels: Level = jax.tree.map(lambda a: jnp.asarray(a)[:kept], grid)
     if len(levels.alpha) < 2:
-        raise InputError("the sampler's grid has one level only: take more steps")
+        raise InputError(
+            "the sampler's grid must have at least 2 levels, got 1. Take more steps."
+        )
     return levels

@@ -1,9 +1,10 @@
-"""UniPC: a predictor, and a corrector that costs nothing (Zhao et al. 2023).
+"""UniPC: a predictor, and a corrector at no cost (Zhao et al. 2023).
 
-The predictor UniP of order p is that of `exponential`. Once the network was asked at
-the predicted x_s, for the next step, the corrector UniC takes the step anew with that
-estimate in its polynomial, and the next step starts from there: one evaluation a step.
-The order of convergence is p + 1 (theorem 3.1 there), from a start accurate enough.
+The predictor UniP of order p is the method of `exponential`. The next step evaluates
+the network at the predicted x_s. The corrector UniC then repeats the last step with
+this estimate in its polynomial, and the next step starts from the result. A step
+therefore needs one evaluation. The order of convergence is p + 1 (theorem 3.1 of the
+paper), if the start is accurate enough.
 """
 
 from dataclasses import dataclass, field
@@ -22,13 +23,13 @@ from jaxdiff.typing import Array, Estimate, Level
 
 
 class Step(NamedTuple):
-    """The last step, for the corrector, and those before it.
+    """Last step, for the corrector, and the steps before it.
 
     Attributes:
-        estimate: what it started by, [batch, ...].
-        level: from where.
-        order: how many estimates it went by, [].
-        history: the estimates before this one.
+        estimate: estimate at its start, [batch, ...].
+        level: level of its start.
+        order: number of estimates that it used, [].
+        history: estimates before this one.
     """
 
     estimate: Estimate
@@ -45,16 +46,18 @@ class UniPC(Sampler):
     spacing: Spacing = field(
         default_factory=lambda: Trailing(num_steps=20), metadata=STATIC
     )
-    """Which times it visits."""
+    """Time grid: the levels that the sampler visits."""
     order: Order = field(default=2, metadata=STATIC)
-    """p, the predictor's order."""
+    """Order p of the predictor."""
     variant: Literal["bh1", "bh2"] = field(default="bh2", metadata=STATIC)
-    """B(h), which weighs the slope where two estimates give it: h, or e^h - 1."""
+    """Function B(h) that weighs the slope between two estimates: h (bh1) or 1 - e^-h
+    (bh2)."""
     lower_order_final: bool = field(default=True, metadata=STATIC)
-    """Lower the order of the last steps; a step onto the data is always of order 1."""
+    """If True, the last steps have a lower order. A step onto the data always has order
+    1."""
 
     def init(self, x: Array, num_steps: int) -> Step:
-        """No step to correct."""
+        """Returns a memory without a step to correct."""
         one = jnp.ones((), x.dtype)
         return Step(
             Estimate(jnp.zeros_like(x), jnp.zeros_like(x)),
@@ -74,8 +77,7 @@ class UniPC(Sampler):
             (estimate.x_0, *history.values[1:]),
             (half_log_snr(level), *history.lambdas[1:]),
         )  # fmt: skip
-        # At first there is nothing to correct; where a level has no signal lambda is
-        # infinite.
+        # The first step has nothing to correct. Without signal, lambda is infinite.
         usual = (history.taken > 0) & (last.level.alpha > 0) & (level.alpha > 0)
         x_t = jnp.where(usual, corrected, x_t)
         estimate = Estimate(estimate.x_0, eps_of(estimate.x_0, x_t, level))
@@ -97,7 +99,7 @@ class UniPC(Sampler):
         values: tuple[Array, ...],
         lambdas: tuple[Array, ...],
     ) -> Array:
-        """One step by the polynomial through the estimate and other values of x_0."""
+        """Returns a step by the polynomial through the estimate and other x_0."""
         x_s = euler_step(estimate, next_level)
         now = half_log_snr(level)
         h = half_log_snr(next_level) - now

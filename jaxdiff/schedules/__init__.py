@@ -1,4 +1,4 @@
-"""Noise schedules, signal and noise at each time; the forward process q."""
+"""Noise schedules (signal and noise scales at each time), and the forward process q."""
 
 from typing import TypeAlias
 
@@ -25,7 +25,7 @@ from jaxdiff.schedules.forward import q_step as q_step
 from jaxdiff.schedules.forward import snr as snr
 
 VariancePreserving, VarianceExploding, StraightPath = VP, VE, RectifiedFlow
-"""Their long names."""
+"""Long names of the continuous schedules."""
 
 ScheduleOptions: TypeAlias = (
     Linear | Quadratic | Cosine | Sigmoid | ZeroTerminalSNR | VP | VE | RectifiedFlow

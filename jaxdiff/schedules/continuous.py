@@ -1,6 +1,6 @@
 """Continuous schedules: the signal and noise scales as formulas of the time.
 
-A time u runs from 0, the least noisy level, to 1; the data itself comes after 0.
+A time u runs from 0, the least noisy level, to 1. The data come after time 0.
 
     (1)  variance preserving (Song et al. 2021, equation 33), t = t_min + (1 - t_min) u:
          log alpha = -t^2 (beta_max - beta_min) / 4 - t beta_min / 2,
@@ -10,9 +10,9 @@ A time u runs from 0, the least noisy level, to 1; the data itself comes after 0
     (3)  straight path (Lipman et al. 2023; Liu et al. 2023), t as in (1):
          alpha = 1 - t, sigma = t
 
-The chain of T steps visits T times, even in u, and then the data. The network is told
-1000 t in (1) and (3), and 250 log sigma in (2), which is 1000 times EDM's c_noise: that
-is the range for which its sinusoids are made.
+A sampling loop of all T steps visits T times, equally spaced in u, and then the data.
+The network receives the time 1000 t in (1) and (3), and 250 log sigma in (2). The
+latter is 1000 times EDM's c_noise, the range that its sinusoids are made for.
 """
 
 import math
@@ -29,38 +29,46 @@ from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 TIME_SCALE = 1000.0
-_MOST_LOG = 80.0  # of a number that float32 can hold, with some room
+_MOST_LOG = 80.0  # largest |log| of a number in float32, with a margin
 
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuousSchedule:
-    """A schedule by formula: what its members share.
+    """Base of the schedules that are formulas.
 
-    A member gives the formula, `_level(u)`, its inverse, `_inverse(log_snr)`, and what
-    `build` checks. It is its own schedule: a pytree without leaves, so that compiled
-    functions know its numbers.
+    A member defines the formula `_level(u)`, its inverse `_inverse(log_snr)`, and the
+    checks of `build`. The option object is its own schedule: a pytree without leaves,
+    whose numbers are constants of compiled functions.
     """
 
     num_steps: Annotated[int, Ge(2), Le(MOST_STEPS)] = 1000
-    """T, the number of steps of the chain; training draws any time."""
+    """Number of steps T of a sampler that visits all times; training draws any time in
+    0..1."""
 
     @property
     def times(self) -> Timesteps:
-        """The chain's times [T], even from 0 to 1."""
+        """Times of all steps [T], equally spaced from 0 to 1."""
         return jnp.linspace(0.0, 1.0, self.num_steps)
 
     @property
     def prior_scale(self) -> float:
-        """The standard deviation of the noise that sampling starts from."""
+        """Standard deviation of the noise that sampling starts from."""
         return 1.0
 
     @property
     def has_terminal_signal(self) -> bool:
-        """Whether alpha > 0 at time 1."""
+        """True if alpha > 0 at time 1."""
         return True
 
     def build(self) -> "ContinuousSchedule":
-        """The schedule: this object, its options checked."""
+        """Checks the options and returns this object, which is the schedule.
+
+        Raises:
+            InputError: an option is out of range.
+
+        Warns:
+            UserWarning: the noisiest level keeps visible signal.
+        """
         check_fields(self)
         self._check()
         last = self.level(1.0)
@@ -68,27 +76,27 @@ class ContinuousSchedule:
         return self
 
     def time(self, u: Array) -> Timesteps:
-        """The time at the fraction u of the range: u itself."""
+        """Returns the time at the fraction u of the range: u itself."""
         return u
 
     def level(self, t: ArrayLike | int | float) -> Level:
-        """The level at times t, floats [] or [batch] in 0..1.
+        """Returns the level at times t, floats [] or [batch] in 0..1.
 
         Raises:
-            InputError: t is out of range, where it is concrete.
+            InputError: t is concrete and out of range.
         """
         return self._level(_checked(t))
 
     def next_level(self, t: Timesteps | int | float) -> Level:
-        """The level a step of 1 / (T - 1) nearer the data than t, or the data.
+        """Returns the level 1 / (T - 1) nearer the data than t, or the data.
 
         Raises:
-            InputError: t is out of range, where it is concrete.
+            InputError: t is concrete and out of range.
         """
         step = 1 / (self.num_steps - 1)
         s = _checked(t) - step
         level = self._level(jnp.maximum(s, 0.0))
-        done = s < -1e-3 * step  # but not by rounding
+        done = s < -1e-3 * step  # beyond 0 by more than rounding
         return Level(
             level.t,
             jnp.where(done, jnp.ones_like(level.alpha), level.alpha),
@@ -96,15 +104,15 @@ class ContinuousSchedule:
         )
 
     def fraction_of_log_snr(self, log_snr: Array) -> Array:
-        """The time whose log signal-to-noise ratio is this, cut off to 0..1."""
+        """Returns the time with this log-SNR, clipped to 0..1."""
         return jnp.clip(self._inverse(log_snr), 0.0, 1.0)
 
     def level_of_log_snr(self, log_snr: Array) -> Level:
-        """The level with this log signal-to-noise ratio, cut off to the range."""
+        """Returns the level with this log-SNR, clipped to the schedule's range."""
         return self._level(self.fraction_of_log_snr(log_snr))
 
     def _check(self) -> None:
-        """Refuses fields that do not go together."""
+        """Raises `InputError` if fields contradict each other."""
 
     def _level(self, u: Array) -> Level:
         raise NotImplementedError
@@ -121,16 +129,16 @@ class VP(ContinuousSchedule):
     FLAG: ClassVar[str] = "variance-preserving"
 
     beta_min: float = 0.1
-    """beta at t = 0, at least 0."""
+    """Value of beta at t = 0, in [0, beta_max)."""
     beta_max: float = 20.0
-    """beta at t = 1, above beta_min."""
+    """Value of beta at t = 1, above beta_min."""
     t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
-    """The time of the least noisy level; at 1e-3, DDPM's sigma of 0.01."""
+    """Time of the least noisy level; 1e-3 gives DDPM's sigma of 0.01."""
 
     def _check(self) -> None:
         if not 0 <= self.beta_min < self.beta_max < math.inf:
             raise InputError(
-                "beta_min must lie in 0..beta_max; got "
+                "beta_min must lie in [0, beta_max), got "
                 f"{self.beta_min:g} and {self.beta_max:g}"
             )
 
@@ -143,7 +151,7 @@ class VP(ContinuousSchedule):
 
     def _inverse(self, log_snr: Array) -> Array:
         # -2 log alpha = log(1 + 1/SNR) is a quadratic in t.
-        c = jnp.clip(nn.softplus(-log_snr), 1e-35, 1e9)  # or its ends are 0/0
+        c = jnp.clip(nn.softplus(-log_snr), 1e-35, 1e9)  # the limits avoid 0/0
         slope = self.beta_max - self.beta_min
         t = 2 * c / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2 * slope * c))
         return (t - self.t_min) / (1 - self.t_min)
@@ -152,33 +160,33 @@ class VP(ContinuousSchedule):
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class VE(ContinuousSchedule):
-    """Noise added to an image that is not scaled, equation (2): the levels of EDM."""
+    """Noise added to an unscaled image, equation (2): the levels of EDM."""
 
     FLAG: ClassVar[str] = "variance-exploding"
 
     sigma_min: float = 0.002
-    """sigma of the least noisy level, above 0."""
+    """Value of sigma at the least noisy level, above 0."""
     sigma_max: float = 80.0
-    """sigma at time 1, above sigma_min."""
+    """Value of sigma at time 1, above sigma_min."""
     rho: IsFinite[Annotated[float, Gt(0)]] = 7.0
-    """How densely the small sigmas lie."""
+    """Exponent of the levels; a larger one places more levels at small sigma."""
 
     @property
     def prior_scale(self) -> float:
-        """The standard deviation of the noise that sampling starts from."""
+        """Standard deviation of the noise that sampling starts from: sigma_max."""
         return self.sigma_max
 
     def _check(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise InputError(
-                "sigma_min must lie in (0, sigma_max); got "
+                "sigma_min must lie in (0, sigma_max), got "
                 f"{self.sigma_min:g} and {self.sigma_max:g}"
             )
         largest = max(abs(math.log(s)) for s in (self.sigma_min, self.sigma_max))
         if largest / self.rho > _MOST_LOG:
             raise InputError(
                 f"rho must be at least {largest / _MOST_LOG:.3g} for sigma from "
-                f"{self.sigma_min:g} to {self.sigma_max:g}; got {self.rho:g}"
+                f"{self.sigma_min:g} to {self.sigma_max:g}, got {self.rho:g}"
             )
 
     def _level(self, u: Array) -> Level:
@@ -194,16 +202,16 @@ class VE(ContinuousSchedule):
 @jax.tree_util.register_static
 @dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(ContinuousSchedule):
-    """From the data to pure noise in a straight line (flow matching), equation (3)."""
+    """Straight line from the data to pure noise (flow matching), equation (3)."""
 
     FLAG: ClassVar[str] = "straight-path"
 
     t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
-    """The time of the least noisy level."""
+    """Time of the least noisy level."""
 
     @property
     def has_terminal_signal(self) -> bool:
-        """False: at time 1 there is noise alone."""
+        """False: time 1 is pure noise."""
         return False
 
     def _level(self, u: Array) -> Level:
@@ -215,11 +223,11 @@ class RectifiedFlow(ContinuousSchedule):
 
 
 def _checked(t: ArrayLike | int | float) -> Array:
-    """Times as floats; refused out of 0..1, where they are concrete."""
+    """Returns the times as floats, after a check that concrete ones lie in 0..1."""
     values = concrete(t)
     if values is not None and values.size:
         worst = values.min() if not values.min() >= 0 else values.max()
         if not 0 <= worst <= 1:
-            raise InputError(f"t must lie in 0..1; got {worst:g}")
+            raise InputError(f"t must lie in 0..1, got {worst:g}")
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)

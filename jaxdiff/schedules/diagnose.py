@@ -1,35 +1,39 @@
-"""Is a noise schedule well chosen? Its figures, and what to do about them.
+"""Diagnosis of a noise schedule: its key figures, their verdicts, and the remedies.
 
-A forward process can be badly chosen in two ways: (A) too little noise at the end, so
-that signal remains in x_T while sampling starts from noise alone; (B) too much noise
-too early, in steps so large that detail is destroyed at once and the reverse steps are
-not Gaussian. With x_t = alpha_t x_0 + sigma_t eps and s the level before t (the data
-before the first), all for data of variance 1:
+A forward process can fail in two ways. (A) Too little noise at the end: signal remains
+in x_T, but sampling starts from noise alone. (B) Too much noise too early: large steps
+destroy detail at once, and the reverse steps are not Gaussian.
+
+All figures are for data of variance 1, with x_t = alpha_t x_0 + sigma_t eps. s is the
+level before t, and the data before the first level.
 
     (1)  SNR_t = alpha_t^2 / sigma_t^2,   noise share N_t = 1 / (1 + SNR_t)
     (2)  contrast left in x_T = sqrt(1 - N_T)      0 wanted (Lin et al. 2024, sec. 3.1)
-    (3)  first noise = sigma_0 / alpha_0: what is finer is averaged away, for the step
-         onto the data adds no noise. One grey level of 8 bits is 2 / 255; the cosine's
-         offset was chosen to start below it (Nichol & Dhariwal 2021, section 3.2).
-    (4)  the true variance of x_s given x_t is that of q(x_s | x_t, x_0), which is
-         Gaussian, and that of not knowing x_0, which is as Gaussian as the data:
+    (3)  first noise = sigma_0 / alpha_0: finer detail is averaged away, because the
+         step onto the data adds no noise. One grey level of 8 bits is 2 / 255. The
+         cosine's offset was chosen to start below it (Nichol & Dhariwal 2021, section
+         3.2).
+    (4)  the true variance of x_s given x_t has two parts: the variance w_t of
+         q(x_s | x_t, x_0), which is Gaussian, and the variance due to the unknown x_0,
+         which is as Gaussian as the data:
          w_t + (alpha_s beta_ts / sigma_t^2)^2 Cov[x_0 | x_t],
          w_t = beta_ts sigma_s^2 / sigma_t^2            (Ho et al. 2020, eqs. 6 and 7)
-    (5)  Cov[x_0 | x_t] is N_t for Gaussian data, and no data of variance 1 has more on
+    (5)  Cov[x_0 | x_t] is N_t for Gaussian data. No data of variance 1 have more on
          average. The second part of (4) is then the share (N_t - N_s) / N_t of it.
     (6)  step loss L_t = (N_t - N_s) (N_t - N_s) / N_t: the share of the data's variance
-         that the forward step t destroys, times (5). It is what a reverse step of
-         variance w_t ("fixed small") fails to give back.
-    (7)  ancestral chain on data N(0, 1), of which E[x_0 | x_t] = alpha_t x_t / v_t with
-         v_t = alpha_t^2 + sigma_t^2, from V_T = prior_scale^2 down:
+         that the forward step t destroys, times the share in (5). A reverse step of
+         variance w_t ("fixed small") does not restore this variance.
+    (7)  ancestral sampling of data N(0, 1), for which E[x_0 | x_t] = alpha_t x_t / v_t
+         with v_t = alpha_t^2 + sigma_t^2, from V_T = prior_scale^2 down:
          V_s = (alpha_ts v_s / v_t)^2 V_t + w_t         (Ho et al. 2020, algorithm 2)
-         The last V is the samples' variance over the data's. It is 1 - sum L_t, but for
-         what V_T differs from v_T; with w_t = beta_ts ("fixed large"), if alpha_t^2 +
-         sigma_t^2 = 1, it is 1 - N_0.
+         The last V is the samples' variance over the data's. It equals 1 - sum L_t, up
+         to the difference between V_T and v_T. With w_t = beta_ts ("fixed large") it is
+         1 - N_0, if alpha_t^2 + sigma_t^2 = 1.
 
-L_t foretells failure, as beta_ts / sigma_t^2 = 1 - SNR_t / SNR_s does not: that is 1 in
-every chain's last step, 1/2 or more in those before it and near 1 at the cosine's noisy
-end, and does no harm there, where little of the data's variance is at stake.
+L_t predicts failure. The simpler beta_ts / sigma_t^2 = 1 - SNR_t / SNR_s does not: it
+is 1 in the last reverse step of every schedule, and 1/2 or more in the steps before. It
+is also near 1 at the noisy end of the cosine. There it does no harm, because little of
+the data's variance is at stake.
 """
 
 import textwrap
@@ -44,24 +48,25 @@ from jaxdiff.typing import AnySchedule
 GREY_LEVEL = 2 / 255
 """One grey level of an 8-bit image scaled to [-1, 1]."""
 VISIBLE_GREYS = 3
-"""Deviation of the first noise, in grey levels, above which it is visible."""
+"""Standard deviation of the first noise, in grey levels, above which it is visible."""
 NEARLY_NOISE = 1e-3
-"""SNR below which a step does nearly nothing."""
+"""SNR below which a step has almost no effect."""
 NEARLY_CLEAN = (2 / GREY_LEVEL) ** 2
-"""SNR above which the noise is under half a grey level: rounding removes it."""
+"""SNR above which the noise is below half a grey level: rounding removes it."""
 MOST_WASTED = 0.25
-"""Share of steps at either end that may do nearly nothing: DDPM's linear betas can skip
-a fifth without harm (Nichol & Dhariwal 2021, section 3.2) and shall pass."""
+"""Largest share of steps at either end that may have almost no effect. DDPM's linear
+betas can skip a fifth without harm (Nichol & Dhariwal 2021, section 3.2) and must
+pass."""
 EARLIEST_LOSS = 0.1
 """Share of the steps before which the SNR should not fall below 1."""
 LARGEST_STEP = 0.01
-"""Share of the data's variance that one reverse step may lose, equation (6)."""
+"""Largest share of the data's variance that a reverse step may lose, equation (6)."""
 LARGEST_BIAS = 0.05
-"""How far from 1 the samples' variance may end, equation (7)."""
+"""Largest distance of the samples' final variance from 1, equation (7)."""
 ROUNDING = 1e-6
-"""By what part alpha / sigma may rise: levels are float32."""
+"""Largest relative rise of alpha / sigma between levels; the levels are float32."""
 WIDTH = 80
-"""Columns of the table, at most."""
+"""Largest number of columns of the table."""
 ADVICE = {
     "SIGNAL LEFT": "use more steps or larger betas (sampling starts from noise the "
     "network was not trained on)",
@@ -78,17 +83,17 @@ ADVICE = {
     "BIASED": "the reverse steps are too large: use more steps, or a variance between "
     "the two (LearnedRange)",
 }
-"""What to do, by verdict."""
+"""Remedies by verdict."""
 
 
 class Finding(NamedTuple):
     """One row of the table.
 
     Attributes:
-        name: what was looked at.
-        value: what was found.
-        verdict: "ok" or "ok: ...", or a fault in capitals; "" where nothing is judged.
-            `ADVICE` says what to do.
+        name: quantity that was computed.
+        value: its value, as text.
+        verdict: "ok" or "ok: ...", a fault in capitals, or "" for a row without a
+            verdict. `ADVICE` has the remedy.
     """
 
     name: str
@@ -97,18 +102,18 @@ class Finding(NamedTuple):
 
 
 class Diagnosis(NamedTuple):
-    """What `diagnose` found: `print` shows a table, `save` draws a plot.
+    """Result of `diagnose`: `print` shows a table, `plots.save_diagnosis` a chart.
 
     Attributes:
-        times: the chain's times [T], least noisy first.
+        times: times of all steps [T], least noisy first.
         log_snr: natural logarithm of the SNR, equation (1), float64 [T].
-        step_loss: the share of the data's variance that each reverse step of fixed
-            small variance loses, equation (6), float64 [T].
-        contrast_left: share of the image's contrast in x_T, 0..1, equation (2).
-        first_noise: the first level's noise in 8-bit grey levels, equation (3).
-        variance_small: variance of samples over that of Gaussian data of variance 1,
-            equation (7), with the fixed small variance.
-        variance_large: the same with the fixed large variance.
+        step_loss: share of the data's variance that each reverse step of fixed small
+            variance loses, equation (6), float64 [T].
+        contrast_left: share of the image's contrast in x_T, equation (2), in 0..1.
+        first_noise: noise of the first level in 8-bit grey levels, equation (3).
+        variance_small: variance of samples over the variance of Gaussian data of
+            variance 1, equation (7), with the fixed small variance.
+        variance_large: the same ratio with the fixed large variance.
     """
 
     times: np.ndarray
@@ -125,18 +130,18 @@ class Diagnosis(NamedTuple):
         return float(np.exp(self.log_snr[-1]))
 
     def share_below(self, snr: float) -> float:
-        """The share of the steps, 0..1, at an SNR below this one."""
+        """Returns the share of the steps with an SNR below the given one, in 0..1."""
         return float((self.log_snr < np.log(snr)).mean())
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """The verdicts that ask for a change, keys of `ADVICE`; () is well."""
+        """Verdicts that need a change, keys of `ADVICE`; () if there are none."""
         verdicts = [row.verdict for rows in self.findings.values() for row in rows]
         return tuple(v for v in verdicts if v and not v.startswith("ok"))
 
     @property
     def findings(self) -> dict[str, list[Finding]]:
-        """The table: rows with their verdicts, by heading."""
+        """Rows of the table with their verdicts, by heading."""
 
         def falls_below(snr: float) -> str:
             before = 1 - self.share_below(snr)
@@ -204,7 +209,7 @@ class Diagnosis(NamedTuple):
         }
 
     def __str__(self) -> str:
-        """The table, at most 80 columns wide."""
+        """Returns the table, at most 80 columns wide."""
         head = f"Noise schedule, T = {len(self.times)}"
         lines = [f"{head:<43} {'value':>16}  verdict", "-" * WIDTH]
         for heading, rows in self.findings.items():
@@ -218,7 +223,7 @@ class Diagnosis(NamedTuple):
 
     @property
     def marks(self) -> dict[str, float]:
-        """The log-SNRs that the verdicts go by, by name; `plots.save_diagnosis`."""
+        """Log-SNRs at which verdicts change, for `plots.save_diagnosis`, by name."""
         snrs = {
             "noise < 1/2 grey level": NEARLY_CLEAN,
             "SNR 1": 1.0,
@@ -229,21 +234,21 @@ class Diagnosis(NamedTuple):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The shares of the variance that one step, and all of them, may lose."""
+        """Largest shares of the variance that one step, and all steps, may lose."""
         return LARGEST_STEP, LARGEST_BIAS
 
 
 def diagnose(schedule: AnySchedule) -> Diagnosis:
-    """Checks a schedule for what makes training or sampling fail.
+    """Checks a schedule for properties that make training or sampling fail.
 
-    It finds the two classic faults of a forward process: too little noise at the end
-    (signal is left in x_T, and sampling starts from noise without any), and too much
-    noise too early (detail is destroyed at once, and the reverse steps are not
-    Gaussian); and steps that do nearly nothing. The module's head has the maths. The
-    grey levels suppose 8-bit images in [-1, 1].
+    It finds the two classic faults of a forward process. Too little noise at the end:
+    signal is left in x_T, but sampling starts from pure noise. Too much noise too
+    early: detail is destroyed at once, and the reverse steps are not Gaussian. It also
+    finds steps with almost no effect. The module's docstring has the maths. Grey levels
+    assume 8-bit images in [-1, 1].
 
     Args:
-        schedule: a built schedule, discrete or continuous.
+        schedule: built schedule, discrete or continuous.
 
     Returns:
         The figures and verdicts:
@@ -256,21 +261,22 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
         ()
 
     Raises:
-        InputError: it is not a built schedule, it is traced (inside `jax.jit`), or its
-            SNR does not fall from level to level, as a chain needs.
+        InputError: the schedule is not built, or is traced (inside `jax.jit`), or
+            allows no reverse steps: a level is not finite or has no signal, or the SNR
+            rises.
     """
     if not hasattr(schedule, "level"):
         name = getattr(schedule, "__name__", type(schedule).__name__)
-        raise InputError(f"diagnose needs a built schedule; got {name}: call its build")
+        raise InputError(f"schedule must be built, got {name}. Call its method build.")
     level = schedule.level(schedule.times)
     tables = [concrete(table) for table in (schedule.times, level.alpha, level.sigma)]
     if any(table is None for table in tables):
-        raise InputError("diagnose needs a schedule's numbers: call it outside jit")
+        raise InputError("schedule must be concrete, got tracers. Call it outside jit.")
     times, alpha, sigma = (np.asarray(table) for table in tables)
-    # XLA takes the subnormal numbers for 0, and so does the chain.
+    # XLA flushes subnormal numbers to 0, also in the sampling loop.
     alpha = np.where(np.abs(alpha) < np.finfo(alpha.dtype).tiny, 0.0, alpha)
     alpha, sigma = alpha.astype(np.float64), sigma.astype(np.float64)
-    # s, the level before; before the first the data.
+    # s is the level before t; before the first level come the data.
     alpha_s, sigma_s = np.append(1.0, alpha[:-1]), np.append(0.0, sigma[:-1])
     _check(times, alpha, sigma, alpha_s, sigma_s)
     with np.errstate(divide="ignore"):
@@ -304,18 +310,21 @@ def _check(
     alpha_s: np.ndarray,
     sigma_s: np.ndarray,
 ) -> None:
-    """Refuses levels between which no chain can step."""
     for bad, what in (
-        (~(np.isfinite(alpha) & np.isfinite(sigma)), "a level is not finite"),
-        (~(alpha >= 0) | ~(sigma > 0), "a level has alpha < 0 or sigma <= 0"),
-        (~(alpha_s > 0), "the level before has no signal, and the chain divides by it"),
-        (alpha * sigma_s > alpha_s * sigma * (1 + ROUNDING), "the SNR rises"),
+        (~(np.isfinite(alpha) & np.isfinite(sigma)), "be finite, got nan or inf"),
+        (~(alpha >= 0) | ~(sigma > 0), "have alpha >= 0 and sigma > 0, got less"),
+        (
+            ~(alpha_s > 0),
+            "keep signal until the last level, because steps divide by it, got none "
+            "just before the level",
+        ),
+        (alpha * sigma_s > alpha_s * sigma * (1 + ROUNDING), "not raise the SNR"),
     ):
         if bad.any():
             at = _at(times[bad.argmax()])
-            raise InputError(f"diagnose: {what} at {at}; change the schedule")
+            raise InputError(f"schedule must {what} at {at}. Change the schedule.")
 
 
 def _at(time: np.generic) -> str:
-    """A time as text: whole of a discrete schedule, 3 digits of a continuous one."""
+    """Returns a time as text: an integer, or 3 digits for a continuous schedule."""
     return f"t = {time}" if time.dtype.kind == "i" else f"t = {time:.3g}"

@@ -1,7 +1,7 @@
-"""The forward process: one step of the chain, its closed form, its posterior.
+"""Forward process: one noising step, its closed form, and its posterior.
 
-Between two levels s and t, s the less noisy (Kingma et al. 2021, appendix A; for s =
-t - 1 these are Ho et al. 2020, equations 2, 4, 6 and 7):
+Between two levels s and t, s the less noisy one (Kingma et al. 2021, appendix A; for s
+= t - 1 these are Ho et al. 2020, equations 2, 4, 6 and 7):
 
     (1)  q(x_t | x_s) = N(alpha_ts x_s, beta_ts)
          alpha_ts = alpha_t / alpha_s,   beta_ts = sigma_t^2 - alpha_ts^2 sigma_s^2
@@ -21,7 +21,10 @@ from jaxdiff.typing import AnySchedule, Array, Level, Timesteps
 
 
 class Posterior(NamedTuple):
-    """q(x_{t-1} | x_t, x_0): `mean` of x_t's shape; the other two broadcast to it."""
+    """Gaussian q(x_{t-1} | x_t, x_0).
+
+    The mean has x_t's shape; the variance and its logarithm broadcast to that shape.
+    """
 
     mean: Array
     variance: Array
@@ -31,19 +34,19 @@ class Posterior(NamedTuple):
 def q_step(
     schedule: Schedule, x_prev: Array, t: Timesteps | int, noise: Array
 ) -> Array:
-    """One step of the Markov chain, x_{t-1} to x_t (Ho et al. 2020, equation 2).
+    """Adds the noise of one step, x_{t-1} to x_t (Ho et al. 2020, equation 2).
 
     Args:
-        schedule: a discrete noise schedule.
-        x_prev: x_{t-1}, float [batch, ...]; the data where t = 0.
-        t: the time stepped to, an integer [] or [batch] in 0..T-1.
-        noise: standard Gaussian, of x_prev's shape.
+        schedule: discrete noise schedule.
+        x_prev: x_{t-1}, float [batch, ...]; the data if t = 0.
+        t: time of the result, an integer [] or [batch] in 0..T-1.
+        noise: standard Gaussian noise of x_prev's shape.
 
     Returns:
         x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) noise.
 
     Raises:
-        InputError: shapes or types do not fit, or t is out of range.
+        InputError: shapes or types do not match, or t is out of range.
     """
     t = schedule.level(t).t
     _check(x_prev, t, x_prev=x_prev, noise=noise)
@@ -55,20 +58,20 @@ def q_step(
 def q_sample(
     schedule: AnySchedule, x_0: Array, t: Timesteps | int | float, noise: Array
 ) -> Array:
-    """The closed form of t + 1 steps, x_0 to x_t (Ho et al. 2020, equation 4).
+    """Adds the noise of t + 1 steps, x_0 to x_t (Ho et al. 2020, equation 4).
 
     Args:
-        schedule: the noise schedule, discrete or continuous.
-        x_0: the data, float [batch, ...].
-        t: integers [] or [batch] in 0..T-1, floats 0..1 for a continuous schedule.
-        noise: standard Gaussian, of x_0's shape.
+        schedule: noise schedule, discrete or continuous.
+        x_0: data, float [batch, ...].
+        t: integers [] or [batch] in 0..T-1; floats in 0..1 for a continuous schedule.
+        noise: standard Gaussian noise of x_0's shape.
 
     Returns:
         x_t = alpha_t x_0 + sigma_t noise; for a discrete schedule sqrt(alphas_bar_t)
         x_0 + sqrt(1 - alphas_bar_t) noise.
 
     Raises:
-        InputError: shapes or types do not fit, or t is out of range.
+        InputError: shapes or types do not match, or t is out of range.
     """
     level = schedule.level(t)
     _check(x_0, level.t, x_0=x_0, noise=noise)
@@ -79,20 +82,20 @@ def q_sample(
 def q_posterior(
     schedule: AnySchedule, x_0: Array, x_t: Array, t: Timesteps | int | float
 ) -> Posterior:
-    """q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7).
+    """Returns q(x_{t-1} | x_t, x_0) (Ho et al. 2020, equations 6 and 7).
 
     Args:
-        schedule: the noise schedule.
-        x_0: the data, float [batch, ...].
-        x_t: the noisy image, of x_0's shape.
-        t: integers [] or [batch] in 0..T-1, floats 0..1 for a continuous schedule.
+        schedule: noise schedule.
+        x_0: data, float [batch, ...].
+        x_t: noisy images of x_0's shape.
+        t: integers [] or [batch] in 0..T-1; floats in 0..1 for a continuous schedule.
 
     Returns:
-        The mean, the variance (0 at t = 0, where x_{t-1} is the data), and the
-        log-variance, which at t = 0 is that of `variance_floor`.
+        The mean, the variance and the log-variance. In the step onto the data (t = 0)
+        the variance is 0, and the log-variance is the logarithm of `variance_floor`.
 
     Raises:
-        InputError: shapes or types do not fit, or t is out of range.
+        InputError: shapes or types do not match, or t is out of range.
     """
     level, next_level = schedule.level(t), schedule.next_level(t)
     _check(x_0, level.t, x_0=x_0, x_t=x_t)
@@ -103,10 +106,10 @@ def q_posterior(
 
 
 def variance_floor(schedule: AnySchedule) -> Array:
-    """What stands for the posterior's variance in the last step, where it is 0; [].
+    """Returns the substitute for the posterior's variance in the last step, [].
 
-    It is the variance of the step before (Nichol & Dhariwal 2021, section 3.1), or
-    beta_0 where T = 1.
+    The posterior's variance is 0 there. The substitute is the variance of the step
+    before (Nichol & Dhariwal 2021, section 3.1), or beta_0 if T = 1.
     """
     t = schedule.times[min(1, schedule.num_steps - 1)]
     level, next_level = schedule.level(t), schedule.next_level(t)
@@ -118,7 +121,7 @@ def variance_floor(schedule: AnySchedule) -> Array:
 def posterior(
     x_0: Array, x_t: Array, level: Level, next_level: Level
 ) -> tuple[Array, Array]:
-    """Mean and variance of q(x_s | x_t, x_0) for any two levels, equation (3)."""
+    """Returns the mean and variance of q(x_s | x_t, x_0), equation (3)."""
     alpha_ts, beta_ts = transition(x_t, level, next_level)
     _, sigma_t = level.scales(x_t)
     alpha_s, sigma_s = next_level.scales(x_t)
@@ -128,7 +131,7 @@ def posterior(
 
 
 def transition(x: Array, level: Level, next_level: Level) -> tuple[Array, Array]:
-    """alpha_ts and beta_ts of equation (1), ready to multiply x."""
+    """Returns alpha_ts and beta_ts of equation (1), shaped to multiply x."""
     alpha_t, sigma_t = level.scales(x)
     alpha_s, sigma_s = next_level.scales(x)
     alpha_ts = alpha_t / alpha_s
@@ -136,30 +139,29 @@ def transition(x: Array, level: Level, next_level: Level) -> tuple[Array, Array]
 
 
 def snr(level: Level) -> Array:
-    """The signal-to-noise ratio alpha^2 / sigma^2 of a level, of its shape."""
+    """Returns the signal-to-noise ratio alpha^2 / sigma^2 of a level, of its shape."""
     return (level.alpha / level.sigma) ** 2
 
 
 def log_snr(level: Level) -> Array:
-    """The natural logarithm of `snr`."""
+    """Returns the natural logarithm of `snr`."""
     return 2 * (jnp.log(level.alpha) - jnp.log(level.sigma))
 
 
 def _check(x: Array, t: Array, **arrays: Array) -> None:
-    """Refuses arrays not float or not of x's shape, and a t of another length."""
     for name, array in arrays.items():
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise InputError(
-                f"{name} must be floating point, images scaled to [-1, 1]; "
-                f"got {array.dtype}"
+                f"{name} must be floating point, got {array.dtype}. Scale images to "
+                "[-1, 1]."
             )
         if array.shape != x.shape:
             raise InputError(
-                f"{' and '.join(arrays)} must have one shape; got {x.shape} and "
+                f"{' and '.join(arrays)} must have one shape, got {x.shape} and "
                 f"{array.shape}"
             )
     if t.ndim > 1 or (t.ndim == 1 and t.shape[0] != x.shape[0]):
         raise InputError(
-            f"t must be one number or one a batch element ({x.shape[:1]}); got shape "
+            f"t must be one number, or one per example ({x.shape[:1]}), got shape "
             f"{t.shape}"
         )

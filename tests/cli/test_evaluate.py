@@ -316,7 +316,7 @@ def test_what_cannot_be_evaluated(evaluated):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ("--seed -1", "seed must lie in 0..2^32 - 1; got -1"),
+        ("--seed -1", "seed must lie in 0..2^32 - 1, got -1"),
         ("--num 999", "num must lie in 1..297; got 999"),
         ("--ode-steps -1", "ode_steps must be at least 0; got -1"),
         ("--num-terms 13", "num_terms must lie in 2..12; got 13"),
@@ -326,7 +326,7 @@ def test_what_cannot_be_evaluated(evaluated):
         ("--samples 298", "samples must lie in 4..297; got 298"),
         ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'?"),
         ("--features pixel", "unknown features 'pixel'; perhaps you meant 'pixels'?"),
-        ("--features pixels:size=0", "size must be at least 1; got 0"),
+        ("--features pixels:size=0", "size must be at least 1, got 0"),
         ("--guidance nan", "guidance must be"),
     ],
 )

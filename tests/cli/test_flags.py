@@ -370,18 +370,18 @@ def test_a_wrong_flag_is_told_in_one_line(capsys, line, message):
     [
         (
             "--seed 1 --training.num-steps 0 --training.batch-size 8",
-            "--training.num-steps: num_steps must be at least 1; got 0",
+            "--training.num-steps: num_steps must be at least 1, got 0",
         ),
         (
             "--schedule sigmoid --training.ema-decay=2",
-            "--training.ema-decay: ema_decay must lie in [0, 1); got 2",
+            "--training.ema-decay: ema_decay must lie in [0, 1), got 2",
         ),
         (
             "--upkeep.checkpoint-every 3 --seed 4 --upkeep.keep-every 7",
             "--upkeep.checkpoint-every and --upkeep.keep-every: keep_every must be a "
             "multiple of checkpoint_every (3); got 7",
         ),
-        ("--seed -1", "--seed: seed must lie in 0..2^32 - 1; got -1"),
+        ("--seed -1", "--seed: seed must lie in 0..2^32 - 1, got -1"),
         ("--training.num-steps 0 --training.accumulate 0", ": num_steps must be at"),
     ],
 )

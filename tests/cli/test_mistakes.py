@@ -167,13 +167,13 @@ def test_a_package_that_is_missing_is_told_with_its_remedy(
         monkeypatch.setattr(command, "load", jd.load)  # not what was read before
     assert refused(line) == (
         f"error: {package} cannot be imported (import of {package} halted; None in "
-        "sys.modules); run: pip install 'jaxdiff[experiments]'"
+        "sys.modules). Run: pip install 'jaxdiff[experiments]'"
     )
 
 
 def test_a_judge_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"sklearn cannot be imported .*; run: pip"):
+    with pytest.raises(InputError, match=r"sklearn cannot be imported .*\. Run: pip"):
         require("sklearn.svm")
 
 

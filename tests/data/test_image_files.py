@@ -337,7 +337,7 @@ def test_want_of_memory_is_told(read, monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "channels", "message"),
-    [(0, 3, r"1\.\.4096; got 0"), (4097, 3, "got 4097"), (8, 2, "got 2")],
+    [(0, 3, r"1\.\.4096, got 0"), (4097, 3, "got 4097"), (8, 2, "got 2")],
 )
 def test_a_wrong_size_is_refused(read, size, channels, message):
     with pytest.raises(InputError, match=message):

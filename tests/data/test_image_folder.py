@@ -292,11 +292,11 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, r"size must lie in 1\.\.4096; got 0"),
-        ({"channels": 2}, "channels must be 1 or 3; got 2"),
-        ({"bad_files": "ask"}, "bad_files must be 'skip' or 'stop'; got 'ask'"),
-        ({"held_out": 1.0}, r"held_out must lie in \[0, 1\); got 1"),
-        ({"held_out": -0.1}, r"held_out must lie in \[0, 1\); got -0.1"),
+        ({"size": 0}, r"size must lie in 1\.\.4096, got 0"),
+        ({"channels": 2}, "channels must be 1 or 3, got 2"),
+        ({"bad_files": "ask"}, "bad_files must be 'skip' or 'stop', got 'ask'"),
+        ({"held_out": 1.0}, r"held_out must lie in \[0, 1\), got 1"),
+        ({"held_out": -0.1}, r"held_out must lie in \[0, 1\), got -0.1"),
         ({"held_out": float("nan")}, "held_out .* got nan"),
     ],
 )

@@ -474,18 +474,18 @@ BOUND = PAIR.bind(np.array([0, 1]))
     [
         (
             lambda: jd.classifier_free_guidance(PAIR, 2.0),
-            r"bound to labels, such as run\.den",
+            r"bound to labels .* Bind it, as run\.den",
         ),
         (lambda: jd.classifier_free_guidance(fixed(1.0), 2.0), "bound to labels"),
         (lambda: jd.classifier_free_guidance(jd.clip_x0(PAIR), 2.0), "bound to labels"),
         (
             lambda: jd.classifier_free_guidance(BOUND, 2.0, rescale=1.5),
-            r"rescale must lie in 0\.\.1; got 1\.5",
+            r"rescale must lie in 0\.\.1, got 1\.5",
         ),
         (lambda: jd.classifier_free_guidance(BOUND, 2.0, rescale=-0.1), r"got -0\.1"),
         (
             lambda: jd.classifier_free_guidance(BOUND, 2.0, interval=(2.0, 1.0)),
-            r"interval must be \(low, high\) .*; got \(2\.0, 1\.0\)",
+            r"interval must be \(low, high\) .*, got \(2\.0, 1\.0\)",
         ),
         (
             lambda: jd.classifier_free_guidance(BOUND, 2.0, interval=(-1.0, 1.0)),
@@ -498,22 +498,22 @@ BOUND = PAIR.bind(np.array([0, 1]))
         (lambda: MIX(PAIR, [[0], [1]], [0.5, 0.5]), "bound to labels"),
         (
             lambda: MIX(BOUND, [0, 1], [0.5, 0.5]),
-            r"labels must be \[K, batch\] .*; got shapes \(2,\) and \(2,\)",
+            r"labels must be \[K, batch\] .*, got shapes \(2,\) and \(2,\)",
         ),
         (
             lambda: MIX(BOUND, np.zeros((3, 2), int), np.ones(2) / 2),
-            r"shares \[K\] or \[K, batch\]; got shapes \(3, 2\) and \(2,\)",
+            r"shares \[K\] or \[K, batch\], got shapes \(3, 2\) and \(2,\)",
         ),
         (
             lambda: jd.denoisers.dynamic_threshold(PAIR, 1.5),
-            r"quantile must lie in 0\.\.1; got",
+            r"quantile must lie in 0\.\.1, got",
         ),
         (lambda: jd.denoisers.dynamic_threshold(PAIR, -0.5), r"quantile .* got -0\.5"),
         (
             lambda: jd.denoisers.dynamic_threshold(PAIR, 0.9, 0.5),
-            "maximum must be at least 1; g",
+            "maximum must be at least 1, g",
         ),
-        (lambda: jd.clip_x0(PAIR, 1.0, 1.0), "low must be less than high; got 1 and"),
+        (lambda: jd.clip_x0(PAIR, 1.0, 1.0), "low must be less than high, got 1 and"),
     ],
 )
 def test_mistakes(mistake, message):

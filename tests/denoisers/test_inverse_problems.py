@@ -511,7 +511,7 @@ def test_a_sampler_around_a_sampler():
     assert not dps(sampler=random).deterministic
     for kind in (jd.samplers.Replacement, jd.samplers.RePaint):
         assert not kind(sampler=still, **known).deterministic
-    with pytest.raises(jd.InputError, match="choose a deterministic sampler"):
+    with pytest.raises(jd.InputError, match="Choose a deterministic sampler"):
         jd.samplers.encode(
             oracle(np.float32),
             jd.samplers.Replacement(sampler=still, **known),
@@ -529,27 +529,27 @@ def repaint(**options):
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
-        (lambda: jd.inverse_problems.downsample(0), "factor must be at least 1; got 0"),
+        (lambda: jd.inverse_problems.downsample(0), "factor must be at least 1, got 0"),
         (
             lambda: jd.inverse_problems.downsample(3)(jnp.ones((1, *SHAPE))),
-            "factor must divide the image's 4 x 4 pixels; got 3",
+            "factor must divide the image's 4 x 4 pixels, got 3",
         ),
         (
             lambda: jd.inverse_problems.blur(np.ones((2, 2))),
-            r"k odd; got shape \(2, 2\)",
+            r"k odd, got shape \(2, 2\)",
         ),
         (
             lambda: jd.inverse_problems.blur(np.ones((3, 1))),
-            r"k odd; got shape \(3, 1\)",
+            r"k odd, got shape \(3, 1\)",
         ),
-        (lambda: jd.inverse_problems.blur(np.ones(3)), r"k odd; got shape \(3,\)"),
+        (lambda: jd.inverse_problems.blur(np.ones(3)), r"k odd, got shape \(3,\)"),
         (
             lambda: jd.inverse_problems.gaussian_blur(0.0, 3),
-            "width must be above 0; got 0",
+            "width must be above 0, got 0",
         ),
         (
             lambda: jd.inverse_problems.gaussian_blur(1.0, 4),
-            r"k odd; got shape \(4, 4\)",
+            r"k odd, got shape \(4, 4\)",
         ),
         (
             lambda: jd.inverse_problems.given_measurement(
@@ -558,10 +558,10 @@ def repaint(**options):
                 jnp.ones(1),
                 iterations=0,
             ),
-            "iterations must be at least 1; got 0",
+            "iterations must be at least 1, got 0",
         ),
-        (lambda: repaint(jump=0), "jump must be at least 1; got 0"),
-        (lambda: repaint(passes=0), "passes must be at least 1; got 0"),
+        (lambda: repaint(jump=0), "jump must be at least 1, got 0"),
+        (lambda: repaint(passes=0), "passes must be at least 1, got 0"),
     ],
 )
 def test_mistakes(mistake, message):

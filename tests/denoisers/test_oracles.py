@@ -331,61 +331,61 @@ X, LEVEL = jnp.ones((3, 2)), jd.Linear().build().level(500)
     [
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, np.ones(3)),
-            r"covariance must have shape \(\), \(2,\) or \(2, 2\); got \(3,\)",
+            r"covariance must have shape \(\), \(2,\) or \(2, 2\), got \(3,\)",
         ),
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, np.array([[1.0, 0.1], [0.2, 1.0]])),
-            "covariance must be symmetric; it is not",
+            "covariance must be symmetric, got another",
         ),
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, np.array([[1.0, 2.0], [2.0, 1.0]])),
-            "covariance must be positive; its least variance is -1",
+            "covariance must be positive, got a variance of -1",
         ),
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, np.array([1.0, -0.5])),
-            "covariance must be positive; its least variance is -0.5",
+            "covariance must be positive, got a variance of -0.5",
         ),
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, 0.0),
-            "positive; its least variance is 0",
+            "positive, got a variance of 0",
         ),
         (
             lambda: jd.oracles.Gaussian.of(ZEROS, np.nan),
-            "positive; its least variance is nan",
+            "positive, got a variance of nan",
         ),
         (lambda: ONE.log_density(jnp.ones((3, 4))), r"x must have shape .*\(3, 4\)"),
         (lambda: PAIR.score(X[0], LEVEL), r"x must have shape .*got \(2,\)"),
         (
             lambda: MIXTURE([1.0], [ONE, ONE]),
-            r"2 components need as many weights and classes; got shapes \(1,\) and",
+            r"weights and classes must have shape \(2,\), got shapes \(1,\) and",
         ),
         (
             lambda: MIXTURE([1.0, 1.0], [ONE, ONE], [0, 1, 2]),
-            r"2 components need as many weights and classes; .* and \(3,\)",
+            r"weights and classes must have shape \(2,\), .* and \(3,\)",
         ),
         (
             lambda: MIXTURE([1.0, 0.0], [ONE, ONE]),
-            "weights must be above 0; got 0",
+            "weights must be above 0, got 0",
         ),
         (
             lambda: MIXTURE([1.0, np.nan], [ONE, ONE]),
-            "weights must be above 0; got nan",
+            "weights must be above 0, got nan",
         ),
         (
             lambda: MIXTURE([1.0, 1.0], [ONE, ONE], [0, 2]),
-            r"classes must be 0, 1, \.\.\., each with a component; got \[0 2\]",
+            r"classes must be 0, 1, \.\.\., each with a component, got \[0 2\]",
         ),
         (
             lambda: MIXTURE([1, 1], [ONE, jd.oracles.Gaussian.of(ZEROS, EYE)]),
-            "components must .* be all diagonal or all full; got 2 kinds",
+            "components must .* be all diagonal or all full, got 2 kinds",
         ),
-        (lambda: MIXTURE([], []), "components must .*; got 0 kinds"),
-        (lambda: PAIR.bind([0, 2]), r"labels must lie in 0\.\.1; got 2"),
-        (lambda: PAIR.bind([-1, 1]), r"labels must lie in 0\.\.1; got -1"),
-        (lambda: PAIR.bind([0.5]), "labels must be integers; got float32"),
-        (lambda: PAIR.bind([0, 1])(X, LEVEL), r"3 examples need 3 labels; got \(2,\)"),
-        (lambda: PAIR.bind(1).score(X, LEVEL), r"3 examples need 3 labels; got \(\)"),
-        (lambda: PAIR.bind([0]).draw(KEY, 3), r"3 examples need 3 labels; got \(1,\)"),
+        (lambda: MIXTURE([], []), "components must .*, got 0 kinds"),
+        (lambda: PAIR.bind([0, 2]), r"labels must lie in 0\.\.1, got 2"),
+        (lambda: PAIR.bind([-1, 1]), r"labels must lie in 0\.\.1, got -1"),
+        (lambda: PAIR.bind([0.5]), "labels must be integers, got float32"),
+        (lambda: PAIR.bind([0, 1])(X, LEVEL), r"must have shape \(3,\), got \(2,\)"),
+        (lambda: PAIR.bind(1).score(X, LEVEL), r"must have shape \(3,\), got \(\)"),
+        (lambda: PAIR.bind([0]).draw(KEY, 3), r"must have shape \(3,\), got \(1,\)"),
     ],
 )
 def test_mistakes(mistake, message):

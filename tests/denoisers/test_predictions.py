@@ -19,7 +19,7 @@ PRESERVING = [
     o for o in SCHEDULES if o not in (jd.schedules.VE, jd.schedules.RectifiedFlow)
 ]
 PURE_NOISE = [jd.schedules.RectifiedFlow, jd.schedules.ZeroTerminalSNR]
-REFUSED = "eps-prediction divides by the signal scale, which is 0 .* predict v, x_0 or"
+REFUSED = "must not divide by the signal scale, which is 0 .* Predict v, x_0 or"
 
 rng = np.random.default_rng(0)
 X_0, EPS, OUTPUT, OTHER = rng.normal(size=(4, 6, 3))
@@ -248,7 +248,7 @@ def test_wrong_channels(prediction, learn_variance, shape):
 
 @pytest.mark.parametrize("deviation", [0.0, -1.0, np.nan])
 def test_wrong_deviation(deviation):
-    with pytest.raises(jd.InputError, match="data_deviation must be above 0; got"):
+    with pytest.raises(jd.InputError, match="data_deviation must be above 0, got"):
         jd.predictions.EDM(data_deviation=deviation)
 
 

@@ -78,7 +78,7 @@ def test_mistakes():
     plain = from_arrays(np.zeros((2, 8, 8, 1), np.uint8))
     with pytest.raises(InputError, match="has none"):
         classifier_of(plain, RECIPE)
-    with pytest.raises(InputError, match="num_steps must be at least 1; got 0"):
+    with pytest.raises(InputError, match="num_steps must be at least 1, got 0"):
         Recipe(num_steps=0)
     with pytest.raises(InputError, match="seed"):
         Recipe(seed=-1)

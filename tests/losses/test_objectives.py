@@ -405,26 +405,26 @@ def test_the_bound_is_the_sum_of_its_terms(options):
 
 LEARNED = jd.predictions.Eps(learn_variance=True)
 MISMATCHES = [
-    (jd.losses.Simple(), LEARNED, "simple objective does not train a variance"),
+    (jd.losses.Simple(), LEARNED, "must be off for the objective simple"),
     (
         jd.losses.Hybrid(),
         jd.predictions.Eps(),
-        "hybrid objective needs a learned variance",
+        "must be on for the objective hybrid",
     ),
     (
         jd.losses.Bound(),
         jd.predictions.Eps(),
-        "learned variance needs prediction.learn_variance",
+        "must be on for the bound with a learned variance",
     ),
     (
         jd.losses.Bound(variance=jd.samplers.FixedSmall()),
         LEARNED,
-        "fixed variance does not train one",
+        "must be off for the bound with a fixed variance",
     ),
     (
         jd.losses.Bound(variance=jd.samplers.FixedLarge()),
         LEARNED,
-        "fixed variance does not train one",
+        "must be off for the bound with a fixed variance",
     ),
 ]
 
@@ -469,7 +469,7 @@ def test_predictions_that_fit(short):
 def test_eps_needs_signal_to_the_end():
     batch = jd.Batch(jnp.zeros((1, *SHAPE)), None, jnp.arange(1))
     for options in (jd.schedules.ZeroTerminalSNR, jd.schedules.RectifiedFlow):
-        with pytest.raises(jd.InputError, match="eps-prediction divides by the signal"):
+        with pytest.raises(jd.InputError, match="must not divide by the signal scale"):
             jd.loss_fn(
                 None, Truth(None, None, None), built(options), batch, jax.random.key(0)
             )
@@ -477,5 +477,5 @@ def test_eps_needs_signal_to_the_end():
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan")])
 def test_bad_options(weight):
-    with pytest.raises(jd.InputError, match=r"^bound_weight must be above 0; got"):
+    with pytest.raises(jd.InputError, match=r"^bound_weight must be above 0, got"):
         jd.losses.Hybrid(bound_weight=weight)

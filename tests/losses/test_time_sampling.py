@@ -398,20 +398,20 @@ def test_training_remembers(tiny, short, standard_promotion, tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jd.losses.LossHistory(bins=0), r"bins must lie in 1\.\.1000; got 0"),
+        (lambda: jd.losses.LossHistory(bins=0), r"bins must lie in 1\.\.1000, got 0"),
         (
             lambda: jd.losses.LossHistory(discount=1.0),
-            r"discount must lie in \[0, 1\); got 1",
+            r"discount must lie in \[0, 1\), got 1",
         ),
         (lambda: jd.losses.LossHistory(discount=-0.1), r"discount .* got -0.1"),
         (
             lambda: jd.losses.LossHistory(uniform_share=0.0),
-            r"uniform_share must lie in \(0, 1\]; got 0",
+            r"uniform_share must lie in \(0, 1\], got 0",
         ),
         (lambda: jd.losses.LossHistory(uniform_share=1.5), r"uniform_share .* got 1.5"),
         (
             lambda: jd.losses.LogNormal(deviation=0.0),
-            "deviation must be above 0; got 0",
+            "deviation must be above 0, got 0",
         ),
     ],
 )

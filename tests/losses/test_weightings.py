@@ -156,16 +156,16 @@ def test_the_weight_where_there_is_no_signal():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jd.losses.MinSNR(gamma=0.0), "gamma must be above 0; got 0"),
+        (lambda: jd.losses.MinSNR(gamma=0.0), "gamma must be above 0, got 0"),
         (
             lambda: jd.losses.MinSNR(gamma=float("nan")),
-            "gamma must be above 0; got nan",
+            "gamma must be above 0, got nan",
         ),
-        (lambda: jd.losses.P2(k=0.0), "k must be above 0; got 0"),
-        (lambda: jd.losses.P2(k=-1.0), "k must be above 0; got -1"),
+        (lambda: jd.losses.P2(k=0.0), "k must be above 0, got 0"),
+        (lambda: jd.losses.P2(k=-1.0), "k must be above 0, got -1"),
         (
             lambda: jd.losses.EDMWeighting(data_deviation=-0.5),
-            "data_deviation must be above 0; got -0.5",
+            "data_deviation must be above 0, got -0.5",
         ),
     ],
 )

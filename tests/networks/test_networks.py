@@ -248,10 +248,10 @@ def test_sizes_that_do_not_halve_name_the_nearest():
     network = jd.UNetConfig(channels=4, multipliers=(1, 1, 1)).build(1)
     images, t = jnp.zeros((1, 30, 28, 1)), jnp.zeros(1, jnp.int32)
     with pytest.raises(
-        ValueError, match=r"height must be a multiple of 4.*got 30: use 28 or 32"
+        ValueError, match=r"height must be a multiple of 4.*got 30\. Use 28 or 32"
     ):
         network.init(jax.random.key(0), images, t)
-    with pytest.raises(ValueError, match=r"width, 1\]; got shape \(1, 28, 28, 3\)"):
+    with pytest.raises(ValueError, match=r"width, 1\], got shape \(1, 28, 28, 3\)"):
         network.init(jax.random.key(0), jnp.zeros((1, 28, 28, 3)), t)
 
 

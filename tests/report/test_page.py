@@ -311,7 +311,7 @@ def test_a_page_that_cannot_be_written_loses_no_work(tmp_path, monkeypatch):
     workdir = tmp_path / "run"
     make_empty(workdir)
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(InputError, match=r"jinja2 cannot be imported .*; run: pip"):
+    with pytest.raises(InputError, match=r"jinja2 cannot be imported .*\. Run: pip"):
         page.write_page(workdir)
     with pytest.warns(UserWarning, match=r"no report\.html: jinja2 cannot be"):
         page.refresh(workdir)

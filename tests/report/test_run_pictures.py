@@ -38,7 +38,7 @@ def make_run(
         network=network, schedule=SCHEDULE, sampling=Sampling(chunk=8)
     )
     info = DataInfo(SHAPE, num_classes, names)
-    with pytest.warns(UserWarning, match="the last step keeps .* use more steps"):
+    with pytest.warns(UserWarning, match="the last step keeps .* Use more steps"):
         model = build_model(experiment, info)
     shapes = jax.eval_shape(model.init)
     rng = np.random.default_rng(0)

@@ -159,7 +159,7 @@ def test_interpolation_from_one_image_to_the_other(x64):
 def test_interpolation_needs_a_deterministic_sampler():
     x = jnp.zeros((1, *IMAGE))
     for sampler in (jd.DDPM(), jd.DDIM(eta=1.0)):
-        with pytest.raises(jd.InputError, match="choose a deterministic sampler"):
+        with pytest.raises(jd.InputError, match="Choose a deterministic sampler"):
             jd.samplers.interpolate(oracle(np.float32), sampler, VP.build(), x, x, 0.5)
 
 
@@ -248,7 +248,7 @@ def test_images_of_the_data_become_images_of_the_data(strength):
 @pytest.mark.parametrize("strength", [0.0, -0.5, 1.5, float("nan")])
 def test_strength_out_of_range(strength):
     images = jnp.zeros((1, *IMAGE))
-    message = f"strength must be above 0 and at most 1; got {strength:g}"
+    message = f"strength must be above 0 and at most 1, got {strength:g}"
     with pytest.raises(jd.InputError, match=message) as error:
         jd.samplers.image_to_image(
             oracle(np.float32), jd.DDIM(), VP.build(), jax.random.key(0), images,

@@ -254,7 +254,7 @@ def test_noising_at_any_times(schedule):
     ("t", "got"), [(-0.1, "-0.1"), (1.01, "1.01"), ([0.5, 3.0], "3"), (np.nan, "nan")]
 )
 def test_times_out_of_range(schedule, t, got):
-    with pytest.raises(jd.InputError, match=rf"t must lie in 0\.\.1; got {got}$"):
+    with pytest.raises(jd.InputError, match=rf"t must lie in 0\.\.1, got {got}$"):
         schedule.level(np.asarray(t, np.float32))
 
 
@@ -262,7 +262,7 @@ def test_times_out_of_range(schedule, t, got):
     ("schedule", "message"),
     [
         *(
-            (option(num_steps=1), "num_steps must be at least 2; got 1")
+            (option(num_steps=1), "num_steps must be at least 2, got 1")
             for option in get_args(ScheduleOptions)
             if option not in DISCRETE
         ),
@@ -275,16 +275,16 @@ def test_times_out_of_range(schedule, t, got):
             r"beta_min must lie in .* got 0\.1 and 0\.1",
         ),
         (jd.schedules.VP(beta_min=np.nan), "beta_min must lie in .* got nan"),
-        (jd.schedules.VP(t_min=0.0), r"t_min must lie in \(0, 1\); got 0"),
-        (jd.schedules.VP(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
+        (jd.schedules.VP(t_min=0.0), r"t_min must lie in \(0, 1\), got 0"),
+        (jd.schedules.VP(t_min=1.0), r"t_min must lie in \(0, 1\), got 1"),
         (jd.schedules.VE(sigma_min=0.0), r"sigma_min must lie in .* got 0 and 80"),
         (jd.schedules.VE(sigma_max=0.001), r"sigma_min .* got 0\.002 and 0\.001"),
-        (jd.schedules.VE(rho=0.0), "rho must be above 0; got 0"),
+        (jd.schedules.VE(rho=0.0), "rho must be above 0, got 0"),
         (
             jd.schedules.RectifiedFlow(t_min=-0.1),
-            r"t_min must lie in \(0, 1\); got -0\.1",
+            r"t_min must lie in \(0, 1\), got -0\.1",
         ),
-        (jd.schedules.RectifiedFlow(t_min=1.0), r"t_min must lie in \(0, 1\); got 1"),
+        (jd.schedules.RectifiedFlow(t_min=1.0), r"t_min must lie in \(0, 1\), got 1"),
     ],
 )
 def test_options_out_of_range(schedule, message):

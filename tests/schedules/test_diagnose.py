@@ -278,28 +278,28 @@ class Levels:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: untyped(jd.Linear()), "needs a built schedule; got Linear: call"),
-        (lambda: untyped(jd.Cosine), "got Cosine: call its build"),
+        (lambda: untyped(jd.Linear()), r"must be built, got Linear\. Call"),
+        (lambda: untyped(jd.Cosine), r"got Cosine\. Call its method build"),
         (lambda: untyped(None), "got NoneType"),
         (
             lambda: jax.jit(lambda s: jd.schedules.diagnose(s).variance_small)(
                 DEFAULTS[0]
             ),
-            "call it outside jit",
+            "Call it outside jit",
         ),
         (
             lambda: untyped(Levels([0.9, 0.95, 0.1], [0.4, 0.3, 0.9])),
-            "the SNR rises at t = 1;",
+            r"must not raise the SNR at t = 1\.",
         ),
         (
             lambda: untyped(Levels([0.9, jnp.nan], [0.4, 0.5])),
-            "a level is not finite at t = 1;",
+            r"must be finite, got nan or inf at t = 1\.",
         ),
-        (lambda: untyped(Levels([1.0, 0.5], [0.0, 0.5])), "sigma <= 0 at t = 0;"),
-        (lambda: untyped(Levels([-0.9, 0.5], [0.1, 0.5])), "alpha < 0 .* t = 0;"),
+        (lambda: untyped(Levels([1.0, 0.5], [0.0, 0.5])), "sigma > 0, got .* t = 0"),
+        (lambda: untyped(Levels([-0.9, 0.5], [0.1, 0.5])), r"alpha >= 0 .* t = 0\."),
         (
             lambda: untyped(Levels([0.9, 0.0, 0.0], [0.4, 1.0, 1.0])),
-            "the level before has no signal, .* at t = 2; change",
+            r"must keep signal until .* at t = 2\. Change",
         ),
     ],
 )

@@ -117,7 +117,7 @@ def test_zero_terminal_snr_of_few_steps():
         warnings.simplefilter("error")  # the base's visible signal is what it mends
         schedule = jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=2)).build()
     np.testing.assert_allclose(schedule.betas, [1e-4, 1], rtol=1e-6)
-    with pytest.raises(jd.InputError, match="needs at least 2 steps; got 1"):
+    with pytest.raises(jd.InputError, match=r"at least 2 to reach .*, got 1"):
         jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=1)).build()
 
 
@@ -152,15 +152,15 @@ def test_visible_signal_warns_with_the_number():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (jd.Linear(num_steps=0), "num_steps must be at least 1; got 0"),
-        (jd.Linear(beta_start=0.0), r"beta_start must lie in \(0, 1\); got 0"),
-        (jd.Linear(beta_end=1.0), r"beta_end must lie in \(0, 1\); got 1"),
+        (jd.Linear(num_steps=0), "num_steps must be at least 1, got 0"),
+        (jd.Linear(beta_start=0.0), r"beta_start must lie in \(0, 1\), got 0"),
+        (jd.Linear(beta_end=1.0), r"beta_end must lie in \(0, 1\), got 1"),
         (jd.Quadratic(beta_start=-0.1), "beta_start .* got -0.1"),
-        (jd.Linear(num_steps=20_000), r"no signal .* t = 18\d\d\d of 20000 steps on"),
-        (jd.Cosine(offset=-1.0), "offset must be at least 0; got -1"),
-        (jd.Cosine(max_beta=1.0), r"max_beta must lie in \(0, 1\); got 1"),
-        (jd.Sigmoid(start=3.0), "start must be less than end; got 3 and 3"),
-        (jd.Sigmoid(tau=0.0), "tau must be above 0; got 0"),
+        (jd.Linear(num_steps=20_000), r"signal .* t = 18\d\d\d of 20000 steps on"),
+        (jd.Cosine(offset=-1.0), "offset must be at least 0, got -1"),
+        (jd.Cosine(max_beta=1.0), r"max_beta must lie in \(0, 1\), got 1"),
+        (jd.Sigmoid(start=3.0), "start must be less than end, got 3 and 3"),
+        (jd.Sigmoid(tau=0.0), "tau must be above 0, got 0"),
     ],
 )
 def test_bad_options(options, message):

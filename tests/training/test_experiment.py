@@ -68,7 +68,7 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    # "field must ...; got value", with no other field's name before it.
+    # "field must ..., got value", with no other field's name before it.
     with pytest.raises(InputError, match=rf"^{field} must .*got {re.escape(shown)}$"):
         cls(**{field: value})
 
@@ -76,7 +76,7 @@ def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
 @pytest.mark.parametrize("field", ["middle", "resample", "padding"])
 def test_a_choice_that_there_is_not(field):
     options: dict[str, Any] = {field: "x"}
-    with pytest.raises(InputError, match=f"^{field} must be '.*' or '.*'; got 'x'$"):
+    with pytest.raises(InputError, match=f"^{field} must be '.*' or '.*', got 'x'$"):
         UNetConfig(**options)
 
 
@@ -87,12 +87,12 @@ def test_levels_of_part_of_a_channel(value):
 
 
 def test_hiding_the_class_needs_a_null_class():
-    with pytest.raises(InputError, match=r"set label_dropout to 0; got 0\.1"):
+    with pytest.raises(InputError, match=r"got 0\.1\. Set label_dropout to 0"):
         UNetConfig(null_class=False)
 
 
 def test_too_many_levels_are_refused():
-    with pytest.raises(InputError, match=r"multipliers must .* 20 levels; got 20000"):
+    with pytest.raises(InputError, match=r"multipliers must .* 20 levels, got 20000"):
         UNetConfig(multipliers=(1,) * 20_000)
 
 
@@ -106,13 +106,13 @@ def test_too_many_levels_are_refused():
 )
 def test_an_experiment_has_finite_numbers(options, path):
     """Else its file could be written, but not read."""
-    with pytest.raises(InputError, match=f"^{path} must be a finite float32; got"):
+    with pytest.raises(InputError, match=f"^{path} must be a finite float32, got"):
         Experiment(**options)
 
 
 @pytest.mark.parametrize("spacing", [Leading, Karras])
 def test_a_chain_of_too_many_steps_is_refused(spacing):
-    with pytest.raises(InputError, match="num_steps must be at most 1000000; got 1000"):
+    with pytest.raises(InputError, match="num_steps must be at most 1000000, got 1000"):
         spacing(num_steps=10**12)
 
 
@@ -122,7 +122,7 @@ def test_a_chain_of_too_many_steps_is_refused(spacing):
         *(
             (
                 s(num_steps=10**12),
-                "num_steps must be at most 1000000; got 1000000000000",
+                "num_steps must be at most 1000000, got 1000000000000",
             )
             for s in (Linear, Cosine, RectifiedFlow)
         ),
@@ -130,7 +130,7 @@ def test_a_chain_of_too_many_steps_is_refused(spacing):
             ZeroTerminalSNR(base=Linear(beta_start=1e-30, beta_end=1e-30)),
             r"betas\[0\] = ",
         ),
-        (VE(rho=0.01), "rho must be at least 0.0777 .*; got 0.01"),
+        (VE(rho=0.01), "rho must be at least 0.0777 .*, got 0.01"),
         *((s(num_steps=0), "num_steps must .* got 0") for s in (Linear, Quadratic)),
         *((s(num_steps=-2), "num_steps must .* got -2") for s in (Cosine, Sigmoid)),
         (Linear(beta_start=0), "beta_start must .* got 0"),
@@ -140,15 +140,15 @@ def test_a_chain_of_too_many_steps_is_refused(spacing):
         (Quadratic(beta_start=-0.5), "beta_start must .* got -0.5"),
         (Quadratic(beta_start=0), "beta_start must .* got 0"),
         (Quadratic(beta_end=1), "beta_end must .* got 1"),
-        (Cosine(offset=-1), "offset must be at least 0; got -1"),
+        (Cosine(offset=-1), "offset must be at least 0, got -1"),
         (Cosine(max_beta=0), "max_beta must .* got 0"),
         (Cosine(max_beta=1), "max_beta must .* got 1"),
-        (Sigmoid(start=1, end=1), "start must be less than end; got 1 and 1"),
-        (Sigmoid(start=2, end=1), "start must be less than end; got 2 and 1"),
-        (Sigmoid(start=NAN), "start must be less than end; got nan and 3"),
-        (Sigmoid(tau=0), "tau must be above 0; got 0"),
-        (Sigmoid(tau=-1), "tau must be above 0; got -1"),
-        (Sigmoid(tau=NAN), "tau must be above 0; got nan"),
+        (Sigmoid(start=1, end=1), "start must be less than end, got 1 and 1"),
+        (Sigmoid(start=2, end=1), "start must be less than end, got 2 and 1"),
+        (Sigmoid(start=NAN), "start must be less than end, got nan and 3"),
+        (Sigmoid(tau=0), "tau must be above 0, got 0"),
+        (Sigmoid(tau=-1), "tau must be above 0, got -1"),
+        (Sigmoid(tau=NAN), "tau must be above 0, got nan"),
         (Sigmoid(max_beta=1.5), "max_beta must .* got 1.5"),
     ],
 )

@@ -147,7 +147,7 @@ def test_a_network_is_described_by_its_fields():
             "must yield 3 items, one per step, got 2",
         ),
         (lambda: jd.training.fit(mlp(), [np.zeros((2, 4, 4))], 1), "images must be "),
-        (lambda: jd.training.fit(convnet(), batches(), 1), "the batch has no labels"),
+        (lambda: jd.training.fit(convnet(), batches(), 1), "Give the batch labels"),
         (
             lambda: jd.Model(MLP(), SCHEDULE.build(), EPS, SHAPE, 3),
             "num_classes must be that of the network, None; got 3",
