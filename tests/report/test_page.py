@@ -266,7 +266,7 @@ def test_links_and_other_files_are_not_shown(tmp_path):
     assert "data:image" not in page.write_page(workdir).read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.*(cannot be read|not a JSON object)")
+@pytest.mark.filterwarnings("ignore:.*(unreadable|must hold a JSON object)")
 @pytest.mark.parametrize(
     "evaluation",
     [

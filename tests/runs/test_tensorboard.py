@@ -207,7 +207,9 @@ def test_a_full_disk_is_told_in_one_line(disk):
         "No space left on device; .* are free on .*: free", str(error.value)
     )
     remount("ro")
-    with pytest.raises(jd.InputError, match="Read-only file system; make it writable"):
+    with pytest.raises(
+        jd.InputError, match=r"Read-only file system\. Make it writable"
+    ):
         Events(folder / "tensorboard")
 
 
