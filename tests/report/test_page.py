@@ -313,5 +313,5 @@ def test_a_page_that_cannot_be_written_loses_no_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(InputError, match=r"jinja2 cannot be imported .*; run: pip"):
         page.write_page(workdir)
-    with pytest.warns(UserWarning, match=r"no report\.html: jinja2 cannot be"):
+    with pytest.warns(UserWarning, match=r"skipped report\.html: jinja2 cannot be"):
         page.refresh(workdir)

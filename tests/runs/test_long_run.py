@@ -106,7 +106,9 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
         "replay": f"replay --workdir {tmp_path} --step 7",
     }  # fmt: skip
     assert [e["step"] for e in events(tmp_path, "nonfinite")] == [7]
-    assert "not finite stopped it once: see nonfinite.json" in status(tmp_path)
+    assert "not finite stopped the training once: see nonfinite.json" in status(
+        tmp_path
+    )
 
     replay(ReplayOptions(workdir=tmp_path))  # by default that step
     out = capsys.readouterr().out
