@@ -187,7 +187,7 @@ def test_guidance_needs_a_model_that_knows_no_class_too(run):
         run.generate(None, 4, 0, sampling=sampling)
     network = replace(run.experiment.network, label_dropout=0.0)
     certain = replace(run, experiment=replace(run.experiment, network=network))
-    with pytest.raises(InputError, match=r"set network.label_dropout above 0"):
+    with pytest.raises(InputError, match=r"Set network.label_dropout above 0"):
         certain.check_request(np.arange(4), 4, 0, sampling)
 
 
