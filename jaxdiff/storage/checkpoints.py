@@ -275,7 +275,7 @@ class Checkpoints:
             writing = self._directory / f"{step}.writing"
             write_manifest(writing, record)
             target = self._directory / str(step)
-            if target.exists():  # a damaged one, from which no run resumed
+            if target.exists():  # a damaged one, from which the run did not go on
                 self._remove(step)
             writing.rename(target)
             flush_folder(self._directory)
