@@ -1,4 +1,4 @@
-"""Data sets and the batches of each training step."""
+"""Datasets, and the batches of each training step."""
 
 from typing import TypeAlias
 
@@ -20,7 +20,7 @@ from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
 Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS
-"""The data sets that the command line offers."""
+"""Datasets that the command line offers."""
 
 __all__ = [
     "TFDS",

@@ -1,4 +1,4 @@
-"""Sets of images, and batches of them as pure functions of the seed and the step."""
+"""Image datasets, and their batches as pure functions of the seed and the step."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,19 +12,19 @@ from jaxdiff.data.streaming import Images
 from jaxdiff.errors import InputError
 from jaxdiff.typing import ArrayLike, Batch
 
-_FLIP = 2**64 - 1  # a second word of the Philox key that no epoch reaches
+_FLIP = 2**64 - 1  # second word of the flips' Philox key; no epoch reaches it
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A data set; `from_arrays` makes one from checked arrays.
+    """Dataset of images with optional labels; `from_arrays` creates one from arrays.
 
     Attributes:
-        images: uint8 [size, height, width, channels], in memory or read from disk where
-            they are indexed.
-        labels: int32 [size], or None for a data set without classes.
-        class_names: the name of each class, or None.
-        known_fingerprint: its fingerprint, where that was computed before.
+        images: Images in memory or on disk; images on disk are read when indexed (uint8
+            [size, height, width, channels]).
+        labels: Class of each image, or None without classes (int32 [size]).
+        class_names: Name of each class, or None.
+        known_fingerprint: Fingerprint computed earlier, or None.
     """
 
     images: Images
@@ -37,7 +37,11 @@ class Dataset:
 
     @property
     def num_classes(self) -> int | None:
-        """How many classes there are: as many as names, else the largest label + 1."""
+        """Number of classes, or None without labels.
+
+        The number is the length of `class_names`, or the largest label + 1 without
+        names.
+        """
         if self.labels is None:
             return None
         if self.class_names is not None:
@@ -53,12 +57,12 @@ class Dataset:
     def batches(
         self, batch_size: int, *, seed: int = 0, flip: bool = False
     ) -> Iterator[Batch]:
-        """Yields the batches of steps 0, 1, ... for ever; see `batch`."""
+        """Yields the batches of steps 0, 1, ... without end; see `batch`."""
         for step in count():
             yield batch(self, seed, step, batch_size, flip=flip)
 
     def fingerprint(self) -> str:
-        """A hash of every image and label, of their order and of the classes' names."""
+        """Returns a hash of all images and labels, their order and the class names."""
         if self.known_fingerprint is not None:
             return self.known_fingerprint
         labels = () if self.labels is None else (self.labels,)
@@ -71,12 +75,12 @@ def fingerprint_of(
     class_names: tuple[str, ...] | None,
     parts: Iterable[np.ndarray],
 ) -> str:
-    """See `Dataset.fingerprint`.
+    """Returns a dataset's fingerprint; see `Dataset.fingerprint`.
 
     Args:
-        shape: of all images together.
-        class_names: the name of each class, or None.
-        parts: the images, however they are divided, and then the labels if there are.
+        shape: Shape of all images together.
+        class_names: Name of each class, or None.
+        parts: Images in any division, followed by the labels, if there are any.
     """
     digest = hashlib.sha256(repr((shape, class_names)).encode())
     for part in parts:
@@ -85,9 +89,9 @@ def fingerprint_of(
 
 
 def check_split(split: str) -> None:
-    """Refuses a split that no data set has."""
+    """Raises an error unless the split is "train" or "test"."""
     if split not in ("train", "test"):
-        raise InputError(f"split is {split!r}; give 'train' or 'test'")
+        raise InputError(f"split must be 'train' or 'test', got {split!r}")
 
 
 def from_arrays(
@@ -95,72 +99,83 @@ def from_arrays(
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """A data set of your own images.
+    """Returns a dataset of your own images.
 
     Args:
-        images: uint8 [size, height, width, channels].
-        labels: integers [size] from 0, or None.
-        class_names: the name of each class, in the order of the labels, or None.
+        images: Images with values in 0..255 (uint8 [size, height, width, channels]).
+        labels: Class of each image, from 0, or None (integers [size]).
+        class_names: Name of each class, in the order of the labels, or None.
 
     Raises:
-        InputError: the arrays do not fit this description.
+        InputError: If the arrays do not fit this description.
     """
     images = np.asarray(images)
     if images.dtype != np.uint8:
-        raise InputError(f"images are {images.dtype}; give uint8 from 0 to 255")
+        raise InputError(f"images must be uint8 in 0..255, got {images.dtype}")
     if images.ndim != 4:
         raise InputError(
-            f"images have shape {images.shape}; give [size, height, width, channels]"
+            "images must have shape [size, height, width, channels], "
+            f"got {images.shape}"
         )
     if images.size == 0:
-        raise InputError(f"images have shape {images.shape}; give at least one image")
+        raise InputError(
+            f"images must not be empty, got shape {images.shape}. "
+            "Give at least one image."
+        )
     names = None if class_names is None else tuple(class_names)
     if labels is not None:
         labels = checked_labels(np.asarray(labels), len(images), names)
     elif names is not None:
-        raise InputError(f"{len(names)} class_names but no labels; give labels as well")
+        raise InputError(
+            f"class_names must come with labels, got {len(names)} names and no labels. "
+            "Give labels as well."
+        )
     return Dataset(images, labels, names)
 
 
 def checked_labels(
     labels: np.ndarray, size: int, names: tuple[str, ...] | None
 ) -> np.ndarray:
-    """Labels as int32 [size], or an InputError that says what is wrong with them."""
+    """Returns labels as int32 [size]; raises an `InputError` if they are invalid."""
     if not np.issubdtype(labels.dtype, np.integer):
-        raise InputError(f"labels are {labels.dtype}; give integers from 0")
+        raise InputError(f"labels must be integers from 0, got {labels.dtype}")
     if labels.shape != (size,):
         raise InputError(
-            f"labels have shape {labels.shape}; give one for each of {size} images"
+            f"labels must have shape ({size},), got {labels.shape}. "
+            "Give one label per image."
         )
     low, high = int(labels.min()), int(labels.max())
     if low < 0:
-        raise InputError(f"the smallest label is {low}; number the classes from 0")
+        raise InputError(
+            f"labels must be at least 0, got {low}. Number the classes from 0."
+        )
     limit = 2**31 if names is None else len(names)
     if high >= limit:
         raise InputError(
-            f"the largest label is {high}; it must be below {limit}, "
-            + ("to fit int32" if names is None else "the number of class_names")
+            f"labels must be below {limit}, got {high}. "
+            + ("Give int32 labels." if names is None else "Name every class.")
         )
     return labels.astype(np.int32)
 
 
 def to_float(images: np.ndarray) -> np.ndarray:
-    """Images uint8 [...] from 0 to 255, as float32 in [-1, 1]."""
+    """Converts images from uint8 in 0..255 to float32 in [-1, 1]."""
     return np.asarray(images, np.float32) / np.float32(127.5) - np.float32(1)
 
 
 def to_uint8(images: ArrayLike) -> np.ndarray:
-    """Images float [...] in [-1, 1], rounded and clipped to uint8 from 0 to 255."""
+    """Converts float images in [-1, 1] to uint8 in 0..255, rounded and clipped."""
     pixels = (np.asarray(images, np.float32) + np.float32(1)) * np.float32(127.5)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)
 def order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The read-only permutation int64 [size] in which an epoch visits the examples.
+    """Returns the order in which an epoch visits the examples (int64 [size]).
 
-    It sorts raw Philox words, which NumPy never changes, where the method that
-    `numpy.random.Generator.permutation` uses may change with the NumPy version.
+    The order sorts raw Philox words, which NumPy never changes. The method of
+    `numpy.random.Generator.permutation` may change with the NumPy version. The array is
+    cached and read-only.
     """
     words = _philox(seed, epoch).random_raw(size)
     places = np.argsort(words, kind="stable")
@@ -177,20 +192,20 @@ def batch(
     flip: bool = False,
     rows: np.ndarray | None = None,
 ) -> Batch:
-    """The examples of one training step: a pure function of `seed` and `step`.
+    """Returns the batch of one training step, a pure function of `seed` and `step`.
 
-    Step after step walks through `order(seed, 0, size)`, then `order(seed, 1, size)`
-    and so on. A batch straddles the end of an epoch, so each epoch visits every example
-    exactly once.
+    Successive steps walk through `order(seed, 0, size)`, then `order(seed, 1, size)`
+    and so on. A batch may straddle the end of an epoch, so each epoch visits every
+    example exactly once.
 
     Args:
-        dataset: where the examples come from.
-        seed: a seed from 0 to 2**64 - 1 of the order and the flips.
-        step: the training step, from 0.
-        batch_size: how many examples; it may exceed the size of the data set.
-        flip: mirror each example left to right with probability 1/2.
-        rows: which examples of the batch to read, integers [rows]; all by default. The
-            others are not touched.
+        dataset: Source of the examples.
+        seed: Seed of the order and the flips, from 0 to 2**64 - 1.
+        step: Training step, from 0.
+        batch_size: Number of examples; it may exceed the size of the dataset.
+        flip: If True, mirrors each example left to right with probability 1/2.
+        rows: Positions in the batch of the examples to read; None reads all, and other
+            examples are not touched (integers [rows]).
     """
     rows = np.arange(batch_size) if rows is None else rows
     chosen = examples(len(dataset), seed, step, batch_size)[rows]
@@ -207,9 +222,9 @@ def batch(
 
 
 def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Which of `size` examples a step's batch has, integers [batch_size]."""
+    """Returns the indices of a step's examples (integers [batch_size] below `size`)."""
     if batch_size < 1:
-        raise InputError(f"batch_size is {batch_size}; give at least 1")
+        raise InputError(f"batch_size must be at least 1, got {batch_size}")
     first = step * batch_size
     epochs, places = np.divmod(np.arange(first, first + batch_size), size)
     return np.concatenate(
@@ -221,10 +236,10 @@ def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
 
 
 def _flips(seed: int, first: int, count: int) -> np.ndarray:
-    """Whether to flip, bool [count], at the positions first, first + 1, ...
+    """Returns whether to flip the examples at first, first + 1, ... (bool [count]).
 
-    Each position owns one Philox word; the counter, which numbers blocks of four words,
-    goes straight to the first position's block.
+    Each position owns one Philox word. The counter numbers blocks of four words, so the
+    generator starts at the first position's block.
     """
     block, skipped = divmod(first, 4)
     words = _philox(seed, _FLIP, block).random_raw(skipped + count)
@@ -233,6 +248,6 @@ def _flips(seed: int, first: int, count: int) -> np.ndarray:
 
 def _philox(seed: int, word: int, block: int = 0) -> np.random.Philox:
     if not 0 <= seed < 2**64:
-        raise InputError(f"seed is {seed}; give an integer from 0 to 2**64 - 1")
+        raise InputError(f"seed must lie in 0..2^64 - 1, got {seed}")
     key = np.array([seed, word], np.uint64)
     return np.random.Philox(key=key, counter=block)

@@ -1,4 +1,4 @@
-"""Handwritten digits of 8x8 pixels, for trying things out in seconds."""
+"""Handwritten digits of 8x8 pixels, for experiments that take seconds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +14,16 @@ from jaxdiff.storage.cache import cache_folder
 class Digits:
     """Scikit-learn's 1,797 grey digits of 8x8 pixels in 10 classes; no download.
 
-    The first use prepares them in $JAXDIFF_CACHE, else $XDG_CACHE_HOME/jaxdiff, else
-    ~/.cache/jaxdiff.
+    The first use prepares the images in $JAXDIFF_CACHE, by default
+    $XDG_CACHE_HOME/jaxdiff or ~/.cache/jaxdiff.
     """
 
     flip: bool = False
-    """Mirror training images left to right at random; a mirrored digit is no digit."""
+    """If True, mirror training images left to right at random. A mirrored digit is
+    not a digit."""
 
     def load(self, split: str = "train") -> Dataset:
-        """The "train" split (1,500 examples) or the "test" split (297)."""
+        """Returns the "train" split (1,500 examples) or the "test" split (297)."""
         check_split(split)
         require("tensorflow_datasets")
         from jaxdiff.data.digits_builder import JaxdiffDigits
@@ -37,7 +38,7 @@ class Digits:
                 builder = prepared(make_builder, tell=False)
         except OSError as error:
             raise InputError(
-                f"cannot use the cache folder {folder}: {first_line(error)}; "
-                "set JAXDIFF_CACHE to a folder you can write"
+                f"cannot use the cache folder {folder}: {first_line(error)}. "
+                "Set JAXDIFF_CACHE to a writable folder."
             ) from error
         return read(builder, split, image_key="image", label_key="label")

@@ -1,4 +1,4 @@
-"""The TFDS builder of the digits; import it lazily, for it imports TFDS."""
+"""TFDS builder of the digits; import this module lazily, because it imports TFDS."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,11 +13,11 @@ _TRAIN = 1500
 
 
 class JaxdiffDigits(tfds.core.GeneratorBasedBuilder):
-    """Scikit-learn's handwritten digits, shuffled and split.
+    """Builder of scikit-learn's handwritten digits, shuffled and split.
 
     The first 1,500 examples of `order(seed=0, epoch=0, size=1797)` are "train", the
-    other 297 are "test". In the collection's own order the last writers differ from the
-    first, and a classifier scores 95% rather than the 99% of the shuffled split.
+    other 297 are "test". In scikit-learn's order the last writers differ from the
+    first. A classifier scores 95% there, and 99% on the shuffled split.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -1,9 +1,8 @@
-"""Fashion-MNIST from its IDX files: 28x28 grey pictures of clothes, in 10 classes.
+"""Fashion-MNIST from its IDX files: 28x28 grey images of clothes, in 10 classes.
 
 Xiao, Rasul and Vollgraf 2017, "Fashion-MNIST: a novel image dataset for benchmarking
-machine learning algorithms". The files are those of the authors, as downloaded or as
-Debian's package dataset-fashion-mnist installs them. MNIST and KMNIST have files of the
-same names and form.
+machine learning algorithms". The files come from the authors' site or from Debian's
+package dataset-fashion-mnist. MNIST and KMNIST have files of the same names and format.
 """
 
 import gzip
@@ -25,46 +24,48 @@ _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
-_MOST = 2**31  # bytes of an IDX file's data; its header could claim any number
+_MOST = 2**31  # most bytes of an IDX file's data; a header could claim any number
 
 
 @dataclass(frozen=True, kw_only=True)
 class FashionMNIST:
-    """60,000 grey pictures of clothes to train and 10,000 to test, of 28x28 pixels.
+    """60,000 grey images of clothes to train on and 10,000 to test, of 28x28 pixels.
 
-    `--data tfds --data.name fashion_mnist` downloads the same pictures.
+    `--data tfds --data.name fashion_mnist` downloads the same images.
     """
 
     path: str = "/usr/share/datasets/fashion-mnist"
-    """The folder of the four IDX files, each as it is or compressed (.gz)."""
+    """Folder of the four IDX files, each uncompressed or compressed (.gz)."""
     flip: bool = False
-    """Mirror training images left to right at random; all shoes point one way."""
+    """If True, mirror training images left to right at random. All shoes point one
+    way."""
 
     def load(self, split: str = "train") -> Dataset:
-        """The "train" split (60,000 examples) or the "test" split (10,000).
+        """Returns the "train" split (60,000 examples) or the "test" split (10,000).
 
         Raises:
-            InputError: the files are not there, or are not such files.
+            InputError: If a file is missing, or is not a valid IDX file.
         """
         check_split(split)
         folder = Path(self.path).expanduser()
         images, labels = (read_idx(_find(folder, name)) for name in _FILES[split])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(
-                f"the {split} files in {str(folder)!r} do not belong together: images "
-                f"of shape {images.shape}, labels of shape {labels.shape}"
+                f"the {split} files in {str(folder)!r} must hold images [size, height, "
+                f"width] and labels [size], got shapes {images.shape} and "
+                f"{labels.shape}. Download both files again."
             )
         return from_arrays(images[..., None], labels, CLASSES)
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The unsigned bytes in an IDX file, compressed with gzip or not.
+    """Reads the unsigned bytes of an IDX file, compressed with gzip or not.
 
-    The form is LeCun's for MNIST: two zeros, the type (8 for unsigned bytes), the
-    number of axes, their lengths (32 bits each, most significant byte first), the data.
+    LeCun's format for MNIST: two zeros, the type (8 for unsigned bytes), the number of
+    axes, their lengths (32 bits each, most significant byte first), the data.
 
     Raises:
-        InputError: the file cannot be read, or is not such a file.
+        InputError: If the file cannot be read, or is not an IDX file of unsigned bytes.
     """
     try:
         with open(path, "rb") as file:
@@ -72,20 +73,28 @@ def read_idx(path: Path) -> np.ndarray:
         with gzip.open(path) if packed else open(path, "rb") as file:
             head = file.read(4)
             if len(head) < 4 or head[:3] != b"\0\0\x08" or not 1 <= head[3] <= 4:
-                raise InputError(f"{str(path)!r} is no IDX file of unsigned bytes")
+                raise InputError(
+                    f"{str(path)!r} is not an IDX file of unsigned bytes. "
+                    "Download the file again."
+                )
             sizes = file.read(4 * head[3])
             lengths = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
             size = math.prod(lengths)
             if len(lengths) < head[3] or size > _MOST:
-                raise InputError(f"{str(path)!r} has a damaged header: {lengths}")
+                raise InputError(
+                    f"{str(path)!r} has a damaged header: {lengths}. "
+                    "Download the file again."
+                )
             data = file.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"cannot read {str(path)!r}: {reason}") from error
+        raise InputError(
+            f"cannot read {str(path)!r}: {reason}. Check or download the file."
+        ) from error
     if len(data) != size:
         raise InputError(
-            f"{str(path)!r} should have {size} bytes of data and has "
-            f"{'more' if len(data) > size else len(data)}: get it again"
+            f"{str(path)!r} must have {size} bytes of data, got "
+            f"{'more' if len(data) > size else len(data)}. Download the file again."
         )
     return np.frombuffer(data, np.uint8).reshape(lengths)
 
@@ -95,7 +104,7 @@ def _find(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise InputError(
-        f"there is no {name}.gz in {str(folder)!r}: install Debian's package "
-        "dataset-fashion-mnist, name the folder of the IDX files with --data.path, or "
-        "download them by --data tfds --data.name fashion_mnist"
+        f"there is no {name}.gz in {str(folder)!r}. Install Debian's package "
+        "dataset-fashion-mnist, set --data.path to the folder of the IDX files, or "
+        "download them with --data tfds --data.name fashion_mnist."
     )

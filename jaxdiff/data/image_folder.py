@@ -1,4 +1,4 @@
-"""Your own images: the files of a folder, resized to one size."""
+"""Dataset of your own images: the files of a folder, resized to one size."""
 
 import contextlib
 import hashlib
@@ -20,67 +20,69 @@ from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-"""The endings of image files, in small or capital letters."""
-_VERSION = 1  # of how images are prepared; another one prepares them anew
-_NAMED = 3  # so many files that cannot be read are named
+"""Extensions of image files, in lower or upper case."""
+_VERSION = 1  # of the preparation; a new version prepares all images again
+_NAMED = 3  # number of unreadable files that a warning names
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Checked):
-    """The images in a folder and its sub-folders, resized to one size.
+    """Images in a folder and its sub-folders, resized to one size.
 
-    The first use prepares them, as uint8 in an array_record file, in $JAXDIFF_CACHE,
-    else $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff; later ones take what is there
-    while the files and the options are the same.
+    The first use prepares the images, as uint8 in an ArrayRecord file, in
+    $JAXDIFF_CACHE, by default $XDG_CACHE_HOME/jaxdiff or ~/.cache/jaxdiff. Later uses
+    read the prepared images, as long as the files and the options are the same.
 
-    Files count by their ending (.png, .jpg, .jpeg, .webp, .bmp, .gif); hidden ones and
-    links are passed over. Where every image lies in a sub-folder, and there are two
-    sub-folders or more, these are the classes. See `read_image` for what becomes of an
+    Image files have the extension .png, .jpg, .jpeg, .webp, .bmp or .gif; hidden files
+    and links are skipped. If every image lies in a sub-folder and there are at least
+    two sub-folders, these are the classes. `read_image` describes the conversion of an
     image.
     """
 
     FLAG: ClassVar[str] = "folder"
 
     path: str = ""
-    """The folder."""
+    """Path of the folder."""
 
     size: Size = 32
-    """Height and width to which the central square of each image is resized."""
+    """Height and width to which the central square of each image is resized, in
+    pixels."""
 
     channels: Channels = 3
-    """1 for grey images, 3 for colour."""
+    """Number of channels: 1 for grey, 3 for colour."""
 
     bad_files: Literal["skip", "stop"] = "skip"
-    """What a file that cannot be read does: it is left out, or stops the run."""
+    """Reaction to an unreadable file: skip the file, or stop the run."""
 
     held_out: Share = 0.1
-    """The share of the images that is the test split; a file's name decides, so that
-    more files move no other."""
+    """Share of the images in the test split. The file name decides, so new files
+    move no others."""
 
     flip: bool = True
-    """Mirror training images left to right at random."""
+    """If True, mirror training images left to right at random."""
 
     stream: bool = False
-    """Leave the prepared images on disk, and read them as training needs them; those
-    that would fill more than half of the memory always stay there."""
+    """If True, read prepared images from disk during training. Images larger than
+    half of the memory always stay on disk."""
 
     def load(self, split: str = "train") -> Dataset:
-        """The "train" split, or the "test" split of about `held_out` of the images.
+        """Returns the "train" split, or the "test" split (a share of about `held_out`).
 
         Raises:
-            InputError: there is no such folder, no image in it, none in this split or
-                none that can be read; or one cannot be read, and `bad_files` is "stop".
+            InputError: If the folder does not exist, or has no image, none in this
+                split or none that can be read. Also if one cannot be read and
+                `bad_files` is "stop".
 
         Warns:
-            UserWarning: files cannot be read and are left out.
+            UserWarning: If unreadable files are left out.
         """
         check_split(split)
         root = self._root()
         files = image_files(root)
         if not files:
             raise InputError(
-                f"there is no image in {str(root)!r}: give a folder with files of the "
-                f"endings {' '.join(ENDINGS)} (links and hidden ones do not count)"
+                f"there is no image in {str(root)!r}. Give a folder of files with the "
+                f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
             )
         classes = class_names(files)
         chosen = [
@@ -90,7 +92,7 @@ class ImageFolder(Checked):
         if not chosen:
             raise InputError(
                 f"none of the {len(files)} images in {str(root)!r} falls into the "
-                f"{split} split: change held_out ({self.held_out:g}), or add images"
+                f"{split} split. Change held_out ({self.held_out:g}), or add images."
             )
         builder = self._prepared(root, chosen, split, classes)
         _warn(builder.info.metadata["left_out"], len(chosen), root, split)
@@ -104,19 +106,19 @@ class ImageFolder(Checked):
 
     def _root(self) -> Path:
         if not self.path:
-            raise InputError("no folder of images is given: name it with --data.path")
+            raise InputError("path must name a folder, got ''. Set --data.path.")
         root = Path(self.path).expanduser()
         try:
             if root.is_dir():
                 return root
         except (OSError, ValueError):  # a name that is too long, or has a NUL
             pass
-        raise InputError(f"there is no folder {self.path!r}: check --data.path")
+        raise InputError(f"there is no folder {self.path!r}. Check --data.path.")
 
     def _prepared(
         self, root: Path, names: list[Path], split: str, classes: list[str] | None
     ) -> Any:
-        """The TFDS builder of these files: prepared now if they were not."""
+        """Returns the TFDS builder of these files; prepares the data if necessary."""
         require("tensorflow_datasets")
         from jaxdiff.data.image_folder_builder import Files, JaxdiffFolder
 
@@ -125,7 +127,9 @@ class ImageFolder(Checked):
                 return read_image(root / name, self.size, self.channels)
             except InputError as error:
                 if self.bad_files == "stop":
-                    raise InputError(f"{error}; bad_files skip leaves it out") from None
+                    raise InputError(
+                        f"{error}. Set bad_files to skip to leave it out."
+                    ) from None
                 return str(error)
 
         numbers = {name: number for number, name in enumerate(classes or ())}
@@ -147,15 +151,15 @@ class ImageFolder(Checked):
         except OSError as error:
             raise InputError(
                 f"cannot prepare the images in the cache folder {folder}: "
-                f"{first_line(error)}; set JAXDIFF_CACHE to a folder you can write"
+                f"{first_line(error)}. Set JAXDIFF_CACHE to a writable folder."
             ) from error
 
     def _key(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
-        """Of the files as they are now, and of what is made of them."""
+        """Returns a hash of the current files and of the options of the preparation."""
         rules = _VERSION, self.size, self.channels, self.bad_files, classes
         digest = hashlib.sha256(repr((os.fspath(root.resolve()), rules)).encode())
         for name in names:
-            with contextlib.suppress(OSError):  # one that cannot be read is left out
+            with contextlib.suppress(OSError):  # an unreadable file is left out
                 found = os.stat(root / name)
                 known = os.fspath(name), found.st_size, found.st_mtime_ns
                 digest.update(repr(known).encode())
@@ -163,22 +167,22 @@ class ImageFolder(Checked):
 
 
 def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
-    """Tells which files were left out, if any were."""
+    """Warns about the files that were left out, if any."""
     if reasons:
         more = len(reasons) - _NAMED
         warnings.warn(
-            f"{len(reasons)} of {count} images of the {split} split in "
-            f"{str(root)!r} are left out: {'; '.join(reasons[:_NAMED])}"
+            f"skipped {len(reasons)} of {count} images of the {split} split in "
+            f"{str(root)!r}: {'; '.join(reasons[:_NAMED])}"
             + (f"; and {more} more" if more > 0 else ""),
             stacklevel=3,
         )
 
 
 def image_files(root: Path) -> list[Path]:
-    """The image files below a folder, as paths in it, in order.
+    """Returns the image files below a folder, as sorted relative paths.
 
     Raises:
-        InputError: a folder cannot be listed.
+        InputError: If a folder cannot be listed.
     """
     return sorted(_walk(root), key=lambda path: path.parts)
 
@@ -192,12 +196,12 @@ def _walk(root: Path) -> Iterator[Path]:
         except OSError as error:
             place = str(root / folder)
             raise InputError(
-                f"cannot list the folder {place!r}: {error.strerror}"
+                f"cannot list the folder {place!r}: {error.strerror}. Make it readable."
             ) from error
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            # A link might lead out of the folder, or back to where we are.
+            # A link might lead out of the folder, or back into it without end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(folder / entry.name)
             elif entry.name.lower().endswith(ENDINGS) and entry.is_file(
@@ -207,7 +211,10 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def class_names(files: list[Path]) -> list[str] | None:
-    """The sub-folders, where each file lies in one and there are two; else None."""
+    """Returns the sub-folders as class names, or None.
+
+    The sub-folders are classes if every file lies in one and there are at least two.
+    """
     if any(len(file.parts) < 2 for file in files):
         return None
     names = sorted({file.parts[0] for file in files})
@@ -215,6 +222,6 @@ def class_names(files: list[Path]) -> list[str] | None:
 
 
 def is_held_out(file: Path, share: float) -> bool:
-    """Whether a file is of the test split: by its name alone."""
+    """Returns True if a file belongs to the test split; its name alone decides."""
     digest = hashlib.sha256(os.fsencode(file.as_posix())).digest()
     return int.from_bytes(digest[:8], "big") < share * 2**64

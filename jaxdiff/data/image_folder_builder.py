@@ -1,4 +1,4 @@
-"""The TFDS builder of a folder of images; import it lazily, for it imports TFDS."""
+"""TFDS builder of an image folder; import it lazily, because it imports TFDS."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,21 +10,21 @@ import tensorflow_datasets as tfds
 from jaxdiff.data.prefetch import read_ahead
 from jaxdiff.errors import InputError, require
 
-_BIG = 1000  # so many files show their progress
+_BIG = 1000  # number of files from which the progress is shown
 IMAGE, LABEL = "image", "label"
 
 
 class Files(NamedTuple):
-    """What to prepare.
+    """Files of one split to prepare, and their reader.
 
     Attributes:
-        title: of the progress bar.
-        split: "train" or "test".
-        names: the files, in order.
-        labels: the class of each, or None.
-        class_names: the name of each class, or None.
-        shape: height, width and channels of every image.
-        read: gives a file's image, or the reason why it cannot be read.
+        title: Title of the progress bar.
+        split: Name of the split, "train" or "test".
+        names: Paths of the files, in order.
+        labels: Class of each file, or None.
+        class_names: Name of each class, or None.
+        shape: Height, width and channels of every image.
+        read: Function that returns a file's image, or the reason why it is unreadable.
     """
 
     title: str
@@ -37,9 +37,9 @@ class Files(NamedTuple):
 
 
 class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
-    """The images of one split of a folder, resized, in the order of their names.
+    """Builder of one split of a folder: resized images, in the order of their names.
 
-    Its metadata name the files that were left out, and why.
+    Its metadata name the files that were left out, with the reasons.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -77,7 +77,7 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
             desc=files.title,
             total=len(files.names),
             unit="image",
-            disable=None if len(files.names) >= _BIG else True,  # None: on a terminal
+            disable=None if len(files.names) >= _BIG else True,  # None: in a terminal
         )
         reasons = []
         for i, result in enumerate(progress):
@@ -91,6 +91,6 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
         if len(reasons) == len(files.names):
             raise InputError(
                 f"none of the {len(reasons)} images of the {files.split} split can be "
-                f"read: {reasons[0]}"
+                f"read: {reasons[0]}. Check the files."
             )
         self.info.metadata["left_out"] = reasons

@@ -1,4 +1,4 @@
-"""Reads ahead: what comes next is made by other threads while this one computes."""
+"""Prefetching: threads of Grain prepare the next results while the caller computes."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -6,7 +6,8 @@ from typing import TypeVar
 from jaxdiff.errors import require
 
 THREADS = 4
-"""Reading, decoding and NumPy's copies run beside Python, and so beside each other."""
+"""Number of threads. Reading, decoding and NumPy's copies release Python's lock, so
+they run in parallel."""
 
 Made = TypeVar("Made")
 
@@ -14,13 +15,15 @@ Made = TypeVar("Made")
 def read_ahead(
     make: Callable[[int], Made], first: int, end: int, ahead: int = 2 * THREADS
 ) -> Iterator[Made]:
-    """`make(first)`, `make(first + 1)` and so on up to `end`, in this order, by Grain.
+    """Returns an iterator over `make(first)`, ..., `make(end - 1)`, in this order.
+
+    Threads of Grain prefetch the results.
 
     Args:
-        make: a pure function, called from several threads.
-        first: where to begin.
-        end: where to end; this one is not made.
-        ahead: how many are made before they are asked for.
+        make: Pure function, called from several threads.
+        first: First argument of `make`.
+        end: End of the arguments, exclusive.
+        ahead: Number of results to prefetch.
     """
     grain = require("grain")
     options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=ahead)

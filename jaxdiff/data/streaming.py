@@ -1,4 +1,4 @@
-"""Images that stay on disk until they are asked for: sets larger than memory."""
+"""Images that stay on disk until they are indexed, for datasets larger than memory."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -10,12 +10,12 @@ import numpy as np
 from jaxdiff.errors import InputError
 
 SHARE = 0.5
-"""Images that fill more than this share of the memory are read as they are needed."""
-_AT_ONCE = 256  # images that are read together where all are read
+"""Share of the memory; images that need more are read from disk on demand."""
+_AT_ONCE = 256  # number of examples per read
 
 
 class Source(Protocol):
-    """Serialized examples by their place, such as an array_record file."""
+    """Serialized examples, indexed by position, such as an ArrayRecord file."""
 
     def __len__(self) -> int: ...
 
@@ -23,15 +23,15 @@ class Source(Protocol):
 
 
 class Records:
-    """The images of a prepared split as an array that is read where it is indexed.
+    """Array of a prepared split's images, which are read from disk when indexed.
 
-    Any number of threads may read at a time.
+    Any number of threads may read at the same time.
 
     Args:
-        source: its examples.
-        feature: the TFDS features by which they are read, with the image.
-        key: the name of the image among them.
-        shape: height, width and channels of each image.
+        source: Serialized examples.
+        features: TFDS features that decode an example, with the image among them.
+        key: Name of the image feature.
+        shape: Height, width and channels of each image.
     """
 
     dtype = np.dtype(np.uint8)
@@ -47,11 +47,11 @@ class Records:
         return self.shape[0]
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """The images at integers or a slice, uint8 [..., height, width, channels].
+        """Reads images by integers or a slice (uint8 [..., height, width, channels]).
 
         Raises:
-            InputError: a record cannot be read, or holds an image of another size.
-            IndexError: there is no such place.
+            InputError: If an example cannot be read, or its image has another size.
+            IndexError: If a position does not exist.
         """
         chosen = np.arange(len(self))[places]
         found = np.empty((chosen.size, *self.shape[1:]), np.uint8)
@@ -61,21 +61,21 @@ class Records:
         return found.reshape(*chosen.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them in memory."""
+        """Reads all images into memory."""
         return np.asarray(self[:], dtype)
 
 
 Images: TypeAlias = np.ndarray | Records
-"""Images uint8 [size, height, width, channels]: integers or a slice give an array."""
+"""Images uint8 [size, height, width, channels]; integers or a slice select an array."""
 
 
 def examples_at(
     source: Source, features: Any, places: np.ndarray
 ) -> Iterator[dict[str, Any]]:
-    """The examples at integers [n], in this order.
+    """Yields the examples at these positions, in this order (integers [n]).
 
     Raises:
-        InputError: a record cannot be read.
+        InputError: If an example cannot be read.
     """
     for first in range(0, len(places), _AT_ONCE):
         some = places[first : first + _AT_ONCE].tolist()
@@ -83,32 +83,32 @@ def examples_at(
             yield from map(features.deserialize_example_np, source.__getitems__(some))
         except InputError:
             raise
-        except Exception as error:  # whatever the reader of the file raises
+        except Exception as error:  # the file's reader may raise anything
             raise InputError(
-                f"cannot read the records {some[0]} to {some[-1]} of the prepared "
-                f"data: {error}; remove its folder, so that it is prepared again"
+                f"cannot read the examples {some[0]} to {some[-1]} of the prepared "
+                f"data: {error}. Remove the data's folder to prepare the data again."
             ) from error
 
 
 def checked(image: np.ndarray, shape: tuple[int, ...], place: int) -> np.ndarray:
-    """Refuses an image of another shape than the others."""
+    """Returns the image; raises an error if its shape differs from `shape`."""
     if image.shape != shape:
         raise InputError(
-            f"the data has images of several sizes, {shape} and {image.shape} (at "
-            f"place {place}); prepare a data set whose images are resized to one"
+            f"images must have one size, got {shape} and {image.shape} (at index "
+            f"{place}). Resize the images of the dataset to one size."
         )
     return image
 
 
 def too_large(count: int, shape: tuple[int, ...]) -> bool:
-    """Whether so many images would fill too much of this machine's memory."""
+    """Returns True if `count` images would fill too much of this machine's memory."""
     return count * int(np.prod(shape)) > SHARE * memory()
 
 
 def memory() -> int:
-    """The memory of this machine, or of its container, in bytes."""
+    """Returns the memory of this machine or its container, in bytes."""
     found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:  # "max" is no limit, and no number
+    try:  # "max" means no limit
         return min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     except (OSError, ValueError):
         return found

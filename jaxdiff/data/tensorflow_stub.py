@@ -1,8 +1,8 @@
-"""A stand-in for what TFDS asks of TensorFlow while it prepares image data.
+"""Stand-in for the TensorFlow functions that TFDS calls to prepare image data.
 
-Reading prepared data needs no TensorFlow, but unpacking a download and encoding an
-image call a few of its functions, through one lazily imported module. Without
-TensorFlow installed, these few take its place: plain files and Pillow.
+Reading prepared data needs no TensorFlow. Unpacking a download and encoding an image
+call a few TensorFlow functions through one lazily imported module. If TensorFlow is not
+installed, plain files and Pillow replace these functions.
 """
 
 import glob
@@ -22,12 +22,12 @@ from jaxdiff.errors import require
 
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """Let TFDS work with the stand-in, unless TensorFlow is installed."""
+    """Makes TFDS use the stand-in, unless TensorFlow is installed."""
     if find_spec("tensorflow") is not None:
         yield
         return
     utils = require("tensorflow_datasets.core.utils.lazy_imports_utils")
-    # The lazy module keeps what it imported under this name of its own instance.
+    # The lazy module stores its import in this attribute.
     lazy = vars(utils.tensorflow)
     lazy["_module"] = _stand_in()
     try:
@@ -69,5 +69,5 @@ def _encode(pixels: np.ndarray, encoding: str) -> SimpleNamespace:
         pixels = pixels[..., 0]
     buffer = io.BytesIO()
     picture = require("PIL.Image").fromarray(pixels)
-    picture.save(buffer, encoding, quality=95)  # PNG has no quality
-    return SimpleNamespace(numpy=buffer.getvalue)  # as an eager tensor would give it
+    picture.save(buffer, encoding, quality=95)  # PNG ignores the quality
+    return SimpleNamespace(numpy=buffer.getvalue)  # like an eager tensor

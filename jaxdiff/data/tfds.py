@@ -1,8 +1,8 @@
-"""Any image data set of TensorFlow Datasets, without TensorFlow.
+"""Any image dataset of TensorFlow Datasets, without TensorFlow.
 
-A name in a configuration, or in the files of prepared data, is data and never code. To
-TFDS, "namespace:name" is code to download and run, and a feature's class is a module to
-import: both are refused before it is asked.
+A name in a configuration, or in the files of prepared data, is data and never code.
+TFDS would download and run the code of "namespace:name", and import the module of a
+feature's class. Both are rejected before TFDS is called.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
 
 _NAME = re.compile(
-    r"[a-zA-Z]\w*"  # the data set
+    r"[a-zA-Z]\w*"  # the dataset
     r"(/\w[\w+.-]*)?"  # its config
     r"(:(\d+|\*)(\.(\d+|\*)){2})?",  # its version, "*" for any
     re.ASCII,
@@ -28,52 +28,53 @@ _NAME = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class TFDS:
-    """A data set by its name in TensorFlow Datasets.
+    """Dataset of TensorFlow Datasets, by its name.
 
-    Data that lies prepared in the data folder is read as it is, also if a builder of
-    your own made it. Other data is downloaded and prepared on first use.
+    Prepared data in the data folder is read as it is, even if your own builder made it.
+    Other data is downloaded and prepared on first use.
     """
 
     name: str = "cifar10"
-    """Its name, and if wanted a config or a version: "name/config:1.0.0"."""
+    """Name of the dataset, with a config or a version if needed:
+    "name/config:1.0.0"."""
 
     train_split: str = "train"
-    """The split to train on, as TFDS spells it: also "train[:90%]"."""
+    """Split to train on, in the syntax of TFDS, such as "train[:90%]"."""
 
     test_split: str = "test"
-    """The split to compare samples with."""
+    """Split to compare samples with, in the syntax of TFDS."""
 
     image_key: str = "image"
-    """The feature with the image."""
+    """Name of the image feature."""
 
     label_key: str | None = "label"
-    """The feature with the class, or None to train without classes."""
+    """Name of the class feature; None trains without classes."""
 
     data_dir: str | None = None
-    """Where data is prepared: $TFDS_DATA_DIR or ~/tensorflow_datasets if None."""
+    """Folder of prepared data; None means $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
     flip: bool = True
-    """Mirror training images left to right at random."""
+    """If True, mirror training images left to right at random."""
 
     stream: bool = False
-    """Leave the prepared images on disk, and read them as training needs them; those
-    that would fill more than half of the memory always stay there."""
+    """If True, read prepared images from disk during training. Images larger than
+    half of the memory always stay on disk."""
 
     def load(self, split: str = "train") -> Dataset:
-        """What `train_split` ("train") or `test_split` ("test") names."""
+        """Returns `train_split` (for "train") or `test_split` (for "test")."""
         splits = {"train": self.train_split, "test": self.test_split}
         check_split(split)
         if not _NAME.fullmatch(self.name):
             raise InputError(
-                f"TensorFlow Datasets has no name {self.name!r}; give a name, "
-                "name/config, name:1.2.3 or name/config:1.2.3, without a namespace"
+                f"name must be a name of TensorFlow Datasets, got {self.name!r}. Give "
+                "name, name/config, name:1.2.3 or name/config:1.2.3, no namespace."
             )
         tfds = require("tensorflow_datasets")
         folder = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
         if folder.is_file():
             raise InputError(
-                f"cannot prepare data set {self.name!r} in {folder}: it is a file; "
-                "name a folder with data_dir"
+                f"cannot prepare dataset {self.name!r} in {folder}, which is a file. "
+                "Set data_dir to a folder."
             )
 
         def make_builder() -> Any:
@@ -84,12 +85,12 @@ class TFDS:
                 builder = prepared(make_builder)
             except InputError:
                 raise
-            except Exception as error:  # whatever the network or the builder raises
+            except Exception as error:  # the network and the builder may raise anything
                 raise InputError(
-                    f"cannot prepare data set {self.name!r} in {folder}: "
-                    f"{first_line(error)}; check the network and the folder, or "
-                    f"prepare it elsewhere (tfds build {self.name} "
-                    "--file_format=array_record) and copy it to data_dir"
+                    f"cannot prepare dataset {self.name!r} in {folder}: "
+                    f"{first_line(error)}. Check the network and the folder, or "
+                    f"prepare the dataset elsewhere (tfds build {self.name} "
+                    "--file_format=array_record) and copy it to data_dir."
                 ) from error
             return read(
                 builder,
@@ -110,16 +111,16 @@ def _builder(tfds: Any, name: str, folder: Path) -> Any:
         raise InputError(_not_found(tfds, name, folder)) from error
     except Exception as error:  # a wrong config, version or spelling
         raise InputError(
-            f"TensorFlow Datasets cannot make {name!r}: {first_line(error)}; "
-            "give a name, name/config or name:version"
+            f"TensorFlow Datasets cannot build {name!r}: {first_line(error)}. "
+            "Give name, name/config or name:version."
         ) from error
 
 
 @contextlib.contextmanager
 def _known_features_only(tfds: Any) -> Iterator[None]:
-    """Refuses features whose module TFDS would import to read prepared data.
+    """Rejects features whose module TFDS would import to read prepared data.
 
-    Features of its own are all right, and so are those of a builder that was imported.
+    Features of TFDS itself and of imported builders are accepted.
     """
     connector = tfds.features.FeatureConnector
     given = vars(connector)["cls_from_name"]
@@ -128,8 +129,8 @@ def _known_features_only(tfds: Any) -> Iterator[None]:
         ours = name.startswith("tensorflow_datasets.core.features.")
         if not ours and name not in cls._registered_features:
             raise InputError(
-                f"the prepared data has a feature of the class {name!r}, which would "
-                "be imported: import it yourself if you trust it"
+                f"the prepared data has a feature of the class {name!r}, which TFDS "
+                "would import. Import the class yourself if you trust it."
             )
         return given.__get__(None, cls)(name)
 
@@ -150,7 +151,7 @@ def _not_found(tfds: Any, name: str, folder: Path) -> str:
     known = here.union(tfds.list_builders(with_community_datasets=False))
     close = difflib.get_close_matches(name.split("/")[0].split(":")[0], sorted(known))
     return (
-        f"TensorFlow Datasets knows no data set {name!r}; "
-        f"close to it: {', '.join(close) or 'none'}; "
-        f"prepared in {folder}: {', '.join(sorted(here)) or 'none'}"
+        f"TensorFlow Datasets has no dataset {name!r}. "
+        f"Similar names: {', '.join(close) or 'none'}. "
+        f"Prepared in {folder}: {', '.join(sorted(here)) or 'none'}."
     )

@@ -1,4 +1,4 @@
-"""Prepare data with TFDS, without TensorFlow and without its noise."""
+"""Preparation of data with TFDS, without TensorFlow and without log messages."""
 
 import contextlib
 import io
@@ -14,12 +14,12 @@ _RETRIES = 4
 
 
 def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
-    """A TFDS builder whose data is on disk: prepared now if it was not.
+    """Returns a TFDS builder whose data is on disk, and prepares the data if necessary.
 
     Args:
-        make_builder: makes the builder. It is called again after preparing, so that
-            what is returned describes the files and not the way they were made.
-        tell: let TFDS tell what it does, and show its progress on a terminal.
+        make_builder: Function that returns the builder. It is called again after the
+            preparation, so that the result describes the files on disk.
+        tell: If True, TFDS prints messages, and shows its progress in a terminal.
     """
     builder = make_builder()
     if builder.data_path.exists():
@@ -27,7 +27,7 @@ def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
     tfds = require("tensorflow_datasets")
     require("array_record")
     downloader = require("tensorflow_datasets.core.download.downloader")
-    downloader.MAX_RETRIES = _RETRIES  # TFDS's own ten take minutes to fail offline
+    downloader.MAX_RETRIES = _RETRIES  # TFDS's 10 retries take minutes offline
     tfds.display_progress_bar(tell and sys.stderr.isatty())
     out = sys.stderr if tell else io.StringIO()
     try:
@@ -37,8 +37,8 @@ def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False),
             )
     except Exception:
-        # TFDS renames a finished folder into place. That fails if another process was
-        # faster, but then the data is there.
+        # TFDS renames a finished folder into place. The rename fails if another process
+        # was faster, but then the data exists.
         if not builder.data_path.exists():
             raise
     return make_builder()
@@ -46,7 +46,7 @@ def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Show only errors of TFDS and of the connections it makes."""
+    """Hides all log messages of TFDS and its connections, except errors."""
     loggers = [logging.getLogger(name) for name in ("absl", "urllib3")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""Read data that TFDS has prepared, without TensorFlow."""
+"""Reader of data that TFDS has prepared, without TensorFlow."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from jaxdiff.data.streaming import Records, Source, checked, examples_at, too_la
 from jaxdiff.errors import InputError, require
 from jaxdiff.storage.cache import load_arrays, save_arrays
 
-_BIG = 5000  # a split of so many examples shows its progress
+_BIG = 5000  # number of examples from which the progress is shown
 
 
 def read(
@@ -29,18 +29,18 @@ def read(
     label_key: str | None,
     stream: bool = False,
 ) -> Dataset:
-    """One split of a prepared TFDS builder.
+    """Reads one split of a prepared TFDS builder.
 
     Args:
-        builder: a TFDS builder with its data on disk.
-        split: a split as TFDS spells it, such as "train" or "train[:90%]".
-        image_key: the feature with the uint8 image.
-        label_key: the feature with the integer class, or None to leave it out.
-        stream: leave the images on disk and read them as they are needed; those that
-            would fill more than half of the memory always stay there.
+        builder: TFDS builder with its data on disk.
+        split: Split in the syntax of TFDS, such as "train" or "train[:90%]".
+        image_key: Name of the uint8 image feature.
+        label_key: Name of the integer class feature, or None to leave it out.
+        stream: If True, the images stay on disk and are read on demand. Images larger
+            than half of the memory always stay on disk.
 
     Raises:
-        InputError: there are no such split and features, the images are of several
+        InputError: If the split or a feature does not exist, the images have several
             sizes, or they cannot be read.
     """
     tfds = require("tensorflow_datasets")
@@ -50,8 +50,8 @@ def read(
     for key in keys:
         if key not in builder.info.features:
             raise InputError(
-                f"{name} has no feature {key!r}; "
-                f"choose from {', '.join(builder.info.features)}"
+                f"{name} has no feature {key!r}. "
+                f"Choose from {', '.join(builder.info.features)}."
             )
     features = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys})
     _check_image(name, image_key, features[image_key])
@@ -60,7 +60,9 @@ def read(
 
     size = builder.info.splits[split].num_examples
     if size == 0:
-        raise InputError(f"{name} has no examples in split {split!r}; choose another")
+        raise InputError(
+            f"{name} has no examples in split {split!r}. Choose another split."
+        )
     shape = next(_examples(builder, split, features))[image_key].shape
     if stream or too_large(size, shape):
         return _on_disk(builder, split, features, (image_key, label_key), shape)
@@ -68,8 +70,8 @@ def read(
         images = np.empty((size, *shape), np.uint8)
     except (MemoryError, ValueError) as error:
         raise InputError(
-            f"{size} images of shape {shape} do not fit into memory: leave them on "
-            "disk (stream), or take a smaller size or fewer images"
+            f"{size} images of shape {shape} do not fit into memory. Leave them on "
+            "disk (stream), or choose a smaller size or fewer images."
         ) from error
     labels = None if label_key is None else np.zeros(size, np.int64)
     for i, example in enumerate(_shown(builder, split, features)):
@@ -86,9 +88,10 @@ def _on_disk(
     keys: tuple[str, str | None],
     shape: tuple[int, int, int],
 ) -> Dataset:
-    """A split whose images stay where they are.
+    """Returns a split whose images stay on disk.
 
-    Its labels and its fingerprint are found by reading it once, and kept.
+    One pass over the split computes its labels and its fingerprint, which are then
+    cached.
     """
     image_key, label_key = keys
     names = _class_names(features, label_key)
@@ -121,7 +124,7 @@ def _on_disk(
 
 
 def _key_of(builder: Any, split: str, keys: tuple[str, str | None]) -> str:
-    """Of a split's files as they are now, and what is read of them."""
+    """Returns a hash of a split's current files and of the features to read."""
     parts = builder.info.splits[split].file_instructions
     files = [
         (part.filename, part.skip, part.take, os.stat(part.filename).st_size,
@@ -137,23 +140,23 @@ def _class_names(features: Any, label_key: str | None) -> tuple[str, ...] | None
 
 
 def _shown(builder: Any, split: str, features: Any) -> Iterator[dict[str, Any]]:
-    """The examples of a split, with a progress bar where they are many."""
+    """Yields the examples of a split, with a progress bar if there are many."""
     size = builder.info.splits[split].num_examples
     return require("tqdm").tqdm(
         _examples(builder, split, features),
         desc=f"{builder.info.name} {split}",
         total=size,
-        disable=None if size >= _BIG else True,  # None: only on a terminal
+        disable=None if size >= _BIG else True,  # None: only in a terminal
     )
 
 
 def _check_split(builder: Any, split: str) -> None:
     try:
         builder.info.splits[split]
-    except Exception as error:  # TFDS raises several kinds for a name or a slice
+    except Exception as error:  # TFDS raises several types for a name or a slice
         raise InputError(
-            f"{builder.info.name} has no split {split!r}; "
-            f"choose from {', '.join(sorted(builder.info.splits))}, or a slice of one"
+            f"{builder.info.name} has no split {split!r}. Choose from "
+            f"{', '.join(sorted(builder.info.splits))}, or a slice of one of them."
         ) from error
 
 
@@ -161,21 +164,21 @@ def _check_image(name: str, key: str, feature: Any) -> None:
     shape = feature.shape  # a dict for nested features
     if not isinstance(shape, tuple) or len(shape) != 3 or feature.np_dtype != np.uint8:
         raise InputError(
-            f"feature {key!r} of {name} is {feature!r}; "
-            "give the key of a uint8 image [height, width, channels]"
+            f"feature {key!r} of {name} must be a uint8 image [height, width, "
+            f"channels], got {feature!r}. Choose another image_key."
         )
 
 
 def _check_label(name: str, key: str, feature: Any) -> None:
     if feature.shape != () or not np.issubdtype(feature.np_dtype, np.integer):
         raise InputError(
-            f"feature {key!r} of {name} is {feature!r}; "
-            "give the key of an integer class, or None for no classes"
+            f"feature {key!r} of {name} must be an integer class, got {feature!r}. "
+            "Choose another label_key, or None for no classes."
         )
 
 
 def _examples(builder: Any, split: str, features: Any) -> Iterator[dict[str, Any]]:
-    """The examples of a split, in order."""
+    """Yields the examples of a split, in order."""
     if builder.info.file_format.value == "tfrecord":
         for part in builder.info.splits[split].file_instructions:
             for record in _tfrecords(part.filename, part.skip, part.take):
@@ -186,11 +189,12 @@ def _examples(builder: Any, split: str, features: Any) -> Iterator[dict[str, Any
 
 
 def _source(builder: Any, split: str) -> Source:
-    """The serialized examples of a split, by their place."""
+    """Returns the serialized examples of a split, indexed by position."""
     form = builder.info.file_format.value
     if form != "array_record":
         raise InputError(
-            f"{builder.info.name} is prepared as {form}; prepare it as array_record"
+            f"{builder.info.name} must be prepared as array_record, got {form}. "
+            "Prepare the dataset again."
         )
     require("array_record")
     source: Source = builder.as_data_source(split).data_source
@@ -198,7 +202,7 @@ def _source(builder: Any, split: str) -> Source:
 
 
 def _tfrecords(path: str, skip: int, take: int) -> Iterator[bytes]:
-    """Records of one TFRecord file: length, its checksum, data, its checksum."""
+    """Yields the data of a TFRecord file: length, its checksum, data, its checksum."""
     with open(os.fspath(path), "rb") as file:
         for i in range(skip + take):
             (length,) = struct.unpack("<Q", file.read(8))

@@ -1,4 +1,4 @@
-"""Devices and processes: how a pure step runs on many of them."""
+"""Devices and processes: layouts that run a pure step on many of them."""
 
 from typing import TypeAlias
 
@@ -14,11 +14,11 @@ from jaxdiff.parallel.preemption import Terminated as Terminated
 from jaxdiff.parallel.sharded import Sharded as Sharded
 
 Parallel: TypeAlias = Pmap | Sharded
-"""The ways to be parallel that the command line offers."""
+"""Layouts that the command line offers."""
 
 
 def describe_devices(parallel: Parallel) -> str:
-    """Its devices, such as "8 CPU devices of 2 processes"."""
+    """Returns the devices as text, such as "8 CPU devices of 2 processes"."""
     count, processes = len(parallel.devices), jax.process_count()
     kind = parallel.devices[0].device_kind.replace("cpu", "CPU")
     words = f"{count} {kind} device" + "s" * (count > 1)

@@ -1,7 +1,7 @@
-"""The cores of a machine as devices of JAX: how many, chosen before JAX starts.
+"""Number of JAX's CPU devices, chosen before JAX starts.
 
-XLA does the element-wise work of a CPU device in one thread, so that one device leaves
-most cores idle. JAX can be told to make several, which share a batch like GPUs.
+XLA runs the element-wise work of a CPU device in one thread, so one device leaves most
+cores idle. JAX can create several CPU devices, which share a batch as GPUs do.
 """
 
 import contextlib
@@ -13,14 +13,17 @@ from pathlib import Path
 import jax
 
 XLA_FLAG = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
-"""The older way to ask for CPU devices, in XLA_FLAGS."""
+"""Older option for the number of CPU devices, in XLA_FLAGS."""
 
 
 def available() -> int:
-    """How many cores this process may use, as its affinity and its container say."""
+    """Returns the number of cores that this process may use.
+
+    The number respects the process's CPU affinity and the quota of a container.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else os.cpu_count() or 1
-    # What Docker and Kubernetes leave of them; "max" is no limit, and no number.
+    # Quota of Docker or Kubernetes; "max" means no limit.
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         count = min(count, max(1, int(quota) // int(period)))
@@ -28,10 +31,10 @@ def available() -> int:
 
 
 def use(count: int, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Lets JAX start with so many CPU devices, unless their number was chosen before.
+    """Makes JAX start with `count` CPU devices, unless the number is already chosen.
 
-    That is so by JAX_NUM_CPU_DEVICES or XLA_FLAGS, by a launcher of several processes,
-    and where JAX has found its devices already.
+    JAX_NUM_CPU_DEVICES, XLA_FLAGS and launchers of several processes choose the number.
+    It is also fixed once JAX has found its devices.
     """
     if jax.distributed.is_initialized():
         return
@@ -46,9 +49,9 @@ def use(count: int, environ: MutableMapping[str, str] = os.environ) -> None:
             jax.config.update("jax_num_cpu_devices", count)
         except RuntimeError:  # JAX has started
             return
-    # Devices wait for each other in threads, of which XLA has one a core: with too few
-    # they would wait for ever, and with more than it needs it is slower. As many as
-    # devices are too few now and then: one that waits can hold back another's work.
+    # Devices wait for each other in threads, of which XLA has one per core. Too few
+    # threads wait for ever, and too many are slow. One thread per device is sometimes
+    # too few: a waiting device can block another one's work.
     if count > available():
         environ.setdefault("NPROC", str(4 * count + 16))
     elif count > 1:

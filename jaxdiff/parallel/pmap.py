@@ -1,4 +1,4 @@
-"""Data parallel by `jax.pmap`: every device holds the whole state."""
+"""Data parallelism by `jax.pmap`: every device holds the whole state."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,14 +27,14 @@ from jaxdiff.parallel.base import (
 
 @dataclass(frozen=True, kw_only=True)
 class Pmap(Checked, Everywhere):
-    """Data parallel by `jax.pmap`: every device holds the whole state."""
+    """Data parallelism by `jax.pmap`: every device holds the whole state."""
 
     num_devices: Annotated[int, Ge(1)] | None = None
-    """How many devices; all there are by default."""
+    """Number of devices; None uses all devices."""
 
     @property
     def devices(self) -> list[jax.Device]:
-        """The devices, of all processes."""
+        """Devices of all processes."""
         return first_devices(self._asked[0])
 
     @property
@@ -45,12 +45,12 @@ class Pmap(Checked, Everywhere):
         """Compiles `fn(state, batch, mean_of) -> (state, metrics)`.
 
         Args:
-            fn: what it returns must be the same on each device, which is so if it looks
-                at the batch through `mean_of` only; see the head of this file.
+            fn: Function whose results must be the same on each device. They are if `fn`
+                uses the batch through `mean_of` only; see base.py.
 
         Returns:
             A function of the state, which is donated, and of this process's `rows` of
-            the batch, arrays with a leading axis, or what `place` made of them.
+            the batch: arrays with a leading axis, or the result of `place`.
         """
 
         def mean_of(fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
@@ -67,22 +67,22 @@ class Pmap(Checked, Everywhere):
         return lambda state, batch: mapped(state, self.place(batch).batch)
 
     def shardings(self, state: State) -> State:
-        """Where a state's arrays live: all of each on every device."""
+        """Returns shardings that put the whole of a state on every device."""
         return replicated(self.devices, state)
 
     def localize(self, state: State) -> State:
-        """The state as `step` takes it, from arrays in the place of `shardings`.
+        """Converts a state placed by `shardings` to the form that `step` takes.
 
-        `jax.pmap` keeps each process's copy as an array of its own.
+        `jax.pmap` stores each process's copy as an array of its own.
         """
         return relabelled(state, replicated(local_devices(self.devices), state))
 
     def globalize(self, state: State) -> State:
-        """The reverse of `localize`: arrays of all processes, to save."""
+        """Reverses `localize`: returns arrays of all processes, to save."""
         return relabelled(state, self.shardings(state))
 
     def rows(self, size: int) -> np.ndarray:
-        """Which rows of a global batch of so many are this process's, in order."""
+        """Returns this process's rows of a global batch of `size` rows, in order."""
         self.check_batch_size(size)
         return np.arange(size).reshape(jax.process_count(), -1)[jax.process_index()]
 
@@ -113,7 +113,7 @@ class Pmap(Checked, Everywhere):
         return NamedSharding(mesh, PartitionSpec(AXIS))
 
     def _spread(self, batch: Tree) -> Tree:
-        """[rows, ...] to [local devices, rows / local devices, ...]."""
+        """Reshapes [rows, ...] to [local devices, rows / local devices, ...]."""
         split = self._by_device
 
         def spread(a: Any) -> jax.Array:

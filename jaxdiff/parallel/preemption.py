@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM (a pre-emption), noticed between two steps."""
+"""Ctrl-C and SIGTERM (a preemption), handled between two steps."""
 
 import os
 import signal
@@ -12,11 +12,11 @@ from typing import NoReturn
 import jax
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TOLD = "finishing the step, then saving; press Ctrl-C to stop at once instead\n"
+TOLD = "finishing the step, then saving; press Ctrl-C to stop at once\n"
 
 
 class Terminated(SystemExit):
-    """SIGTERM stopped the training; the state is saved. It exits with code 143."""
+    """Exit after SIGTERM, with the state saved; the exit code is 143."""
 
     def __init__(self, message: str):
         super().__init__(128 + signal.SIGTERM)
@@ -27,27 +27,27 @@ class Terminated(SystemExit):
 
 
 class Asked:
-    """Whether a signal asked the run to stop."""
+    """Request to stop the run, set by a signal."""
 
     def __init__(self) -> None:
         self.number = 0
 
     def __call__(self, step: int) -> bool:
-        """Whether to save and stop after this step; of several processes all agree.
+        """Returns True if the run must save and stop after this step.
 
-        Each must ask at every step.
+        All processes agree. Each process must call this at every step.
         """
         if jax.process_count() == 1:
             return bool(self.number)
         from jax.experimental import multihost_utils
 
         agreed = multihost_utils.reached_preemption_sync_point(step)
-        if agreed and not self.number:  # JAX has SIGTERM's handler, or another process
+        if agreed and not self.number:  # received by JAX, or by another process
             self.number = signal.SIGTERM
         return agreed
 
     def stop(self, step: int) -> NoReturn:
-        """Raises what ends the run, whose state after this step is saved."""
+        """Raises the exception that ends the run; this step's state is saved."""
         name = signal.Signals(self.number).name
         message = f"stopped by {name}; step {step} is saved"
         if self.number == signal.SIGINT:
@@ -57,20 +57,21 @@ class Asked:
 
 @contextmanager
 def stop_between_steps() -> Iterator[Asked]:
-    """Holds signals back until they are asked for; a second Ctrl-C ends the process.
+    """Defers signals to the end of a step; a second Ctrl-C ends the process.
 
-    Python runs its handlers between two of its own instructions: in the minute that a
-    compilation takes, never. So a thread hears the signals as they come, says what
-    happens now, and at the second Ctrl-C ends the process with code 130, at once.
+    Python runs its handlers between two of its own instructions, so never during a
+    compilation of a minute. A thread therefore receives the signals at once and prints
+    a message. At a Ctrl-C after the first signal, the thread ends the process with code
+    130.
 
-    Where a signal is ignored, and outside the main thread, all stays as it is.
+    Ignored signals stay ignored. Outside the main thread, nothing changes.
     """
     asked = Asked()
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
     heard, ring = os.pipe()
-    if sys.platform != "win32":  # which takes a pipe that blocks
+    if sys.platform != "win32":  # Windows needs a blocking pipe
         os.set_blocking(ring, False)
 
     def listen() -> None:
@@ -84,13 +85,13 @@ def stop_between_steps() -> Iterator[Asked]:
             asked.number = asked.number or number
             sys.stderr.write("\n" + TOLD)
             sys.stderr.flush()
-            if jax.process_count() > 1:  # JAX hears it, and tells the other processes
+            if jax.process_count() > 1:  # JAX passes SIGTERM on to all processes
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def handler(number: int, frame: FrameType | None) -> None:
         asked.number = asked.number or number
 
-    # Of several processes, JAX itself hears SIGTERM.
+    # With several processes, JAX itself handles SIGTERM.
     mine = SIGNALS if jax.process_count() == 1 else SIGNALS[:1]
     before = {
         number: signal.signal(number, handler)

@@ -1,15 +1,15 @@
-"""Several processes that work as one: how they find each other, and how they part.
+"""Several processes that work as one: start, exchange and exit.
 
-A launcher starts the same command in every process, and says in the environment how
-they find each other, in one of two ways:
+A launcher starts the same command in every process. The environment describes the
+processes in one of two ways:
 
-    JAX_COORDINATOR_ADDRESS   host:port of process 0, which the others look for,
-    JAX_NUM_PROCESSES         how many processes there are,
-    JAX_PROCESS_ID            and which of them this one is, from 0
+    JAX_COORDINATOR_ADDRESS   host:port of process 0, to which the others connect
+    JAX_NUM_PROCESSES         number of processes
+    JAX_PROCESS_ID            number of this process, from 0
 
-    JAXDIFF_CLUSTER           `slurm` or `tpu`: JAX finds all this out by itself
+    JAXDIFF_CLUSTER           `slurm` or `tpu`: JAX finds the processes by itself
 
-Without them a process works alone.
+Without these variables a process works alone.
 """
 
 import os
@@ -28,43 +28,44 @@ Tree = TypeVar("Tree")
 GIVEN = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CLUSTER = "JAXDIFF_CLUSTER"
 CLUSTERS = {"slurm": "slurm", "tpu": None}
-"""JAX's own name for each; it tells the kinds of TPU apart by itself."""
+"""JAX's name of each cluster; with None, JAX detects the kind of TPU."""
 HEARTBEAT_S = 30
-"""A process that is silent for so long counts as dead, and the others stop."""
+"""Silence after which a process counts as dead and the others stop, in seconds."""
 PEER_LOST = 3
-"""The exit code of a process that stops because another one did."""
+"""Exit code of a process that stops because another one did."""
 
 
 def join(environ: Mapping[str, str] = os.environ) -> None:
-    """Joins the other processes, if the launcher's environment tells of any.
+    """Joins the other processes, if the launcher's environment names any.
 
-    Call it before anything else of JAX: it cannot join when its devices are known.
+    Call this function before any other use of JAX: after JAX has found its devices, a
+    process cannot join.
 
     Raises:
-        InputError: the environment is incomplete or cannot be right.
+        InputError: If the environment is incomplete or invalid.
     """
     given = {name: environ[name] for name in GIVEN if environ.get(name)}
     cluster = environ.get(CLUSTER)
     if cluster:
         if cluster not in CLUSTERS:
             raise InputError(
-                f"{CLUSTER} must be one of {', '.join(CLUSTERS)}; got {cluster!r}"
+                f"{CLUSTER} must be one of {', '.join(CLUSTERS)}, got {cluster!r}"
             )
         try:
             jax.distributed.initialize(
                 cluster_detection_method=CLUSTERS[cluster],
                 heartbeat_timeout_seconds=HEARTBEAT_S,
             )
-        except (KeyError, ValueError) as error:  # a variable that JAX looks for
+        except (KeyError, ValueError) as error:  # a variable is missing
             raise InputError(
-                f"{CLUSTER} is {cluster!r}, but JAX finds none here ({error}): start "
-                f"through launch/{cluster}, or unset it"
+                f"{CLUSTER} is {cluster!r}, but JAX finds no such cluster ({error}). "
+                f"Start through launch/{cluster}, or unset {CLUSTER}."
             ) from error
     elif given:
         address, count, process = _checked(given)
-        # Where the others do not come, JAX ends the process, in words of its own.
+        # If the others do not connect, JAX ends the process with a message of its own.
         print(
-            f"process {process} of {count}: meets the others at {address}",
+            f"process {process} of {count}: connects to {address}",
             file=sys.stderr,
             flush=True,
         )
@@ -78,37 +79,36 @@ def join(environ: Mapping[str, str] = os.environ) -> None:
 
 
 def _checked(given: Mapping[str, str]) -> tuple[str, int, int]:
-    """Address, number of processes and this one's place among them."""
     missing = [name for name in GIVEN if name not in given]
     if missing:
         raise InputError(
-            f"{' and '.join(given)} without {' and '.join(missing)}: set all three, "
-            "or none for a single process"
+            f"{' and '.join(given)} must come with {' and '.join(missing)}. "
+            "Set all three, or none for a single process."
         )
     address, *numbers = (given[name] for name in GIVEN)
     if not address.rpartition(":")[2].isdecimal():
-        raise InputError(f"{GIVEN[0]} must be host:port; got {address!r}")
+        raise InputError(f"{GIVEN[0]} must be host:port, got {address!r}")
     for name, text in zip(GIVEN[1:], numbers, strict=True):
         if not text.isdecimal():
-            raise InputError(f"{name} must be an integer; got {text!r}")
+            raise InputError(f"{name} must be an integer, got {text!r}")
     count, process = map(int, numbers)
     if not process < count:
         raise InputError(
-            f"{GIVEN[2]} must lie below {GIVEN[1]}, which is {count}; got {process}"
+            f"{GIVEN[2]} must be below {GIVEN[1]}, which is {count}, got {process}"
         )
     return address, count, process
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes logs and pictures."""
-    # One that works alone is, which is known before JAX has looked for its devices.
+    """Returns True in process 0, which writes logs and pictures."""
+    # A process alone is process 0; this check does not start JAX's devices.
     return not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def first_then_others(make: Callable[[], Result]) -> Result:
-    """What `make` gives: process 0 makes it before the others begin.
+    """Returns the result of `make`, which process 0 runs before the other processes.
 
-    For what is prepared once on a disk that processes may share.
+    Use this function to prepare data once on a disk that processes may share.
     """
     if jax.process_count() == 1:
         return make()
@@ -120,7 +120,7 @@ def first_then_others(make: Callable[[], Result]) -> Result:
 
 
 def broadcast(tree: Tree) -> Tree:
-    """Process 0's arrays, in all; each gives a tree of the same shapes."""
+    """Returns process 0's arrays in all processes, which pass trees of equal shapes."""
     if jax.process_count() == 1:
         return tree
     from jax.experimental import multihost_utils
@@ -129,14 +129,17 @@ def broadcast(tree: Tree) -> Tree:
 
 
 def broadcast_int(number: int) -> int:
-    """Process 0's number, in all: what is read from a disk may differ for a moment."""
+    """Returns process 0's number in all processes.
+
+    Numbers read from a shared disk may differ between processes for a moment.
+    """
     return int(broadcast(np.int64(number)))
 
 
 def exit_process(code: int) -> NoReturn:
-    """Ends the process, at once where others may wait for it in vain.
+    """Ends the process, at once if other processes might wait for it.
 
-    A process of several would wait for the others at its end, as they may for this one.
+    A normal exit of one of several processes would wait for the others.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -146,13 +149,13 @@ def exit_process(code: int) -> NoReturn:
 
 
 def lost(error: Exception) -> str | None:
-    """What to say where an error looks as if another process was lost, else None."""
+    """Returns a message if an error suggests the loss of another process, or None."""
     if not jax.distributed.is_initialized() or jax.process_count() == 1:
         return None
     reason = str(error).strip().splitlines()[0]
     return (
         f"process {jax.process_index()} stops: its work with the other "
-        f"{jax.process_count() - 1} failed, most likely because one of them ended; see "
-        f"their output ({reason:.150}); the same command goes on from the newest "
-        "checkpoint"
+        f"{jax.process_count() - 1} failed, most likely because one of them ended "
+        f"({reason:.150}). See their output; repeat the command to resume from the "
+        "newest checkpoint."
     )

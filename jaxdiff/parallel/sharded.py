@@ -1,4 +1,4 @@
-"""The state is split over a mesh of devices, by `jax.shard_map`."""
+"""State split over a mesh of devices, by `jax.shard_map`."""
 
 import math
 from collections.abc import Callable
@@ -23,25 +23,26 @@ from jaxdiff.parallel.base import (
 )
 
 ROWS = PartitionSpec(("data", "fsdp"))
-"""How `Sharded` divides a batch: its first axis over all devices."""
+"""Partition of a batch in `Sharded`: the first axis over all devices."""
 
 
 SMALL = 1024
-"""Arrays of fewer numbers are not split: sending them costs more than keeping them."""
+"""Number of elements below which arrays are not split: sending them costs more than
+storing them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharded(Checked, Everywhere):
-    """Parameters, optimiser state and averages split: models larger than one device."""
+    """Parameters, optimizer state and averages split over devices: for large models."""
 
     data: Annotated[int, Ge(1)] = 1
-    """How many groups of devices; each holds the whole state, split among its own."""
+    """Number of device groups; each holds the whole state, split over its devices."""
     fsdp: Annotated[int, Ge(1)] | None = None
-    """The devices of a group; by default all that the groups leave."""
+    """Number of devices per group; None divides all devices among the groups."""
 
     @property
     def devices(self) -> list[jax.Device]:
-        """The devices, of all processes."""
+        """Devices of all processes."""
         return first_devices(self._asked[0])
 
     @property
@@ -50,14 +51,14 @@ class Sharded(Checked, Everywhere):
 
     @cached_property
     def mesh(self) -> Mesh:
-        """The devices as [data, fsdp]."""
+        """Mesh of the devices [data, fsdp]."""
         count = len(self.devices)
         if count % self.data:
             raise InputError(
-                f"data must divide the {count} devices; got {self.data}: "
-                f"use {math.gcd(count, self.data)}, or give fsdp too"
+                f"data must divide the {count} devices, got {self.data}. "
+                f"Use {math.gcd(count, self.data)}, or set fsdp too."
             )
-        # The links of the machine decide which devices are neighbours.
+        # JAX chooses neighbours in the mesh by the machine's links.
         return jax.make_mesh(
             (self.data, count // self.data), ("data", "fsdp"),
             axis_types=(jax.sharding.AxisType.Auto,) * 2, devices=self.devices,
@@ -76,20 +77,20 @@ class Sharded(Checked, Everywhere):
         return lambda state, batch: compiled(state, self.place(batch).batch)
 
     def shardings(self, state: State) -> State:
-        """Where a state's arrays live: each split along its longest divisible axis."""
+        """Returns shardings that split each array along its longest divisible axis."""
         mesh = self.mesh
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), self._specs(state))
 
     def localize(self, state: State) -> State:
-        """The state as `step` takes it: as it is."""
+        """Returns the state unchanged."""
         return state
 
     def globalize(self, state: State) -> State:
-        """The state to save: as it is."""
+        """Returns the state unchanged."""
         return state
 
     def rows(self, size: int) -> np.ndarray:
-        """Which rows of a global batch of so many are this process's, in order."""
+        """Returns this process's rows of a global batch of `size` rows, in order."""
         self.check_batch_size(size)
         places = self._by_row.addressable_devices_indices_map((size,)).values()
         return np.unique(np.concatenate([np.arange(size)[place] for place in places]))
@@ -115,7 +116,7 @@ class Sharded(Checked, Everywhere):
         return run
 
     def _mean_of(self, fn: Callable[[Any, Any], Tree], shared: Any, batch: Any) -> Tree:
-        """What of `shared` is split is gathered; the mean is split again."""
+        """Gathers split arrays of `shared`, applies `fn`, and splits the mean again."""
         count = len(self.devices)
         share = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct((len(a) // count, *a.shape[1:]), a.dtype),
@@ -138,13 +139,13 @@ class Sharded(Checked, Everywhere):
         return self._on_each(on_each, (given, ROWS), wanted)(shared, batch)
 
     def _on_each(self, fn: Any, in_specs: Any, out_specs: Any) -> Any:
-        """`fn` on every device, of its own parts."""
+        """Maps `fn` over the devices, each with its own parts."""
         return jax.shard_map(
             fn, mesh=self.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
         )
 
     def _gathered(self, tree: Tree, specs: Any) -> Tree:
-        """The whole of every array, on each device, from the parts of its group."""
+        """Returns whole arrays on each device, joined from the parts of its group."""
 
         def gathered(a: jax.Array, spec: PartitionSpec) -> jax.Array:
             if "fsdp" not in spec:
@@ -154,7 +155,7 @@ class Sharded(Checked, Everywhere):
         return jax.tree.map(gathered, tree, specs)
 
     def _specs(self, tree: Tree) -> Tree:
-        """How each array is split within a group of devices."""
+        """Returns the partition of each array within a group of devices."""
         parts = self.mesh.shape["fsdp"]
         return jax.tree.map(lambda a: _split_axis(a.shape, parts), tree)
 
@@ -163,12 +164,15 @@ class Sharded(Checked, Everywhere):
         return NamedSharding(self.mesh, ROWS)
 
     def _spread(self, batch: Tree) -> Tree:
-        """This process's rows of a batch, as arrays of all processes."""
+        """Returns this process's rows of a batch as arrays of all processes."""
         return jax.make_array_from_process_local_data(self._by_row, batch)
 
 
 def _split_axis(shape: tuple[int, ...], parts: int) -> PartitionSpec:
-    """Along the last of the longest axes that `parts` divides; small arrays stay."""
+    """Returns the partition along the last of the longest axes that `parts` divides.
+
+    Small arrays are not split.
+    """
     whole = [size if size % parts == 0 else 0 for size in shape]
     if parts == 1 or math.prod(shape) < SMALL or not any(whole):
         return PartitionSpec()

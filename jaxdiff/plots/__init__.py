@@ -1,8 +1,8 @@
 """Pictures and charts, each written to one file.
 
-The only folder that imports Matplotlib and Pillow to draw, inside its functions. It
-leaves `matplotlib.pyplot` and all other global state alone, so it needs no display and
-works from any thread.
+Only this folder draws with Matplotlib and Pillow, which its functions import. It does
+not touch `matplotlib.pyplot` or other global state, so it needs no display and works
+from any thread.
 """
 
 from jaxdiff.plots.charts import save_bound as save_bound

@@ -9,16 +9,16 @@ from jaxdiff.errors import InputError, require
 from jaxdiff.plots.images import INK, PathLike
 from jaxdiff.typing import ArrayLike
 
-# Okabe and Ito's colours, which the colour-blind can tell apart; without the yellow.
+# Okabe and Ito's colours, distinct for colour-blind readers; without the yellow.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 
 
 class Diagnosed(Protocol):
-    """The parts of a `Diagnosis` that are drawn."""
+    """Parts of a `Diagnosis` to draw."""
 
     @property
     def log_snr(self) -> ArrayLike:
-        """Natural logarithm of the SNR [T], least noise first."""
+        """Natural logarithm of the SNR, least noise first, [T]."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Diagnosed(Protocol):
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The most that one step, and that all of them, should lose."""
+        """Largest loss that is acceptable for one step, and for all steps."""
         ...
 
 
@@ -47,30 +47,31 @@ def save_curve(
     log: bool = True,
     narrow: bool = False,
 ) -> None:
-    """Write lines over x [S] as a PNG, by default losses over the steps of training.
+    """Writes lines over x [S] as a PNG, by default losses over training steps.
 
     Args:
-        path: the file to write.
-        x: where the values are.
-        series: names, and [S] values each; the first is drawn thicker. Values that are
-            not finite are left out, and on a logarithmic axis those not above 0.
-        xlabel: what x is.
-        ylabel: what the values are.
-        log: a logarithmic axis of values.
-        narrow: for a page, and for one line: the names are below, and only of several.
+        path: Path of the file, or an open binary file.
+        x: Positions of the values [S].
+        series: Values [S] by name; the first line is thicker. Values that are not
+            finite are left out, and on a logarithmic axis also values not above 0.
+        xlabel: Label of the x axis.
+        ylabel: Label of the axis of values.
+        log: If True, the axis of values is logarithmic.
+        narrow: If True, the chart fits a page: the legend is below, and only for
+            several lines.
     """
     ticker = require("matplotlib.ticker")
     figure, (axes,) = _figure(series, 1, width=4.4 if narrow else 7.5)
-    figure.dpi *= 1.4 if narrow else 1  # it may be enlarged
+    figure.dpi *= 1.4 if narrow else 1  # a page may enlarge the chart
     x = np.asarray(x)
     style = {"color": INK, "linewidth": 2.6, "linestyle": "-", "zorder": 3}
     for name, values in series.items():
         y = np.asarray(values, np.float64)
         if x.ndim != 1 or y.shape != x.shape:
-            shapes = f"{y.shape} for x {x.shape}"
-            raise InputError(f"series {name!r}: {shapes}; give one value per x")
+            shapes = f"{y.shape} and x {x.shape}"
+            raise InputError(f"series {name!r} must have one value per x, got {shapes}")
         kept = np.isfinite(y) & (y > 0) if log else np.isfinite(y)
-        marker = "o" if kept.sum() == 1 else None  # a line of one point shows nothing
+        marker = "o" if kept.sum() == 1 else None  # a line of one point is invisible
         axes.plot(x[kept], y[kept], label=name, marker=marker, **style)
         style = {}
     if log:
@@ -82,10 +83,10 @@ def save_curve(
 
 
 def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
-    """Write as a PNG how schedules lose the signal: alphas_bar and log-SNR over t / T.
+    """Writes a PNG of alphas_bar and the log-SNR of schedules over t / T.
 
-    Each of the schedules is a name and alphas_bar [T], least noise first: the signal's
-    share of the variance. The log-SNR is left out where it is infinite, at 0 or 1.
+    Each schedule has a name and alphas_bar [T], least noise first: the signal's share
+    of the variance. Infinite log-SNRs are left out, for alphas_bar of 0 or 1.
     """
     figure, (signal, ratio) = _figure(schedules, 2, width=10)
     ratio.axhline(0, color="#888888", linewidth=1, linestyle="--")
@@ -93,7 +94,9 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
         y = np.asarray(values, np.float64)
         if y.ndim != 1 or not y.size or not ((y >= 0) & (y <= 1)).all():
             got = f"shape {y.shape}, {y.min(initial=1):g} to {y.max(initial=0):g}"
-            raise InputError(f"schedule {name!r}: {got}; give [T] values from 0 to 1")
+            raise InputError(
+                f"schedule {name!r} must be [T] values in [0, 1], got {got}"
+            )
         t, kept = np.arange(len(y)) / len(y), (y > 0) & (y < 1)
         signal.plot(t, y, label=name)
         ratio.plot(t[kept], np.log(y[kept] / (1 - y[kept])), label=name)
@@ -103,19 +106,19 @@ def save_schedules(path: PathLike, schedules: Mapping[str, ArrayLike]) -> None:
 
 
 def save_diagnosis(path: PathLike, diagnosis: Diagnosed) -> None:
-    """Write as a PNG what `jaxdiff.schedules.diagnose` found, three panels over t / T.
+    """Writes a PNG of a schedule's diagnosis, three panels over t / T.
 
     Args:
-        path: the file to write.
-        diagnosis: what `diagnose` gave.
+        path: Path of the file, or an open binary file.
+        diagnosis: Result of `jaxdiff.schedules.diagnose`.
     """
     ratio = np.asarray(diagnosis.log_snr, np.float64)
     loss = np.asarray(diagnosis.step_loss, np.float64)
     marks, limits = diagnosis.marks, diagnosis.limits
     if ratio.ndim != 1 or not ratio.size or loss.shape != ratio.shape:
         got = f"{ratio.shape} and {loss.shape}"
-        raise InputError(f"log_snr, step_loss: shapes {got}; give both as [T]")
-    panels = (  # a curve, its title, lines across, the least of the y axis
+        raise InputError(f"log_snr and step_loss must both be [T], got shapes {got}")
+    panels = (  # curve, title, horizontal lines, lowest y to show
         (ratio, "Log signal-to-noise ratio", marks, -18),
         (loss, "Variance lost by step t", {"": limits[0]}, limits[0] * 1e-8),
         (loss.cumsum(), "Variance lost up to t", {"": limits[1]}, -1),
@@ -128,7 +131,7 @@ def save_diagnosis(path: PathLike, diagnosis: Diagnosed) -> None:
         axes.set_yscale("log" if values is loss else "linear")
         for name, y in lines.items():
             axes.axhline(y, label="limit", color=_COLOURS[3], linewidth=1, ls="--")
-            # Where the falling curve is not: left if it is above for long, else right.
+            # Away from the falling curve: left if it stays above, otherwise right.
             x, side = (0.02, "left") if (values > y).mean() > 0.4 else (0.98, "right")
             axes.text(x, y, name, color=_COLOURS[3], fontsize=9, ha=side, va="bottom")
         axes.margins(y=0.1)
@@ -140,25 +143,25 @@ def save_diagnosis(path: PathLike, diagnosis: Diagnosed) -> None:
 def save_bound(
     path: PathLike, terms: Mapping[str, ArrayLike], edges: ArrayLike
 ) -> None:
-    """Write as a PNG the variational bound by time: its terms, and their running sum.
+    """Writes a PNG of the variational bound by time: its terms, and their running sum.
 
-    Terms that are not above 0 are left out of the first panel.
+    The first panel leaves out terms that are not above 0.
 
     Args:
-        path: the file to write.
-        terms: bits per dimension by name, [parts], least noise first, each the sum of
-            the terms of a part of the times.
-        edges: integers [parts + 1], the times at which the parts begin, and T.
+        path: Path of the file, or an open binary file.
+        terms: Bits per dimension by name [parts], least noise first; each value is the
+            sum of the terms of one part of the times.
+        edges: First time of each part, and T (integers [parts + 1]).
     """
     edges = np.asarray(edges)
-    middle = np.sqrt((edges[:-1] + 1) * edges[1:])  # of each part, plus 1
+    middle = np.sqrt((edges[:-1] + 1) * edges[1:])  # geometric mean of t + 1
     figure, (single, total) = _figure(terms, 2, width=10)
     for name, values in terms.items():
         y = np.asarray(values, np.float64)
         if y.ndim != 1 or not y.size or edges.shape != (len(y) + 1,):
             raise InputError(
-                f"terms {name!r}: shape {y.shape}; give [parts] values and edges "
-                "[parts + 1]"
+                f"terms {name!r} must be [parts] values with edges [parts + 1], "
+                f"got shape {y.shape}"
             )
         mean, kept = y / np.diff(edges), y > 0
         single.plot(middle[kept], mean[kept], label=name)
@@ -177,18 +180,18 @@ def save_comparison(
     ticks: Sequence[float],
     shares: Collection[str] = (),
 ) -> None:
-    """Write as a PNG lines of points (x, y) by name, x on a logarithmic axis.
+    """Writes a PNG of lines of points (x, y) by name, with a logarithmic x axis.
 
-    So is y, unless all values of a panel are near each other; but shares are shown from
-    80% on, or from the lowest best share where that is less.
+    The y axis is logarithmic as well, unless all values of a panel are close. The y
+    axis of shares starts at 80%, or at the lowest best share if that is less.
 
     Args:
-        path: the file to write.
-        panels: the lines of each panel, by the panel's title and the line's name.
-        marks: values to mark by a line across, by the panel's title and a name.
-        xlabel: what x is.
-        ticks: the values of x to name.
-        shares: the titles of panels whose values are shares, at most 1.
+        path: Path of the file, or an open binary file.
+        panels: Lines of each panel, by the panel's title and the line's name.
+        marks: Values of horizontal lines, by the panel's title and a name.
+        xlabel: Label of the x axis.
+        ticks: Values of x to label.
+        shares: Titles of the panels whose values are shares, at most 1.
     """
     ticker = require("matplotlib.ticker")
     figure, all_axes = _figure(panels, len(panels), width=5 + 4 * len(panels))
@@ -219,7 +222,9 @@ def save_comparison(
 
 def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
     if not lines:
-        raise InputError("nothing to draw: give at least one name and its values")
+        raise InputError(
+            "there is nothing to draw. Give at least one name with its values."
+        )
     figure = require("matplotlib.figure").Figure(
         (width, 3.6), dpi=120, facecolor="white", layout="constrained"
     )
@@ -235,7 +240,7 @@ def _figure(lines: Any, panels: int, width: float) -> tuple[Any, list[Any]]:
 
 
 def _save_figure(path: PathLike, figure: Any, axes: Any, below: bool = False) -> None:
-    """Save as a PNG of 128 colours, the legend of `axes` to its right or below."""
+    """Saves a PNG of 128 colours, with the legend of `axes` on the right or below."""
     if not below:
         axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
     elif len(axes.lines) > 1:

@@ -1,9 +1,8 @@
 """Pictures of images: grids of samples, strips and animations.
 
-Images come as uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB) and are
-enlarged by a whole factor, pixel by pixel. Every function writes one file at `path`, in
-a folder that is there, or to a file that is open, and raises `InputError` where what it
-is given does not fit.
+Images are uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB), enlarged by a whole factor,
+pixel by pixel. Every function writes one file: `path` lies in an existing folder, or is
+an open binary file. Invalid arguments raise an `InputError`.
 """
 
 import math
@@ -19,10 +18,10 @@ from jaxdiff.typing import ArrayLike
 
 PathLike: TypeAlias = str | os.PathLike[str] | BinaryIO
 Texts: TypeAlias = Sequence[object] | None
-GAP = 6  # pixels between two images and around them all
+GAP = 6  # pixels between images and around the grid
 GAP_COLOUR = 255  # white
-TILE = 64  # where no scale is given, images are enlarged to at least this many pixels
-_TEXT = 16  # the height of labels and captions, in pixels
+TILE = 64  # without a scale, images are enlarged to at least this many pixels
+_TEXT = 16  # height of labels and captions, in pixels
 INK = "#333333"
 
 
@@ -34,15 +33,15 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
 ) -> None:
-    """Write a grid of images as a PNG, one row per label.
+    """Writes a grid of images as a PNG, one row per label.
 
     Args:
-        path: the file to write.
-        images: uint8 [N, H, W, C], row by row. The last row may be incomplete.
-        row_labels: one text per row, drawn to its left.
-        columns: images per row. By default N / rows where the rows are labelled, else
-            what makes the grid about square.
-        scale: the whole factor of enlargement, by default to about 64 pixels.
+        path: Path of the file, or an open binary file.
+        images: Images, row by row; the last row may be incomplete (uint8 [N, H, W, C]).
+        row_labels: Texts to the left of the rows, one per row.
+        columns: Number of images per row; None means N / rows with row labels,
+            otherwise about the square root of N.
+        scale: Whole factor of enlargement; None enlarges to about 64 pixels.
     """
     tiles = _checked("images", images, "N, H, W, C")
     if columns is None and row_labels is not None and len(row_labels):
@@ -62,16 +61,17 @@ def save_samples(
     class_names: Sequence[str] | None,
     columns: int,
 ) -> None:
-    """The labelled grid: one row a class, the first `columns` images of each.
+    """Writes a labelled grid: one row per class, with the first images of each class.
 
-    Where there is one class, or none, the grid shows every image and no labels.
+    With one class or none, the grid shows every image without labels.
 
     Args:
-        path: the PNG to write, or an open file.
-        images: uint8 [num, height, width, channels].
-        labels: integers [num], or None for a grid without rows of classes.
-        class_names: a name a class; None to show the classes' numbers.
-        columns: the most images in a row.
+        path: Path of the PNG, or an open binary file.
+        images: Images (uint8 [num, height, width, channels]).
+        labels: Class of each image, or None for a grid without rows of classes
+            (integers [num]).
+        class_names: Name of each class; None shows the classes' numbers.
+        columns: Largest number of images per row.
     """
     images = np.asarray(images)
     if labels is None or len(set(np.asarray(labels).tolist())) == 1:
@@ -85,7 +85,7 @@ def save_samples(
 
 
 def save_strip(path: PathLike, images: ArrayLike, captions: Texts = None) -> None:
-    """Write images [N, H, W, C] in one row as a PNG, each with its caption beneath."""
+    """Writes images [N, H, W, C] in one row as a PNG, each with its caption below."""
     tiles = _checked("images", images, "N, H, W, C")
     captions, widest = _texts("captions", captions, "images", len(tiles))
     sheet, centres = _sheet(tiles, len(tiles), widest=widest)
@@ -103,24 +103,26 @@ def save_gif(
     hold: int = 1500,
     scale: int | None = None,
 ) -> None:
-    """Write an endless animation as a GIF, each frame a grid of images.
+    """Writes an endless animation as a GIF, each frame a grid of images.
 
-    Few colours keep it small: 16 greys, or 64 colours shared by all frames of RGB.
-    Equal frames in succession become one that lasts as long as both.
+    Few colours make the file small: 16 greys, or 64 colours shared by all frames of
+    RGB. Equal successive frames become one frame of their total duration.
 
     Args:
-        path: the file to write.
-        frames: uint8 [F, N, H, W, C].
-        columns: images per row, by default what makes the grid about square.
-        milliseconds: how long a frame is shown, in steps of 10.
-        hold: how many milliseconds the last frame is shown.
-        scale: the whole factor of enlargement, by default to about 64 pixels.
+        path: Path of the file, or an open binary file.
+        frames: Images of each frame (uint8 [F, N, H, W, C]).
+        columns: Number of images per row; None means about the square root of N.
+        milliseconds: Duration of a frame in milliseconds, in steps of 10.
+        hold: Duration of the last frame in milliseconds.
+        scale: Whole factor of enlargement; None enlarges to about 64 pixels.
     """
     image = require("PIL.Image")
     stack = _checked("frames", frames, "F, N, H, W, C")
     if min(milliseconds, hold) < 20:
-        raise InputError(f"milliseconds, hold: {milliseconds}, {hold}; give 20 or more")
-    # The images become indices into a palette, whose last colour is the gaps': white.
+        raise InputError(
+            f"milliseconds and hold must be at least 20, got {milliseconds} and {hold}"
+        )
+    # Images become indices into a palette, whose last colour is white, for the gaps.
     if stack.shape[-1] == 1:
         palette = np.arange(256).repeat(3).tolist()
         stack = np.rint(stack / 17).astype(np.uint8) * 17
@@ -138,7 +140,7 @@ def save_gif(
 
 
 def check_installed() -> None:
-    """Refuses to begin what could not be drawn in the end."""
+    """Raises an error if a package for drawing is missing, before long work begins."""
     require("matplotlib")
     require("PIL")
 
@@ -147,21 +149,23 @@ def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
     array = np.asarray(values)
     fits = array.dtype == np.uint8 and array.ndim == len(axes.split())
     if not fits or not array.size or array.shape[-1] not in (1, 3):
-        expected = f"give uint8 [{axes}] with C = 1 or 3, none empty"
-        raise InputError(f"{name}: {array.dtype} {array.shape}; {expected}")
+        expected = f"uint8 [{axes}] with C = 1 or 3, none empty"
+        raise InputError(f"{name} must be {expected}, got {array.dtype} {array.shape}")
     return array
 
 
 def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int]:
-    """The texts, one for each of `count`, and the width of the widest in pixels."""
+    """Returns texts, one for each of `count`, and the width of the widest in pixels."""
     if texts is not None and len(texts) != count:
-        raise InputError(f"{name}: {len(texts)} texts for {count} {of}; give one each")
+        raise InputError(
+            f"{name} must have one text for each of the {count} {of}, got {len(texts)}"
+        )
     strings = [] if texts is None else [str(text) for text in texts]
     return strings, math.ceil(max(map(font().getlength, strings), default=0))
 
 
 def font() -> Any:
-    """The font of labels and captions."""
+    """Returns the font of labels and captions."""
     folder = Path(require("matplotlib").get_data_path(), "fonts", "ttf")
     return require("PIL.ImageFont").truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
 
@@ -169,10 +173,12 @@ def font() -> Any:
 def _sheet(
     images: np.ndarray, columns: int | None, scale: int | None = None, widest: int = 0
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
-    """Enlarged images on one [h, w, C], apart as texts need; their centres (x, y)."""
+    """Returns enlarged images on one [h, w, C], spaced for texts, and their centres."""
     for name, value in (("columns", columns), ("scale", scale)):
         if value is not None and value < 1:
-            raise InputError(f"{name}: {value}; give a whole number, 1 or more")
+            raise InputError(
+                f"{name} must be a whole number of at least 1, got {value}"
+            )
     scale = scale or -(-TILE // max(images.shape[1:3]))
     tiles = images.repeat(scale, axis=1).repeat(scale, axis=2)
     count, height, width, channels = tiles.shape
@@ -191,7 +197,7 @@ def _sheet(
 def _save_png(
     path: PathLike, sheet: np.ndarray, texts: list[Any], anchor: str, room: Any
 ) -> None:
-    """Save the sheet with texts (x, y, text) and `room` for them to the left, below."""
+    """Saves the sheet with texts (x, y, text), and `room` for them left and below."""
     image = require("PIL.Image")
     pads = ((0, room[1]), (room[0], 0), (0, 0))
     padded = np.pad(sheet, pads, constant_values=GAP_COLOUR)

@@ -1,4 +1,4 @@
-"""What a page is made of: pictures, tables and numbers, whatever a run folder holds."""
+"""Elements of a page: pictures, tables and numbers, from any run folder."""
 
 import base64
 import struct
@@ -19,16 +19,16 @@ from jaxdiff.storage.files import picture_kind, read_json
 
 
 class Picture(NamedTuple):
-    """A picture in the page.
+    """Picture in the page.
 
     Attributes:
-        title: what stands below it.
-        alt: what it shows, for those who do not see it.
-        uri: the file itself.
-        kind: a "chart", or the "pixels" of images. On a narrow screen one that is
-            "wide" too scrolls in its box, others shrink.
-        width: in pixels.
-        height: in pixels.
+        title: Caption below the picture.
+        alt: Description for readers who do not see the picture.
+        uri: The file itself, as a data URI.
+        kind: "chart", or "pixels" for images. On a narrow screen, a picture that is
+            also "wide" scrolls in its box; others shrink.
+        width: Width in pixels.
+        height: Height in pixels.
     """
 
     title: str
@@ -40,7 +40,7 @@ class Picture(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of texts."""
+    """Table of texts."""
 
     title: str
     header: tuple[str, ...]
@@ -49,11 +49,11 @@ class Table(NamedTuple):
 
 @dataclass
 class Part:
-    """A part of the page; a list that is empty is not shown."""
+    """Section of the page; empty lists are not shown."""
 
     title: str
     missing: list[str] = field(default_factory=list)
-    """What is not there, and which command makes it."""
+    """Missing results, with the commands that create them."""
     warnings: list[str] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
@@ -63,22 +63,22 @@ class Part:
     """Names and values, in groups."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to show."""
+        """Returns True if there is anything to show."""
         return any(value for name, value in vars(self).items() if name != "title")
 
 
 NAMED = {
     "samples.png": ("Samples", "pixels"),
-    "forward.png": ("The forward process: one image turned to noise", "wide pixels"),
-    "reverse.gif": ("The reverse chain: noise turned to images", "pixels"),
-    "schedules.png": ("The noise schedules, of which the run has one", "wide chart"),
+    "forward.png": ("The forward process: from an image to noise", "wide pixels"),
+    "reverse.gif": ("The reverse process: from noise to images", "pixels"),
+    "schedules.png": ("Noise schedules, one of which is the run's", "wide chart"),
     "bound.png": ("The variational bound by time", "wide chart"),
-    "nearest.png": ("Samples, and the training images nearest to them", "wide pixels"),
-    "compare.png": ("Samplers by their network evaluations", "wide chart"),
-    "samplers.png": ("The same noise by each sampler", "wide pixels"),
+    "nearest.png": ("Samples, with their nearest training images", "wide pixels"),
+    "compare.png": ("Samplers by number of network evaluations", "wide chart"),
+    "samplers.png": ("Images of each sampler from the same noise", "wide pixels"),
     "ema.png": ("Averages of the parameters", "wide chart"),
 }
-"""What the commands draw, with the title, and how it is laid out."""
+"""Pictures that the commands draw, with their titles and layouts."""
 
 
 def curve(
@@ -88,7 +88,7 @@ def curve(
     log: bool = True,
     xlabel: str = "training step",
 ) -> list[Picture]:
-    """A drawing of what is known of the series; none where nothing is."""
+    """Returns a chart of the finite values of series, or an empty list without any."""
     series = {name: y for name, y in series.items() if np.isfinite(y).any()}
     if not series:
         return []
@@ -102,13 +102,13 @@ def curve(
 
 
 def pictures_of(folder: Path, *names: str) -> list[Picture]:
-    """Those of the pictures that are in the folder."""
+    """Returns the pictures of these names that exist in the folder."""
     found = [picture_of(folder / name) for name in names]
     return [picture for one in found for picture in one]
 
 
 def picture_of(path: Path, title: str = "", alt: str = "") -> list[Picture]:
-    """A picture; none where there is no such file, or it is a link."""
+    """Returns a picture, or an empty list if the file is missing or a link."""
     if path.is_symlink() or not path.is_file():
         return []
     known, kind = NAMED.get(path.name, (path.name, "pixels"))
@@ -129,7 +129,7 @@ def _picture(content: bytes, title: str, alt: str, kind: str) -> list[Picture]:
 
 
 def record_of(path: Path) -> dict[str, Any] | None:
-    """A JSON file of the run folder; None where there is none."""
+    """Returns the contents of a JSON file, or None if it is missing or invalid."""
     if path.is_symlink() or not path.is_file():
         return None
     try:
@@ -140,18 +140,18 @@ def record_of(path: Path) -> dict[str, Any] | None:
 
 
 def number(value: Any) -> float:
-    """A number of a file as one to draw; nan for whatever else is there."""
+    """Returns a number from a file as a float to draw, or nan for other values."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return float(value) if known and is_finite(value) else np.nan
 
 
 def numbers(values: Any) -> np.ndarray:
-    """A list of numbers [S]; none where there is no list."""
+    """Returns a list of numbers as an array [S], which is empty for other values."""
     return np.array([number(v) for v in values] if isinstance(values, list) else [])
 
 
 def cell(value: Any) -> str:
-    """What stands in a table."""
+    """Returns a value as the text of a table's cell."""
     if value is None:
         return ""
     if isinstance(value, float):
@@ -160,7 +160,7 @@ def cell(value: Any) -> str:
 
 
 def figures_of(record: Mapping[str, Any]) -> list[Table]:
-    """The figures of an evaluation.json, of this version or before."""
+    """Returns the metrics in an evaluation.json, of this version or an earlier one."""
     figures = record.get("figures")
     found = list(figures) if isinstance(figures, list) else []
     bits = record.get("bits_per_dim")
@@ -178,15 +178,15 @@ def figures_of(record: Mapping[str, Any]) -> list[Table]:
             told = f"{value} ± {error}" if error else value
             rest = (cell(figure.get(name)) for name in ("unit", "note"))
             rows.append((cell(figure.get("name")), told, *rest))
-    header = ("figure", "value ± standard error", "unit", "note")
+    header = ("metric", "value ± standard error", "unit", "note")
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     cells = [tuple(row[i] for i in kept) for row in rows]
     names = tuple(header[i] for i in kept)
-    return [Table("Figures on held-out images", names, cells)] if rows else []
+    return [Table("Metrics on held-out images", names, cells)] if rows else []
 
 
 def settings_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """How an evaluation.json was made."""
+    """Returns the settings of an evaluation.json."""
     settings = record.get("settings")
     single = {k: v for k, v in record.items() if not isinstance(v, dict | list)}
     return single | (settings if isinstance(settings, dict) else {})

@@ -1,4 +1,4 @@
-// One picture at a time, chosen by a slider; without a script all are in a row.
+// A slider shows one picture at a time; without scripts all are shown in a row.
 for (const strip of document.querySelectorAll(".strip")) {
   const slider = strip.previousElementSibling;
   const input = slider.querySelector("input");

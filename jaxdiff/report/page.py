@@ -1,8 +1,8 @@
-"""A run on one page, a file that needs no network.
+"""A run on one page: a file that needs no network.
 
-The page is made of what the run folder has, which may come from elsewhere: all of it is
-data. Every text is escaped, only PNGs and GIFs are shown, links are not followed, and
-the page's own policy lets the browser run this package's script alone.
+The page shows the contents of a run folder. The folder may come from elsewhere, so all
+of it is data. Every text is escaped, only PNGs and GIFs are shown, and links are not
+followed. The page's own policy lets the browser run this package's script alone.
 """
 
 import base64
@@ -23,11 +23,11 @@ HERE = Path(__file__).parent
 
 
 def write_page(workdir: Path) -> Path:
-    """Writes the page of a run, and tells where it is.
+    """Writes the page of a run, and returns the page's path.
 
     Raises:
-        InputError: there is no run, a package is missing, or the page cannot be
-            written.
+        InputError: If the run does not exist, a package is missing, or the page cannot
+            be written.
     """
     jinja = require("jinja2")
     plots.check_installed()
@@ -51,7 +51,7 @@ def write_page(workdir: Path) -> Path:
         parts=[part for part in (make(run) for make in PARTS) if part],
         plain=plain,
         written=now(),
-        script=require("markupsafe").Markup(script),  # the one text not to escape
+        script=require("markupsafe").Markup(script),  # the only unescaped text
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
     write_atomic(workdir / PAGE, text)
@@ -59,13 +59,13 @@ def write_page(workdir: Path) -> Path:
 
 
 def tell(workdir: Path) -> None:
-    """Writes the page, and prints where it is."""
+    """Writes the page, and prints the page's path."""
     print(f"the run on one page: {write_page(workdir)}")
 
 
 def refresh(workdir: Path) -> None:
-    """Writes the page after other work, which is not lost where that fails."""
+    """Writes the page after other work; a failure is only a warning."""
     try:
         tell(workdir)
     except InputError as error:
-        warnings.warn(f"no {PAGE}: {error}", stacklevel=2)
+        warnings.warn(f"skipped {PAGE}: {error}", stacklevel=2)

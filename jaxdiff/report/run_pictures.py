@@ -1,4 +1,4 @@
-"""The pictures of a run."""
+"""Pictures of a run."""
 
 import warnings
 from pathlib import Path
@@ -20,18 +20,18 @@ from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
 
 PICTURES = ("samples.png", "forward.png", "reverse.gif", "loss.png", "schedules.png")
-"""What the samples of a run and `save_pictures` write."""
+"""Names of the pictures that sampling and `save_pictures` write."""
 FRAMES = 40
-"""Frames of the reverse chain's animation."""
+"""Approximate number of frames in the animation of the reverse process."""
 
 
 def save_pictures(
     run: Run, dataset: Dataset, frames: np.ndarray, workdir: Path, seed: int = 0
 ) -> None:
-    """Draws what training did and what the chains look like, all but the samples.
+    """Draws all pictures of training and sampling, except the samples.
 
-    Writes `loss.png`, `forward.png`, `reverse.gif` and `schedules.png`. The animation's
-    frames are those of `reverse_frames`, in which all processes take part.
+    Writes `loss.png`, `forward.png`, `reverse.gif` and `schedules.png`. The frames of
+    the animation come from `reverse_frames`, in which all processes take part.
     """
     save_loss(workdir)
     save_forward(run, dataset, workdir / "forward.png", seed)
@@ -40,13 +40,13 @@ def save_pictures(
 
 
 def save_loss(workdir: Path) -> None:
-    """The loss over the steps, whole and by quarter of the time range."""
+    """Draws the loss over the steps, as a whole and by quarter of the time range."""
     steps, series = losses(json_lines.read(workdir / METRICS, "step"))
     plots.save_curve(workdir / "loss.png", steps, series)
 
 
 def losses(lines: list[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """From lines of metrics the steps, and the losses at them by their names."""
+    """Returns the steps of lines of metrics, and the losses at these steps by name."""
     names = {"loss": "loss"} | {
         f"loss_q{q + 1}": f"t in {q / QUARTERS:g}..{(q + 1) / QUARTERS:g} T"
         for q in range(QUARTERS)
@@ -59,7 +59,7 @@ def losses(lines: list[dict[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarra
 
 
 def save_forward(run: Run, dataset: Dataset, path: Path, seed: int) -> None:
-    """The forward process on one image, the same noise at each time."""
+    """Draws the forward process on one image, with the same noise at each time."""
     last = run.schedule.num_steps - 1
     times = np.unique(np.linspace(0, last, 9).round().astype(np.int32))
     image = to_float(dataset.images[:1])
@@ -72,10 +72,13 @@ def save_forward(run: Run, dataset: Dataset, path: Path, seed: int) -> None:
 
 
 def reverse_frames(run: Run, seed: int = 0) -> np.ndarray:
-    """The reverse chain, from noise to images, one image a class.
+    """Returns the frames of the reverse process, from noise to images.
+
+    The frames show one image per class, of at most 20 classes, or 10 images without
+    classes.
 
     Returns:
-        uint8 [frames, images, height, width, channels].
+        Frames (uint8 [frames, images, height, width, channels]).
     """
     classes = run.info.num_classes
     labels = None if classes is None else np.arange(min(classes, 20))
@@ -86,7 +89,7 @@ def reverse_frames(run: Run, seed: int = 0) -> np.ndarray:
 
 
 def save_schedules(num_steps: int, path: Path) -> None:
-    """The schedules compared, at so many steps."""
+    """Draws all kinds of schedules with `num_steps` steps, for comparison."""
     num_steps = max(num_steps, 2)
     schedules: list[ScheduleOptions] = [
         option(base=Linear(num_steps=num_steps))
@@ -95,16 +98,17 @@ def save_schedules(num_steps: int, path: Path) -> None:
         for option in get_args(ScheduleOptions)
     ]
     with warnings.catch_warnings():
-        # Here schedules are looked at, not used: a short one may keep signal.
+        # The schedules are only drawn, so a short one may end with signal.
         warnings.simplefilter("ignore", UserWarning)
         curves = {type(s).__name__: signal_share(s.build()) for s in schedules}
     plots.save_schedules(path, curves)
 
 
 def signal_share(schedule: AnySchedule) -> np.ndarray:
-    """The signal's share of x_t's variance, for data of unit variance, at all times.
+    """Returns the signal's share of x_t's variance at all times.
 
-    It is alphas_bar where the schedule preserves variance.
+    The data has unit variance. The share is alphas_bar if the schedule preserves
+    variance.
     """
     level = schedule.level(schedule.times)
     signal = np.asarray(level.alpha, np.float64) ** 2

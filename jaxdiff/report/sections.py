@@ -1,4 +1,4 @@
-"""The parts of a run's page: each of what the run's folder has."""
+"""Sections of a run's page, each made from the contents of the run folder."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,19 +29,19 @@ from jaxdiff.runs.folder import NONFINITE
 from jaxdiff.training.experiment import DataInfo, Experiment
 
 MOST = 24
-"""So many grids are shown at most."""
+"""Largest number of sample grids to show."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What all parts know of a run.
+    """Contents of a run folder, for all sections.
 
     Attributes:
-        workdir: its folder.
-        experiment: its configuration.
-        info: of its data.
-        lines: of its metrics, each with a whole step.
-        history: its events.
+        workdir: Path of the run folder.
+        experiment: Configuration of the run.
+        info: Description of the data.
+        lines: Lines of metrics, each with an integer step.
+        history: Events of the run.
     """
 
     workdir: Path
@@ -51,19 +51,19 @@ class Seen:
     history: list[dict[str, Any]]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """The events of a kind."""
+        """Returns the events of a kind."""
         return [event for event in self.history if event["event"] == kind]
 
 
 def training(run: Seen) -> Part:
-    """The curves, and the last line of metrics."""
+    """Returns the section of training curves, and the last line of metrics."""
     part = Part("Training")
     if (run.workdir / NONFINITE).exists():
         part.warnings.append(
-            f"A loss that was not finite stopped it once: see {NONFINITE}."
+            f"A loss that was not finite stopped the training once: see {NONFINITE}."
         )
     if not run.lines:
-        part.missing.append("No line of metrics yet: the command train writes them.")
+        part.missing.append("No metrics yet: the command train writes them.")
         return part
     values = [{name: number(v) for name, v in line.items()} for line in run.lines]
     steps, losses = run_pictures.losses(values)
@@ -80,10 +80,10 @@ def training(run: Seen) -> Part:
     norms = {"mean": over_steps("grad_norm"), "largest": over_steps("grad_norm_max")}
     rates = {"learning rate": over_steps("learning_rate")}
     part.pictures += [
-        *curve("Loss, whole and by quarter of the time", steps, losses),
-        *curve("Norm of the gradient", steps, norms),
+        *curve("Loss, in total and by quarter of the time range", steps, losses),
+        *curve("Gradient norm", steps, norms),
         *curve("Learning rate", steps, rates, log=False),
-        *curve("Images a second", steps, {"images/s": speeds}, log=False),
+        *curve("Images per second", steps, {"images/s": speeds}, log=False),
     ]
     last = dict(run.lines[-1])
     part.options = {f"metrics of step {last.pop('step'):,}, the last line": last}
@@ -91,7 +91,7 @@ def training(run: Seen) -> Part:
 
 
 def samples(run: Seen) -> Part:
-    """Samples, and the chains."""
+    """Returns the section of samples, and of the forward and reverse processes."""
     part = Part("Samples")
     part.pictures = pictures_of(run.workdir, "samples.png", "reverse.gif")
     if not part.pictures:
@@ -101,14 +101,14 @@ def samples(run: Seen) -> Part:
 
 
 def grids(run: Seen) -> Part:
-    """Samples of the same noise while it trained."""
-    part = Part("Samples while it trained")
+    """Returns the section of samples during training, all from the same noise."""
+    part = Part("Samples during training")
     for step, path in tensorboard.grids(run.workdir, MOST):
         part.strip += picture_of(path, f"Step {step:,}", f"Samples at step {step:,}")
     if not part.strip:
         every = run.experiment.upkeep.sample_every
         how = (
-            "--upkeep.sample-every has them drawn, always from the same noise"
+            "--upkeep.sample-every draws them, always from the same noise"
             if every is None
             else f"the first comes at step {every:,}"
         )
@@ -117,11 +117,11 @@ def grids(run: Seen) -> Part:
 
 
 def quality(run: Seen) -> Part:
-    """What the command evaluate has found."""
+    """Returns the section of results of the command evaluate."""
     part = Part("Quality")
     record = record_of(run.workdir / "evaluation.json")
     if record is None:
-        part.missing.append("No figures yet: the command evaluate finds them.")
+        part.missing.append("No metrics yet: the command evaluate computes them.")
         part.pictures = pictures_of(run.workdir, "ema.png")
         return part
     part.tables += figures_of(record)
@@ -136,7 +136,7 @@ def quality(run: Seen) -> Part:
 
 
 def samplers(run: Seen) -> Part:
-    """What the command compare has found."""
+    """Returns the section of results of the command compare."""
     part = Part("Samplers compared")
     rows = (record_of(run.workdir / "compare.json") or {}).get("quality")
     if isinstance(rows, list):
@@ -147,15 +147,15 @@ def samplers(run: Seen) -> Part:
             for row in rows
             if isinstance(row, Mapping)
         ]
-        part.tables.append(Table("Samplers, and held-out images", header, cells))
+        part.tables.append(Table("Samplers and held-out images", header, cells))
     part.pictures = pictures_of(run.workdir, "compare.png", "samplers.png")
     if not part.tables and not part.pictures:
-        part.missing.append("Not yet: the command compare does it.")
+        part.missing.append("No comparison yet: the command compare makes it.")
     return part
 
 
 def others(run: Seen) -> Part:
-    """Pictures that no other part shows."""
+    """Returns the section of pictures that no other section shows."""
     shown = {
         "samples.png", "reverse.gif", "forward.png", "bound.png", "nearest.png",
         "ema.png", "compare.png", "samplers.png", "loss.png",
@@ -166,7 +166,7 @@ def others(run: Seen) -> Part:
 
 
 def configuration(run: Seen) -> Part:
-    """The options, those of no group first."""
+    """Returns the section of options, with ungrouped options first."""
     options = serialization.to_dict(run.experiment)
     single = {k: v for k, v in options.items() if not isinstance(v, dict)}
     groups = {k: v for k, v in options.items() if k not in single}
@@ -175,11 +175,11 @@ def configuration(run: Seen) -> Part:
 
 
 def origin(run: Seen) -> Part:
-    """When, where and with what it was made."""
-    part = Part("Where it comes from")
+    """Returns the section of the run's origin: times, command, machine and versions."""
+    part = Part("Origin")
     starts = run.events("start")
     if not starts:
-        part.missing.append("The history tells of no start.")
+        part.missing.append("The history has no start.")
         return part
     first, last = starts[0], starts[-1]
     command = last.get("command")
@@ -199,11 +199,11 @@ def origin(run: Seen) -> Part:
 PARTS: tuple[Callable[[Seen], Part], ...] = (
     training, samples, grids, quality, samplers, others, configuration, origin
 )  # fmt: skip
-"""In the order of the page."""
+"""Sections, in the order of the page."""
 
 
 def took(run: Seen) -> str:
-    """How long it has trained, by the clock of its history."""
+    """Returns the duration of training as text, by the clock of the history."""
     seconds, before = 0.0, None
     for event in run.history:
         try:

@@ -1,4 +1,4 @@
-"""What a run folder holds, as text."""
+"""Contents of a run folder, as text."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from jaxdiff.storage.files import size
 
 
 def status(workdir: Path) -> str:
-    """What a run folder holds, as text: every checkpoint is read and checked.
+    """Returns the contents of a run folder as text, after a check of every checkpoint.
 
     Raises:
-        InputError: there is no run, or its configuration cannot be read.
+        InputError: If the run does not exist, or its configuration cannot be read.
     """
     experiment, info = read_config(workdir)
     found = Checkpoints(workdir / CHECKPOINTS).status()
@@ -37,16 +37,19 @@ def status(workdir: Path) -> str:
         if skipped:
             lines.append(f"  steps with a loss that was not finite: {skipped}")
     if (workdir / NONFINITE).exists():
-        lines += ["", f"a loss that was not finite stopped it once: see {NONFINITE}"]
+        lines += [
+            "",
+            f"a loss that was not finite stopped the training once: see {NONFINITE}",
+        ]
 
     starts, speeds = (events_of(workdir, kind) for kind in ("start", "speed"))
     lines += ["", "history"]
     lines += [f"  {_start(event)}" for event in starts[-5:]] or ["  none"]
     if len(starts) > 5:
-        lines.insert(-5, f"  {len(starts) - 5} starts before")
+        lines.insert(-5, f"  {len(starts) - 5} earlier starts")
     if speeds:
         speed, when = speeds[-1].get("images_per_s"), speeds[-1].get("time")
-        lines.append(f"  {when}  {number(speed)} images/s, the last figure")
+        lines.append(f"  {when}  {number(speed)} images/s, the last throughput")
 
     lines += ["", "data"]
     lines += [f"  {name:<12} {plain(v)}" for name, v in info._asdict().items()]
@@ -59,7 +62,7 @@ def status(workdir: Path) -> str:
 
 
 def _start(event: dict[str, Any]) -> str:
-    """A start of the run in one line."""
+    """Returns a start of the run in one line."""
     versions, devices = event.get("versions", {}), event.get("devices", {})
     code = event.get("code", {})
     made = code.get("commit", f"source {code.get('source', 'unknown')}")

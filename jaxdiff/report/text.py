@@ -1,16 +1,16 @@
-"""Options and numbers as text, for a terminal and for the page."""
+"""Options and numbers as text, for the terminal and the page."""
 
 from typing import Any
 
 
 def reached(step: int, end: int) -> str:
-    """How far a run is, in words."""
+    """Returns the progress of a run as text."""
     word = ", finished" if step >= end else ""
     return f"step {step:,} of {end:,} ({step / end:.0%}){word}"
 
 
 def plain(value: Any) -> str:
-    """Options in one line, without the braces and quotes of JSON."""
+    """Returns options in one line, without the braces and quotes of JSON."""
     if isinstance(value, dict):
         rest = dict(value)
         name = rest.pop("type", None)
@@ -22,5 +22,5 @@ def plain(value: Any) -> str:
 
 
 def number(value: Any) -> str:
-    """A number to read; anything else as it is."""
+    """Returns a number as text for reading, and anything else unchanged."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The cache folder, and arrays in it that can be made again."""
+"""Cache folder, and arrays in it that can be computed again."""
 
 import os
 import zipfile
@@ -10,10 +10,11 @@ from jaxdiff.errors import InputError, require
 
 
 def cache_folder() -> Path:
-    """What can be made again is kept here: prepared data and compiled programs.
+    """Returns the cache folder, whose contents can be computed again.
 
-    $JAXDIFF_CACHE, else `jaxdiff` in the user's cache folder: on Linux
-    $XDG_CACHE_HOME/jaxdiff, else ~/.cache/jaxdiff.
+    The folder is $JAXDIFF_CACHE, or `jaxdiff` in the user's cache folder: on Linux
+    $XDG_CACHE_HOME/jaxdiff, or ~/.cache/jaxdiff. It holds prepared data, compiled
+    programs and arrays.
     """
     if cache := os.environ.get("JAXDIFF_CACHE"):
         return Path(cache).expanduser()
@@ -22,10 +23,11 @@ def cache_folder() -> Path:
 
 
 def load_arrays(name: str) -> dict[str, np.ndarray] | None:
-    """The arrays of a name; None where they are not there, or not whole.
+    """Returns the cached arrays of a name, or None if they are missing or incomplete.
 
     Args:
-        name: such as "kind/0123abcd", which must tell all that they depend on.
+        name: Name such as "kind/0123abcd". It must identify all that the arrays depend
+            on.
     """
     try:
         with np.load(_path(name), allow_pickle=False) as file:
@@ -35,10 +37,10 @@ def load_arrays(name: str) -> dict[str, np.ndarray] | None:
 
 
 def save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Keeps arrays for the next time.
+    """Stores arrays in the cache.
 
     Raises:
-        InputError: the cache folder cannot be written.
+        InputError: If the cache folder is not writable.
     """
     path = _path(name)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
@@ -49,8 +51,8 @@ def save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise InputError(
-            f"cannot keep what was computed in {str(path.parent)!r}: "
-            f"{error.strerror}; set JAXDIFF_CACHE to a folder you can write"
+            f"cannot cache results in {str(path.parent)!r}: {error.strerror}. "
+            "Set JAXDIFF_CACHE to a writable folder."
         ) from error
 
 

@@ -1,10 +1,10 @@
-"""Checkpoints of a training state: the newest whole one is always there.
+"""Checkpoints of a training state; at any time, the newest complete one is on disk.
 
-Each is a folder `<step>`, which gets this name when all of it is written, read back and
-listed in its record with the hash of every file (see `sealed`). Under other names lies
-what a killed run left: `<step>.writing...` and `<step>.removed`.
+A checkpoint is a folder `<step>`. It gets this name after all files are written, read
+back and listed with their checksums in its manifest (see `write_manifest`). Folders of
+other names are leftovers of a killed run: `<step>.writing...` and `<step>.removed`.
 
-Only this file uses Orbax, which it loads when the first `Checkpoints` is made.
+Only this file uses Orbax, and loads it when the first `Checkpoints` is created.
 """
 
 import logging
@@ -23,25 +23,26 @@ from jaxdiff.storage.files import cannot_write, error_number, flush_folder
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
 
 FORMAT = 1
-"""The version of what a checkpoint holds; this code reads it and none above."""
+"""Version of the checkpoint format; this code reads no other version."""
 LARGE = 2**20
-"""Bytes that a device writes of an array before another device shares the work."""
+"""Smallest part of an array that one of several devices writes, in bytes."""
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Checkpoints of one run, with retention.
 
-    Reading changes nothing on the disk: others may read while one process trains.
+    Reading changes nothing on disk: other processes may read while one process trains.
 
     Args:
-        directory: where the checkpoints lie; the first `save` creates it.
-        keep: how many of the newest ones remain.
-        keep_every: those whose step is a multiple of it remain as well.
-        keep_best: and that whose record has the smallest value of this name among its
-            "metrics".
+        directory: Folder of the checkpoints; the first `save` creates it.
+        keep: Number of newest checkpoints to retain.
+        keep_every: Also retains steps that are multiples of this number.
+        keep_best: Also retains the checkpoint with the smallest value of this name in
+            the "metrics" of its manifest.
 
     Raises:
-        InputError: `keep` or `keep_every` is not positive, or Orbax is not installed.
+        InputError: If `keep` or `keep_every` is not positive, or Orbax is not
+            installed.
     """
 
     def __init__(
@@ -53,9 +54,9 @@ class Checkpoints:
         keep_best: str | None = None,
     ):
         if keep < 1:
-            raise InputError(f"keep={keep} checkpoints is too few: give at least 1")
+            raise InputError(f"keep must be at least 1, got {keep}")
         if keep_every is not None and keep_every < 1:
-            raise InputError(f"keep_every must be at least 1; got {keep_every}")
+            raise InputError(f"keep_every must be at least 1, got {keep_every}")
         self._ocp = _orbax()
         self._directory = Path(directory).absolute()
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
@@ -67,21 +68,22 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, record: Mapping[str, Any] | None = None
     ) -> None:
-        """Start to write `state`, once the previous save is done.
+        """Starts to write `state` after the previous save has finished.
 
-        The values are copied to the host's memory before this returns, so the next step
-        may be given the state's buffers (`donate_argnums`); no device holds a second
-        copy. The folder has another name until it is proven complete, and only then are
-        older ones removed: a kill leaves the previous checkpoint as the newest.
+        The values are copied to the host before this method returns. The next step may
+        then donate the state's buffers (`donate_argnums`), and no device holds a second
+        copy. The folder gets its final name once it is verified, and only then are
+        older ones removed. After a kill, the previous checkpoint is still the newest.
 
         Args:
-            step: a number above that of every whole checkpoint.
-            state: a pytree of jax arrays (of a PRNG key, its `jax.random.key_data`).
-            record: JSON data to keep with it; see `record`.
+            step: Step of the state, above the step of every undamaged checkpoint.
+            state: Pytree of JAX arrays; a PRNG key is given as its
+                `jax.random.key_data`.
+            record: JSON data to store in the manifest; the method `record` returns it.
 
         Raises:
-            InputError: there is already a checkpoint of this step or a later one, or
-                it cannot be written; or the save before could not.
+            InputError: If a checkpoint of this step or a later one exists, or if this
+                save or the previous one cannot be written.
         """
         self.wait()
         if self._writer is None:
@@ -90,18 +92,18 @@ class Checkpoints:
         newest = max(self._steps() - self._damaged.keys(), default=-1)
         if newest >= step and jax.process_index() == 0:
             raise InputError(
-                f"cannot save step {step} in '{self._directory}', which holds step "
-                f"{newest}: continue from it or choose another directory"
+                f"step must be above {newest}, the newest in '{self._directory}', got "
+                f"{step}. Continue from the newest step, or choose another directory."
             )
         writing = self._directory / f"{step}.writing"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            # Orbax counts its timeouts by a clock that may jump: it shall have none.
+            # Orbax measures timeouts by a clock that may jump: this disables them.
             patient = self._ocp.options.AsyncOptions(
                 timeout_secs=2**31 - 1, create_directories_asynchronously=False
             )
-            # Devices that hold the same array write a part of it each, if it is large:
-            # to cut a part out compiles a program for each shape.
+            # Devices that hold the same array write a part each only if the array is
+            # large: cutting out a part compiles a program per shape.
             arrays = self._ocp.options.ArrayOptions(
                 saving=self._ocp.options.ArrayOptions.Saving(
                     min_slice_bytes_for_replica_parallel=LARGE
@@ -115,26 +117,27 @@ class Checkpoints:
         self._saving = self._writer.submit(self._finish, saved, step, record)
 
     def check(self) -> None:
-        """Raise what made a save fail, if it is known already."""
+        """Raises the error of a failed save, if that save has already finished."""
         if self._saving is not None and self._saving.done():
             self.wait()
 
     def wait(self) -> None:
-        """Return when the last save is on the disk; raise what made it fail."""
+        """Waits until the last save is on disk; raises its error if the save failed."""
         if self._saving is not None:
             saving, self._saving = self._saving, None
             saving.result()
 
     def latest(self, below: int | None = None) -> int | None:
-        """The step of the newest whole checkpoint, or None when there is none at all.
+        """Returns the step of the newest undamaged checkpoint, or None if none exists.
 
-        Every byte of it is read. A newer one that is damaged is named in a warning.
+        Every byte of this checkpoint is verified. A warning names newer damaged
+        checkpoints.
 
         Args:
-            below: of those whose step is below this.
+            below: Upper bound of the steps, exclusive; None for no bound.
 
         Raises:
-            InputError: there are checkpoints, and all are damaged.
+            InputError: If checkpoints exist, and all are damaged.
         """
         found = self._steps()
         steps = sorted((s for s in found if below is None or s < below), reverse=True)
@@ -147,8 +150,8 @@ class Checkpoints:
             for damaged in sorted(self._damaged):
                 if damaged > step:
                     warnings.warn(
-                        f"the checkpoint '{self._directory / str(damaged)}' is damaged "
-                        f"({self._damaged[damaged]}): that of step {step} is used",
+                        f"skipped '{self._directory / str(damaged)}', which is damaged "
+                        f"({self._damaged[damaged]}), and used step {step}",
                         stacklevel=2,
                     )
             self._proven = step
@@ -157,20 +160,20 @@ class Checkpoints:
             return None
         reasons = first_few([f"{step}: {self._damaged[step]}" for step in steps])
         raise InputError(
-            f"no checkpoint in '{self._directory}' is as it was written "
-            f"({reasons}): put back a whole one, or move the folder away to begin anew"
+            f"all checkpoints in '{self._directory}' are damaged ({reasons}). "
+            "Restore one from a copy, or move the folder away to start again."
         )
 
     def steps(self) -> list[int]:
-        """The steps of all checkpoints, from the first; they may be damaged."""
+        """Returns the steps of all checkpoints in order; some may be damaged."""
         return sorted(self._steps())
 
     def record(self, step: int) -> dict[str, Any]:
-        """What `save` was given to keep with the state, and its "step" and "files".
+        """Returns a checkpoint's manifest: the data given to `save`, step and files.
 
         Raises:
-            InputError: there is no such checkpoint, it is damaged, or a newer version
-                wrote it.
+            InputError: If the checkpoint does not exist, is damaged or has another
+                format.
         """
         path = self._path(step)
         try:
@@ -179,20 +182,20 @@ class Checkpoints:
             raise _damaged(path, reason) from reason
         if record.get("format") != FORMAT:
             raise InputError(
-                f"the checkpoint '{path}' has format {record.get('format')!r}, of "
-                f"another version of jaxdiff; this one reads {FORMAT}: install that"
+                f"format of the checkpoint '{path}' must be {FORMAT}, got "
+                f"{record.get('format')!r}. Install the jaxdiff version that wrote it."
             )
         return record
 
     def status(self) -> dict[int, tuple[int, str | None]]:
-        """Of every checkpoint its size in bytes, and what is damaged, if anything."""
+        """Returns each checkpoint's size in bytes, and its damage or None, by step."""
         found = {}
         for step in sorted(self._steps()):
             path, reason = self._directory / str(step), None
             try:
                 files = [p.lstat().st_size for p in path.rglob("*") if not p.is_dir()]
                 verify(path)
-            except FileNotFoundError:  # the run has removed it meanwhile
+            except FileNotFoundError:  # removed by the run in between
                 continue
             except Damaged as damaged:
                 if not path.exists():
@@ -204,24 +207,24 @@ class Checkpoints:
     def restore(
         self, template: Any, step: int | None = None, *, partial: bool = False
     ) -> Any:
-        """The state that was saved, bit for bit, on whichever devices there are now.
+        """Restores a saved state, bit for bit, on the present devices.
 
         Args:
-            template: the state's structure, whose leaves have a `shape`, a `dtype` and
-                perhaps a `sharding`, else they go to the first local device. Arrays
-                do, but shapes (`jax.eval_shape`) leave the device's memory free.
-            step: which checkpoint, the newest whole one when None.
-            partial: read the template's leaves, and leave the others on the disk.
+            template: Structure of the state. Its leaves have a `shape`, a `dtype` and
+                optionally a `sharding`, by default on the first local device. Arrays
+                work, but shapes (`jax.eval_shape`) use no device memory.
+            step: Step of the checkpoint; None restores the newest undamaged one.
+            partial: If True, reads the template's leaves only.
 
         Raises:
-            InputError: there is no such checkpoint, it is damaged, or it holds a
+            InputError: If the checkpoint does not exist, is damaged, or holds a
                 different state.
         """
         self.wait()
         step = self.latest() if step is None else step
         path = self._path(step)
         self.record(int(path.name))
-        # Of several processes one reads it all.
+        # Process 0 verifies all bytes for all processes.
         if step != self._proven and jax.process_index() == 0:
             try:
                 verify(path)
@@ -235,8 +238,8 @@ class Checkpoints:
             sharding = getattr(leaf, "sharding", None) or first
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
-        # Leaves go by their names. Orbax would also compare the empty parts of the
-        # trees, of which another version may have more, or fewer.
+        # Leaves are matched by name. Orbax would also compare the empty subtrees, whose
+        # number may differ between versions.
         wanted = {name: abstract(leaf) for name, leaf in by_name(template).items()}
         skipped = self._ocp.PLACEHOLDER
         asked = jax.tree.map_with_path(
@@ -246,7 +249,7 @@ class Checkpoints:
         return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
     def close(self) -> None:
-        """Wait, and release the thread that writes."""
+        """Waits for the last save, and stops the writing thread."""
         try:
             self.wait()
         finally:
@@ -261,9 +264,9 @@ class Checkpoints:
         self.close()
 
     def _finish(self, saved: Any, step: int, record: dict[str, Any]) -> None:
-        """Proves a checkpoint complete, gives it its name, and makes room for others.
+        """Verifies a checkpoint, gives it its final name, and removes older ones.
 
-        In a thread; process 0 does it for all.
+        Runs in a thread; process 0 does this for all processes.
         """
         try:
             saved.result()
@@ -284,7 +287,10 @@ class Checkpoints:
             raise self._failed(step, error) from None
 
     def _kept(self, newest: int) -> set[int]:
-        """Those that stay once this one is complete; and damaged ones above it."""
+        """Returns the steps to retain once `newest` is complete.
+
+        Damaged checkpoints above `newest` are retained as well.
+        """
         steps = self._steps()
         whole = sorted(steps - self._damaged.keys())
         kept = {step for step in steps if step > newest} | set(whole[-self._keep :])
@@ -297,33 +303,33 @@ class Checkpoints:
                     metrics = read_manifest(self._directory / str(step))["metrics"]
                     values[step] = float(metrics[self._keep_best])
                 except (Damaged, KeyError, TypeError, ValueError):
-                    continue  # one without such a value
+                    continue  # this checkpoint has no such value
             if values:
                 kept.add(min(values, key=lambda step: (values[step], -step)))
         return kept
 
     def _remove(self, step: int) -> None:
-        """Removes a checkpoint; a kill in between leaves none that looks whole."""
+        """Removes a checkpoint; after a kill, the remains have another name."""
         removed = self._directory / f"{step}.removed"
         shutil.rmtree(removed, ignore_errors=True)
         (self._directory / str(step)).rename(removed)
         shutil.rmtree(removed)
 
     def _clean(self) -> None:
-        """Removes what was left half-written or half-removed."""
+        """Removes half-written and half-removed checkpoints."""
         if jax.process_index() == 0:
             for pattern in ("*.writing*", "*.removed"):
                 for path in self._directory.glob(pattern):
                     shutil.rmtree(path, ignore_errors=True)
 
     def _failed(self, step: int, error: Exception) -> Exception:
-        """What to raise: an `InputError` where the disk is to blame."""
+        """Returns the error to raise: an `InputError` if the disk caused `error`."""
         if error_number(error) is None:
             return error
         newest = max(self._steps() - self._damaged.keys(), default=None)
         reason = cannot_write(self._directory / str(step), error)
-        left = "none is there yet" if newest is None else f"that of step {newest} stays"
-        return InputError(f"the checkpoint of step {step} is lost, {left}: {reason}")
+        left = "none exists yet" if newest is None else f"step {newest} remains"
+        return InputError(f"the checkpoint of step {step} is lost ({left}): {reason}")
 
     def _path(self, step: int | None) -> Path:
         steps = self._steps()
@@ -331,12 +337,12 @@ class Checkpoints:
             which = "" if step is None else f" of step {step}"
             raise InputError(
                 f"there is no checkpoint{which} in '{self._directory}', which holds "
-                f"{sorted(steps) or 'none'}: train first, or choose another"
+                f"{sorted(steps) or 'none'}. Train first, or choose another."
             )
         return self._directory / str(step)
 
     def _steps(self) -> set[int]:
-        """The steps of which there is a finished folder, whole or damaged."""
+        """Returns the steps of all finished folders, undamaged or damaged."""
         if not self._directory.is_dir():
             return set()
         names = [path.name for path in self._directory.iterdir() if path.is_dir()]
@@ -345,23 +351,23 @@ class Checkpoints:
         }
 
     def _check(self, path: Path, metadata: Any, template: Any, partial: bool) -> None:
-        """Refuse another state: Orbax would cast other dtypes and say nothing."""
+        """Raises an error for a different state: Orbax would cast dtypes silently."""
         there, here = _leaves(metadata), _leaves(template)
         if partial:
             there = {name: leaf for name, leaf in there.items() if name in here}
         differing = [
-            f"{name} is {there.get(name, 'not')} there, {here.get(name, 'not')} here"
+            f"{name}: {there.get(name, 'none')}, expected {here.get(name, 'none')}"
             for name in sorted({name for name, _ in there.items() ^ here.items()})
         ]
         if differing:
             raise InputError(
-                f"the checkpoint '{path}' holds a different state: "
-                f"{first_few(differing)}; use the configuration it is from"
+                f"the checkpoint '{path}' holds a different state "
+                f"({first_few(differing)}). Use the configuration of the checkpoint."
             )
 
 
 def _damaged(path: Path, reason: Damaged) -> InputError:
-    return InputError(f"the checkpoint '{path}' is damaged ({reason}): choose another")
+    return InputError(f"the checkpoint '{path}' is damaged ({reason}). Choose another.")
 
 
 def _orbax() -> Any:
@@ -371,20 +377,20 @@ def _orbax() -> Any:
 
 
 def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Not Orbax's, whose errors are raised as well."""
+    """Returns False for Orbax's log messages: its errors are raised as well."""
     return "orbax" not in record.pathname
 
 
 def _leaves(tree: Any) -> dict[str, str]:
-    """Each leaf's path and type, such as "params/dense/kernel": "float32[3, 4]"."""
+    """Returns types by path, such as "params/dense/kernel": "float32[3, 4]"."""
     return {n: f"{leaf.dtype}{list(leaf.shape)}" for n, leaf in by_name(tree).items()}
 
 
 def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree, by their names."""
+    """Returns the leaves of a tree by name."""
     return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def leaf_name(path: Any) -> str:
-    """A leaf's path in its tree, such as "params/dense/kernel"."""
+    """Returns a leaf's path in its tree, such as "params/dense/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: the only file that imports tensorboardX."""
+"""TensorBoard's event files; no other file imports tensorboardX."""
 
 import contextlib
 import struct
@@ -10,31 +10,31 @@ from jaxdiff.errors import require
 from jaxdiff.storage.files import cannot_write
 
 SUFFIX = ".jaxdiff"
-"""At the end of its files' names; those of other writers are left alone."""
+"""Suffix of the files written here; files of other writers are left alone."""
 
 
 class Events:
-    """Writes scalars and pictures to an event file in a folder; a context manager.
+    """Writer of scalars and pictures to an event file; a context manager.
 
-    The folder's earlier file is removed: who opens it writes all that shall be seen,
-    and no point is there twice. A TensorBoard that watches the folder is told so, and
-    drops what it has read.
+    The earlier file of this class in the folder is removed: the caller writes all
+    points again, so none is duplicated. An event of a new session makes a running
+    TensorBoard drop the points it has read.
 
-    tensorboardX has a writer of its own, in a thread, which waits for ever once a write
-    fails. Here each event is on its way to the disk when a call returns.
+    tensorboardX's own writer runs in a thread, which blocks for ever after a failed
+    write. Here each event is flushed before a call returns.
 
     Args:
-        folder: made if it is not there.
+        folder: Folder of the event file; created if missing.
 
     Raises:
-        InputError: tensorboardX is missing, or a file cannot be written.
+        InputError: If tensorboardX is missing, or a file cannot be written.
     """
 
     def __init__(self, folder: Path):
         writer = require("tensorboardX.event_file_writer")
         self._protocol = require("tensorboardX.proto.event_pb2")
         self._summary = require("tensorboardX.proto.summary_pb2").Summary
-        self._folder = folder.resolve()  # its name may look like one in a cloud
+        self._folder = folder.resolve()  # a relative name may look like a cloud address
         try:
             self._folder.mkdir(exist_ok=True)
             for path in self._folder.glob(f"events.out.tfevents.*{SUFFIX}"):
@@ -49,7 +49,7 @@ class Events:
     def write(
         self, step: int, values: dict[str, float], when: float | None = None
     ) -> None:
-        """Writes numbers by their names, of a time in seconds since 1970, or of now."""
+        """Writes scalars by name, at `when` in seconds since 1970, by default now."""
         found = [
             self._summary.Value(tag=name, simple_value=value)
             for name, value in values.items()
@@ -59,7 +59,7 @@ class Events:
     def picture(
         self, step: int, name: str, png: bytes, when: float | None = None
     ) -> None:
-        """Writes a picture, which is the bytes of a PNG."""
+        """Writes a picture, given as the bytes of a PNG."""
         width, height, _, colour = struct.unpack(">IIBB", png[16:26])
         image = self._summary.Image(
             height=height, width=width, colorspace=1 if colour == 0 else 3,
@@ -81,7 +81,7 @@ class Events:
 
     def close(self) -> None:
         """Closes the file."""
-        with contextlib.suppress(OSError):  # of a write that failed before
+        with contextlib.suppress(OSError):  # raised by an earlier write
             self._writer.close()
 
     def __enter__(self) -> Self:
@@ -92,5 +92,5 @@ class Events:
 
 
 def check_installed() -> None:
-    """Refuses to begin what could not be written."""
+    """Raises an error if tensorboardX is not installed."""
     require("tensorboardX")

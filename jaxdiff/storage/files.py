@@ -1,4 +1,4 @@
-"""Files of a run folder: written whole or not at all, read as data. And the cache."""
+"""Atomic writes, JSON files, and errors of a full or read-only disk."""
 
 import errno
 import json
@@ -15,12 +15,12 @@ from jaxdiff.errors import InputError
 
 
 def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
-    """Write `data`; a reader, or a crash, meets the old file or the new one."""
+    """Writes `data` as JSON; a crash leaves the old file or the new one."""
     write_atomic(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
-    """Write text or bytes, also to the disk itself, in the place of what was there."""
+    """Writes text or bytes through to the disk, and replaces the old file at once."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -36,23 +36,27 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The dictionary in a JSON file; `InputError` where there is none."""
+    """Returns the dictionary in a JSON file.
+
+    Raises:
+        InputError: If the file is missing, or holds anything else.
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
-    except ValueError as error:  # of JSON or of UTF-8
+    except ValueError as error:  # invalid JSON or UTF-8
         raise InputError(f"'{path}' is not a JSON file: {error}") from error
     except RecursionError as error:
-        raise InputError(f"'{path}' is nested too deep to be read") from error
+        raise InputError(f"'{path}' is nested too deeply to be read") from error
     if not isinstance(data, dict):
-        raise InputError(f"'{path}' holds a {type(data).__name__}, not a JSON object")
+        raise InputError(f"'{path}' must hold a JSON object, got {type(data).__name__}")
     return data
 
 
 def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
-    """Create the workdir and prove that a file can be written, or `InputError`."""
-    # Another host may have a process of the same number.
+    """Creates the folder, and raises an `InputError` if it is not writable."""
+    # Another host may have a process with the same id.
     name = f".writable.{jax.process_index()}.{os.getpid()}"
     probe = Path(directory) / name
     try:
@@ -61,12 +65,12 @@ def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") 
         probe.unlink()
     except OSError as error:
         reason = f"cannot write to the folder '{directory}': {error.strerror}"
-        raise InputError(f"{reason}; choose another with {flag}") from error
+        raise InputError(f"{reason}. Choose another with {flag}.") from error
 
 
 def flush_folder(folder: str | os.PathLike[str]) -> None:
-    """Make sure that what was created or renamed in a folder outlives a power cut."""
-    if sys.platform == "win32":  # which opens no folder
+    """Flushes a folder, so that created and renamed files survive a power cut."""
+    if sys.platform == "win32":  # Windows cannot open a folder
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -76,7 +80,7 @@ def flush_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def error_number(error: BaseException) -> int | None:
-    """The system's number of an error, also of one in TensorStore's words."""
+    """Returns the system's error number, or None; also reads TensorStore's messages."""
     for one in (error, error.__cause__):
         if isinstance(one, OSError):
             return one.errno
@@ -85,28 +89,28 @@ def error_number(error: BaseException) -> int | None:
 
 
 def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputError:
-    """What to tell of a write that failed: why, and what to do."""
+    """Returns the error for a failed write, with its reason and a remedy."""
     code = error_number(error)
     reason = os.strerror(code) if code else str(error)
-    remedy = "make it writable"
+    remedy = "Make it writable"
     if code in (errno.ENOSPC, errno.EDQUOT):
         place = Path(path)
         while not place.exists():
             place = place.parent
         free = size(shutil.disk_usage(place).free)
-        remedy = f"{free} are free on the disk of '{place}': free more"
-    return InputError(f"cannot write '{path}': {reason}; {remedy}, then start again")
+        remedy = f"Free space on the disk of '{place}' ({free} left)"
+    return InputError(f"cannot write '{path}': {reason}. {remedy}, then start again.")
 
 
 def picture_kind(content: bytes) -> str | None:
-    """Whether a file's content is a "png" or a "gif", as its first bytes say."""
+    """Returns "png" or "gif", according to the first bytes of a file, or None."""
     if content[:8] == b"\x89PNG\r\n\x1a\n" and content[12:16] == b"IHDR":
         return "png"
     return "gif" if content[:6] in (b"GIF87a", b"GIF89a") else None
 
 
 def size(count: float) -> str:
-    """A number of bytes to read: 900 bytes, 1.2 MB."""
+    """Returns a number of bytes as text, such as "900 bytes" or "1.2 MB"."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"

@@ -11,7 +11,7 @@ from jaxdiff.storage.files import cannot_write, write_atomic
 
 
 class _Appended:
-    """A file to whose end JSON lines are written; a context manager."""
+    """File to which JSON lines are appended; a context manager."""
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
@@ -21,7 +21,7 @@ class _Appended:
             raise cannot_write(path, error) from error
 
     def append(self, value: dict[str, Any]) -> None:
-        """Writes one line."""
+        """Appends a value as one line."""
         try:
             self._file.write(_line(value))
             self._file.flush()
@@ -40,14 +40,14 @@ class _Appended:
 
 
 class JsonLines(_Appended):
-    """Appends one JSON object a line, each with its `step`; a context manager.
+    """File of JSON objects, one per line, each with its `step`; a context manager.
 
-    Opened again by a resumed run, it first drops the lines after the step that the run
-    goes on from: the run writes them again, and no line is doubled. A file that is as
-    it should be is not touched.
+    A resumed run opens the file again and writes the steps after `from_step` again. The
+    lines of these steps are dropped first, so no line is duplicated. A file without
+    such lines is not touched.
 
     Raises:
-        InputError: the disk is full, or the file cannot be written.
+        InputError: If the disk is full, or the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str], from_step: int):
@@ -59,11 +59,11 @@ class JsonLines(_Appended):
         super().__init__(path)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Appends one line."""
+        """Appends the values of a step as one line."""
         self.append({"step": step, **values})
 
     def flush(self) -> None:
-        """Returns when every line is on the disk itself."""
+        """Waits until every line is on the disk itself."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -71,22 +71,22 @@ class JsonLines(_Appended):
 
 
 class History(_Appended):
-    """What happened to a run, an event a line; held by the one process that trains it.
+    """Log of a run's events, one per line, locked by the process that trains the run.
 
-    Closing it lets others train. The lock is on a hidden file beside it, so that a
-    removed history lets no second process in. The system drops the lock of a process
-    that is killed, and the file stays.
+    Closing the file lets other processes train. The lock is on a hidden file beside the
+    log, so removing the log does not admit a second process. The system releases the
+    lock of a killed process, and the hidden file remains.
 
     Args:
-        path: the file; lines are only ever appended.
+        path: Path of the file; lines are only appended.
 
     Raises:
-        InputError: another process trains this run, or the file cannot be written.
+        InputError: If another process trains this run, or the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         path, filelock = Path(path), require("filelock")
-        # Without the fallback: its marker would stay after a kill, and block the run.
+        # No fallback: its marker would survive a kill, and block the run.
         self._lock = filelock.FileLock(
             path.with_name(f".{path.name}.lock"), timeout=0, fallback_to_soft=False
         )
@@ -94,10 +94,10 @@ class History(_Appended):
             self._lock.acquire()
         except filelock.Timeout as error:
             raise InputError(
-                f"another process trains in '{path.parent}': wait for it, or "
-                "choose another --workdir"
+                f"another process trains in '{path.parent}'. Wait for it, or "
+                "choose another --workdir."
             ) from error
-        except OSError:  # a file system without locks: then users must take care
+        except OSError:  # no locks in this file system: users must take care
             pass
         try:
             super().__init__(path)
@@ -105,27 +105,27 @@ class History(_Appended):
             self._lock.release()
             raise
         if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a kill cut the last line short
+            self._file.write("\n")  # a kill truncated the last line
 
     def write(self, event: str, **values: Any) -> None:
-        """Appends one line."""
+        """Appends an event as one line."""
         self.append({"event": event, **values})
 
     def close(self) -> None:
-        """Closes the file, and lets others train."""
+        """Closes the file, and lets other processes train."""
         super().close()
         self._lock.release()
 
 
 def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
-    """The lines of such a file; none where it does not exist.
+    """Returns the lines of a file; an empty list if it does not exist.
 
-    A last line that a kill cut short is passed over. Others that cannot be read are
-    too, with a warning.
+    A last line that a kill truncated is skipped. Other unreadable lines are skipped
+    with a warning.
 
     Args:
-        path: the file.
-        key: what each line must have.
+        path: Path of the file.
+        key: Key that each line must have.
     """
     path = Path(path)
     if not path.exists():
@@ -140,7 +140,7 @@ def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
         else:
             found.append(value)
     if lost:
-        warnings.warn(f"'{path}' has {lost} lines that cannot be read", stacklevel=2)
+        warnings.warn(f"skipped {lost} unreadable lines of '{path}'", stacklevel=2)
     return found
 
 

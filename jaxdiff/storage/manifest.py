@@ -1,8 +1,8 @@
-"""A folder that tells whether it is as it was written: its record lists every file.
+"""Manifests: a file in a folder lists all other files with their checksums.
 
-The record is a JSON file in the folder, with the size and the SHA-256 of each other
-file, and a hash of itself. It is data: names in it are compared with what is there, and
-nothing is opened because a record names it.
+The manifest is a JSON file with the size and the SHA-256 of each other file, and a hash
+of itself. It is data: its names are compared with the files found, and no file is
+opened because a manifest names it.
 """
 
 import hashlib
@@ -18,19 +18,19 @@ RECORD = "jaxdiff.json"
 
 
 class Damaged(Exception):
-    """A folder is not as it was written; the text says what differs."""
+    """Difference between a folder and its manifest; the message names it."""
 
 
 def write_manifest(folder: Path, record: dict[str, Any]) -> None:
-    """Reads every file of the folder back, from the disk if need be, and lists it.
+    """Reads all files of a folder back, after a flush, and writes their manifest.
 
     Args:
-        folder: what is complete.
-        record: JSON data to keep in the record.
+        folder: Complete folder.
+        record: JSON data to store in the manifest.
 
     Raises:
-        OSError: the disk fails.
-        InputError: the record cannot be written.
+        OSError: If the disk fails.
+        InputError: If the manifest cannot be written.
     """
     files = {
         name: [path.stat().st_size, _hash(path, flush=True)]
@@ -42,14 +42,14 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `seal` was given, if the record is as it was written.
+    """Returns a folder's manifest, after a check of its own hash.
 
     Raises:
-        Damaged: it is not, or there is none.
+        Damaged: If the manifest is missing or was changed.
     """
     path = folder / RECORD
     if path.is_symlink() or not path.is_file():
-        raise Damaged(f"it has no {RECORD}")
+        raise Damaged(f"{RECORD} is missing")
     try:
         text = path.read_text(encoding="utf-8")
         record = json.loads(text)
@@ -61,28 +61,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise Damaged(f"its {RECORD} is not as it was written")
+        raise Damaged(f"{RECORD} was changed")
     return record
 
 
 def verify(folder: Path) -> dict[str, Any]:
-    """The record of a folder in which every byte is as it was written.
+    """Returns a folder's manifest, after a check of every byte of the folder.
 
     Raises:
-        Damaged: something is missing, new, or different; its name is told.
+        Damaged: If a file is missing, new or different; the message names it.
     """
     record = read_manifest(folder)
     listed = dict(record["files"])
     for name, path in _files(folder):
         if name not in listed:
-            raise Damaged(f"'{name}' was not in it when it was written")
+            raise Damaged(f"'{name}' is not in the manifest")
         length, digest = listed.pop(name)
         try:
             found = path.stat().st_size
             if found != length:
-                raise Damaged(f"'{name}' has {found} bytes, and had {length}")
+                raise Damaged(f"'{name}' has {found} bytes instead of {length}")
             if _hash(path) != digest:
-                raise Damaged(f"'{name}' holds other bytes than were written")
+                raise Damaged(f"'{name}' does not match its checksum")
         except OSError as error:
             raise Damaged(f"'{name}' cannot be read: {error.strerror}") from error
     if listed:
@@ -91,17 +91,17 @@ def verify(folder: Path) -> dict[str, Any]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Every file below the folder but its record, by name."""
+    """Yields every file below the folder, except its manifest, with its name."""
     for place, folders, names in os.walk(folder):
         for name in sorted((*folders, *names)):
             path = Path(place) / name
             relative = path.relative_to(folder).as_posix()
-            if path.is_symlink():  # it may lead anywhere
+            if path.is_symlink():  # a link may lead anywhere
                 raise Damaged(f"'{relative}' is a link")
             if name in folders or relative == RECORD:
                 continue
-            if not path.is_file():  # a pipe would never end
-                raise Damaged(f"'{relative}' is no regular file")
+            if not path.is_file():  # reading a pipe would block
+                raise Damaged(f"'{relative}' is not a regular file")
             yield relative, path
 
 
@@ -113,6 +113,6 @@ def _hash(path: Path, flush: bool = False) -> str:
 
 
 def _text(record: dict[str, Any]) -> str:
-    """The record as it is written, with the hash of the rest of it."""
+    """Returns the manifest as text, with the hash of its other entries."""
     digest = hashlib.sha256(json.dumps(record).encode()).hexdigest()
     return json.dumps({**record, "sha256": digest}, indent=1) + "\n"

@@ -1,8 +1,8 @@
-"""Reads PyTorch's weights, a .pth or .bin file, without PyTorch.
+"""Reader of PyTorch's weights, a .pth or .bin file, without PyTorch.
 
-Such a file is a pickle, which may run any code when it is read. This reader makes
-nothing but dictionaries and arrays of it, and refuses a file that names anything else.
-Both formats are read: the zip archive, and the one before PyTorch 1.6.
+Such a file is a pickle, which may run any code when loaded. This reader creates only
+dictionaries and arrays, and rejects a file that names anything else. Both formats are
+supported: the zip archive, and the format before PyTorch 1.6.
 """
 
 import pickle
@@ -33,7 +33,7 @@ _DTYPES = {
 
 
 class _Storage(NamedTuple):
-    """Numbers in a file, by their key there."""
+    """Block of numbers in a file, identified by its key."""
 
     key: str
     dtype: np.dtype
@@ -41,7 +41,7 @@ class _Storage(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """A view of a storage; its numbers may stand behind it in the file."""
+    """View of a storage, whose numbers may follow later in the file."""
 
     storage: _Storage
     offset: int
@@ -49,7 +49,7 @@ class _Tensor(NamedTuple):
     strides: tuple[int, ...]
 
     def array(self, numbers: bytes) -> np.ndarray:
-        """Its numbers, from those of the storage."""
+        """Returns the tensor's numbers, given the bytes of its storage."""
         _, dtype, size = self.storage
         whole = np.frombuffer(numbers, dtype, size)
         count = int(np.prod(self.shape, dtype=object))
@@ -59,7 +59,7 @@ class _Tensor(NamedTuple):
             return np.zeros(self.shape, dtype)
         steps = zip(self.shape, self.strides, strict=True)
         if self.offset + sum((side - 1) * step for side, step in steps) >= size:
-            raise ValueError(f"a tensor of shape {self.shape} lies outside its numbers")
+            raise ValueError(f"a tensor of shape {self.shape} lies outside its storage")
         strides = [step * dtype.itemsize for step in self.strides]
         view = np.lib.stride_tricks.as_strided(
             whole[self.offset :], self.shape, strides, writeable=False
@@ -69,10 +69,10 @@ class _Tensor(NamedTuple):
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
     if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor has no numbers")
+        raise pickle.UnpicklingError("a tensor has no storage")
     numbers = (offset, *shape, *strides)
     if not all(type(n) is int for n in numbers) or len(shape) != len(strides):
-        raise pickle.UnpicklingError("a tensor has no shape")
+        raise pickle.UnpicklingError("a tensor has no valid shape")
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -82,37 +82,37 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
     **{("torch", name): dtype for name, dtype in _DTYPES.items()},
 }
-"""All that a state's pickle may name, and what is made of it."""
+"""All names that a pickle may contain, with their replacements."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Makes dictionaries, numbers, texts and tensors, and nothing else."""
+    """Unpickler of dictionaries, numbers, texts and tensors only."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What the pickle may name."""
+        """Returns the replacement of an allowed name."""
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"it would run {module}.{name}")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """A storage, of which the pickle has only the key."""
+        """Returns a storage, of which the pickle holds only the key."""
         kind, dtype, key, _, size, *_ = pid
         if (kind, type(size)) != ("storage", int) or not isinstance(dtype, np.dtype):
-            raise pickle.UnpicklingError("it has an unknown part")
+            raise pickle.UnpicklingError("it contains an unknown object")
         return _Storage(str(key), dtype, size)
 
 
 def read_torch(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a PyTorch state, by their names.
+    """Returns the arrays of a PyTorch state by name.
 
     Args:
-        path: what `torch.save(network.state_dict(), path)` wrote.
+        path: Path of a file that `torch.save(network.state_dict(), path)` wrote.
 
     Returns:
-        Arrays of the file's dtypes; bfloat16 as `ml_dtypes` has it.
+        Arrays with the file's dtypes; bfloat16 is the dtype of `ml_dtypes`.
 
     Raises:
-        InputError: there is no such file, or it holds something else.
+        InputError: If the file does not exist, or holds anything else.
     """
     try:
         with path.open("rb") as file:
@@ -121,21 +121,21 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
             state, numbers_of = read(file)
             return {name: _array(name, x, numbers_of) for name, x in _items(state)}
     except FileNotFoundError:
-        raise InputError(f"there is no file '{path}': check the path") from None
+        raise InputError(f"there is no file '{path}'. Check the path.") from None
     except (
         OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError,
         OverflowError, MemoryError, RecursionError, NotImplementedError,
         pickle.UnpicklingError, zipfile.BadZipFile,
     ) as error:  # fmt: skip
         raise InputError(
-            f"'{path}' holds no weights of PyTorch ({first_line(error)}): give what "
-            "torch.save wrote of a state_dict, whole"
+            f"'{path}' holds no PyTorch weights ({first_line(error)}). Give a complete "
+            "file that torch.save wrote from a state_dict."
         ) from error
 
 
 def _items(state: Any) -> list[tuple[str, Any]]:
     if not isinstance(state, dict):
-        raise ValueError(f"a {type(state).__name__} and no state_dict")
+        raise ValueError(f"a {type(state).__name__}, not a state_dict")
     return list(state.items())
 
 
@@ -143,7 +143,7 @@ def _array(
     name: Any, value: Any, numbers_of: Callable[[_Storage], bytes]
 ) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(value, _Tensor):
-        raise ValueError(f"{name!r} is no tensor")
+        raise ValueError(f"{name!r} is not a tensor")
     return value.array(numbers_of(value.storage))
 
 
@@ -165,8 +165,8 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
         return _Unpickler(file).load()
 
     if load() != _MAGIC:
-        raise ValueError("it begins otherwise")
-    load()  # the protocol's number
+        raise ValueError("its first bytes are not of PyTorch")
+    load()  # the protocol version
     if not load().get("little_endian"):
         raise ValueError("its numbers are big endian")
     state, keys = load(), load()
@@ -176,6 +176,6 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
         if key not in dtypes:
-            raise ValueError(f"nothing is known of the numbers {key!r}")
+            raise ValueError(f"no tensor uses the storage {key!r}")
         numbers[key] = file.read(count * dtypes[key].itemsize)
     return state, lambda storage: numbers[storage.key]

@@ -1,4 +1,4 @@
-"""Training as pure functions of pytrees: nothing here is on a disk."""
+"""Training as pure functions of pytrees; nothing here uses a disk."""
 
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __getattr__ = lazy(
     __name__,
     {
-        name: f"jaxdiff.training.experiment:{name}"  # which knows the data sets
+        name: f"jaxdiff.training.experiment:{name}"  # this module imports the datasets
         for name in ("DataInfo", "Experiment", "Sampling", "Training", "Upkeep")
     },
 )

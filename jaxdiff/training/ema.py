@@ -1,9 +1,10 @@
-"""Power-function averages of the parameters, and any length of them afterwards.
+"""Power-function averages of the parameters, and post-hoc averages of any length.
 
 Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models"
-(EDM2), section 3 and appendix C. The average of the exponent gamma at step t weighs the
-parameters of time tau by (gamma + 1) tau^gamma / t^(gamma + 1), tau in (0, t]. Its
-length is relative to the run: the profile's standard deviation over t.
+(EDM2), section 3 and appendix C. The average with exponent gamma at step t weighs the
+parameters of time tau by (gamma + 1) tau^gamma / t^(gamma + 1), tau in (0, t]. The
+length of an average is relative to the run: the standard deviation of this profile over
+t.
 """
 
 import math
@@ -16,31 +17,31 @@ from jaxdiff.errors import InputError
 from jaxdiff.typing import Array
 
 LONGEST = 12**-0.5
-"""The relative length of the plain mean of all steps, gamma = 0."""
+"""Relative length of the plain mean of all steps, gamma = 0."""
 
 
 def gamma_of(length: float) -> float:
-    """The exponent of the average of a relative length (EDM2, appendix C, algorithm 2).
+    """Returns the exponent for a relative length (EDM2, appendix C, algorithm 2).
 
     >>> round(gamma_of(0.05), 2), round(gamma_of(0.10), 2)
     (16.97, 6.94)
 
     Args:
-        length: sigma_rel, the profile's standard deviation as a part of the run, in
-            (0, 1 / sqrt(12)).
+        length: Relative length sigma_rel: the profile's standard deviation as a share
+            of the run, in (0, 1 / sqrt(12)).
 
     Returns:
-        gamma, above 0.
+        Exponent gamma, above 0.
 
     Raises:
-        InputError: the length is out of range.
+        InputError: If the length is out of range.
     """
     if not is_length(length):
         raise InputError(
-            "the relative length of an average must lie in (0, 0.288), the share of "
-            f"the run that it spans; got {length:g}"
+            "the relative length of an average must lie in (0, 0.288), got "
+            f"{length:g}. Give the share of the run that the average spans."
         )
-    # (gamma + 2)^2 (gamma + 3) = (gamma + 1) / length^2, whose largest root falls from
+    # The largest root of (gamma + 2)^2 (gamma + 3) = (gamma + 1) / length^2 falls from
     # infinity to 0 as the length rises.
     inverse = length**-2
     roots = np.roots([1, 7, 16 - inverse, 12 - inverse])
@@ -48,12 +49,12 @@ def gamma_of(length: float) -> float:
 
 
 def is_length(length: float) -> bool:
-    """Whether a power-function average that grows with time has this length."""
+    """Returns True if a growing power-function average of this length exists."""
     return 0 < length < LONGEST
 
 
 def length_of(gamma: float) -> float:
-    """The relative length of the average of an exponent; `gamma_of`'s inverse.
+    """Returns the relative length for an exponent; the inverse of `gamma_of`.
 
     EDM2, section 3.1: sqrt(gamma + 1) / ((gamma + 2) sqrt(gamma + 3)).
     """
@@ -61,19 +62,19 @@ def length_of(gamma: float) -> float:
 
 
 def power_weight(gamma: float, step: Array) -> Array:
-    """What part of a power-function average the newest parameters make up.
+    """Returns the weight of the newest parameters in a power-function average.
 
-    1 - beta for beta = (1 - 1 / t)^(gamma + 1) (EDM2, section 3.1). An average that
-    moves by it towards the parameters after each step has, exactly, the profile's
-    integral over (i - 1, i] as the weight of the parameters after step i. The weight
-    and not beta, which is so near to 1 that float32 would lose most of the difference.
+    The weight is 1 - beta for beta = (1 - 1 / t)^(gamma + 1) (EDM2, section 3.1). After
+    each step, the average moves towards the parameters by this weight. The parameters
+    after step i then have, exactly, the profile's integral over (i - 1, i] as their
+    weight. beta itself is so near to 1 that float32 would lose most of the difference.
 
     Args:
-        gamma: the exponent.
-        step: t, the number of steps taken, this one too; int32 [], at least 1.
+        gamma: Exponent of the average.
+        step: Number of steps taken with this one, t, at least 1 (int32 []).
 
     Returns:
-        The weight, float32 [], in (0, 1]; 1 at the first step.
+        Weight in (0, 1]; 1 at the first step (float32 []).
     """
     step = step.astype(jnp.float32)
     return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / step))
@@ -85,39 +86,40 @@ def post_hoc_weights(
     target_step: float,
     target_gamma: float,
 ) -> np.ndarray:
-    """The sum of stored averages that comes closest to another average.
+    """Returns the weights of the sum of stored averages that is closest to a target.
 
-    The least-squares fit of the target's profile by the stored ones (EDM2, appendix C,
-    algorithm 3), in float64.
+    The sum is the least-squares fit of the target's profile by the stored profiles
+    (EDM2, appendix C, algorithm 3), in float64.
 
     Args:
-        steps: the step of each stored average, at least 1.
-        gammas: the exponent of each, above 0; two averages differ in one of both.
-        target_step: the step of the average wanted.
-        target_gamma: its exponent.
+        steps: Step of each stored average, at least 1.
+        gammas: Exponent of each stored average, above 0; no two averages have equal
+            steps and exponents.
+        target_step: Step of the target average.
+        target_gamma: Exponent of the target average.
 
     Returns:
-        A weight for each stored average, float64 [n]. Their sum is near 1: it is not
-        forced to be.
+        Weight of each stored average (float64 [n]). The sum of the weights is near 1,
+        without a constraint.
 
     Raises:
-        InputError: there is no stored average, or all are later than the target.
+        InputError: If there is no stored average, or all are later than the target.
     """
     if not steps or len(steps) != len(gammas):
         raise InputError(
-            "as many steps as exponents are needed, and at least one; "
+            "steps and gammas must have one length of at least 1, "
             f"got {len(steps)} and {len(gammas)}"
         )
     if target_step < min(steps):
         raise InputError(
-            f"the first stored average is of step {min(steps):g}: none can be made for "
-            f"step {target_step:g}"
+            f"step of an average must be at least {min(steps):g}, the first stored "
+            f"step, got {target_step:g}. Choose a later step."
         )
     t, g = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     products = _product(t[:, None], g[:, None], t, g)
     wanted = _product(t, g, np.full(1, target_step), np.full(1, target_gamma))
-    # Profiles have very different norms; scaled to 1 the equations are far better
-    # conditioned. And lstsq, since many snapshots of near lengths are almost dependent.
+    # Profiles have very different norms: scaling them to 1 conditions the equations far
+    # better. lstsq handles many snapshots of close lengths, which are almost dependent.
     norms = np.sqrt(np.diag(products))
     scaled = products / np.outer(norms, norms)
     solution = np.linalg.lstsq(scaled, wanted / norms, rcond=1e-14)[0]
@@ -131,10 +133,11 @@ def post_hoc_error(
     target_gamma: float,
     weights: np.ndarray,
 ) -> float:
-    """How far a sum of stored profiles is from the target's, as a part of its norm.
+    """Returns the distance of a sum of stored profiles from the target's profile.
 
-    The root of the integral of the squared difference, over that of the target's
-    square; see `post_hoc_weights`.
+    The distance is a share of the target's norm: the root of a ratio, the integral of
+    the squared difference over the integral of the squared target. See
+    `post_hoc_weights`.
     """
     t, g = np.asarray(steps, np.float64), np.asarray(gammas, np.float64)
     end, gamma = np.full(1, target_step), np.full(1, target_gamma)
@@ -147,9 +150,9 @@ def post_hoc_error(
 def _product(
     step_a: np.ndarray, gamma_a: np.ndarray, step_b: np.ndarray, gamma_b: np.ndarray
 ) -> np.ndarray:
-    """The integral over time of the product of two profiles, in closed form.
+    """Returns the integral over time of the product of two profiles, in closed form.
 
-    Of the ratio of the steps, at most 1, so that no power overflows.
+    The formula uses the ratio of the steps, at most 1, so that no power overflows.
     """
     ratio = np.minimum(step_a, step_b) / np.maximum(step_a, step_b)
     exponent = np.where(step_a < step_b, gamma_b, gamma_a)

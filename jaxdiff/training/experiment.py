@@ -1,4 +1,4 @@
-"""An experiment: the frozen composition of every option."""
+"""Experiment: the frozen composition of all options."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
@@ -22,144 +22,151 @@ from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import AnySchedule
 
 METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")
-"""The metrics of a run by which a checkpoint may be the best; lower is better."""
+"""Metrics by which a checkpoint may be the best; lower is better."""
 
 
 class DataInfo(NamedTuple):
-    """What a trained model must know of its data."""
+    """Properties of the data that a trained model needs."""
 
     image_shape: tuple[int, int, int]
-    """Height, width, channels."""
+    """Height, width and channels."""
     num_classes: int | None
-    """None where the model is unconditional."""
+    """Number of classes; None for an unconditional model."""
     class_names: tuple[str, ...] | None
-    """A name a class, or None."""
+    """Name of each class, or None."""
     fingerprint: str | None = None
-    """Of what it is trained on, see `Dataset.fingerprint`; None in older runs."""
+    """Fingerprint of the training data, see `Dataset.fingerprint`; None in older
+    runs."""
     network: str | None = None
-    """Class and fields of a network of one's own; None for the experiment's network."""
+    """Class and fields of your own network; None for the experiment's network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Checked):
-    """How long and on how much."""
+    """Number of steps, batches, averages, and the policy for non-finite steps."""
 
     num_steps: Annotated[int, Ge(1)] = 800_000
-    """Optimiser steps in all."""
+    """Number of optimizer steps in total."""
     batch_size: Annotated[int, Ge(1)] = 128
-    """Images a step, over all devices of all hosts; they must divide it."""
+    """Number of images per step over all devices of all hosts, a multiple of the
+    number of devices."""
     ema_decay: Share = 0.9999
-    """Decay of the parameters' moving average; warmed up."""
+    """Decay of the parameters' moving average, after a warm-up."""
     ema_lengths: tuple[float, ...] = ()
-    """Relative lengths of further averages, by power functions of the time: the share
-    of the run that each spans, in (0, 0.288), such as 0.05 and 0.1 (EDM2). Each takes
-    as much memory as the parameters."""
+    """Relative lengths of further power-function averages: the share of the run that
+    each average spans, in (0, 0.288), such as 0.05 and 0.1 (EDM2). Each average
+    takes as much memory as the parameters."""
     accumulate: Annotated[int, Ge(1)] = 1
-    """In how many parts a device takes its share of a batch, to save memory."""
+    """Number of parts in which a device processes its share of a batch, to save
+    memory."""
     steps_per_dispatch: Annotated[int, Ge(1)] = 1
-    """Steps that devices take by themselves; more help small models on fast devices."""
+    """Number of steps that devices run per dispatch. More steps speed up small
+    models on fast devices."""
     nonfinite: Literal["stop", "skip", "go-on"] = "stop"
-    """What a step does whose loss or gradient is not finite: it stops the run, is left
-    out, or changes the model all the same."""
+    """Policy for a step whose loss or gradient is not finite: stop the run, skip the
+    update, or go on with the update."""
     max_skips: Annotated[int, Ge(1)] = 100
-    """How many steps a run may leave out before it stops."""
+    """Largest number of skipped steps; the run stops at the next one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         lengths = self.ema_lengths
         if not all(map(is_length, lengths)) or len(set(lengths)) < len(lengths):
             raise InputError(
-                "ema_lengths must lie in (0, 0.288), the share of the run that an "
-                f"average spans, and differ; got {lengths}"
+                f"ema_lengths must lie in (0, 0.288) and differ, got {lengths}. "
+                "Give the share of the run that each average spans."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upkeep(Checked):
-    """How often a run reports and saves; does not change what it computes."""
+    """Intervals of logs, checkpoints and samples; they do not change the result."""
 
     log_every: Annotated[int, Ge(1)] = 100
-    """Steps between two lines of metrics."""
+    """Number of steps between two lines of metrics."""
     checkpoint_every: Annotated[int, Ge(1)] = 5000
-    """Steps between two checkpoints."""
+    """Number of steps between two checkpoints."""
     checkpoint_minutes: Annotated[float, Gt(0)] | None = None
-    """Save as well when so many minutes have passed since the last checkpoint, at the
-    next line of metrics."""
+    """Minutes after the last checkpoint until an extra one, saved with the next line
+    of metrics; None saves no extra checkpoints."""
     keep: Annotated[int, Ge(1)] = 3
-    """How many checkpoints stay, the newest."""
+    """Number of newest checkpoints to retain."""
     keep_every: Annotated[int, Ge(1)] | None = None
-    """Those whose step is a multiple of it stay too, for good."""
+    """Interval in steps of the checkpoints retained for good; None retains none of
+    these."""
     keep_best: Literal[METRICS] | None = None  # type: ignore[valid-type]
-    """And that with the lowest value of this metric in the line before it."""
+    """Metric whose lowest value, in the last line of metrics before a checkpoint,
+    also retains that checkpoint; None retains none."""
     sample_every: Annotated[int, Ge(1)] | None = None
-    """Draw a grid of samples whenever so many steps are done, and after the last:
-    always from the same noise, to see the progress."""
+    """Number of steps between two grids of samples, all from the same noise. One
+    more grid follows the last step; None draws no grids."""
     sample_steps: Annotated[int, Ge(1)] = 20
-    """Steps of the sampler that draws them, DPM-Solver++."""
+    """Number of steps of the sampler that draws the grids, DPM-Solver++."""
     snapshots: Annotated[int, Ge(1)] = 32
-    """How often over the run the averages of `ema_lengths` are kept on the disk, from
-    which that of any length is made afterwards (--ema)."""
+    """Number of times during the run that the averages of `ema_lengths` are stored
+    on disk. An average of any length can be computed from them afterwards (--ema)."""
     tensorboard: bool = True
-    """Write the metrics, the speed and the grids for TensorBoard too."""
+    """If True, write metrics, throughput and grids for TensorBoard too."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.keep_every is not None and self.keep_every % self.checkpoint_every:
             raise InputError(
                 "keep_every must be a multiple of checkpoint_every "
-                f"({self.checkpoint_every}); got {self.keep_every}"
+                f"({self.checkpoint_every}), got {self.keep_every}"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Checked):
-    """How images are drawn from the trained model."""
+    """Options for sampling from the trained model."""
 
     sampler: SamplerOptions = field(default_factory=DDPM)
-    """The rule for one step."""
+    """Rule for one step of the sampling loop."""
     guidance: IsFinite[float] = 1.0
-    """Weight of classifier-free guidance: 1 for none, 0 to leave the class open."""
+    """Guidance scale of classifier-free guidance: 1 for none, 0 for any class."""
     clip: bool = True
-    """Clip every estimate of the image to [-1, 1]."""
+    """If True, clip every estimate of the image to [-1, 1]."""
     keep_eps: bool = False
-    """Of DDIM: go on by the noise that the network predicted where an image is clipped,
-    as the diffusers library does, instead of the noise that belongs to it."""
+    """If True, DDIM goes on with the predicted noise when an estimate is clipped, as
+    in diffusers. If False, it uses the noise that matches the clipped estimate."""
     chunk: Annotated[int, Ge(1)] = 256
-    """Images drawn at a time, over all devices; the images do not depend on it."""
+    """Number of images per chunk over all devices; the images do not depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Checked):
-    """Everything that defines a run. Two runs of one experiment give the same bits."""
+    """All options that define a run; runs of equal experiments give the same bits."""
 
     data: Data = field(default_factory=Digits)
-    """The data set."""
+    """Dataset."""
     conditional: bool = True
-    """Train on the classes, where the data has any."""
+    """If True, train on the classes, if the data has any."""
     schedule: ScheduleOptions = field(default_factory=Linear)
-    """The noise schedule."""
+    """Noise schedule."""
     prediction: Prediction = field(default_factory=Eps)
-    """What the network predicts."""
+    """Quantity that the network predicts."""
     objective: Objective = field(default_factory=Simple)
-    """What training makes small."""
+    """Loss that training minimizes."""
     network: NetworkOptions = field(default_factory=UNetConfig)
-    """The network."""
+    """Network."""
     optimizer: Optimizer = field(default_factory=Optimizer)
-    """The optimiser."""
+    """Optimizer."""
     training: Training = field(default_factory=Training)
-    """How long and on how much."""
+    """Number of steps, batches, averages, and the policy for non-finite steps."""
     parallel: Parallel = field(default_factory=Pmap)
-    """How devices share the work; the result does not depend on it but for rounding."""
+    """Layout of the devices; it changes the result only by rounding."""
     init: str | None = None
-    """The folder of another run, an imported model say, to start from: from the average
-    of its parameters, as far as they fit. As a flag it makes that run's network,
-    schedule, prediction, objective and sampling the defaults."""
+    """Folder of another run, such as an imported model, whose averaged parameters
+    are the initial ones as far as they fit; None starts from random ones. As a flag
+    it makes the other run's network, schedule, prediction, objective and sampling
+    the defaults."""
     seed: Seed = 0
-    """All randomness of training comes from it."""
+    """Seed of all randomness of training."""
     upkeep: Upkeep = field(default_factory=Upkeep)
-    """How often a run reports and saves."""
+    """Intervals of logs, checkpoints and samples."""
     sampling: Sampling = field(default_factory=Sampling)
-    """How images are drawn."""
+    """Options for sampling."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -167,52 +174,52 @@ class Experiment(Checked):
 
     @property
     def snapshot_every(self) -> int | None:
-        """Steps between two snapshots of the averages; None for a run without them."""
+        """Number of steps between two snapshots of the averages, or None."""
         if not self.training.ema_lengths:
             return None
         return -(-self.training.num_steps // self.upkeep.snapshots)
 
     def snapshot_due(self, step: int) -> bool:
-        """Whether the averages are kept after so many steps."""
+        """Returns True if a snapshot of the averages is due after `step` steps."""
         every = self.snapshot_every
         return every is not None and (
             step % every == 0 or step == self.training.num_steps
         )
 
     def check(self, schedule: AnySchedule) -> None:
-        """Refuses options that do not go together, before anything is trained.
+        """Raises an error for options that do not go together, before training begins.
 
         Args:
-            schedule: what `self.schedule.build()` gave.
+            schedule: Result of `self.schedule.build()`.
         """
         check_combination(schedule, self.prediction, self.objective)
         least = schedule.level(schedule.times[0]).t
         if isinstance(self.network.embedding, Fourier) and not least > 0:
             raise InputError(
-                "network.embedding fourier takes the logarithm of the time, and this "
-                f"schedule's times begin at {least:g}: choose variance-preserving or "
-                "straight-path, or the embedding sinusoids"
+                "times of the schedule must be above 0 for network.embedding fourier, "
+                f"which takes their logarithm, got {least:g}. Choose the schedule "
+                "variance-preserving or straight-path, or the embedding sinusoids."
             )
         self.sampling.sampler.grid(schedule)
         variance = getattr(self.sampling.sampler, "variance", None)
         learned = variance == LearnedRange()
         if learned and not self.prediction.learn_variance:
             raise InputError(
-                "sampling with the variance learned-range needs a network that learns "
-                "one: set prediction.learn_variance and the objective hybrid"
+                "the variance learned-range needs a network that learns a variance. "
+                "Set prediction.learn_variance and the objective hybrid."
             )
 
     def check_guidance(self, info: DataInfo) -> None:
-        """Refuses guidance where the network is told of no classes, or of no others."""
+        """Raises an error for guidance of a network without classes or a null class."""
         if self.sampling.guidance != 1:
             if info.num_classes is None:
                 raise InputError(
-                    "guidance needs a model of classes; this one has none: leave it at "
-                    f"1; got {self.sampling.guidance:g}"
+                    "guidance must be 1 for a model without classes, got "
+                    f"{self.sampling.guidance:g}"
                 )
             if info.network is None and self.network.label_dropout == 0:
                 raise InputError(
-                    "guidance needs a network that was trained without classes too: "
-                    "set network.label_dropout above 0, or leave guidance at 1; got "
-                    f"{self.sampling.guidance:g}"
+                    "guidance must be 1 for a network trained without label dropout, "
+                    f"got {self.sampling.guidance:g}. Set network.label_dropout above "
+                    "0, or leave guidance at 1."
                 )

@@ -1,4 +1,4 @@
-"""Training without a run folder: for notebooks, and for networks of one's own."""
+"""Training without a run folder, for notebooks and for your own networks."""
 
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator
@@ -36,30 +36,31 @@ def fit(
     on_step: Callable[[int, dict[str, Any]], None] | None = None,
     progress: bool = True,
 ) -> TrainState:
-    """Trains a model and returns its final state, of which sampling uses `state.ema`.
+    """Trains a model and returns its final state; sampling uses `state.ema`.
 
-    Nothing is written. `jaxdiff.train` also keeps logs and checkpoints.
+    This function writes nothing. `jaxdiff.train` also writes logs and checkpoints.
 
     Args:
-        model: what to train.
-        batches: one item per step: a `Batch`, a pair (images, labels), or images alone.
+        model: Model to train.
+        batches: One item per step: a `Batch`, a pair (images, labels), or images alone.
             Images are float [batch, height, width, channels] in [-1, 1], labels are
-            integers [batch]. `Dataset.batches` yields them for ever, shuffled.
-        num_steps: number of steps.
-        objective: what to minimise; `Simple()` by default.
-        optimizer: options, or an Optax optimiser. Adam with a learning rate of 1e-3
-            and 100 steps of warm-up by default.
-        ema_decay: decay of the parameters' moving average, in [0, 1); warmed up.
-        seed: source of the initial parameters, the times, the noise and the dropout.
-        parallel: layout of devices; all of them by default if they divide a batch.
-        state: state to continue from, which stays intact; a new one by default.
-        on_step: called with each step's number and metrics, which then wait for the
-            devices.
-        progress: show a progress bar, if tqdm is installed.
+            integers [batch]. `Dataset.batches` yields them without end, shuffled.
+        num_steps: Number of steps.
+        objective: Loss to minimize; `Simple()` by default.
+        optimizer: Options, or an Optax optimizer. The default is Adam with a learning
+            rate of 1e-3 and 100 steps of warm-up.
+        ema_decay: Decay of the parameters' moving average after a warm-up, in [0, 1).
+        seed: Seed of the initial parameters, the times, the noise and the dropout.
+        parallel: Layout of the devices; by default all devices, if they divide a batch.
+        state: State to continue from, which stays intact; a new one by default.
+        on_step: Function called with each step's number and metrics; it makes the host
+            wait for the devices.
+        progress: If True, shows a progress bar, if tqdm is installed.
 
     Raises:
-        InputError: an argument does not fit, or `batches` has fewer than `num_steps`.
-        NonFiniteError: a loss or a gradient is not finite.
+        InputError: If an argument is invalid, or `batches` has fewer than `num_steps`
+            items.
+        NonFiniteError: If a loss or a gradient is not finite.
     """
     if num_steps < 1:
         raise InputError(f"num_steps must be at least 1, got {num_steps}")
@@ -82,7 +83,7 @@ def fit(
     step = compiled_steps(recipe, parallel)
     if state is None:
         state = compiled_init(recipe, parallel)({})
-    else:  # a copy, as a step takes over the memory of its state
+    else:  # a copy, because a step reuses the memory of its state
         state = jax.device_put(jax.tree.map(jnp.copy, state), parallel.shardings(state))
     begin = number = int(state.step)
     state, waiting = parallel.localize(state), None
@@ -91,7 +92,7 @@ def fit(
             check_batch(batch, model.num_classes)
             one_step = jax.tree.map(lambda a: np.asarray(a)[:, None], batch)
             state, metrics = step(state, one_step)
-            # The step before has ended by now: looking at it holds nothing up.
+            # The previous step has ended by now, so its metrics cause no wait.
             _look(waiting, on_step)
             waiting = number, metrics
             update()
@@ -99,14 +100,14 @@ def fit(
     if number - begin < num_steps:
         raise InputError(
             f"batches must yield {num_steps} items, one per step, got "
-            f"{number - begin}. Use Dataset.batches, or itertools.cycle"
+            f"{number - begin}. Use Dataset.batches, or itertools.cycle."
         )
     return parallel.globalize(state)
 
 
 @contextmanager
 def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
-    """A progress bar, if it is wanted and tqdm is there."""
+    """Yields the update of a progress bar, if it is requested and tqdm is installed."""
     if not progress or importlib.util.find_spec("tqdm") is None:
         yield lambda: None
         return
@@ -115,7 +116,7 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
 
 
 def _batch(item: Any, model: Model) -> Batch:
-    """An item of the batches as a `Batch`, with labels if the model takes any."""
+    """Returns an item as a `Batch`, with labels if the model has classes."""
     if not isinstance(item, Batch):
         images, labels = item if isinstance(item, tuple | list) else (item, None)
         item = Batch(images, labels, np.arange(len(images), dtype=np.int32))
@@ -125,14 +126,14 @@ def _batch(item: Any, model: Model) -> Batch:
 def _look(
     step: tuple[int, Any] | None, on_step: Callable[[int, dict[str, Any]], None] | None
 ) -> None:
-    """Raises if a step was not finite; hands its metrics on."""
+    """Raises an error if a step was not finite, and passes the metrics on."""
     if step is None:
         return
     number, metrics = step[0], {k: v[0] for k, v in jax.device_get(step[1]).items()}
     if not metrics.pop("finite"):
         raise NonFiniteError(
             f"the loss of step {number} is {metrics['loss']:g}. Use a lower learning "
-            "rate",
+            "rate.",
             number,
         )
     if on_step is not None:

@@ -1,4 +1,4 @@
-"""The model, the recipe and the train state of an experiment."""
+"""Model, recipe and initial train state of an experiment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,16 +18,17 @@ def build_model(
     network: Network | None = None,
     schedule: AnySchedule | None = None,
 ) -> Model:
-    """Returns the experiment's model for such data.
+    """Returns the experiment's model for data of this description.
 
     Args:
-        experiment: its configuration.
-        info: shape and classes of the data.
-        network: a network of one's own, instead of the experiment's.
-        schedule: what `experiment.schedule.build()` returned, if it was built before.
+        experiment: Configuration.
+        info: Shape and classes of the data.
+        network: Your own network instead of the experiment's, or None.
+        schedule: Result of `experiment.schedule.build()`, or None to build the
+            schedule.
 
     Raises:
-        InputError: the network does not fit the images or the classes.
+        InputError: If the network does not fit the images or the classes.
     """
     if network is None:
         experiment.network.check_image_shape(*info.image_shape[:2])
@@ -44,12 +45,12 @@ def build_model(
 
 
 def with_network(info: DataInfo, network: Network | None) -> DataInfo:
-    """Returns the data's description with that of a network of one's own, if any."""
+    """Returns the data's description, extended by your own network's, if any."""
     return info._replace(network=None if network is None else describe_network(network))
 
 
 def recipe_of(experiment: Experiment, model: Model) -> Recipe:
-    """Returns how an experiment trains its model."""
+    """Returns the recipe by which an experiment trains its model."""
     training = experiment.training
     return Recipe(
         model=model,
@@ -72,7 +73,7 @@ def init_state(
 
 
 def placed(shapes: Any, shardings: Any) -> Any:
-    """Returns shapes with the place where each array shall lie."""
+    """Returns shapes that carry the sharding of each array."""
     return jax.tree.map(
         lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding),
         shapes, shardings,

@@ -1,4 +1,4 @@
-"""A model: the parts of a diffusion model that training and sampling share."""
+"""Model: the parts of a diffusion model that training and sampling share."""
 
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache, partial
@@ -18,18 +18,18 @@ from jaxdiff.typing import AnySchedule, Array, Denoiser, Key, Network, Params
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A network without its parameters, and what gives its output a meaning.
+    """Network without its parameters, and the parts that interpret its output.
 
-    Two models are equal if all their parts have equal values, so that a model is a
-    static argument of compiled functions: equal ones share what was compiled.
+    Models are equal if all their parts have equal values. A model is therefore a static
+    argument of compiled functions, and equal models share compiled programs.
 
     Attributes:
-        network: a Flax module whose call takes (x_t, t, labels, keys); see
+        network: Flax module whose call takes (x_t, t, labels, keys); see
             `typing.Network`.
-        schedule: a built noise schedule, discrete or continuous.
-        prediction: what the network's output stands for.
-        image_shape: (height, width, channels) of one image.
-        num_classes: number of classes; None for an unconditional model.
+        schedule: Built noise schedule, discrete or continuous.
+        prediction: Meaning of the network's output.
+        image_shape: Shape of one image (height, width, channels).
+        num_classes: Number of classes; None for an unconditional model.
     """
 
     network: Network
@@ -42,15 +42,15 @@ class Model:
         own = num_classes_of(self.network)
         if own != self.num_classes:
             raise InputError(
-                f"num_classes must be that of the network, {own}; got "
+                f"num_classes must be the network's number, {own}, got "
                 f"{self.num_classes}. Give {type(self.network).__name__} a field "
-                "num_classes of the same value"
+                "num_classes of the same value."
             )
         object.__setattr__(self, "image_shape", tuple(self.image_shape))
 
     @cached_property
     def _identity(self) -> tuple[Any, ...]:
-        """The values of all parts, hashable."""
+        """Values of all parts, hashable."""
         leaves, tree = jax.tree.flatten(self.schedule)
         tables = tuple((a.shape, a.dtype, a.tobytes()) for a in map(np.asarray, leaves))
         parts = (self.network, self.prediction, self.image_shape, self.num_classes)
@@ -66,7 +66,7 @@ class Model:
         """Returns the network's initial parameters.
 
         Raises:
-            InputError: the network cannot be called as a `typing.Network` is.
+            InputError: If the network's call does not match `typing.Network`.
         """
         key = jax.random.key(seed)
         return init_params(self.network, self.image_shape, self.num_classes, key)
@@ -92,11 +92,12 @@ class Model:
         """Returns the denoiser that a sampling loop evaluates.
 
         Args:
-            params: the network's parameters.
-            labels: classes [batch], or shares of them; None for any class.
-            guidance: weight of classifier-free guidance; None for none.
-            clip: clip the estimate of x_0 to [-1, 1].
-            keep_eps: leave eps as the network predicted it where x_0 is clipped.
+            params: Parameters of the network.
+            labels: Classes [batch], or shares of classes; None for any class.
+            guidance: Guidance scale of classifier-free guidance; None for none.
+            clip: If True, clips the estimate of x_0 to [-1, 1].
+            keep_eps: If True, eps stays as the network predicted it when x_0 is
+                clipped.
         """
         denoiser: Denoiser = self.denoiser(params, labels)
         if guidance is not None:
@@ -111,7 +112,7 @@ def init_params(
     """Returns a network's initial parameters, compiled as one program.
 
     Raises:
-        InputError: the network cannot be called as a `typing.Network` is.
+        InputError: If the network's call does not match `typing.Network`.
     """
     images, times = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
     labels = None if num_classes is None else jnp.zeros(1, jnp.int32)
@@ -122,14 +123,14 @@ def init_params(
         raise InputError(
             f"the network {type(network).__name__} must be called with (x_t, t, "
             f"labels, keys): {first_line(error)}. Define __call__(self, x_t, t, "
-            "labels=None, keys=None)"
+            "labels=None, keys=None)."
         ) from error
     others = sorted(variables.keys() - {"params"})
     if others:
         raise InputError(
             f"the network {type(network).__name__} must have no variables besides "
-            f"its params, got {', '.join(others)}. Use GroupNorm or LayerNorm in "
-            "the place of BatchNorm"
+            f"its params, got {', '.join(others)}. Use GroupNorm or LayerNorm "
+            "instead of BatchNorm."
         )
     return variables.get("params", {})
 
@@ -144,7 +145,7 @@ def param_shapes(
 
 
 def describe_network(network: Network) -> str:
-    """Returns a network's class and fields as one line, the same in every process."""
+    """Returns a network's class and fields in one line, the same in every process."""
     name = type(network).__qualname__
     if not is_dataclass(network):
         return name

@@ -1,4 +1,4 @@
-"""How a model is trained: all that a step needs besides the state and the batch."""
+"""Recipe of training: all that a step needs besides the state and the batch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,19 +20,20 @@ from jaxdiff.typing import Array, Batch, Params
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A model and how it is trained; equal recipes share what is compiled.
+    """Model with its options of training; equal recipes share compiled programs.
 
     Attributes:
-        model: the model.
-        objective: what training minimises.
-        optimizer: options of the optimiser, or an Optax optimiser, which is equal to
+        model: Model to train.
+        objective: Loss to minimize.
+        optimizer: Options of the optimizer, or an Optax optimizer, which is equal to
             itself alone.
-        num_steps: steps in all, which the learning-rate schedule may depend on.
-        ema_decay: decay of the parameters' moving average, in [0, 1).
-        ema_lengths: relative lengths of further averages, in (0, 0.288).
-        seed: source of all randomness of training.
-        accumulate: number of parts in which a device takes its share of a batch.
-        guard: skip the update of a step whose loss or gradient is not finite.
+        num_steps: Number of steps in total, on which the learning-rate schedule may
+            depend.
+        ema_decay: Decay of the parameters' moving average, in [0, 1).
+        ema_lengths: Relative lengths of further averages, in (0, 0.288).
+        seed: Seed of all randomness of training.
+        accumulate: Number of parts in which a device processes its share of a batch.
+        guard: If True, skips the update of a step whose loss or gradient is not finite.
     """
 
     model: Model
@@ -72,7 +73,8 @@ class Recipe:
         """Returns the state at step 0.
 
         Args:
-            start: parameters by name, "dense/kernel", that replace the initial ones.
+            start: Parameters by name, such as "dense/kernel", that replace the initial
+                ones.
         """
         params = self.model.init(self.seed)
         if start:
@@ -113,6 +115,6 @@ def compiled_steps(
 ) -> Callable[[Any, Any], tuple[Any, dict[str, Array]]]:
     """Returns a function of a state, which is donated, and the batches of some steps.
 
-    The batches have an axis of steps behind that of examples; see `scan_steps`.
+    The batches' axis of steps follows their axis of examples; see `scan_steps`.
     """
     return parallel.step(scan_steps(recipe.step))

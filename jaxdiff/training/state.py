@@ -1,4 +1,4 @@
-"""The state of training, one pytree, and the moving averages of the parameters."""
+"""State of training as one pytree, with moving averages of the parameters."""
 
 from typing import Any, NamedTuple
 
@@ -11,16 +11,16 @@ from jaxdiff.typing import Array, Params
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, and all that a checkpoint holds.
+    """State of training: all that a step changes, and all that a checkpoint holds.
 
     Attributes:
-        step: how many steps were taken, int32 [].
-        params: the network's parameters, float32.
-        ema: their moving average, which sampling uses.
-        opt_state: the Optax optimiser's state.
-        memory: what the objective's times remember; () where they remember nothing.
-        tracks: further averages of the parameters, by power functions of the time, one
-            for each of `Training.ema_lengths`. Each is as large as the parameters.
+        step: Number of steps taken (int32 []).
+        params: Parameters of the network (float32).
+        ema: Moving average of the parameters, which sampling uses.
+        opt_state: State of the Optax optimizer.
+        memory: Memory of the objective's time sampling; () if it has none.
+        tracks: Further averages of the parameters, by power functions of the time, one
+            per entry of `Training.ema_lengths`. Each is as large as the parameters.
     """
 
     step: Array
@@ -38,8 +38,8 @@ class TrainState(NamedTuple):
         memory: Any = (),
         num_tracks: int = 0,
     ) -> "TrainState":
-        """The state at step 0; the averages start from the parameters."""
-        # Copies, so that params and ema can be donated: they share no buffer.
+        """Returns the state at step 0; the averages start from the parameters."""
+        # Copies share no buffer, so params and ema can both be donated.
         ema, *tracks = (jax.tree.map(jnp.copy, params) for _ in range(1 + num_tracks))
         step, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
         return cls(step, params, ema, opt_state, memory, tuple(tracks))
@@ -51,13 +51,13 @@ class TrainState(NamedTuple):
         ema_decay: float,
         ema_lengths: tuple[float, ...] = (),
     ) -> "TrainState":
-        """The state after one optimiser step with these gradients.
+        """Returns the state after one optimizer step with these gradients.
 
         Args:
-            gradients: of the parameters.
-            optimizer: the Optax optimiser.
-            ema_decay: decay of `ema`, warmed up.
-            ema_lengths: the relative length of each of the `tracks`, in (0, 0.288).
+            gradients: Gradients of the parameters.
+            optimizer: Optax optimizer.
+            ema_decay: Decay of `ema`, after a warm-up.
+            ema_lengths: Relative length of each of the `tracks`, in (0, 0.288).
         """
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
@@ -76,10 +76,11 @@ class TrainState(NamedTuple):
 
 
 def warm_decay(decay: float, step: Array) -> Array:
-    """The average's decay at a step: min(decay, (1 + step) / (10 + step)).
+    """Returns the average's decay at a step: min(decay, (1 + step) / (10 + step)).
 
-    A constant 0.9999 would keep the random initial parameters for tens of thousands of
-    steps; warmed up, the average spans a tenth of the run until it is long enough.
+    A constant 0.9999 would retain the random initial parameters for tens of thousands
+    of steps. With the warm-up, the average spans a tenth of the run until it is long
+    enough.
     """
     step = step.astype(jnp.float32)
     return jnp.minimum(decay, (1 + step) / (10 + step))

@@ -1,4 +1,4 @@
-"""One step of training, and several, as pure functions."""
+"""One or several training steps as pure functions."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -35,28 +35,30 @@ def train_step(
     accumulate: int = 1,
     guard: bool = True,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """One step of training: a pure function of the state and the batch.
+    """Returns the next state and the metrics: a pure function of state and batch.
 
     Args:
-        state: the train state.
-        batch: the examples, or one device's share of them.
-        mean_of: averages a function of the batch over the devices; see `parallel`.
-        network: the network.
-        schedule: the noise schedule.
-        prediction: what the network predicts.
-        objective: what to make small.
-        optimizer: the Optax optimiser.
-        ema_decay: decay of the parameters' moving average.
-        ema_lengths: the relative lengths of the state's `tracks`, one for each.
-        seed: the run's seed; with the state's step it makes the step's key.
-        accumulate: in how many parts the examples are taken, one after the other, to
-            save memory; it divides their number. The gradient is the whole batch's.
-        guard: where the loss or the gradient is not finite, leave all of the state as
-            it is but the number of the step.
+        state: Train state.
+        batch: Examples, or one device's share of them.
+        mean_of: Function that averages over the devices; see `parallel`.
+        network: Network to train.
+        schedule: Noise schedule.
+        prediction: Quantity that the network predicts.
+        objective: Loss to minimize.
+        optimizer: Optax optimizer.
+        ema_decay: Decay of the parameters' moving average.
+        ema_lengths: Relative lengths of the state's `tracks`, one for each.
+        seed: Seed of the run; with the state's step it makes the step's key.
+        accumulate: Number of parts in which the examples are processed, one after the
+            other, to save memory. It must divide the number of examples; the gradient
+            is the mean over the whole batch.
+        guard: If True, a loss or gradient that is not finite leaves the state
+            unchanged, except its step.
 
     Returns:
-        The next state, and the metrics of `loss_fn` with `grad_norm`, the gradient's
-        global norm before clipping, and `finite`, whether it and the loss are.
+        The next state, and the metrics of `loss_fn` with two more. `grad_norm` is the
+        gradient's global norm before clipping. `finite` is True if this norm and the
+        loss are finite.
     """
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
@@ -88,33 +90,34 @@ def train_step(
 
 
 def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:
-    """The mean of `fn` over equal parts of a batch, taken one after the other.
+    """Returns the mean of `fn` over equal parts of a batch, one after the other.
 
-    Part i holds the examples i, i + parts, ...: none moves to another device.
+    Part i holds the examples i, i + parts, ...: no example moves to another device.
     """
     rows = len(jax.tree.leaves(batch)[0])
     if rows % parts:
-        raise InputError(f"accumulate must divide the {rows} examples; got {parts}")
+        raise InputError(f"accumulate must divide the {rows} examples, got {parts}")
     size = None if parts == 1 else rows // parts
     return microbatch(fn, 0, size, AccumulationType.MEAN)(batch)
 
 
 def scan_steps(step: Step) -> Step:
-    """Several steps as one, by a scan over their batches.
+    """Returns several steps as one, by a scan over their batches.
 
-    For small models on fast devices, where starting a step takes longer than the step.
+    This helps small models on fast devices, if starting a step takes longer than the
+    step.
 
     Args:
-        step: `(state, batch, mean_of) -> (state, metrics)`.
+        step: Function `(state, batch, mean_of) -> (state, metrics)`.
 
     Returns:
-        The same with a second axis in the batch, [examples, steps, ...], and a first
-        one in the metrics, [steps, ...].
+        The same function with a second axis in the batch, [examples, steps, ...], and a
+        first axis in the metrics, [steps, ...].
     """
 
     def steps(state: Any, batch: Any, mean_of: MeanOf) -> tuple[Any, Any]:
         count = jax.tree.leaves(batch)[0].shape[1]
-        if count == 1:  # a loop of one would only hinder the compiler
+        if count == 1:  # a loop of one step would only hinder the compiler
             only = jax.tree.map(lambda a: a[:, 0], batch)
             state, metrics = step(state, only, mean_of)
             return state, jax.tree.map(lambda a: a[None], metrics)

@@ -379,7 +379,7 @@ def test_a_wrong_flag_is_told_in_one_line(capsys, line, message):
         (
             "--upkeep.checkpoint-every 3 --seed 4 --upkeep.keep-every 7",
             "--upkeep.checkpoint-every and --upkeep.keep-every: keep_every must be a "
-            "multiple of checkpoint_every (3); got 7",
+            "multiple of checkpoint_every (3), got 7",
         ),
         ("--seed -1", "--seed: seed must lie in 0..2^32 - 1, got -1"),
         ("--training.num-steps 0 --training.accumulate 0", ": num_steps must be at"),

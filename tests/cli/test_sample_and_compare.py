@@ -160,7 +160,7 @@ def test_how_samplers_are_chosen(run):
         ("--spacing times:times=[20,1]", "t must lie in 0..19, got 20"),
         ("--spacing all-times --steps 4", "'all-times' has its own number of steps"),
         ("--spacing leading:offset=7 --steps 4", "offset must lie in 0..4, got 7"),
-        ("--sampler ancestral:variance=learned-range", "learns one"),
+        ("--sampler ancestral:variance=learned-range", "learns a variance"),
         ("--blend 3 10", "labels must lie in 0..9, got 10"),
         ("--blend 3 4 --labels 1", "give labels or a blend of two, not both"),
         ("--chunk 0", "chunk must be at least 1, got 0"),
@@ -187,7 +187,7 @@ def test_guidance_needs_a_model_that_knows_no_class_too(run):
         run.generate(None, 4, 0, sampling=sampling)
     network = replace(run.experiment.network, label_dropout=0.0)
     certain = replace(run, experiment=replace(run.experiment, network=network))
-    with pytest.raises(InputError, match=r"set network.label_dropout above 0"):
+    with pytest.raises(InputError, match=r"Set network.label_dropout above 0"):
         certain.check_request(np.arange(4), 4, 0, sampling)
 
 
@@ -196,7 +196,7 @@ def test_guidance_needs_classes(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         command(tmp_path / "new", "train --no-conditional --sampling.guidance 2")
     assert stop.value.code == 2
-    assert "guidance needs a model of classes" in capsys.readouterr().err
+    assert "guidance must be 1 for a model without classes" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

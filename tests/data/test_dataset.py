@@ -48,15 +48,15 @@ def test_from_arrays_describes_the_data():
 @pytest.mark.parametrize(
     ("images", "labels", "names", "message"),
     [
-        (np.zeros((7, 4, 5, 3)), None, None, "images are float64; give uint8"),
-        (np.zeros((7, 4, 5), np.uint8), None, None, r"shape \(7, 4, 5\)"),
+        (np.zeros((7, 4, 5, 3)), None, None, "images must be uint8 .* got float64"),
+        (np.zeros((7, 4, 5), np.uint8), None, None, r"shape .*, got \(7, 4, 5\)"),
         (np.zeros((0, 4, 5, 3), np.uint8), None, None, "at least one image"),
-        (None, LABELS[:3], None, r"labels have shape \(3,\)"),
-        (None, LABELS[:, None], None, r"labels have shape \(7, 1\)"),
-        (None, LABELS * 1.0, None, "labels are float64"),
-        (None, LABELS - 1, None, "smallest label is -1"),
-        (None, LABELS, ["a", "b"], "largest label is 2; it must be below 2"),
-        (None, LABELS + 2**31, None, "largest label is 2147483650"),
+        (None, LABELS[:3], None, r"labels must have shape \(7,\), got \(3,\)"),
+        (None, LABELS[:, None], None, r"labels must have .*, got \(7, 1\)"),
+        (None, LABELS * 1.0, None, "labels must be integers .* got float64"),
+        (None, LABELS - 1, None, "labels must be at least 0, got -1"),
+        (None, LABELS, ["a", "b"], "labels must be below 2, got 2"),
+        (None, LABELS + 2**31, None, "labels must be below .* got 2147483650"),
         (None, None, ["a"], "no labels"),
     ],
 )
@@ -131,7 +131,7 @@ def test_order_cannot_be_changed_by_its_user():
 
 @pytest.mark.parametrize("seed", [-1, 2**64])
 def test_order_refuses_a_seed(seed):
-    with pytest.raises(InputError, match=f"seed is {seed}"):
+    with pytest.raises(InputError, match=f"seed must .* got {seed}"):
         order(seed, 0, 5)
 
 
@@ -197,5 +197,5 @@ def test_flips_do_not_repeat_the_words_of_the_order():
 
 
 def test_batch_refuses_a_size():
-    with pytest.raises(InputError, match="batch_size is 0"):
+    with pytest.raises(InputError, match=r"batch_size must .* got 0"):
         batch(numbered(3), 0, 0, 0)

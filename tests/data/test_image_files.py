@@ -270,9 +270,9 @@ def huge(width: int, height: int) -> bytes:
     ("data", "message"),
     [
         (b"", "it is empty"),
-        (b"hello", "it is no image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is no image"),
-        (encoded(flat("red"), "TIFF"), "it is no image"),
+        (b"hello", "it is not an image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "it is not an image"),
+        (encoded(flat("red"), "TIFF"), "it is not an image"),
         (LOSSLESS["png"][:-30], "truncated"),
         (huge(MAX_PIXELS + 1, 1), rf"{MAX_PIXELS + 1} x 1 pixels.* {MAX_PIXELS:,} "),
         (huge(100_000, 100_000), "it is too large: far more pixels"),
@@ -303,8 +303,8 @@ def test_pillow_knows_no_higher_limit():
 def test_what_is_no_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     for path, reason in {
-        tmp_path: "it is not a file",
-        tmp_path / "pipe.png": "it is not a file",
+        tmp_path: "it is not a regular file",
+        tmp_path / "pipe.png": "it is not a regular file",
         tmp_path / "none.png": "No such file",
         Path("a\0b"): "null",
         tmp_path / ("x" * 300): "too long",

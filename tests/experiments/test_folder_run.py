@@ -128,4 +128,4 @@ def test_what_is_no_folder_is_told(here, capsys):
         command("trian")
     assert end.value.code == 2
     told = capsys.readouterr().err
-    assert told == "error: there is no folder 'trian': check --data.path\n"
+    assert told == "error: there is no folder 'trian'. Check --data.path.\n"

@@ -185,16 +185,16 @@ def test_a_file_that_is_cut_short_is_refused(state, tmp_path, is_zip):
     whole = path.read_bytes()
     for share in (0.0, 0.1, 0.5, 0.99):
         path.write_bytes(whole[: int(len(whole) * share)])
-        with pytest.raises(jd.InputError, match="holds no weights of PyTorch"):
+        with pytest.raises(jd.InputError, match="holds no PyTorch weights"):
             read_torch(path)
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (lambda: [1, 2], "a list and no state_dict"),
-        (lambda: {"epoch": 3}, "'epoch' is no tensor"),
-        (lambda: {"net": {"a": torch.ones(2)}}, "'net' is no tensor"),
+        (lambda: [1, 2], "a list, not a state_dict"),
+        (lambda: {"epoch": 3}, "'epoch' is not a tensor"),
+        (lambda: {"net": {"a": torch.ones(2)}}, "'net' is not a tensor"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, value, words):
@@ -241,7 +241,7 @@ def test_no_file_and_a_picture_are_refused(tmp_path):
     with pytest.raises(jd.InputError, match="there is no file"):
         read_torch(tmp_path / "none.pth")
     Image.new("L", (3, 3)).save(tmp_path / "x.png")
-    with pytest.raises(jd.InputError, match="holds no weights of PyTorch"):
+    with pytest.raises(jd.InputError, match="holds no PyTorch weights"):
         read_torch(tmp_path / "x.png")
 
 

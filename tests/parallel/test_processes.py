@@ -88,13 +88,13 @@ def test_the_environment_is_followed(asked):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (("node:1", "2", ""), "without JAX_PROCESS_ID: set all three, or none"),
-        (("", "2", ""), "without JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"),
-        (("node", "2", "1"), "JAX_COORDINATOR_ADDRESS must be host:port; got 'node'"),
-        (("node:x", "2", "1"), "must be host:port; got 'node:x'"),
-        (("node:1", "two", "1"), "JAX_NUM_PROCESSES must be an integer; got 'two'"),
-        (("node:1", "2", "-1"), "JAX_PROCESS_ID must be an integer; got '-1'"),
-        (("node:1", "2", "2"), "JAX_PROCESS_ID must lie below JAX_NUM_PROCESSES"),
+        (("node:1", "2", ""), "must come with JAX_PROCESS_ID. Set all three, or none"),
+        (("", "2", ""), "must come with JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID"),
+        (("node", "2", "1"), "JAX_COORDINATOR_ADDRESS must be host:port, got 'node'"),
+        (("node:x", "2", "1"), "must be host:port, got 'node:x'"),
+        (("node:1", "two", "1"), "JAX_NUM_PROCESSES must be an integer, got 'two'"),
+        (("node:1", "2", "-1"), "JAX_PROCESS_ID must be an integer, got '-1'"),
+        (("node:1", "2", "2"), "JAX_PROCESS_ID must be below JAX_NUM_PROCESSES"),
     ],
 )
 def test_an_environment_that_cannot_be_right(asked, values, message):
@@ -106,8 +106,11 @@ def test_an_environment_that_cannot_be_right(asked, values, message):
 @pytest.mark.parametrize(
     ("cluster", "message"),
     [
-        ("slrum", "JAXDIFF_CLUSTER must be one of slurm, tpu; got 'slrum'"),
-        ("slurm", "but JAX finds none here ('SLURM_JOB_ID'): start through launch/sl"),
+        ("slrum", "JAXDIFF_CLUSTER must be one of slurm, tpu, got 'slrum'"),
+        (
+            "slurm",
+            "but JAX finds no such cluster ('SLURM_JOB_ID'). Start through launch/sl",
+        ),
     ],
 )
 def test_a_cluster_that_is_not_there(cluster, message):

@@ -266,7 +266,7 @@ def test_links_and_other_files_are_not_shown(tmp_path):
     assert "data:image" not in page.write_page(workdir).read_text()
 
 
-@pytest.mark.filterwarnings("ignore:.*(cannot be read|not a JSON object)")
+@pytest.mark.filterwarnings("ignore:.*(unreadable|must hold a JSON object)")
 @pytest.mark.parametrize(
     "evaluation",
     [
@@ -313,5 +313,5 @@ def test_a_page_that_cannot_be_written_loses_no_work(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(InputError, match=r"jinja2 cannot be imported .*\. Run: pip"):
         page.write_page(workdir)
-    with pytest.warns(UserWarning, match=r"no report\.html: jinja2 cannot be"):
+    with pytest.warns(UserWarning, match=r"skipped report\.html: jinja2 cannot be"):
         page.refresh(workdir)

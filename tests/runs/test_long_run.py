@@ -107,7 +107,9 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
         "replay": f"replay --workdir {tmp_path} --step 7",
     }  # fmt: skip
     assert [e["step"] for e in events(tmp_path, "nonfinite")] == [7]
-    assert "not finite stopped it once: see nonfinite.json" in status(tmp_path)
+    assert "not finite stopped the training once: see nonfinite.json" in status(
+        tmp_path
+    )
 
     replay(ReplayOptions(workdir=tmp_path))  # by default that step
     out = capsys.readouterr().out
@@ -223,7 +225,7 @@ def test_a_full_disk_stops_training(finished, tmp_path, disk):
     with pytest.raises(jd.InputError) as error:
         run(workdir, EACH)
     assert "No space left on device" in str(error.value)
-    assert "free more, then start again" in str(error.value)
+    assert "left), then start again." in str(error.value)
     remount("size=8m")
     found = Checkpoints(workdir / "checkpoints").status()
     assert found
@@ -283,7 +285,7 @@ def test_a_damaged_checkpoint_costs_its_own_steps_only(finished, tmp_path):
     text = status(workdir)
     assert "step 4 of 8 (50%)" in text
     assert "damaged: 'state/manifest.ocdbt' has" in text
-    with pytest.warns(UserWarning, match=r"8' is damaged .*that of step 4 is used"):
+    with pytest.warns(UserWarning, match=r"8', which is damaged .*used step 4"):
         assert same_bits(run(workdir), state)
     assert lines(workdir) == lines(whole)
     assert "damaged:" not in status(workdir)

@@ -46,7 +46,7 @@ def test_another_network_is_told_apart(tmp_path):
 
 
 def test_classes_that_the_network_does_not_take_are_named(tmp_path):
-    with pytest.raises(jd.InputError, match="num_classes must be that of the network"):
+    with pytest.raises(jd.InputError, match="num_classes must be the network's"):
         jd.train(TINY, tmp_path / "run", network=MLP(), progress=False)
     assert not (tmp_path / "run").exists()
 

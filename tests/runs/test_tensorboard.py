@@ -204,10 +204,12 @@ def test_a_full_disk_is_told_in_one_line(disk):
         with pytest.raises(jd.InputError) as error:
             events.picture(2, "grids", b"\x89PNG" + bytes(2_000_000))
     assert re.search(
-        "No space left on device; .* are free on .*: free", str(error.value)
+        r"No space left on device\. Free space on .*, then start", str(error.value)
     )
     remount("ro")
-    with pytest.raises(jd.InputError, match="Read-only file system; make it writable"):
+    with pytest.raises(
+        jd.InputError, match=r"Read-only file system\. Make it writable"
+    ):
         Events(folder / "tensorboard")
 
 

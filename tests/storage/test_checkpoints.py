@@ -275,14 +275,14 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 def test_a_state_of_another_structure_is_refused(tmp_path):
     saved = {"a": {"w": jnp.ones((3, 4)), "b": jnp.ones(4)}}
     others = {
-        "a/w is float32[3, 4] there, float32[3, 5] here": {
+        "a/w: float32[3, 4], expected float32[3, 5]": {
             "a": {"w": jnp.ones((3, 5)), "b": jnp.ones(4)}
         },
-        "a/b is float32[4] there, bfloat16[4] here": {
+        "a/b: float32[4], expected bfloat16[4]": {
             "a": {"w": jnp.ones((3, 4)), "b": jnp.ones(4, jnp.bfloat16)}
         },
-        "a/b is float32[4] there, not here": {"a": {"w": jnp.ones((3, 4))}},
-        "c is not there, float32[2] here": saved | {"c": jnp.ones(2)},
+        "a/b: float32[4], expected none": {"a": {"w": jnp.ones((3, 4))}},
+        "c: none, expected float32[2]": saved | {"c": jnp.ones(2)},
         "; and 7 more": [jnp.ones(1)] * 8,
     }
     with Checkpoints(tmp_path) as checkpoints:
@@ -314,13 +314,13 @@ def test_a_checkpoint_that_is_not_there(tmp_path):
 def test_a_step_is_saved_once_and_in_order(tmp_path, step):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(4, {"w": jnp.ones(3)})
-        with pytest.raises(InputError, match=f"cannot save step {step}"):
+        with pytest.raises(InputError, match=f"step must be above .* got {step}"):
             checkpoints.save(step, {"w": jnp.zeros(3)})
         assert checkpoints.restore({"w": jnp.zeros(3)})["w"].sum() == 3
 
 
 def test_keep_is_positive(tmp_path):
-    with pytest.raises(InputError, match="keep=0"):
+    with pytest.raises(InputError, match="keep must be at least 1, got 0"):
         Checkpoints(tmp_path, keep=0)
 
 
@@ -358,7 +358,7 @@ def test_json_is_old_or_new_never_half(tmp_path, monkeypatch):
         (None, "No such file"),
         (b'{"a": ', "not a JSON file"),
         (b"\xff\xfe", "not a JSON file"),
-        (b"[1]", "holds a list"),
+        (b"[1]", "must hold a JSON object, got list"),
     ],
 )
 def test_json_that_cannot_be_read(tmp_path, content, message):
@@ -379,7 +379,7 @@ def test_a_writable_workdir_is_made_and_left_empty(tmp_path):
 def test_an_unwritable_workdir(tmp_path):
     (tmp_path / "file").touch()
     for directory in (tmp_path / "file", tmp_path / "file" / "b", "/proc"):
-        with pytest.raises(InputError, match="choose another with --workdir") as error:
+        with pytest.raises(InputError, match="Choose another with --workdir") as error:
             ensure_writable(directory)
         assert f"cannot write to the folder '{directory}': " in one_line(error)
 
@@ -407,5 +407,5 @@ def test_leaves_go_by_their_names(tmp_path):
         assert (int(state.step), state.memory) == (3, ())
         jax.tree.map(np.testing.assert_array_equal, state.params, params)
         more = New(jnp.int32(0), params, memory=jnp.zeros(3))
-        with pytest.raises(InputError, match="memory is not there"):
+        with pytest.raises(InputError, match="memory: none, expected"):
             checkpoints.restore(more)

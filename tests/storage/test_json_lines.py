@@ -114,7 +114,7 @@ def holder(tmp_path):
 
 
 def refuses(path):
-    message = f"another process trains in '{path.parent}': wait for it, or choose an"
+    message = f"another process trains in '{path.parent}'. Wait for it, or choose an"
     with pytest.raises(InputError, match=message):
         History(path)
 

@@ -69,7 +69,9 @@ NAN, INF = float("nan"), float("inf")
 def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     # "field must ..., got value", with no other field's name before it.
-    with pytest.raises(InputError, match=rf"^{field} must .*got {re.escape(shown)}$"):
+    with pytest.raises(
+        InputError, match=rf"^{field} must .*got {re.escape(shown)}(\. |$)"
+    ):
         cls(**{field: value})
 
 

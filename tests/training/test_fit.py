@@ -150,7 +150,7 @@ def test_a_network_is_described_by_its_fields():
         (lambda: jd.training.fit(convnet(), batches(), 1), "Give the batch labels"),
         (
             lambda: jd.Model(MLP(), SCHEDULE.build(), EPS, SHAPE, 3),
-            "num_classes must be that of the network, None; got 3",
+            "num_classes must be the network's number, None, got 3",
         ),
         (
             lambda: jd.Model(Unlike(), SCHEDULE.build(), EPS, SHAPE).init(),
