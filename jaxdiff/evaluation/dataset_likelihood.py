@@ -1,4 +1,4 @@
-"""How good a trained model is: its likelihood on images it did not see."""
+"""Likelihood of a trained model on held-out images."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,16 +27,18 @@ class Likelihood(NamedTuple):
     """Bits per dimension of 8-bit images; lower is better.
 
     Attributes:
-        num: how many images.
+        num: number of images.
         bounds: the variational bound, by the name of the reverse step's variance.
-        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names;
-            or the sums of those in each part of the times.
-        edges: where the parts begin and end, see `likelihood.bound_parts`; 0..T where
-            each time is one.
-        squared_errors: of the network's eps, means over the images of those in each
-            part, [parts]: the loss by time. Clipped where the run's samples are.
+        terms: its terms L_0..L_{T-1}, means over the images, [T], by the same names.
+            With `num_terms`, the sums of the terms in each part, [parts].
+        edges: edges of the parts, see `likelihood.bound_parts`; 0..T if each time is a
+            part of its own.
+        squared_errors: squared errors of the network's eps, means over images and the
+            times of each part, [parts]. The estimates are clipped if the run's samples
+            are.
         prior: its term L_T.
-        ode: by the probability-flow ODE, of the dequantised images; None if left out.
+        ode: bits per dimension of the dequantised images by the probability-flow ODE;
+            None if skipped.
     """
 
     num: int
@@ -51,20 +53,25 @@ class Likelihood(NamedTuple):
 def check_evaluation(
     run: Run, dataset: Dataset, num: int, ode_steps: int, num_terms: int | None
 ) -> None:
-    """Refuses what `evaluate_likelihood` cannot do, before it begins."""
+    """Checks the arguments of `evaluate_likelihood`.
+
+    Raises:
+        InputError: num, ode_steps or num_terms is out of range, the images have another
+            shape, or labels are missing.
+    """
     if not 1 <= num <= len(dataset):
-        raise InputError(f"num must lie in 1..{len(dataset)}; got {num}")
+        raise InputError(f"num must lie in 1..{len(dataset)}, got {num}")
     if ode_steps < 0:
-        raise InputError(f"ode_steps must be at least 0; got {ode_steps}")
+        raise InputError(f"ode_steps must be at least 0, got {ode_steps}")
     if num_terms is not None:
         bound_parts(run.schedule.num_steps, num_terms)
     if dataset.image_shape != run.info.image_shape:
         raise InputError(
-            f"the model's images have shape {run.info.image_shape}; these have "
+            f"images must have the model's shape {run.info.image_shape}, got "
             f"{dataset.image_shape}"
         )
     if run.info.num_classes is not None and dataset.labels is None:
-        raise InputError("the model is class-conditional, but there are no labels")
+        raise InputError("labels must be given for a class-conditional model, got None")
 
 
 def evaluate_likelihood(
@@ -78,25 +85,25 @@ def evaluate_likelihood(
     num_terms: int | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Likelihood:
-    """The likelihood of a data set, by the bound and by the probability-flow ODE.
+    """Returns the likelihood of a dataset by the bound and by the probability-flow ODE.
 
-    A class-conditional model is told each image's class. The chain's estimates are
-    clipped where the run's samples are; the ODE's are not.
+    A class-conditional model gets each image's class. The bound clips the estimates of
+    x_0 if the run's samples are clipped; the ODE does not clip.
 
     Args:
         run: the trained model.
-        dataset: images of the run's shape, that it did not see.
-        num: how many images, the first ones; all by default.
-        seed: of the noise, one draw for each image and term.
-        ode_steps: steps of the ODE's solver, 4 evaluations each; 0 leaves it out.
-        exact_trace: the ODE's divergence exactly; for small images only.
-        num_terms: how many of the bound's terms to draw for each image; all by default.
-        on_chunk: called with the number of images done, which counts each twice: once
-            for the bound, once for the ODE.
+        dataset: held-out images of the run's shape.
+        num: number of images, from the first; all by default.
+        seed: seed of the noise, one draw per image and term.
+        ode_steps: steps of the ODE solver, 4 evaluations each; 0 skips the ODE.
+        exact_trace: if True, compute the ODE's divergence exactly; for small images.
+        num_terms: number of terms of the bound to draw per image; all by default.
+        on_chunk: called with the number of finished images. Each image counts once for
+            the bound and once for the ODE.
 
     Raises:
-        InputError: num, ode_steps or num_terms is out of range, the images are of
-            another shape, or labels are missing.
+        InputError: num, ode_steps or num_terms is out of range, the images have another
+            shape, or labels are missing.
     """
     num = len(dataset) if num is None else num
     check_evaluation(run, dataset, num, ode_steps, num_terms)
@@ -139,7 +146,7 @@ def evaluate_likelihood(
 
 @dataclass(frozen=True)
 class _Bound:
-    """The bound of images on one device; the fields are compiled in."""
+    """Bound of images on one device; the fields are compiled in."""
 
     model: Model
     clip: bool
@@ -158,7 +165,7 @@ class _Bound:
 
 @dataclass(frozen=True)
 class _Density:
-    """The ODE's log density of images on one device; the fields are compiled in."""
+    """Log-density of images by the ODE on one device; the fields are compiled in."""
 
     model: Model
     ode_steps: int

@@ -1,7 +1,7 @@
-"""A classifier of a data set, trained from a seed: what tells how good samples are.
+"""A classifier of a dataset, trained from a seed, for measuring sample quality.
 
-Where no published feature network can be had, or suits the images, its features take
-that network's place, and its classes tell whether a sample shows what was asked for.
+It replaces a published feature network if none is available or suits the images. Its
+predicted classes measure how many samples show the requested class.
 """
 
 import hashlib
@@ -28,21 +28,21 @@ from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import Array, Batch, Params
 
 BATCH = 128
-"""Images a step, if the devices divide them; else the next number they do."""
+"""Images per step, rounded up to a multiple of the number of devices."""
 CHUNK = 512
-"""Images read at a time."""
+"""Images per chunk when features are computed."""
 VERSION = 1
-"""Of the recipe; another one would be another classifier."""
+"""Version of the training recipe; part of the cache key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Checked):
-    """How the classifier is trained."""
+    """Options for training the classifier."""
 
     num_steps: Annotated[int, Ge(1)] = 6000
-    """Steps of 128 images, each moved by up to a sixteenth of its size."""
+    """Training steps of 128 images, each shifted by up to 1/16 of its size."""
     seed: Seed = 0
-    """All randomness comes from it."""
+    """Random seed of the training."""
 
 
 class Trained(NamedTuple):
@@ -57,7 +57,15 @@ class Trained(NamedTuple):
     params: Params
 
     def read(self, images: Images, parallel: Parallel) -> tuple[np.ndarray, np.ndarray]:
-        """Features float32 [num, features] and classes [num] of uint8 images."""
+        """Returns features and predicted classes of images.
+
+        Args:
+            images: uint8 [num, height, width, channels].
+            parallel: layout of devices.
+
+        Returns:
+            Features float32 [num, features], and predicted classes [num].
+        """
 
         def read(params: Params, images: Array) -> tuple[Array, Array]:
             pixels = jnp.asarray(images, jnp.float32) / 127.5 - 1
@@ -68,7 +76,7 @@ class Trained(NamedTuple):
         return parallel.map_chunks(read, self.params, images, CHUNK)
 
     def sha256(self) -> str:
-        """A hash of every parameter."""
+        """Returns the SHA-256 hash of all parameters."""
         digest = hashlib.sha256()
         for path, leaf in jax.tree_util.tree_leaves_with_path(self.params):
             digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape}".encode())
@@ -87,21 +95,24 @@ def classifier_of(
     recipe: Recipe,
     on_step: Callable[[int], None] = lambda step: None,
 ) -> Trained:
-    """The classifier of a data set: trained now, or kept from another time.
+    """Returns the classifier of a dataset: trained now, or read from the cache.
 
-    It is kept in `cache_folder()`. All devices of all processes train it; another
-    number of them rounds otherwise, and gives other parameters.
+    The cache lies in `cache_folder()`. All devices of all processes train the
+    classifier. Another number of devices rounds differently and gives other parameters.
 
     Args:
-        dataset: with labels.
-        recipe: how it is trained.
+        dataset: training images with labels.
+        recipe: training options.
         on_step: called with the number of steps done.
 
     Raises:
-        InputError: there are no labels, or the result cannot be kept.
+        InputError: there are no labels, or the result cannot be cached.
     """
     if dataset.num_classes is None:
-        raise InputError("a classifier needs classes; this data set has none")
+        raise InputError(
+            "the dataset must have classes to train a classifier, got none. Use the "
+            "features pixels or inception."
+        )
     network = Classifier(dataset.num_classes)
     shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
     name = f"classifiers/{_name(dataset, recipe)}"
@@ -134,7 +145,7 @@ def _train(
     for step in range(recipe.num_steps):
         batch = data.batch(dataset, recipe.seed, step, size, rows=rows)
         state, _ = step_fn(state, batch)
-        if step % 20 == 0:  # wait for it, so that what is told is done
+        if step % 20 == 0:  # wait, so that the reported steps are done
             jax.block_until_ready(state)
             on_step(step)
     return jax.device_get(devices.globalize(state).params)
@@ -160,7 +171,7 @@ def _step(
     network: Classifier,
     recipe: Recipe,
 ) -> tuple[_State, dict[str, Array]]:
-    """One step of training: Adam on the cross-entropy of images moved a little."""
+    """Runs one Adam step on the cross-entropy of randomly shifted images."""
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
 
     def gradient_of(shared: Any, batch: Batch) -> Params:
@@ -186,7 +197,12 @@ def _step(
 
 
 def shifted(images: Array, keys: Array) -> Array:
-    """Images moved by up to a sixteenth of their size; the edge's pixels go on."""
+    """Shifts images randomly by up to 1/16 of their size; the edge pixels are repeated.
+
+    Args:
+        images: [batch, height, width, channels].
+        keys: one PRNG key per image, [batch].
+    """
     most = max(1, max(images.shape[1:3]) // 16)
     pads = ((0, 0), (most, most), (most, most), (0, 0))
     padded = jnp.pad(images, pads, mode="edge")
@@ -199,13 +215,13 @@ def shifted(images: Array, keys: Array) -> Array:
 
 
 def _name(dataset: Dataset, recipe: Recipe) -> str:
-    """Of everything that decides what the classifier becomes."""
+    """Returns a hash of all inputs that determine the classifier."""
     made_of = (VERSION, dataset.fingerprint(), sorted(asdict(recipe).items()))
     return hashlib.sha256(repr(made_of).encode()).hexdigest()[:24]
 
 
 def _kept(name: str, shapes: Params) -> Params | None:
-    """The parameters that are kept; None where they are not there, or not whole."""
+    """Returns the cached parameters; None if they are missing or damaged."""
     leaves, tree = jax.tree.flatten(shapes)
     found = load_arrays(name) or {}
     if set(found) != {str(i) for i in range(len(leaves))}:

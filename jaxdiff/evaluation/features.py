@@ -1,7 +1,7 @@
-"""What images are described by, to compare sets of them: features of a network.
+"""Feature networks: the features by which sets of images are compared.
 
-A distance between two sets of images is a distance between their features, and says
-little without them: which network, which weights, and how images were resized for it.
+A distance between two sets of images is a distance between their features. It depends
+on the network, its weights, and how images were resized for it.
 """
 
 import hashlib
@@ -26,19 +26,21 @@ from jaxdiff.parallel import Parallel
 from jaxdiff.storage.torch_pickle import read_torch
 
 SMALL_CHUNK = 64
-"""Images that InceptionV3 reads at a time: each takes far more memory there."""
+"""Images per chunk of InceptionV3, which needs far more memory per image."""
 
 
 class Extractor(NamedTuple):
-    """A way to features, ready to read images.
+    """Feature extractor, ready to read images.
 
     Attributes:
-        name: what it is, with its options.
-        weights: the hash of its weights; "" where it has none.
-        resize: how images are brought to its size.
-        read: from uint8 images [num, height, width, channels] their features float32
-            [num, features], and the classes [num] that it sees; None if it sees none.
-        accuracy: the share of the held-out images whose class it sees; None if none.
+        name: name of the feature network, with its options.
+        weights: hash of its weights; "" if it has none.
+        resize: how images are resized for it.
+        read: maps uint8 images [num, height, width, channels] to features float32
+            [num, features] and predicted classes [num]; None instead of classes if the
+            network predicts none.
+        accuracy: fraction of held-out images with the right predicted class; None if
+            there are no classes or no held-out labels.
     """
 
     name: str
@@ -50,7 +52,7 @@ class Extractor(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(Recipe):
-    """A small classifier, trained on the data set's training images from a seed."""
+    """A small classifier, trained on the dataset's training images from a seed."""
 
     def build(
         self,
@@ -59,10 +61,16 @@ class Classifier(Recipe):
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
-        """Trains it, or takes the one that was kept; held-out images tell its accuracy.
+        """Trains the classifier or reads it from the cache; measures its accuracy.
+
+        Args:
+            training: training images with labels.
+            held_out: images for the accuracy; None skips it.
+            parallel: layout of devices.
+            on_step: called with the number of steps done.
 
         Raises:
-            InputError: there are no classes, or the result cannot be kept.
+            InputError: there are no classes, or the result cannot be cached.
         """
         trained = classifier_of(training, self, on_step)
 
@@ -77,23 +85,23 @@ class Classifier(Recipe):
 
     @property
     def num_calls(self) -> int:
-        """How many steps `build` takes."""
+        """Number of steps that `build` takes."""
         return self.num_steps
 
 
 class _Ready:
-    """Features that are not trained."""
+    """Features without training."""
 
     num_calls = 0
-    """How many steps `build` takes."""
+    """Number of steps that `build` takes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pixels(Checked, _Ready):
-    """The pixels themselves, of images made small; needs no training and no classes."""
+    """Pixels of downsized images; needs no training and no classes."""
 
     size: Annotated[int, Ge(1)] = 16
-    """The longest side that is left, in pixels; smaller images stay as they are."""
+    """Longest side after downsizing, in pixels; smaller images stay unchanged."""
 
     def build(
         self,
@@ -102,7 +110,7 @@ class Pixels(Checked, _Ready):
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
-        """The way to the pixels; of the arguments it needs the shape and devices."""
+        """Returns the pixel extractor; uses only the image shape and the devices."""
         height, width, channels = training.image_shape
         shrink = min(1.0, self.size / max(height, width))
         shape = (max(1, round(height * shrink)), max(1, round(width * shrink)))
@@ -123,11 +131,11 @@ class Pixels(Checked, _Ready):
 
 @dataclass(frozen=True, kw_only=True)
 class Inception(_Ready):
-    """InceptionV3 with published weights: FID as the literature tells it."""
+    """InceptionV3 with published weights, as in the FID literature."""
 
     path: str = ""
-    """The file pt_inception-2015-12-05-6726825d.pth, which the package pytorch-fid
-    publishes and downloads when it is first used."""
+    """Path of pt_inception-2015-12-05-6726825d.pth, a file that the package pytorch-fid
+    downloads on its first use."""
 
     def build(
         self,
@@ -136,15 +144,16 @@ class Inception(_Ready):
         parallel: Parallel,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> Extractor:
-        """Reads the weights; of the arguments it needs the channels and the devices.
+        """Reads the weights and returns the extractor; uses only the devices.
 
         Raises:
-            InputError: there is no such file, or it is another network's.
+            InputError: there is no such file, or it holds another network.
         """
         if not self.path:
             raise InputError(
-                "inception needs its weights: give inception:path=FILE, with the file "
-                "pt_inception-2015-12-05-6726825d.pth of the package pytorch-fid"
+                "inception must have a path to its weights, got none. Give "
+                "inception:path=FILE, with the file "
+                "pt_inception-2015-12-05-6726825d.pth of the package pytorch-fid."
             )
         path = Path(self.path).expanduser()
         variables = inception_variables(read_torch(path))
@@ -166,16 +175,16 @@ class Inception(_Ready):
 
 
 Features: TypeAlias = Classifier | Pixels | Inception
-"""What `--features` offers."""
+"""Choices of `--features`."""
 
 
 def default_features(dataset: Dataset) -> Features:
-    """The classifier where there are classes, else the pixels."""
+    """Returns the classifier if the dataset has classes, otherwise the pixels."""
     return Pixels() if dataset.num_classes is None else Classifier()
 
 
 def hash_of(moments: Moments) -> str:
-    """A hash of statistics: equal hashes, equal statistics."""
+    """Returns a hash of statistics; equal statistics have equal hashes."""
     digest = hashlib.sha256(str(moments.num).encode())
     for array in (moments.mean, moments.covariance):
         digest.update(np.ascontiguousarray(array, "<f8").tobytes())

@@ -1,7 +1,7 @@
-"""How like the data the samples of a trained model are.
+"""Fidelity: distances between the samples of a trained model and held-out images.
 
-Every figure stands beside its floor: the same figure of as many training images in the
-samples' place, which is what a perfect model would get.
+Each metric is shown next to its baseline: the same metric on as many training images.
+A perfect model would reach the baseline.
 """
 
 from collections.abc import Callable
@@ -22,16 +22,16 @@ from jaxdiff.runs.load import Run
 from jaxdiff.training.experiment import Sampling
 
 LEAST, MOST = 4, 10_000
-"""Images of a set: the manifold needs a third neighbour, and a larger set is slow."""
+"""Bounds of the number of images: `LEAST` for the third neighbour, `MOST` for speed."""
 
 
 class Distances(NamedTuple):
-    """How far a set of images is from the held-out images.
+    """Distances of a set of images to the held-out images.
 
     Attributes:
-        frechet: see `metrics.frechet`.
-        kernel: see `metrics.kernel`.
-        manifold: see `metrics.manifold`.
+        frechet: see `evaluation.frechet.frechet_distance`.
+        kernel: see `evaluation.kid.kernel_distance`.
+        manifold: see `evaluation.precision_recall.precision_recall`.
     """
 
     frechet: float
@@ -40,18 +40,18 @@ class Distances(NamedTuple):
 
 
 class Fidelity(NamedTuple):
-    """How like the data samples are.
+    """Metrics of a set of samples.
 
     Attributes:
         samples: distances of the samples to as many held-out images.
-        floor: the same of as many training images.
-        agreement: the share of samples that are read as the class asked for; None
-            where there are no classes to read or to ask for.
+        floor: the baseline, the same distances for as many training images.
+        agreement: fraction of samples with the requested class as predicted class; None
+            without classes.
         copying: distances to the nearest training images.
-        pairs: the samples that are nearest to a training image, and those images,
-            uint8 [2, at most 10, height, width, channels].
-        statistics: the hash of the held-out images' mean and covariance.
-        to_others: the samples' Frechet distance to statistics of elsewhere, if any.
+        pairs: the samples nearest to a training image, and these training images, uint8
+            [2, at most 10, height, width, channels].
+        statistics: hash of the held-out images' mean and covariance.
+        to_others: the samples' Frechet distance to further statistics; None without.
     """
 
     samples: Distances
@@ -64,27 +64,31 @@ class Fidelity(NamedTuple):
 
 
 def check_num(num: int, training: Dataset, held_out: Dataset) -> None:
-    """Refuses a number of samples to which there are not as many images."""
+    """Checks the number of samples against the numbers of images.
+
+    Raises:
+        InputError: the number is out of range.
+    """
     most = min(len(training), len(held_out), MOST)
     if not LEAST <= num <= most:
-        raise InputError(f"samples must lie in {LEAST}..{most}; got {num}")
+        raise InputError(f"samples must lie in {LEAST}..{most}, got {num}")
 
 
 def chosen(dataset: Dataset, num: int) -> np.ndarray:
-    """Which images of a data set are compared, integers [num]: always the same."""
+    """Returns indices of the compared images, integers [num]; always the same."""
     return np.sort(order(0, 0, len(dataset))[:num])
 
 
 class Comparison(NamedTuple):
-    """What samples are compared with.
+    """Held-out and training images that samples are compared with.
 
     Attributes:
-        labels: the classes to ask for, [num]; None where there are none. Those of the
-            training images that make the floor: both sets have the same ones, and
-            neither those of the held-out images, which would make the distances too
+        labels: requested classes [num]; None without classes. They are the labels of
+            the training images in the baseline, so that samples and baseline have the
+            same classes. With the held-out images' labels the distances would be too
             small.
         real: features of held-out images, float32 [num, features].
-        moments: of these.
+        moments: moments of `real`.
         floor: features of training images, float32 [num, features].
     """
 
@@ -103,18 +107,18 @@ class Comparison(NamedTuple):
         num: int,
         trained: np.ndarray | None = None,
     ) -> "Comparison":
-        """Reads so many images of each data set.
+        """Computes the features of `num` images of each dataset.
 
         Args:
             run: the trained model.
-            training: what it was trained on.
-            held_out: images that it did not see.
-            extractor: reads them.
-            num: how many.
-            trained: features of all training images, where they were read before.
+            training: its training images.
+            held_out: held-out images.
+            extractor: feature network.
+            num: number of images per set.
+            trained: features of all training images, if known; computed otherwise.
 
         Raises:
-            InputError: there are not as many.
+            InputError: a dataset has fewer images.
         """
         check_num(num, training, held_out)
         seen, labels = chosen(training, num), None
@@ -134,24 +138,27 @@ class Comparison(NamedTuple):
         sampling: Sampling | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
-        """As many samples, uint8 [num, height, width, channels]; see `Run.generate`."""
+        """Draws as many samples, uint8 [num, height, width, channels]."""
         num = len(self.real)
         return to_uint8(
             run.generate(self.labels, num, seed, sampling=sampling, on_chunk=on_chunk)
         )
 
     def agreement(self, classes: np.ndarray | None) -> float | None:
-        """The share of samples that are read as the class asked for, if there is one.
+        """Returns the fraction of samples whose predicted class is the requested class.
 
         Args:
-            classes: what is read, [num]; None where the features see none.
+            classes: predicted classes [num]; None if the features predict none.
+
+        Returns:
+            The fraction; None without classes.
         """
         if self.labels is None or classes is None:
             return None
         return float(np.mean(classes == self.labels))
 
     def distances(self, found: np.ndarray) -> Distances:
-        """How far features [num, features] are from the held-out images'."""
+        """Returns distances of features [num, features] to the held-out images."""
         return Distances(
             frechet_distance(found, self.moments),
             kernel_distance(found, self.real),
@@ -171,22 +178,21 @@ def evaluate_samples(
     others: Moments | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Fidelity:
-    """Draws samples and compares them with images that the model did not see.
+    """Draws samples and compares them with held-out images.
 
     Args:
         run: the trained model.
-        training: what it was trained on.
-        held_out: images that it did not see.
-        extractor: the features by which they are compared.
-        num: how many samples, training images and held-out images.
-        seed: of the samples.
-        sampling: how they are drawn; as the experiment says by default.
-        others: further statistics, by the same features.
+        training: its training images.
+        held_out: held-out images.
+        extractor: feature network.
+        num: number of samples, of training images and of held-out images.
+        seed: seed of the samples.
+        sampling: sampler, guidance and clipping; the experiment's by default.
+        others: further statistics of the same features; None for none.
         on_chunk: called with the number of samples drawn.
 
     Raises:
-        InputError: there are not as many images, or the sampling or the other
-            statistics do not fit.
+        InputError: a dataset has fewer images, or `sampling` or `others` does not fit.
     """
     check_num(num, training, held_out)
     trained, _ = extractor.read(training.images)

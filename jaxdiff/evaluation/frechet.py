@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of images."""
+"""Frechet distance between two sets of images (FID)."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from jaxdiff.evaluation.pairwise import check_same_features, rows_of
 
 
 class Moments(NamedTuple):
-    """All that the distance needs of a set of features.
+    """Moments of a set of features, which determine its Frechet distances.
 
     Attributes:
-        num: how many examples; 0 where that is not known.
+        num: number of examples; 0 if unknown.
         mean: float64 [features].
-        covariance: float64 [features, features], of `num - 1` degrees of freedom.
+        covariance: float64 [features, features], with `num - 1` degrees of freedom.
     """
 
     num: int
@@ -23,7 +23,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Moments":
-        """Of features, or pixels, [num, ...]; what follows the first axis is flattened.
+        """Returns the moments of features or pixels [num, ...], flattened per example.
 
         Raises:
             InputError: there are fewer than 2 examples, or one is not finite.
@@ -34,13 +34,13 @@ class Moments(NamedTuple):
         )
         if len(rows) < 2:
             raise InputError(
-                f"a Frechet distance needs 2 or more examples a set; got {len(rows)}"
+                f"features must have at least 2 examples per set, got {len(rows)}"
             )
         covariance = np.atleast_2d(np.cov(rows, rowvar=False))
         return cls(len(rows), rows.mean(axis=0), covariance)
 
     def joined(self, other: "Moments") -> "Moments":
-        """Those of both sets together (Chan, Golub & LeVeque 1979)."""
+        """Returns the moments of the union of two sets (Chan, Golub & LeVeque 1979)."""
         num = self.num + other.num
         apart = other.mean - self.mean
         scatter = (self.num - 1) * self.covariance + (other.num - 1) * other.covariance
@@ -50,21 +50,21 @@ class Moments(NamedTuple):
 
 
 def frechet_distance(a: np.ndarray | Moments, b: np.ndarray | Moments) -> float:
-    """The squared distance of the Gaussians with the mean and covariance of two sets.
+    """Returns the squared Frechet distance of two Gaussians with the sets' moments.
 
     |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), in float64 (Dowson & Landau
-    1982). The trace of the root is that of (R C_b R)^(1/2) with R = C_a^(1/2), whose
-    matrix is symmetric: its eigenvalues are real, and those that rounding made negative
-    are 0.
+    1982). The trace of the root equals the trace of (R C_b R)^(1/2) with R = C_a^(1/2).
+    R C_b R is symmetric: its eigenvalues are real. Eigenvalues that rounding made
+    negative are set to 0.
 
-    Few examples make the distance too large; compare only sets of one size.
+    Small sets make the distance too large. Compare only sets of equal size.
 
     Args:
-        a: features, or pixels, [num, ...], or their moments.
-        b: the same of another set, with as many features.
+        a: features or pixels [num, ...], or their moments.
+        b: features, pixels or moments of another set, with as many features.
 
     Raises:
-        InputError: there are fewer than 2 examples, or the features differ.
+        InputError: there are fewer than 2 examples, or the numbers of features differ.
     """
     p, q = (x if isinstance(x, Moments) else Moments.of(x) for x in (a, b))
     check_same_features(p.covariance, q.covariance)

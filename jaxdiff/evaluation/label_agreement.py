@@ -1,4 +1,4 @@
-"""Does a sample show the class that was asked for?"""
+"""Share of samples that an SVM assigns to the requested class."""
 
 import numpy as np
 
@@ -11,28 +11,28 @@ def label_agreement(
     train_images: np.ndarray,
     train_labels: np.ndarray,
 ) -> float:
-    """The share of images that a support vector machine reads as their label.
+    """Returns the share of images that a support vector machine assigns to their label.
 
-    The classifier is scikit-learn's `SVC(gamma=0.001)` on pixels scaled to 0..16, the
-    setting of scikit-learn's own example for its 8x8 digits. It suits small images of
-    one object only.
+    The classifier is scikit-learn's `SVC(gamma=0.001)` on pixels scaled to 0..16, as in
+    scikit-learn's own example for its 8x8 digits. It suits only small images of one
+    object.
 
     Args:
         images: uint8 [num, height, width, channels].
-        labels: integers [num], the classes asked for.
-        train_images: uint8 [size, height, width, channels], what it learns from.
+        labels: requested classes, integers [num].
+        train_images: training images, uint8 [size, height, width, channels].
         train_labels: integers [size].
 
     Returns:
-        A share from 0 to 1.
+        A share in [0, 1].
 
     Raises:
         InputError: the images differ in shape.
     """
     if images.shape[1:] != train_images.shape[1:]:
         raise InputError(
-            f"images and train_images must have one shape; got {images.shape[1:]} and "
-            f"{train_images.shape[1:]}"
+            "images and train_images must have the same shape, got "
+            f"{images.shape[1:]} and {train_images.shape[1:]}"
         )
 
     def pixels(images: np.ndarray) -> np.ndarray:

@@ -1,20 +1,22 @@
-"""How likely a model finds data: in bits per dimension, two ways.
+"""Likelihood of data under a model, in bits per dimension, computed in two ways.
 
-The variational bound of the chain (`variational`), all T terms of it, and the exact
-density that the probability-flow ODE gives the data. With s = sigma / alpha and
-y = x_t / alpha = x_0 + s eps, that ODE is the same for every schedule (Karras et al.
-2022, equation 1; Song et al. 2021, section 4.3):
+The first is the variational bound (`losses.variational`) with all its T terms. The
+second is the exact density under the probability-flow ODE. Let s = sigma / alpha and
+y = x_t / alpha = x_0 + s eps. In these variables the ODE is the same for every schedule
+(Karras et al. 2022, equation 1; Song et al. 2021, section 4.3):
 
     (1)  dy / ds = eps-hat(alpha y, level)
     (2)  log p(y_0) = log p(y_1) + integral from s_0 to s_1 of div_y eps-hat ds
 
-from the least noisy level s_0, where y is taken for the data, to the noisiest, where
-alpha y is Gaussian noise. It is solved in log s by Runge-Kutta's fourth-order method.
-The divergence is the trace of a Jacobian: exact, or estimated from a random sign vector
-v as v . J v, which is unbiased (Hutchinson 1990; Grathwohl et al. 2019).
+from the least noisy level s_0, where y stands for the data, to the noisiest, where
+alpha y is Gaussian noise. The classical fourth-order Runge-Kutta method solves it in
+log s. The divergence is the trace of a Jacobian. It is computed exactly, or estimated
+as v . J v with a random sign vector v, which is unbiased (Hutchinson 1990; Grathwohl
+et al. 2019).
 
-Images have grey levels, and a density over them has no bound. Noise uniform over a bin
-makes them continuous (`dequantise`), and then (Theis et al. 2016, section 3.1)
+Images have discrete grey levels, so a density over them is unbounded. Uniform noise
+over a bin makes them continuous (`dequantise`), and then (Theis et al. 2016, section
+3.1)
 
     (3)  bits per dimension <= -log2(density) / D - log2(bin width)
 """
@@ -38,14 +40,14 @@ from jaxdiff.typing import AnySchedule, Array, Denoiser, Key
 
 
 class BoundTerms(NamedTuple):
-    """The variational bound's terms, bits per dimension, for each example.
+    """Terms of the variational bound of each example, in bits per dimension.
 
     Attributes:
         prior: L_T, [batch].
-        terms: L_0, L_1, ..., L_{T-1}, [batch, T]; or estimates of the sums of
-            neighbouring ones, [batch, num_terms].
-        squared_errors: of the estimate of eps at the time of each term, the mean over
-            the image, of terms' shape.
+        terms: L_0, L_1, ..., L_{T-1}, [batch, T]; or estimates of the sums over
+            neighbouring terms, [batch, num_terms].
+        squared_errors: squared error of the estimated eps at the time of each term,
+            mean over the image, of the shape of `terms`.
     """
 
     prior: Array
@@ -54,7 +56,7 @@ class BoundTerms(NamedTuple):
 
     @property
     def total(self) -> Array:
-        """The bound, [batch]."""
+        """Sum of all terms, the bound, [batch]."""
         return self.prior + self.terms.sum(axis=-1)
 
 
@@ -68,22 +70,23 @@ def variational_bound(
     indices: Array | None = None,
     num_terms: int | None = None,
 ) -> tuple[BoundTerms, ...]:
-    """The bound on the bits per dimension, with one draw of noise for each term.
+    """Returns the bound on the bits per dimension, with one draw of noise per term.
 
-    One network evaluation a time step serves all variances. With `num_terms`, so many
-    evaluations an image estimate the bound without bias: the times are split into
-    `bound_parts`, a time of each is drawn uniformly for each image, and its term stands
-    for the others of its part.
+    One network evaluation per time serves all variances. With `num_terms`, as many
+    evaluations per image estimate the bound without bias. The times are split into
+    `bound_parts`. Each image draws one time per part uniformly, and its term stands for
+    all terms of the part.
 
     Args:
-        denoiser: what estimates x_0.
-        schedule: the noise schedule; a continuous one by the chain of its `times`.
+        denoiser: estimates x_0.
+        schedule: the noise schedule. A continuous one is evaluated at its `times`.
         x_0: 8-bit images scaled to [-1, 1], float [batch, ...].
-        key: the noise of example i at step t depends on (key, indices[i], t) alone.
-        variances: of the reverse step; a bound is given for each.
-        indices: integers [batch], the examples' places in the data set; 0, 1, ... by
-            default.
-        num_terms: how many terms to evaluate for each image, 2..T; all by default.
+        key: PRNG key. The noise of example i at step t depends only on (key,
+            indices[i], t).
+        variances: variances of the reverse step; each gets its own bound.
+        indices: positions of the examples in the dataset, integers [batch]; 0, 1, ...
+            by default.
+        num_terms: number of terms to evaluate per image, 2..T; all by default.
 
     Returns:
         The terms for each of the variances.
@@ -101,15 +104,15 @@ def variational_bound(
 
 
 def bound_parts(num_steps: int, num_terms: int) -> np.ndarray:
-    """Where to split the times 0..T-1 into parts, the narrower the less the noise.
+    """Splits the times 0..T-1 into parts, narrower at less noise.
 
-    A term is the larger the less the noise is, so the edges after the first are spread
-    evenly in log t, as far as whole numbers allow. The decoder's term, L_0, is a part
+    Terms are larger at less noise. The edges after the first are therefore evenly
+    spaced in log t, as far as integers allow. L_0, the term of the decoder, is a part
     of its own.
 
     Args:
         num_steps: T.
-        num_terms: how many parts, 2..T.
+        num_terms: number of parts, 2..T.
 
     Returns:
         Increasing integers [num_terms + 1]; part k is edges[k]..edges[k + 1] - 1.
@@ -118,7 +121,7 @@ def bound_parts(num_steps: int, num_terms: int) -> np.ndarray:
         InputError: num_terms is out of range.
     """
     if not 2 <= num_terms <= num_steps:
-        raise InputError(f"num_terms must lie in 2..{num_steps}; got {num_terms}")
+        raise InputError(f"num_terms must lie in 2..{num_steps}, got {num_terms}")
     edges = np.rint(np.geomspace(1, num_steps, num_terms)).astype(np.int64)
     for k in range(1, num_terms):  # no part is empty
         edges[k] = max(edges[k], edges[k - 1] + 1)
@@ -141,7 +144,7 @@ def _bound(
     def term(_: None, now: tuple[Array, Array, Array]) -> tuple[None, Any]:
         step, first, last = now
         size = (last - first + 1).astype(x_0.dtype)
-        if edges is not None:  # a step of each example's own
+        if edges is not None:  # each example draws its own step
             u = rng.uniform(rng.fold(keys, schedule.num_steps + step))
             step = first + jnp.minimum((u * size).astype(first.dtype), last - first)
         t = schedule.times[step]
@@ -178,30 +181,30 @@ def ode_log_density(
     exact_trace: bool = False,
     indices: Array | None = None,
 ) -> Array:
-    """The log-density of data under the probability-flow ODE, equations (1) and (2).
+    """Returns the log-density of data under the probability-flow ODE, (1) and (2).
 
-    Takes 4 evaluations of the denoiser and its derivative a step; with `exact_trace`,
-    of D derivatives.
+    Each step takes 4 evaluations of the denoiser and its derivative. With
+    `exact_trace`, each evaluation takes D derivatives.
 
     Args:
-        denoiser: what estimates eps; not clipped, or the density is not the model's.
-        schedule: the noise schedule. A discrete one is also asked between its times.
+        denoiser: estimates eps, unclipped; clipping would change the model's density.
+        schedule: the noise schedule. A discrete one is interpolated between its times.
         x: continuous data (`dequantise` images first), float [batch, ...].
-        key: the random signs of example i depend on (key, indices[i]) alone.
-        num_steps: steps of the solver, evenly spread in log(sigma / alpha).
-        exact_trace: compute the divergence instead of estimating it.
-        indices: integers [batch], the examples' places in the data set; 0, 1, ... by
-            default.
+        key: PRNG key. The random signs of example i depend only on (key, indices[i]).
+        num_steps: steps of the solver, evenly spaced in log(sigma / alpha).
+        exact_trace: if True, compute the divergence exactly instead of estimating it.
+        indices: positions of the examples in the dataset, integers [batch]; 0, 1, ...
+            by default.
 
     Returns:
-        Nats, [batch].
+        Log-densities in nats, [batch].
 
     Raises:
         InputError: num_steps is not positive, or the network's prediction does not fit
             the schedule.
     """
     if num_steps < 1:
-        raise InputError(f"num_steps must be at least 1; got {num_steps}")
+        raise InputError(f"num_steps must be at least 1, got {num_steps}")
     check_schedule(denoiser, schedule)
     indices = jnp.arange(len(x)) if indices is None else indices
     return _log_density(
@@ -229,7 +232,7 @@ def _log_density(
     step = (last - first) / num_steps
 
     def slope(y: Array, log_s: Array) -> tuple[Array, Array]:
-        """The derivatives of y and of log p by log s."""
+        """Returns the derivatives of y and of log p with respect to log s."""
         level = schedule.level_of_log_snr(-2 * log_s)
 
         def drift(y: Array) -> Array:
@@ -241,7 +244,7 @@ def _log_density(
         return value, -(along * signs).sum(axis=tuple(range(1, y.ndim)))
 
     def solver_step(carry: tuple[Array, Array], log_s: Array) -> tuple[tuple, None]:
-        """A step of the classical fourth-order Runge-Kutta method."""
+        """Runs a step of the classical fourth-order Runge-Kutta method."""
         y, log_p = carry
         k1, d1 = slope(y, log_s)
         k2, d2 = slope(y + step / 2 * k1, log_s + step / 2)
@@ -260,11 +263,11 @@ def _log_density(
 
 
 def dequantise(images: Array, key: Key, indices: Array | None = None) -> Array:
-    """8-bit images in [-1, 1] with noise uniform over the bin of each grey level.
+    """Adds uniform noise over the bin of each grey level to 8-bit images.
 
     Args:
-        images: float [batch, ...].
-        key: the noise of image i depends on (key, indices[i]) alone.
+        images: float [batch, ...] in [-1, 1].
+        key: PRNG key. The noise of image i depends only on (key, indices[i]).
         indices: integers [batch]; 0, 1, ... by default.
     """
     indices = jnp.arange(len(images)) if indices is None else indices
@@ -274,17 +277,17 @@ def dequantise(images: Array, key: Key, indices: Array | None = None) -> Array:
 
 
 def bits_per_dim(log_density: Array, size: int) -> Array:
-    """Bits per dimension of 8-bit images from the density of dequantised ones, (3).
+    """Returns bits per dimension of 8-bit images, from dequantised densities, (3).
 
     Args:
         log_density: nats, of any shape.
-        size: D, the numbers in an image.
+        size: D, the number of values per image.
     """
     return -log_density / (size * math.log(2)) - math.log2(BIN)
 
 
 def _divergence(fn: Callable[[Array], Array], y: Array) -> Array:
-    """The trace of the Jacobian of each example's part of `fn`, [batch]."""
+    """Returns the trace of the Jacobian of `fn` for each example, [batch]."""
     size = math.prod(y.shape[1:])
 
     def add(total: Array, i: Array) -> tuple[Array, None]:

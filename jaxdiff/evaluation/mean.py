@@ -1,4 +1,4 @@
-"""A mean and how well it is known."""
+"""A mean with its standard error."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 class Mean(NamedTuple):
-    """A mean over images, and its standard error."""
+    """Mean over images, and its standard error."""
 
     value: float
     standard_error: float
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Mean":
-        """The mean of values [num]; the error of a single one is not known (nan)."""
+        """Returns the mean of values [num]; the error of a single value is nan."""
         values = np.asarray(values, np.float64)
         spread = values.std(ddof=1) if len(values) > 1 else np.nan
         return cls(float(values.mean()), float(spread / len(values) ** 0.5))

@@ -1,4 +1,4 @@
-"""The nearest training image: is a model copying what it saw?"""
+"""Memorization: the nearest training image of each sample."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,11 @@ from jaxdiff.evaluation.pairwise import pair_of
 def nearest(
     queries: np.ndarray, references: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest reference of each query, exactly.
+    """Returns the nearest reference of each query, by exact search.
 
     Args:
-        queries: features or pixels [num, ...]; what follows the first axis is
-            flattened.
-        references: [another num, ...], as many numbers each.
+        queries: features or pixels [num, ...], flattened per example.
+        references: features or pixels [another num, ...], as many per example.
 
     Returns:
         Indices of references int64 [num], and their Euclidean distances float64 [num].
@@ -26,14 +25,15 @@ def nearest(
 
 
 class Copying(NamedTuple):
-    """How near generated images are to the training images, and held-out ones too.
+    """Distances of generated and held-out images to their nearest training images.
 
     Attributes:
-        generated: the median distance of a generated image to its nearest one.
-        held_out: the same of held-out images.
-        nearer: how often a generated image is nearer than a held-out one, of all pairs
-            (half where they are equal): 1/2 where the model draws from the data's
-            distribution, towards 1 where it copies, towards 0 where it is far off.
+        generated: median distance of the generated images.
+        held_out: median distance of the held-out images.
+        nearer: share of pairs whose generated image is nearer than the held-out image;
+            ties count half. It is about 1/2 for a model that draws from the data's
+            distribution. A model that copies raises it towards 1; a model far from the
+            data lowers it towards 0.
     """
 
     generated: float
@@ -42,15 +42,15 @@ class Copying(NamedTuple):
 
 
 def copying(generated: np.ndarray, held_out: np.ndarray) -> Copying:
-    """Compares the distances to the nearest training image.
+    """Compares distances to the nearest training image.
 
-    `nearer` is the Mann-Whitney statistic over the number of pairs, on which the test
-    for data-copying of Meehan, Chaudhuri and Dasgupta 2020 is built (section 4.1; there
-    the space is divided into cells as well).
+    `nearer` is the Mann-Whitney statistic over the number of pairs. The data-copying
+    test of Meehan, Chaudhuri and Dasgupta 2020 builds on it (section 4.1; their test
+    also divides the space into cells).
 
     Args:
-        generated: distances [num] as `nearest` gave them.
-        held_out: those of images that the model did not see, [another num].
+        generated: distances [num] of generated images, from `nearest`.
+        held_out: distances [another num] of held-out images.
     """
     pairs = len(generated) * len(held_out)
     test = require("scipy.stats").mannwhitneyu(held_out, generated)

@@ -1,4 +1,4 @@
-"""Precision and recall: are samples like the data, and is all of it reached?"""
+"""Precision and recall: realism of the samples, and coverage of the data."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from jaxdiff.evaluation.pairwise import pair_of
 
 
 class PrecisionRecall(NamedTuple):
-    """Shares from 0 to 1.
+    """Precision and recall, shares in [0, 1].
 
     Attributes:
-        precision: of the generated images, those within the manifold of the real ones.
-        recall: of the real images, those within the manifold of the generated ones.
+        precision: share of generated images within the manifold of the real ones.
+        recall: share of real images within the manifold of the generated ones.
     """
 
     precision: float
@@ -23,25 +23,27 @@ class PrecisionRecall(NamedTuple):
 def precision_recall(
     real: np.ndarray, generated: np.ndarray, k: int = 3
 ) -> PrecisionRecall:
-    """Improved precision and recall (Kynkaanniemi et al. 2019, equations 1 and 2).
+    """Returns improved precision and recall.
 
-    A set's manifold is the union of balls about its members, each as large as the
-    distance to the member's k-th nearest other one.
+    The definitions are equations 1 and 2 of Kynkaanniemi et al. 2019.
 
-    Both depend on the number of images: compare only sets of one size.
+    A set's manifold is the union of balls around its members. The radius of a ball is
+    the distance of the member to its k-th nearest other member.
+
+    Both shares depend on the number of images. Compare only sets of equal size.
 
     Args:
-        real: features [num, ...]; what follows the first axis is flattened.
-        generated: [another num, ...], as many features.
-        k: which neighbour; at least 1 and below the number of images.
+        real: features [num, ...], flattened per example.
+        generated: features [another num, ...], as many per example.
+        k: rank of the neighbour; at least 1 and below the number of images.
 
     Raises:
-        InputError: k does not fit, or the features differ.
+        InputError: k is out of range, or the numbers of features differ.
     """
     x, y = pair_of(("real", "generated"), real, generated)
     if not 1 <= k < min(len(x), len(y)):
         raise InputError(
-            f"k must lie in 1..{min(len(x), len(y)) - 1}, below the number of images; "
+            f"k must lie in 1..{min(len(x), len(y)) - 1}, below the number of images, "
             f"got {k}"
         )
     return PrecisionRecall(
@@ -51,7 +53,7 @@ def precision_recall(
 
 
 def _radii(x: np.ndarray, k: int) -> np.ndarray:
-    """Distances of rows [n, d] to their k-th nearest other row, [n]."""
+    """Returns distances of rows [n, d] to their k-th nearest other row, [n]."""
     neighbors = require("sklearn.neighbors").NearestNeighbors(
         n_neighbors=k, algorithm="brute"
     )

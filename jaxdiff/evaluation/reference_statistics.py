@@ -1,4 +1,4 @@
-"""Mean and covariance of features: of a data set, and from a file."""
+"""Mean and covariance of features: of a dataset, or from a file."""
 
 import zipfile
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from jaxdiff.evaluation.features import Extractor
 from jaxdiff.evaluation.frechet import Moments
 
 _PART = 4096
-"""Images read at a time: their features need not fit into memory all at once."""
+"""Images per part: the features of a whole dataset may not fit into memory."""
 
 
 def moments_of(
@@ -21,13 +21,13 @@ def moments_of(
     extractor: Extractor,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Moments:
-    """Mean and covariance of the first images of a data set, read a part at a time.
+    """Computes the moments of a dataset's first images, part by part.
 
     Args:
-        images: the data set.
-        num: how many of its images, at least 1.
-        extractor: the features.
-        on_chunk: called with the number of images done after each part.
+        images: the dataset.
+        num: number of images, at least 1.
+        extractor: feature network.
+        on_chunk: called with the number of finished images after each part.
     """
     found = None
     for places in np.array_split(np.arange(num), -(-num // _PART)):
@@ -39,7 +39,7 @@ def moments_of(
 
 
 def load_statistics(path: Path) -> Moments:
-    """Statistics as the command writes them, or another tool that names them so.
+    """Reads a .npz file with the arrays mu and sigma, and optionally num.
 
     Raises:
         InputError: the file cannot be read, or holds no mean and covariance.
@@ -49,18 +49,20 @@ def load_statistics(path: Path) -> Moments:
             mean, covariance = (np.asarray(file[k], float) for k in ("mu", "sigma"))
             num = int(file["num"]) if "num" in file else 0
     except FileNotFoundError:
-        raise InputError(f"there is no file '{path}': check --statistics") from None
+        raise InputError(f"there is no file '{path}'. Check --statistics.") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
-            f"'{path}' holds no statistics ({first_line(error)}): give a .npz with mu "
-            "and sigma"
+            f"'{path}' must hold statistics, got: {first_line(error)}. Give a .npz "
+            "file with mu and sigma."
         ) from error
     size = mean.size
     if mean.shape != (size,) or covariance.shape != (size, size):
         raise InputError(
-            f"'{path}': mu has shape {mean.shape} and sigma {covariance.shape}; give "
-            "[features] and [features, features]"
+            f"'{path}': mu and sigma must have shapes [features] and [features, "
+            f"features], got {mean.shape} and {covariance.shape}"
         )
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise InputError(f"'{path}' holds numbers that are not finite: make it anew")
+        raise InputError(
+            f"'{path}' must hold finite numbers, got nan or inf. Compute it again."
+        )
     return Moments(num, mean, covariance)

@@ -1,4 +1,4 @@
-"""Models of Hugging Face's diffusers library: its folders read, and written."""
+"""Model folders of Hugging Face's diffusers library: import and export."""
 
 from jaxdiff.pretrained.convert import write_run as write_run
 from jaxdiff.pretrained.pipeline_folder import from_diffusers as from_diffusers

@@ -13,15 +13,15 @@ from jaxdiff.training.initialize import recipe_of
 
 
 def write_run(run: Run, workdir: Path) -> None:
-    """Writes a model as a run folder, of which no step is trained yet.
+    """Writes a model as a run folder at step 0.
 
-    The folder gets its name when all of it is written.
+    The folder gets its final name after everything is written.
 
     Raises:
-        InputError: there is something already, or it cannot be written.
+        InputError: the folder is not empty, or cannot be written.
     """
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"'{workdir}' is there already: name another folder")
+        raise InputError(f"'{workdir}' must be a new or empty folder. Name another.")
     experiment, info = run.experiment, run.info
     state = recipe_of(experiment, run.model).state_of(run.params)
     writing = workdir.with_name(f".{workdir.name}.{os.getpid()}.writing")

@@ -1,8 +1,9 @@
-"""The names and layouts of the U-Net's parameters in diffusers' files.
+"""Names and layouts of the U-Net's parameters in diffusers' files.
 
-Ours, such as down_1_0_block/conv_1/kernel, are those of the Flax modules, with levels
-counted from the image's size down. There, it is down_blocks.1.resnets.0.conv1.weight,
-and the blocks of the way up are counted from the smallest size.
+jaxdiff's names, such as down_1_0_block/conv_1/kernel, are those of the Flax modules.
+Levels are counted from the largest image size. The name in diffusers is
+down_blocks.1.resnets.0.conv1.weight. The blocks of its way up are counted from the
+smallest size.
 """
 
 import re
@@ -40,19 +41,19 @@ _INNER = {
     "value": "to_v",
     "out": "to_out.0",
 }
-_LEAF = {"bias": "bias"}  # all others are weights
+_LEAF = {"bias": "bias"}  # all other leaves are weights
 _OLD = {
     "query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
 }  # fmt: skip
 
 
 class Place(NamedTuple):
-    """Where a parameter lies in a file.
+    """Place of a parameter in a file.
 
     Attributes:
-        name: of the tensor.
-        shape: of the tensor.
-        order: the parameter's axes in the order that the tensor has them.
+        name: name of the tensor.
+        shape: shape of the tensor.
+        order: the parameter's axes in the order of the tensor's axes.
     """
 
     name: str
@@ -60,22 +61,22 @@ class Place(NamedTuple):
     order: tuple[int, ...]
 
     def ours(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """The parameter, of this shape, from the tensor."""
+        """Converts the tensor to the parameter of this shape, in float32."""
         permuted = tuple(shape[axis] for axis in self.order)
         inverse = np.argsort(self.order)
         return np.asarray(tensor, np.float32).reshape(permuted).transpose(inverse)
 
     def theirs(self, parameter: np.ndarray) -> np.ndarray:
-        """The tensor from the parameter."""
+        """Converts the parameter to the tensor."""
         return np.asarray(parameter).transpose(self.order).reshape(self.shape)
 
 
 def places(params: Params, num_levels: int) -> Any:
-    """A `Place` for each of the U-Net's parameters, in a tree like theirs.
+    """Returns a `Place` for each of the U-Net's parameters, in a tree like `params`.
 
     Args:
         params: the parameters, or their shapes.
-        num_levels: of the U-Net.
+        num_levels: number of levels of the U-Net.
     """
 
     def place(path: Any, leaf: Any) -> Place:
@@ -99,11 +100,11 @@ def places(params: Params, num_levels: int) -> Any:
 
 
 def _top(name: str, num_levels: int) -> str:
-    """The name of a part of the network: "up_0_2_block" is "up_blocks.3.resnets.2"."""
+    """Returns diffusers' name of a module: up_0_2_block is up_blocks.3.resnets.2."""
     if name in _TOP:
         return _TOP[name]
     way, level, *rest = name.split("_")
-    # What changes the size stands with us at its way's smaller level.
+    # Here a layer between two levels is named after the one of smaller size.
     resamples = rest == ["downsample"] or rest == ["upsample"]
     block = int(level) if way == "down" else num_levels - 1 - int(level)
     if rest == ["downsample"]:
@@ -116,7 +117,7 @@ def _top(name: str, num_levels: int) -> str:
 
 
 def with_new_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors, those of attention by today's names: "query" has become "to_q"."""
+    """Renames the tensors of attention to today's names: query becomes to_q."""
 
     def new(name: str) -> str:
         return re.sub(
@@ -126,5 +127,5 @@ def with_new_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
         )
 
     renamed = {new(name): tensor for name, tensor in tensors.items()}
-    # A file with both names keeps the old one, to be refused as unknown.
+    # In a file with both names, the old name stays and raises as unknown.
     return renamed if len(renamed) == len(tensors) else dict(tensors)

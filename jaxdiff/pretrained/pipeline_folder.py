@@ -1,13 +1,13 @@
-"""Reads a model folder in diffusers' layout, and writes one.
+"""Model folders in diffusers' layout: reading and writing.
 
     model_index.json                                   the pipeline and its parts
     unet/config.json                                   the network
     unet/diffusion_pytorch_model.safetensors           its parameters
     scheduler/scheduler_config.json                    schedule, prediction, sampler
 
-The first published ones, google/ddpm-cat-256 and the like, have it all in one folder. A
-bare UNet2DModel folder holds what is in unet/ alone. `jaxdiff.json` is ours: what
-diffusers has no place for.
+The first published models, such as google/ddpm-cat-256, have all files in one folder.
+A bare UNet2DModel folder holds the files of unet/ alone. `jaxdiff.json` is jaxdiff's
+own file, with the entries that diffusers has no place for.
 """
 
 import os
@@ -37,7 +37,7 @@ from jaxdiff.training.model import Model as TrainedModel
 from jaxdiff.typing import Params
 
 VERSION = "0.42.1"
-"""The version of diffusers that wrote and read such folders in the tests."""
+"""Version of diffusers that wrote and read such folders in the tests."""
 OURS = "jaxdiff.json"
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
 
@@ -51,48 +51,48 @@ def from_diffusers(
     allow_bin: bool = False,
     base: Experiment | None = None,
 ) -> Run:
-    """The model in a local folder of Hugging Face's diffusers library.
+    """Loads the model in a local folder of Hugging Face's diffusers library.
 
-    Nothing in the folder is executed, and nothing is half-loaded: every tensor is used
-    once and every parameter filled.
+    Nothing in the folder is executed. Every tensor is used once and every parameter is
+    filled; otherwise an error is raised.
 
     Args:
-        path: a folder with a model_index.json, or with a UNet2DModel alone.
-        num_steps: steps of the sampler, which such a folder does not say. By default
-            those of a call there: all times with DDPM, 50 with DDIM; and 20 with
+        path: a folder with a model_index.json, or a bare UNet2DModel folder.
+        num_steps: number of sampler steps, which such a folder does not contain. By
+            default all times for DDPM and 50 for DDIM, as in diffusers; 20 for
             DPM-Solver++ and UniPC.
-        variant: of the weights' files, such as "fp16".
-        null_class: the last of the class embeddings stands for no class, so that the
-            model can be guided.
-        allow_bin: read a .bin file where there is no safetensors file.
-        base: gives what the folder does not: data and training; with a bare
-            UNet2DModel also schedule, prediction and sampling. DDPM's by default.
+        variant: variant of the weights' files, such as "fp16".
+        null_class: if True, the last class embedding stands for no class, so that
+            guidance is possible.
+        allow_bin: if True, read a .bin file if there is no safetensors file.
+        base: source of the options that the folder lacks: data and training; with a
+            bare UNet2DModel also schedule, prediction and sampling. DDPM's by default.
 
     Returns:
-        The model, as `load` gives it.
+        The model, as `load` returns it.
 
     Raises:
         InputError: a file is missing or damaged, an option is not supported, or the
-            tensors are not those of the configuration.
+            tensors do not match the configuration.
 
     Warns:
-        UserWarning: the sampler goes another way here than there.
+        UserWarning: the sampler gives other images here than in diffusers.
     """
     compilation_cache.enable()
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"there is no folder '{path}': check the path")
+        raise InputError(f"there is no folder '{path}'. Check the path.")
     index = path / "model_index.json"
     is_pipeline = index.exists()
     if is_pipeline:
         _check_index(read_json(index), index)
     elif not (path / "config.json").exists():
         raise InputError(
-            f"'{path}' has no model_index.json and no config.json: name a folder that "
-            "diffusers wrote"
+            f"'{path}' must hold model_index.json or config.json, got neither. Name a "
+            "folder that diffusers wrote."
         )
     elif (path / CHECKPOINTS).exists():
-        raise InputError(f"'{path}' is a run of jaxdiff: it needs no import")
+        raise InputError(f"'{path}' is a run of jaxdiff. Use it without an import.")
     inner = _part(path, "unet") if is_pipeline else path
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
@@ -110,28 +110,28 @@ def from_diffusers(
     if outputs != model.outputs:
         raise InputError(
             f"'{inner / 'config.json'}': out_channels must be {outputs} "
-            f"for this prediction; got {model.outputs}"
+            f"for this prediction, got {model.outputs}"
         )
     params = _read_params(inner, model, variant, allow_bin)
     return Run(experiment, info, built, params, 0)
 
 
 def _outputs(model: TrainedModel) -> int:
-    """The number of a network's output channels."""
+    """Returns the number of output channels of a network."""
     return model.image_shape[-1] * (1 + model.prediction.learn_variance)
 
 
 def _part(path: Path, name: str) -> Path:
-    """Where a part of a pipeline is: in a folder of its name, or beside the index."""
+    """Returns the folder of a pipeline's part: its own, or the index's folder."""
     return path / name if (path / name).is_dir() else path
 
 
 def _check_index(record: dict[str, Any], path: Path) -> None:
-    """Refuses pipelines of more parts than a U-Net and a scheduler."""
     name = record.get("_class_name")
     if name not in _PIPELINES:
         raise InputError(
-            f"'{path}': the pipeline must be {', '.join(_PIPELINES)}; got {shown(name)}"
+            f"'{path}': _class_name must be one of {', '.join(_PIPELINES)}, got "
+            f"{shown(name)}"
         )
     parts = {
         key: value
@@ -140,24 +140,26 @@ def _check_index(record: dict[str, Any], path: Path) -> None:
     }
     if parts.keys() != {"unet", "scheduler"}:
         raise InputError(
-            f"'{path}': the parts must be unet and scheduler; got "
+            f"'{path}': the parts must be unet and scheduler, got "
             f"{', '.join(sorted(parts)) or 'none'}"
         )
     unet = parts["unet"]
     if not isinstance(unet, list) or unet[-1:] != ["UNet2DModel"]:
-        raise InputError(f"'{path}': unet must be a UNet2DModel; got {shown(unet)}")
+        raise InputError(f"'{path}': unet must be a UNet2DModel, got {shown(unet)}")
 
 
 def _read_model(path: Path, null_class: bool) -> Model:
-    """The U-Net of a config.json."""
+    """Returns the U-Net of a config.json."""
     record = read_json(path)
     name = record.get("_class_name", "UNet2DModel")
     if name not in ("UNet2DModel", "UNetUnconditionalModel"):
-        raise InputError(f"'{path}': it must be a UNet2DModel; got {shown(name)}")
+        raise InputError(
+            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}"
+        )
     data = {k: v for k, v in record.items() if not k.startswith("_")}
     if type(data.get("sample_size")) is int:
         data["sample_size"] = [data["sample_size"]] * 2
-    options = from_dict(UNet2DModel, data, f"'{path}' has what jaxdiff does not")
+    options = from_dict(UNet2DModel, data, f"'{path}' has unsupported entries")
     try:
         return options.model(null_class)
     except InputError as error:
@@ -171,15 +173,16 @@ def _with_scheduler(
     num_steps: int | None,
     ours: dict[str, Any],
 ) -> Experiment:
-    """The experiment with the schedule, prediction and sampling of a scheduler."""
+    """Returns the experiment with a scheduler's schedule, prediction and sampling."""
     path = folder / "scheduler_config.json"
     scheduler = read_scheduler(read_json(path), f"'{path}'")
     learns = model.outputs == 2 * model.image_shape[-1]
     variance = getattr(scheduler, "variance_type", None)
     if learns != (variance == "learned_range"):
         raise InputError(
-            f"'{path}': variance_type is {shown(variance)}, and the network has "
-            f"{model.outputs} outputs for {model.image_shape[-1]} channels"
+            f"'{path}': variance_type must be learned_range exactly if the network has "
+            f"two outputs per channel, got {shown(variance)} and {model.outputs} "
+            f"outputs for {model.image_shape[-1]} channels"
         )
     total = scheduler.num_train_timesteps
     steps = num_steps
@@ -187,14 +190,14 @@ def _with_scheduler(
         steps = min(DEFAULT_STEPS.get(type(scheduler), total), total)
     try:
         if not 1 <= steps <= total:
-            raise InputError(f"the number of steps must lie in 1..{total}; got {steps}")
+            raise InputError(f"num_steps must lie in 1..{total}, got {steps}")
         if scheduler.trained_betas is not None and "schedule" in ours:
             data = {"schedule": ours["schedule"]}
             options = from_dict(Experiment, data).schedule
             schedule: Any = options.build()
             given = np.asarray(scheduler.trained_betas, np.float32)
             if not np.array_equal(np.asarray(schedule.betas), given):
-                raise InputError(f"trained_betas are not those of {OURS}")
+                raise InputError(f"trained_betas must equal the betas in {OURS}")
         else:
             options = scheduler.schedule()
             schedule = options.build()
@@ -211,7 +214,7 @@ def _with_scheduler(
 
 
 def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
-    """The names of the classes, where we wrote them down."""
+    """Returns the class names stored in jaxdiff.json, or None if they do not fit."""
     names = ours.get("class_names")
     fits = isinstance(names, list) and len(names) == model.num_classes
     if not fits or not all(isinstance(name, str) for name in names or []):
@@ -222,7 +225,7 @@ def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
 def _read_params(
     folder: Path, model: Model, variant: str | None, allow_bin: bool
 ) -> Params:
-    """The parameters from the files of the weights."""
+    """Reads the parameters from the files of the weights."""
     shapes = model.shapes()
     found = places(shapes, len(model.config.widths))
     tensors = with_new_names(find_tensors(folder, variant, allow_bin))
@@ -246,12 +249,12 @@ def to_diffusers(
     """Writes a model as a folder that diffusers' `from_pretrained` loads.
 
     Args:
-        run: a run folder; or a model, from `load` or `from_diffusers`. Its averaged
+        run: a run folder, or a model from `load` or `from_diffusers`. Its averaged
             parameters are written.
-        path: a folder that is not there yet, or is empty.
+        path: a new or empty folder.
 
     Returns:
-        What to call the pipeline with for the images that the run's own sampling gives:
+        Arguments for calling the pipeline like the run's own sampling:
         "num_inference_steps", and for DDIM "eta" and "use_clipped_model_output".
 
     Raises:
@@ -261,7 +264,7 @@ def to_diffusers(
     run = run if isinstance(run, Run) else load(run)
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"'{path}' is there already: choose another, or remove it")
+        raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
     model = Model(

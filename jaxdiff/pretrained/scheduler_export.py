@@ -1,4 +1,4 @@
-"""A schedule, prediction and sampler as the configuration of diffusers' scheduler."""
+"""Export of schedule, prediction and sampler to a scheduler_config.json."""
 
 from dataclasses import replace
 from typing import Any
@@ -44,26 +44,26 @@ def scheduler_of(
     prediction: Prediction,
     sampling: Sampling,
 ) -> tuple[Common, int]:
-    """A scheduler of diffusers, and the number of steps to call it with.
+    """Returns a scheduler of diffusers, and the number of steps to call it with.
 
     Raises:
         InputError: diffusers has no such schedule, prediction, sampler or spacing.
     """
     if not isinstance(schedule, Schedule):
         raise InputError(
-            "diffusers has discrete schedules only; this one is "
+            "schedule must be discrete for diffusers, got "
             f"{type(schedule_options).__name__}"
         )
     sampler = sampling.sampler
     if type(sampler) not in (DDPM, DDIM, DPMSolver, UniPC):
         raise InputError(
-            "diffusers has the samplers ancestral, ddim, dpm-solver and uni-pc; this "
-            f"is {option_name(type(sampler))}: export with another, --sampler"
+            "sampler must be ancestral, ddim, dpm-solver or uni-pc for diffusers, got "
+            f"{option_name(type(sampler))}. Export with another --sampler."
         )
     kinds = {cls: name for name, cls in PREDICTIONS.items()}
     if type(prediction) not in kinds:
         raise InputError(
-            "diffusers has the predictions eps, x0 and v; this run has "
+            "prediction must be eps, x0 or v for diffusers, got "
             f"{type(prediction).__name__}"
         )
     grid = grid_of(sampler.spacing, schedule)
@@ -86,22 +86,22 @@ def scheduler_of(
         if count <= schedule.num_steps and found.grid(count, schedule) == grid:
             return found, count
     raise InputError(
-        f"diffusers has no spacing like {sampler.spacing} with {type(base).__name__}: "
-        "export with another sampler, --sampler"
+        f"spacing must be available in diffusers' {type(base).__name__}, got "
+        f"{sampler.spacing}. Export with another --sampler."
     )
 
 
 def _base_of(
     sampler: Sampler, clip: bool, learned: bool, count: int, shared: dict[str, Any]
 ) -> Common:
-    """The scheduler of a sampler, before its spacing."""
+    """Returns the scheduler of a sampler, without its spacing."""
     if learned and not (
         isinstance(sampler, DPMSolver)
         or (isinstance(sampler, DDPM) and sampler.variance == LearnedRange())
     ):
         raise InputError(
-            "diffusers takes a network that learned a variance with the samplers "
-            "ancestral:variance=learned-range and dpm-solver; got "
+            "sampler must be ancestral:variance=learned-range or dpm-solver for "
+            "diffusers if the network learned a variance, got "
             f"{option_name(type(sampler))}"
         )
     if isinstance(sampler, DDPM):
@@ -110,7 +110,10 @@ def _base_of(
             LearnedRange(): "learned_range",
         }  # fmt: skip
         if sampler.variance not in variances:
-            raise InputError(f"diffusers has no variance {sampler.variance}")
+            raise InputError(
+                "variance must be fixed-small, fixed-large or learned-range for "
+                f"diffusers, got {sampler.variance}"
+            )
         return DDPMScheduler(
             **shared, variance_type=variances[sampler.variance], clip_sample=clip
         )
@@ -118,9 +121,12 @@ def _base_of(
         return DDIMScheduler(**shared, clip_sample=clip)
     if isinstance(sampler, DPMSolver):
         if sampler.eta not in (0, 1):
-            raise InputError(f"diffusers has the eta 0 or 1; got {sampler.eta:g}")
+            raise InputError(f"eta must be 0 or 1 for diffusers, got {sampler.eta:g}")
         if sampler.order == 3:
-            raise InputError("diffusers' third order is another: export with order 2")
+            raise InputError(
+                "order must be 1 or 2 for diffusers, whose third order differs, got 3. "
+                "Export with order 2."
+            )
         return DPMSolverMultistepScheduler(
             **shared,
             thresholding=clip,
@@ -128,11 +134,11 @@ def _base_of(
             algorithm_type="sde-dpmsolver++" if sampler.eta else "dpmsolver++",
             solver_type=sampler.variant,
             lower_order_final=sampler.lower_order_final,
-            # Of 15 steps and more, diffusers heeds only this.
+            # From 15 steps on, diffusers reads only this option.
             euler_at_final=sampler.lower_order_final and count >= 15,
             variance_type="learned_range" if learned else None,
         )
-    assert isinstance(sampler, UniPC), "the caller refuses others"
+    assert isinstance(sampler, UniPC), "the caller has checked the type"
     return UniPCMultistepScheduler(
         **shared,
         thresholding=clip,
@@ -143,7 +149,7 @@ def _base_of(
 
 
 def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, Any]:
-    """The fields of a schedule; a list of betas where diffusers has no name for it."""
+    """Returns the fields of a schedule; a list of betas if diffusers has no name."""
     base: Any = options.base if isinstance(options, ZeroTerminalSNR) else options
     rescaled = isinstance(options, ZeroTerminalSNR)
     found: dict[str, Any] = {"num_train_timesteps": schedule.num_steps}
@@ -164,7 +170,7 @@ def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, 
 
 
 def scheduler_record(scheduler: Common) -> dict[str, Any]:
-    """What its scheduler_config.json holds."""
+    """Returns the contents of a scheduler_config.json."""
     record = to_dict(scheduler)
     if record.get("lambda_min_clipped", 0) is None:
         del record["lambda_min_clipped"]

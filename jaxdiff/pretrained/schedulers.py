@@ -1,7 +1,7 @@
-"""The configurations of diffusers' schedulers, as ours and back.
+"""Import of diffusers' schedulers as schedule, prediction and sampler.
 
-A scheduler there is a schedule, a prediction, a spacing and a sampler in one. The
-number of steps is not in its file: there it is given with each call.
+A scheduler of diffusers combines a schedule, a prediction, a spacing and a sampler.
+Its file does not contain the number of steps, which is an argument of each call.
 """
 
 import warnings
@@ -42,11 +42,11 @@ PREDICTIONS: dict[str, Any] = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 _LEGACY = (
     "tensor_format", "timestep_values", "skip_prk_steps", "interpolation_type",
 )  # fmt: skip
-"""Fields of older versions and other schedulers, which change nothing."""
+"""Fields of older versions and other schedulers that change nothing."""
 
 
 class Grid(NamedTuple):
-    """Where a chain goes: integer times, noisiest first, and whether to the data."""
+    """Time grid: integer times, noisiest first; `to_data` if it ends at the data."""
 
     times: tuple[int, ...]
     to_data: bool
@@ -54,7 +54,7 @@ class Grid(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """The fields of every scheduler, with the values of them that we have."""
+    """Fields of every scheduler; their types list the supported values."""
 
     num_train_timesteps: int = 1000
     beta_start: float = 1e-4
@@ -70,13 +70,13 @@ class Common:
     rescale_betas_zero_snr: bool = False
 
     def schedule(self) -> ScheduleOptions:
-        """The noise schedule.
+        """Returns the noise schedule.
 
         Raises:
-            InputError: it is by betas of its own.
+            InputError: the schedule is a list of betas.
         """
         if self.trained_betas is not None:
-            raise InputError("trained_betas: a schedule by a list of betas is not here")
+            raise InputError("trained_betas must be null, got a list of betas")
         base: Linear | Quadratic | Cosine
         if self.beta_schedule == "squaredcos_cap_v2":
             base = Cosine(num_steps=self.num_train_timesteps)
@@ -90,32 +90,32 @@ class Common:
         return ZeroTerminalSNR(base=base) if self.rescale_betas_zero_snr else base
 
     def prediction(self, learn_variance: bool) -> Prediction:
-        """What the network predicts."""
+        """Returns the network's prediction."""
         return PREDICTIONS[self.prediction_type](learn_variance=learn_variance)
 
     def clips(self) -> bool:
-        """Whether images are clipped to [-1, 1].
+        """Returns True if images are clipped to [-1, 1].
 
         Raises:
-            InputError: they are clipped to another range.
+            InputError: images are clipped to another range.
         """
         if self.thresholding and self.sample_max_value != 1:
             raise InputError(
-                "thresholding with sample_max_value "
-                f"{self.sample_max_value:g} is not here; 1 is, which is clipping"
+                "sample_max_value must be 1 (clipping) with thresholding, got "
+                f"{self.sample_max_value:g}"
             )
         return self.thresholding
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """How its pipeline draws images by so many steps."""
+        """Returns the sampling of diffusers' pipeline with this number of steps."""
         raise NotImplementedError
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Where a chain of so many steps goes."""
+        """Returns the time grid of a sampling loop with this number of steps."""
         raise NotImplementedError
 
     def spacing(self, num_steps: int, schedule: Schedule) -> Spacing:
-        """A spacing of ours that goes there."""
+        """Returns a spacing of jaxdiff with the same time grid."""
         wanted = self.grid(num_steps, schedule)
         count, offset = num_steps, self.steps_offset
         candidates: list[Spacing] = [AllTimes()]
@@ -130,12 +130,12 @@ class Common:
             try:
                 if grid_of(candidate, schedule) == wanted:
                     return candidate
-            except InputError:  # it has no such steps
+            except InputError:  # the candidate has no such grid
                 continue
         return Times(times=tuple(map(float, wanted.times)), to_data=wanted.to_data)
 
     def _of_each_step(self, num_steps: int) -> list[int]:
-        """The times of DDPM and DDIM."""
+        """Returns the times of DDPM and DDIM."""
         total = self.num_train_timesteps
         if self.timestep_spacing == "linspace":
             times: Any = np.linspace(0, total - 1, num_steps).round()[::-1]
@@ -147,7 +147,7 @@ class Common:
         return [int(t) for t in times]
 
     def _before_the_last(self, num_steps: int, end: int) -> list[int]:
-        """The times of the multistep schedulers, from below `end`."""
+        """Returns the times of the multistep schedulers, all below `end`."""
         if self.timestep_spacing == "linspace":
             times: Any = np.linspace(0, end - 1, num_steps + 1).round()[::-1][:-1]
         elif self.timestep_spacing == "leading":
@@ -164,21 +164,21 @@ def _trailing(total: int, num_steps: int) -> list[int]:
 
 
 def grid_of(spacing: Spacing, schedule: Schedule) -> Grid:
-    """Where a spacing of ours goes on a discrete schedule."""
+    """Returns the time grid of a spacing on a discrete schedule."""
     levels = spacing.levels(schedule)
     to_data = bool(levels.sigma[-1] == 0)
     times = np.asarray(levels.t)
     if (times != times.round()).any():
         raise InputError(
-            f"diffusers has whole times only, and {spacing} has others: export with "
-            "another sampler, --sampler"
+            f"spacing must have integer times for diffusers, got {spacing}. Export "
+            "with another --sampler."
         )
     return Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDPMScheduler(Common):
-    """The ancestral sampler."""
+    """Ancestral sampler."""
 
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     variance_type: Literal[
@@ -188,11 +188,11 @@ class DDPMScheduler(Common):
     clip_sample_range: float = 1.0
 
     def clips(self) -> bool:
-        """Whether images are clipped to [-1, 1]."""
+        """Returns True if images are clipped to [-1, 1]."""
         return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """How its pipeline draws images by so many steps."""
+        """Returns the sampling of diffusers' pipeline with this number of steps."""
         variance: Variance = FixedSmall()
         if self.variance_type == "fixed_large":
             variance = FixedLarge()
@@ -203,13 +203,13 @@ class DDPMScheduler(Common):
         return Sampling(sampler=sampler, clip=self.clips())
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Where a chain of so many steps goes."""
+        """Returns the time grid of a sampling loop with this number of steps."""
         return Grid(tuple(self._of_each_step(num_steps)), True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DDIMScheduler(Common):
-    """DDIM; eta is given with a call there, and 0 by default."""
+    """DDIM; eta is an argument of each call in diffusers, 0 by default."""
 
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     clip_sample: bool = True
@@ -217,39 +217,39 @@ class DDIMScheduler(Common):
     set_alpha_to_one: bool = True
 
     def clips(self) -> bool:
-        """Whether images are clipped to [-1, 1]."""
+        """Returns True if images are clipped to [-1, 1]."""
         return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """How its pipeline draws images by so many steps."""
+        """Returns the sampling of diffusers' pipeline with this number of steps."""
         times = self._of_each_step(num_steps)
         stride = self.num_train_timesteps // num_steps
         if any(a - b != stride for a, b in pairwise(times)):
             warnings.warn(
-                f"DDIM of {num_steps} steps with the spacing {self.timestep_spacing} "
-                f"leaves its own grid in diffusers, by strides of {stride}: here it "
-                "goes from each time to the next, to other images",
+                f"imported DDIM of {num_steps} steps with timestep_spacing "
+                f"{self.timestep_spacing} to step from each time to the next; "
+                f"diffusers steps by strides of {stride} and draws other images",
                 stacklevel=2,
             )
         clip, spacing = self.clips(), self.spacing(num_steps, schedule)
         return Sampling(sampler=DDIM(spacing=spacing), clip=clip, keep_eps=clip)
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Where a chain of so many steps goes."""
+        """Returns the time grid of a sampling loop with this number of steps."""
         times = self._of_each_step(num_steps)
         if self.set_alpha_to_one:
             return Grid(tuple(times), True)
         if times[-1] == 0 and self.clips():
             raise InputError(
-                "set_alpha_to_one false with clip_sample: a last step from time 0 to "
-                "itself, which clips, is not here"
+                "set_alpha_to_one must be true with clip_sample if the last time is 0, "
+                "got false: a clipping step from time 0 to itself is not supported"
             )
         return Grid((*(t for t in times if t), 0), False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Multistep(Common):
-    """What the multistep schedulers share."""
+    """Fields of the multistep schedulers."""
 
     solver_order: Literal[1, 2, 3] = 2
     lower_order_final: bool = True
@@ -263,14 +263,14 @@ class Multistep(Common):
     time_shift_type: str = "exponential"
 
     def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Where a chain of so many steps goes."""
+        """Returns the time grid of a sampling loop with this number of steps."""
         times = self._before_the_last(num_steps, self.end(schedule))
         if self.final_sigmas_type == "zero":
             return Grid(tuple(times), True)
         return Grid((*(t for t in times if t), 0), False)
 
     def end(self, schedule: Schedule) -> int:
-        """The number of times that are used."""
+        """Returns the number of times that the scheduler uses."""
         return self.num_train_timesteps
 
 
@@ -286,19 +286,19 @@ class DPMSolverMultistepScheduler(Multistep):
     variance_type: Literal["learned_range"] | None = None
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """How its pipeline draws images by so many steps."""
+        """Returns the sampling of diffusers' pipeline with this number of steps."""
         few = self.lower_order_final and num_steps < 15
-        # It lowers the last step alone; that onto the data is lowered anyway.
+        # euler_at_final lowers the last step only; one onto the data is lowered anyway.
         euler = self.euler_at_final and self.final_sigmas_type != "zero"
         if euler and not few and self.solver_order == 3:
             raise InputError(
-                "euler_at_final with final_sigmas_type sigma_min and solver_order 3: "
-                "not here"
+                "solver_order must be 1 or 2 with euler_at_final and final_sigmas_type "
+                "sigma_min, got 3"
             )
         if self.solver_order == 3:
             warnings.warn(
-                "solver_order 3 leaves out half of the third-order term in diffusers; "
-                "here the term is whole, and gives other images",
+                "imported solver_order 3 with the whole third-order term; diffusers "
+                "uses half of the term and draws other images",
                 stacklevel=2,
             )
         sampler = DPMSolver(
@@ -311,7 +311,7 @@ class DPMSolverMultistepScheduler(Multistep):
         return Sampling(sampler=sampler, clip=self.clips())
 
     def end(self, schedule: Schedule) -> int:
-        """The number of times that are used."""
+        """Returns the number of times that the scheduler uses."""
         if self.lambda_min_clipped is None:
             return self.num_train_timesteps
         alphas_bar = np.asarray(schedule.alphas_bar, np.float64)
@@ -321,7 +321,7 @@ class DPMSolverMultistepScheduler(Multistep):
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCMultistepScheduler(Multistep):
-    """UniPC, in x_0."""
+    """UniPC with the prediction of x_0."""
 
     predict_x0: Literal[True] = True
     solver_type: Literal["bh1", "bh2"] = "bh2"
@@ -332,10 +332,10 @@ class UniPCMultistepScheduler(Multistep):
     shift_terminal: Literal[None] = None
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """How its pipeline draws images by so many steps."""
+        """Returns the sampling of diffusers' pipeline with this number of steps."""
         if self.disable_corrector:
             raise InputError(
-                f"disable_corrector must be empty; got {self.disable_corrector}"
+                f"disable_corrector must be empty, got {self.disable_corrector}"
             )
         sampler = UniPC(
             spacing=self.spacing(num_steps, schedule),
@@ -356,39 +356,39 @@ _CLASSES: tuple[type[Common], ...] = Scheduler.__args__
 DEFAULT_STEPS: dict[type[Common], int] = {
     DDIMScheduler: 50, DPMSolverMultistepScheduler: 20, UniPCMultistepScheduler: 20
 }  # fmt: skip
-"""Where a call does not say; by DDPM all times."""
+"""Default number of steps; all times for DDPM."""
 
 
 def _clips(clip: bool, limit: float) -> bool:
     if clip and limit != 1:
-        raise InputError(f"clip_sample_range must be 1; got {limit:g}")
+        raise InputError(f"clip_sample_range must be 1, got {limit:g}")
     return clip
 
 
 def read_scheduler(record: Mapping[str, Any], where: str) -> Common:
-    """The scheduler of a scheduler_config.json.
+    """Returns the scheduler of a scheduler_config.json, read from the file `where`.
 
     Raises:
-        InputError: a field is unknown, or has a value that we do not have.
+        InputError: a field is unknown, or has an unsupported value.
     """
     names = {cls.__name__: cls for cls in _CLASSES}
     name = record.get("_class_name")
     if not isinstance(name, str) or name not in names:
         raise InputError(
-            f"{where}: the scheduler must be {', '.join(names)}; got {shown(name)}"
+            f"{where}: _class_name must be one of {', '.join(names)}, got {shown(name)}"
         )
     cls = names[name]
     own = {field.name for field in fields(cls)}
-    # A scheduler made from another's configuration keeps the fields of that.
+    # A scheduler made from the configuration of another keeps the other's fields.
     others = {field.name for other in _CLASSES for field in fields(other)} - own
     data = {
         key: value
         for key, value in record.items()
         if not key.startswith("_") and key not in others and key not in _LEGACY
     }
-    epsilon = data.pop("predict_epsilon", None)  # of versions before prediction_type
+    epsilon = data.pop("predict_epsilon", None)  # from versions before prediction_type
     if epsilon is not None:
         data.setdefault("prediction_type", "epsilon" if epsilon else "sample")
     if data.get("lambda_min_clipped") == -np.inf:
         data["lambda_min_clipped"] = None
-    return from_dict(cls, data, f"{where} has what jaxdiff does not")
+    return from_dict(cls, data, f"{where} has unsupported entries")

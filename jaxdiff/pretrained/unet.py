@@ -1,4 +1,4 @@
-"""The configuration of diffusers' UNet2DModel, as our U-Net's and back."""
+"""Configuration of diffusers' UNet2DModel: import and export."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -18,13 +18,13 @@ _MOST_LAYERS, _MOST_CHANNELS = 64, 2**16
 
 
 class Model(NamedTuple):
-    """A U-Net and what its images are.
+    """A U-Net, and the shape and classes of its images.
 
     Attributes:
-        config: its options.
+        config: options of the U-Net.
         image_shape: height, width, channels.
-        outputs: the channels of the output.
-        num_classes: without the null class; None where there are none.
+        outputs: number of output channels.
+        num_classes: number of classes without the null class; None if unconditional.
     """
 
     config: UNetConfig
@@ -33,7 +33,7 @@ class Model(NamedTuple):
     num_classes: int | None
 
     def shapes(self) -> Params:
-        """The shapes of the parameters."""
+        """Returns the shapes of the parameters."""
         channels = self.image_shape[-1]
         network = self.config.build(self.outputs, self.num_classes, channels)
         return param_shapes(network, self.image_shape, self.num_classes)
@@ -41,9 +41,9 @@ class Model(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class UNet2DModel:
-    """The fields of its config.json, with the values of them that we have.
+    """Fields of a UNet2DModel's config.json; their types list the supported values.
 
-    A field of which one value only is written here is one that we do not have.
+    A field with a single value is not supported otherwise.
     """
 
     sample_size: tuple[int, ...] | None = None
@@ -80,20 +80,20 @@ class UNet2DModel:
     num_train_timesteps: int | None = None
 
     def model(self, null_class: bool) -> Model:
-        """Our U-Net.
+        """Returns the U-Net of jaxdiff.
 
         Args:
-            null_class: whether the last of the class embeddings stands for no class.
+            null_class: if True, the last class embedding stands for no class.
 
         Raises:
-            InputError: a field has a value that we do not have.
+            InputError: a field has an unsupported value.
         """
         self._check_sizes()
         size = self.sample_size
         if size is None:
             raise InputError(
-                "sample_size is null, on which the levels with attention depend: write "
-                "the images' height and width there"
+                "sample_size must be the images' height and width, got null. Set it: "
+                "the levels with attention depend on it."
             )
         scale_shift = self.resnet_time_scale_shift == "scale_shift"
         norm_groups = self.attn_norm_num_groups
@@ -105,14 +105,14 @@ class UNet2DModel:
         elif norm_groups not in (None, self.norm_num_groups):
             raise InputError(
                 "attn_norm_num_groups must be norm_num_groups "
-                f"({self.norm_num_groups}); got {norm_groups}"
+                f"({self.norm_num_groups}), got {norm_groups}"
             )
         resample, levels = self._levels()
         embeddings = self.num_class_embeds
         if null_class and (embeddings is None or embeddings < 2):
             raise InputError(
-                "a null class is asked for, the last of the class embeddings; "
-                f"num_class_embeds is {embeddings}"
+                "num_class_embeds must be at least 2 if the last class embedding is "
+                f"the null class, got {embeddings}"
             )
         embedding: Sinusoids | Fourier = Fourier(divide=True)
         if self.time_embedding_type == "positional":
@@ -146,19 +146,18 @@ class UNet2DModel:
                 None if embeddings is None else embeddings - null_class,
             )
 
-        # Ours makes fewer groups where one would be of a single channel.
+        # jaxdiff makes fewer groups if a group would have a single channel.
         for smallest in (2, 1):
             found = model(smallest)
             counts = norm_groups_of(found)
             if counts == {self.norm_num_groups}:
                 return found
         raise InputError(
-            f"norm_num_groups {self.norm_num_groups} does not divide the channels of "
-            "every norm"
+            "norm_num_groups must divide the channels of every norm, got "
+            f"{self.norm_num_groups}"
         )
 
     def _check_sizes(self) -> None:
-        """Refuses sizes of which no network could be made."""
         for name, most in (
             ("layers_per_block", _MOST_LAYERS), ("in_channels", _MOST_CHANNELS),
             ("out_channels", _MOST_CHANNELS), ("norm_num_groups", _MOST_CHANNELS),
@@ -168,24 +167,24 @@ class UNet2DModel:
             value = getattr(self, name)
             values = value if isinstance(value, tuple) else (value,)
             if not values or not all(v is None or 1 <= v <= most for v in values):
-                raise InputError(f"{name} must lie in 1..{most}; got {value}")
+                raise InputError(f"{name} must lie in 1..{most}, got {value}")
         if self.sample_size is not None and len(self.sample_size) > 2:
             raise InputError(
-                f"sample_size must be height and width; got {self.sample_size}"
+                f"sample_size must be height and width, got {self.sample_size}"
             )
         if self.mid_block_scale_factor != 1:
             raise InputError(
-                f"mid_block_scale_factor must be 1; got {self.mid_block_scale_factor:g}"
+                f"mid_block_scale_factor must be 1, got {self.mid_block_scale_factor:g}"
             )
         own = 4 * self.block_out_channels[0]
         if self.time_embedding_dim not in (None, own):
             raise InputError(
                 f"time_embedding_dim must be null or {own}, four times the first "
-                f"channels; got {self.time_embedding_dim}"
+                f"channels, got {self.time_embedding_dim}"
             )
 
     def _levels(self) -> tuple[Literal["conv", "blocks"], list[int]]:
-        """What changes the size between levels, and the levels with attention."""
+        """Returns the layer that changes the size, and the levels with attention."""
         count = len(self.block_out_channels)
         kinds: set[Literal["conv", "blocks"]] = set()
         attending = []
@@ -193,18 +192,18 @@ class UNet2DModel:
             ("down_block_types", _DOWN, "AttnDownBlock2D", self.downsample_type),
             ("up_block_types", _UP, "AttnUpBlock2D", self.upsample_type),
         ):
-            # At first they were called UNetResDownBlock2D and so on.
+            # Older versions have the names UNetResDownBlock2D and so on.
             blocks = [b.removeprefix("UNetRes") for b in getattr(self, name)]
             if len(blocks) != count:
                 raise InputError(
-                    f"{name} must name one for each of {count} block_out_channels; got "
-                    f"{len(blocks)}"
+                    f"{name} must have one entry per entry of block_out_channels "
+                    f"({count}), got {len(blocks)}"
                 )
             for block in blocks:
                 if block not in (*plain, attention):
                     raise InputError(
-                        f"{name} must be of {', '.join((*plain, attention))}; got "
-                        f"{block!r}"
+                        f"{name} must contain only {', '.join((*plain, attention))}, "
+                        f"got {block!r}"
                     )
             kinds |= {
                 _RESAMPLE[own] if b == attention else plain[b]  # type: ignore[misc]
@@ -216,18 +215,18 @@ class UNet2DModel:
         if attending[0] != attending[1]:
             raise InputError(
                 "down_block_types and up_block_types must have attention at the same "
-                f"sizes; got levels {attending[0]} and {attending[1]}"
+                f"sizes, got levels {attending[0]} and {attending[1]}"
             )
         if len(kinds) > 1:
             raise InputError(
                 "down_block_types and up_block_types must change the size all by "
-                "convolutions or all by residual blocks; got both"
+                "convolutions or all by residual blocks, got both"
             )
         return (kinds or {"conv"}).pop(), attending[0]
 
 
 def norm_groups_of(model: Model) -> set[int]:
-    """The numbers of groups that there are in the network's norms."""
+    """Returns the different numbers of groups in the network's norms."""
     config = model.config
     return {
         group_count(leaf.shape[0], config.groups, config.smallest_group)
@@ -237,25 +236,25 @@ def norm_groups_of(model: Model) -> set[int]:
 
 
 def unet_2d_of(model: Model) -> UNet2DModel:
-    """Our U-Net as diffusers has it.
+    """Converts a U-Net to the configuration of diffusers.
 
     Raises:
-        InputError: an option has a value that diffusers does not have.
+        InputError: an option has a value that diffusers does not support.
     """
     config = model.config
     if config.patch > 1:
-        raise InputError(f"diffusers has no network.patch; got {config.patch}")
+        raise InputError(f"network.patch must be 1 for diffusers, got {config.patch}")
     widths = config.widths
     if widths[0] != config.channels:
         raise InputError(
-            "diffusers has the first level's channels everywhere: network.multipliers "
-            f"must begin with 1; got {config.multipliers[0]:g}"
+            "network.multipliers must begin with 1 for diffusers, got "
+            f"{config.multipliers[0]:g}"
         )
     counts = norm_groups_of(model)
     if len(counts) > 1:
         raise InputError(
-            "diffusers has one number of groups for all norms; here they are "
-            f"{', '.join(map(str, sorted(counts)))}: train with another network.groups"
+            "all norms must have the same number of groups for diffusers, got "
+            f"{', '.join(map(str, sorted(counts)))}. Train with another network.groups."
         )
     (groups,) = counts
     height, width, channels = model.image_shape
@@ -269,26 +268,32 @@ def unet_2d_of(model: Model) -> UNet2DModel:
     if any(config.head_count(w) > 1 for w in attending):
         if len(heads) > 1:
             raise InputError(
-                "diffusers has as many channels in every head; here they are "
-                f"{', '.join(map(str, sorted(heads)))}: set network.head_channels"
+                "all heads must have the same number of channels for diffusers, got "
+                f"{', '.join(map(str, sorted(heads)))}. Set network.head_channels."
             )
         (head_channels,) = heads
     blocks = config.resample == "blocks"
     if config.middle == "attention-without-norm" and not config.scale_shift:
         raise InputError(
-            "diffusers has network.middle attention-without-norm with scale_shift only"
+            "network.scale_shift must be true for diffusers with network.middle "
+            "attention-without-norm, got false"
         )
     embedding = config.embedding
     shared: dict[str, Any] = {}
     if isinstance(embedding, Fourier):
         if not embedding.divide:
-            raise InputError("diffusers has network.embedding fourier with divide only")
+            raise InputError(
+                "network.embedding.divide must be true for diffusers, got false"
+            )
         shared["time_embedding_type"] = "fourier"
     else:
         shared["flip_sin_to_cos"] = embedding.order == "cos-sin"
         shared["freq_shift"] = int(embedding.shift)
         if embedding.shift not in (0, 1):
-            raise InputError(f"diffusers has the shift 0 or 1; got {embedding.shift:g}")
+            raise InputError(
+                "network.embedding.shift must be 0 or 1 for diffusers, got "
+                f"{embedding.shift:g}"
+            )
     down = "ResnetDownsampleBlock2D" if blocks else "DownBlock2D"
     up = "ResnetUpsampleBlock2D" if blocks else "UpBlock2D"
     kind: Any = "resnet" if blocks else "conv"

@@ -1,7 +1,7 @@
-"""The tensors of a model folder: looked at first, read when they are known to fit.
+"""Tensors of a model folder: names and shapes are checked before any values are read.
 
-By default from safetensors files alone, which hold numbers and nothing that could run.
-The library of that format checks that sizes, shapes and the file's length agree.
+By default only safetensors files are read, which hold numbers and no code. The library
+of this format checks that sizes, shapes and the file's length agree.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ from jaxdiff.storage.files import read_json
 from jaxdiff.storage.torch_pickle import read_torch
 
 STEM = "diffusion_pytorch_model"
-"""Of the names of a model's files in diffusers."""
+"""First part of the weight files' names in diffusers."""
 _DTYPES = ("F32", "F16", "BF16")
 
 
 class Tensor(NamedTuple):
-    """What a file says of a tensor, and how to get its numbers."""
+    """Shape and type of a tensor in a file, and a function that reads its values."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -31,14 +31,14 @@ class Tensor(NamedTuple):
 def find_tensors(
     folder: Path, variant: str | None = None, allow_bin: bool = False
 ) -> dict[str, Tensor]:
-    """The tensors of a model folder, by their names; none is read yet.
+    """Returns the tensors of a model folder by name; no values are read yet.
 
     Args:
-        folder: where the model's config.json lies.
-        variant: such as "fp16", of the files' names; by default the files without one,
-            and where there are none the only variant.
-        allow_bin: also take a .bin file where there is no safetensors file. It is a
-            pickle, of which `torch_file` makes numbers and runs nothing.
+        folder: folder of the model's config.json.
+        variant: variant in the files' names, such as "fp16". By default the files
+            without a variant, or the only variant if there are none.
+        allow_bin: if True, read a .bin file if there is no safetensors file. It is a
+            pickle; `read_torch` makes only arrays of it and executes nothing.
 
     Raises:
         InputError: there are no such files, or they are damaged.
@@ -56,14 +56,14 @@ def find_tensors(
             for name, array in read_torch(binary).items()
         }
     ending = f" of the variant {variant}" if variant else ""
-    pickle = "; it has a .bin file, a pickle, which --bin reads" * binary.exists()
+    pickle = ". Read its .bin file, a pickle, with --bin." * binary.exists()
     raise InputError(
-        f"'{folder}' has no weights{ending}: {STEM}.safetensors is missing{pickle}"
+        f"'{folder}' must hold weights{ending}, got no {STEM}.safetensors{pickle}"
     )
 
 
 def _candidates(folder: Path, variant: str | None) -> list[str]:
-    """The names of what may hold the weights, the best first; they are there."""
+    """Returns the names of existing files that may hold the weights, the best first."""
     plain = [f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"]
     if variant is not None:
         plain = [
@@ -81,14 +81,14 @@ def _candidates(folder: Path, variant: str | None) -> list[str]:
     )
     if len(others) > 1:
         raise InputError(
-            f"'{folder}' has several variants of the weights ({', '.join(others)}): "
-            "choose one with --variant"
+            f"'{folder}' must have one variant of the weights, got "
+            f"{', '.join(others)}. Choose one with --variant."
         )
     return others
 
 
 def _of_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one safetensors file."""
+    """Returns the tensors of one safetensors file."""
     safetensors = require("safetensors")
     try:
         with safetensors.safe_open(path, "numpy") as file:
@@ -112,25 +112,25 @@ def _of_file(path: Path) -> dict[str, Tensor]:
 
 
 def _of_index(path: Path) -> dict[str, Tensor]:
-    """The tensors of the files that an index names, each where it says."""
+    """Returns the tensors of the files that an index names."""
     places = read_json(path).get("weight_map")
     if not isinstance(places, dict) or not all(
         isinstance(x, str) for x in places.values()
     ):
-        raise InputError(f"'{path}' has no weight_map of names: it is no index")
+        raise InputError(f"'{path}' must be an index with a weight_map of names")
     found: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(
-                f"'{path}' names {shown(name)}, which is no safetensors file beside it"
+                f"'{path}' must name safetensors files in its folder, got {shown(name)}"
             )
         tensors = _of_file(path.with_name(name))
         wanted = {tensor for tensor, place in places.items() if place == name}
         differing = sorted(wanted ^ tensors.keys())
         if differing:
             raise InputError(
-                f"'{path.with_name(name)}' does not hold what its index says: "
-                f"{', '.join(differing)}"
+                f"'{path.with_name(name)}' must hold the tensors that its index names, "
+                f"got differences in {', '.join(differing)}"
             )
         found |= tensors
     return found
@@ -139,10 +139,16 @@ def _of_index(path: Path) -> dict[str, Tensor]:
 def check_tensors(
     tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], where: Path
 ) -> None:
-    """Refuses tensors that are not these ones, each of its shape and of floats.
+    """Checks names, shapes and types of the tensors.
+
+    Args:
+        tensors: tensors of a folder, by name.
+        shapes: expected shapes, by name.
+        where: the folder, for error messages.
 
     Raises:
-        InputError: it lists what is missing, unknown, or of another shape or type.
+        InputError: a tensor is missing, unknown, or of another shape or type; the
+            message lists them.
     """
     missing = sorted(shapes.keys() - tensors.keys())
     unknown = sorted(tensors.keys() - shapes.keys())
@@ -167,20 +173,20 @@ def check_tensors(
     ]  # fmt: skip
     if reasons:
         raise InputError(
-            f"the tensors in '{where}' are not those of its config.json: "
+            f"the tensors in '{where}' must match its config.json, got "
             f"{'; '.join(reasons)}"
         )
 
 
 def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a safetensors file as diffusers does for PyTorch."""
+    """Writes a safetensors file in the form that diffusers writes for PyTorch."""
     module: Any = require("safetensors.numpy")
     contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
     module.save_file(contiguous, path, metadata={"format": "pt"})
 
 
 def _name_of(dtype: np.dtype) -> str:
-    """A type's name as safetensors has it."""
+    """Returns the name of a type in safetensors."""
     return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(
         dtype.name, dtype.name
     )
@@ -188,5 +194,6 @@ def _name_of(dtype: np.dtype) -> str:
 
 def _unreadable(path: Path, error: Exception) -> InputError:
     return InputError(
-        f"'{path}' is no whole safetensors file ({first_line(error)}): get it again"
+        f"'{path}' must be a complete safetensors file, got: {first_line(error)}. "
+        "Download it again."
     )

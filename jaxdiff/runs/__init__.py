@@ -1,4 +1,4 @@
-"""A run folder: its loop, log and checkpoints, and the trained model in it."""
+"""A run folder: training loop, log, checkpoints, and the trained model in it."""
 
 from jaxdiff.runs.load import Run as Run
 from jaxdiff.runs.load import load as load

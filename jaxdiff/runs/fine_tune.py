@@ -1,4 +1,4 @@
-"""Fine-tuning: a run that starts from the model of another (`Experiment.init`)."""
+"""Fine-tuning: a run that starts from the model of another run (`Experiment.init`)."""
 
 import math
 import warnings
@@ -17,13 +17,13 @@ from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 
 MODEL = ("network", "schedule", "prediction", "objective", "sampling")
-"""The parts of an experiment that belong to the model."""
+"""Parts of an experiment that belong to the model."""
 FREE = ("dropout", "label_dropout", "dtype", "remat")
-"""The options of a network that may change without a word."""
+"""Network options that may differ without a warning."""
 
 
 def with_model_of(experiment: Experiment, workdir: Path) -> Experiment:
-    """The experiment with the network, schedule and so on of a run folder.
+    """Returns the experiment with the parts `MODEL` of the run in a folder.
 
     Raises:
         InputError: there is no run, or its config.json cannot be read.
@@ -33,21 +33,21 @@ def with_model_of(experiment: Experiment, workdir: Path) -> Experiment:
 
 
 def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
-    """The parameters that a run starts from, by their names; none without `init`.
+    """Returns the initial parameters of a run, by name; none without `init`.
 
     Args:
-        experiment: the run's; the parameters lie on the devices as its layout says.
+        experiment: the experiment of the run. Its layout places the parameters.
         wanted: the parameters of its network, or their shapes.
 
     Returns:
-        The average of the other run's parameters, where name and shape are the same.
+        The averaged parameters of the other run that agree in name and shape.
 
     Raises:
-        InputError: there is no such run, or it fits less than half of the network.
+        InputError: there is no such run, or it covers less than half of the network.
 
     Warns:
-        UserWarning: it names what does not fit, and starts anew, and the options in
-            which the other model was trained otherwise.
+        UserWarning: it lists the parameters that do not match and are reinitialized,
+            and the options in which the two models differ.
     """
     if experiment.init is None:
         return {}
@@ -62,13 +62,18 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
     size, total = _size(fits), _size(here)
     if 2 * size < total:
         raise InputError(
-            f"init: only {size / total:.0%} of the network is in '{experiment.init}' "
-            f"({first_few(misfits)}): take its network, or leave init out"
+            "init must name a run with at least half of the network's parameters, got "
+            f"{size / total:.0%} in '{experiment.init}' ({first_few(misfits)}). Use "
+            "its network, or remove init."
         )
     changed = differences(_options(run.experiment), _options(experiment))
     for told, parts in (
-        (f"of '{experiment.init}' this does not fit, and starts anew", misfits),
-        (f"the model of '{experiment.init}' was trained otherwise", changed),
+        (
+            f"these parameters of '{experiment.init}' do not match and are "
+            "reinitialized",
+            misfits,
+        ),
+        (f"the model of '{experiment.init}' was trained with other options", changed),
     ):
         if parts and is_first():
             warnings.warn(f"{told}: {'; '.join(parts)}", stacklevel=2)
@@ -84,7 +89,7 @@ def _size(params: Mapping[str, Any]) -> int:
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:
-    """The options in which two models must agree to compute the same."""
+    """Returns the options that must be equal for two models to compute the same."""
     plain = to_dict(experiment)
     network = {k: v for k, v in plain["network"].items() if k not in FREE}
     return {

@@ -1,17 +1,17 @@
-"""A run folder: its files, what `config.json` says, and who may go on there.
+"""A run folder: its files, its `config.json`, and the checks before a resume.
 
 The folder holds
 
-    config.json      the experiment, and what the model must know of its data
+    config.json      the experiment, and the shape and fingerprint of its data
     checkpoints/     the newest train states
-    snapshots/       averages of the parameters, to make others of (`ema_lengths`)
-    metrics.jsonl    what the steps gave, one line every `log_every` of them
-    history.jsonl    when it was started with which versions and devices, and its speed;
-                     .history.jsonl.lock is held by the process that trains
-    tensorboard/     both of these, and the grids, for TensorBoard
-    grids/           samples while it trained, always from the same noise
+    snapshots/       averages of the parameters for post-hoc EMA (`ema_lengths`)
+    metrics.jsonl    metrics of the steps, one line every `log_every` steps
+    history.jsonl    each start with its versions and devices; throughput; events.
+                     The training process holds the lock .history.jsonl.lock
+    tensorboard/     metrics, throughput and grids for TensorBoard
+    grids/           samples during training, always from the same noise
     report.html      all of it on one page
-    nonfinite.json   the step that stopped it, where its loss was not finite
+    nonfinite.json   the step that stopped the run with a loss that was not finite
 """
 
 import json
@@ -44,28 +44,30 @@ NOT_TRAINING = (
     "training.max_skips",
     "network.remat",
 )
-"""The parts of an experiment that do not change what training computes."""
-_LARGEST = 2**20  # of an image's sides, channels and classes
+"""Parts of an experiment that do not change the result of training."""
+_LARGEST = 2**20  # most pixels per side, channels and classes
 
 
 def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
-    """The experiment and the data of a run folder.
+    """Returns the experiment and the data description of a run folder.
 
     Raises:
         InputError: there is no run, or its config.json cannot be read.
     """
     if not (workdir / CONFIG).exists():
-        raise InputError(f"there is no run in '{workdir}': train one, or name another")
+        raise InputError(
+            f"there is no run in '{workdir}'. Train one, or name another folder."
+        )
     return read_record(read_json(workdir / CONFIG))
 
 
 def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Records the configuration in the workdir."""
+    """Writes the configuration to the run folder."""
     write_json_atomic(workdir / CONFIG, _record(experiment, info))
 
 
 def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Refuses a workdir that holds a run of another configuration, or of other data."""
+    """Raises an InputError if the folder holds a run of other options or data."""
     if (workdir / CONFIG).exists():
         there = training_part(*read_config(workdir))
         _refuse_other(there, experiment, info, f"'{workdir}' holds a run")
@@ -74,11 +76,18 @@ def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None
 def check_record(
     record: dict[str, Any], workdir: Path, experiment: Experiment, info: DataInfo
 ) -> None:
-    """Refuses a checkpoint of another configuration, by what `train` put with it."""
+    """Raises an InputError for a checkpoint of another configuration.
+
+    Args:
+        record: JSON data that `train` stored with the checkpoint.
+        workdir: the run folder.
+        experiment: the expected experiment.
+        info: the expected data.
+    """
     there = record.get("configuration")
     what = f"the checkpoint of step {record['step']} in '{workdir}' is"
     if not isinstance(there, dict):
-        raise InputError(f"{what} not of a training run: choose another")
+        raise InputError(f"{what} not of a training run. Choose another.")
     _refuse_other(there, experiment, info, what)
 
 
@@ -88,7 +97,7 @@ def _refuse_other(
     here, there = training_part(experiment, info), serialization.with_new_names(there)
     told = there.get("info")
     if isinstance(told, dict) and told.get("fingerprint") is None:
-        here["info"]["fingerprint"] = None  # an older run, which did not record it
+        here["info"]["fingerprint"] = None  # older runs did not store it
         told.setdefault("fingerprint", None)
     found = serialization.differences(there, here)
     if not found:
@@ -96,36 +105,42 @@ def _refuse_other(
     if len(found) == 1 and found[0].startswith("info.fingerprint: "):
         raise InputError(
             f"{what} of other data (fingerprint {found[0].partition(': ')[2]}): images "
-            "or labels have changed: bring them back, or choose another --workdir"
+            "or labels have changed. Restore them, or choose another --workdir."
         )
     raise InputError(
-        f"{what} of another configuration ({'; '.join(found)}): choose another "
-        "--workdir, or the same options"
+        f"{what} of another configuration ({'; '.join(found)}). Choose another "
+        "--workdir, or the same options."
     )
 
 
 def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
-    """The experiment and data of a run folder's config.json."""
+    """Returns the experiment and the data description of a parsed config.json.
+
+    Raises:
+        InputError: the configuration is incomplete, or an option is not valid.
+    """
     try:
         info = _read_info(record["data"])
         experiment = record["experiment"]
-        # At first there was one prediction and one sampler, and no need to name them.
+        # The first version had one prediction and one sampler, without a type.
         experiment.get("prediction", {}).setdefault("type", "Eps")
         sampling = experiment.get("sampling", {})
         sampling.get("sampler", {}).setdefault("type", "Ancestral")
-        # And blocks were recomputed or not.
+        # Older versions store remat as a bool.
         network = experiment.get("network", {})
         if isinstance(network.get("remat"), bool):
             network["remat"] = "blocks" if network["remat"] else "none"
     except KeyError as error:
-        raise InputError(f"the run's config.json is incomplete: no {error}") from error
+        raise InputError(
+            f"the run's config.json is incomplete: {error} is missing"
+        ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return serialization.from_dict(Experiment, experiment), info
 
 
 def _read_info(data: dict[str, Any]) -> DataInfo:
-    """What a record says of its data."""
+    """Returns the data description of a config.json."""
     shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
     fingerprint, network = data.get("fingerprint"), data.get("network")
     are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
@@ -137,23 +152,25 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
         or not all(a is None or isinstance(a, str) for a in (fingerprint, network))
     ):
         raise InputError(
-            f"no data has image_shape {shown(shape)}, num_classes {shown(count)}, "
-            f"class_names {shown(names)} and fingerprint {shown(fingerprint)}"
-            + (f", with the network {shown(network)}" if network else "")
+            f"data must have valid entries, got image_shape {shown(shape)}, "
+            f"num_classes {shown(count)}, class_names {shown(names)}, "
+            f"fingerprint {shown(fingerprint)}"
+            + (f", network {shown(network)}" if network else "")
         )
     names = names and tuple(names)
     return DataInfo(tuple(shape), count, names, fingerprint, network)
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
-    """What config.json holds."""
+    """Returns the contents of config.json."""
     return {"experiment": serialization.to_dict(experiment), "data": info._asdict()}
 
 
 def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
-    """What two runs must share for one to go on where the other stopped."""
+    """Returns the options and data that must be equal to resume a run."""
     plain = json.loads(json.dumps(_record(experiment, info)))
-    # The record's "data" is the shape and the classes, the experiment's the options.
+    # "data" of config.json is the shape and classes; "data" of the experiment is the
+    # options of the dataset. The former is called "info" here.
     kept = plain["experiment"]
     for path in NOT_TRAINING:
         *parents, name = path.split(".")

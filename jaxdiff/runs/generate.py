@@ -1,4 +1,4 @@
-"""Images from a model and its parameters, on all devices, in chunks."""
+"""Sampling from a model and its parameters, on all devices, in chunks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,18 +20,18 @@ from jaxdiff.typing import Array, Params
 
 @dataclass(frozen=True)
 class Draw:
-    """The work of one device for `generate`; equal ones share what is compiled.
+    """Work of one device for `generate`; equal instances share one compiled program.
 
-    Compiled in are these fields and the kind of sampler. All else is an argument:
-    parameters, key, guidance weight and the sampler's numbers.
+    The fields and the type of the sampler are compiled in. Everything else is an
+    argument: parameters, key, guidance weight and the sampler's numbers.
 
     Attributes:
         model: the model.
         spacing: the sampler's time grid.
-        guided: whether there is a guidance weight.
-        clip: clip the estimate of x_0 to [-1, 1].
-        keep_eps: leave eps as predicted where x_0 is clipped.
-        every: steps between two states of the trajectory; None for images alone.
+        guided: if True, the guidance weight applies.
+        clip: if True, clip the estimate of x_0 to [-1, 1].
+        keep_eps: if True, keep eps as predicted when x_0 is clipped.
+        every: steps between two states of the trajectory; None returns images only.
     """
 
     model: Model
@@ -42,7 +42,7 @@ class Draw:
     every: int | None
 
     def __call__(self, shared: Any, batch: Any) -> Array:
-        """Returns images; the arguments are as `generate` puts them together."""
+        """Returns images, or trajectories; `generate` assembles the arguments."""
         params, key, weight, sampler = shared
         sampler = replace(sampler, spacing=self.spacing)
         indices, labels = batch
@@ -67,14 +67,16 @@ def check_request(
         InputError: an argument is out of range, or the sampler does not fit.
     """
     if num < 1:
-        raise InputError(f"the number of images must be at least 1; got {num}")
-    if num >= 2**31:  # of which an index is a 32-bit integer
-        raise InputError(f"the number of images must be below 2^31; got {num}")
+        raise InputError(f"num must be at least 1, got {num}")
+    if num >= 2**31:  # indices are 32-bit integers
+        raise InputError(f"num must be below 2^31, got {num}")
     check_seed(seed)
     if labels is not None:
         check_labels(jnp.asarray(labels), model.num_classes)
         if len(labels) != num:
-            raise InputError(f"{num} images need {num} labels; got {len(labels)}")
+            raise InputError(
+                f"labels must have one entry per image ({num}), got {len(labels)}"
+            )
     sampling.sampler.grid(model.schedule)
 
 
@@ -93,29 +95,30 @@ def generate(
 ) -> np.ndarray:
     """Draws images on all devices, one chunk after another.
 
-    Another seed, other labels or parameters, another guidance weight and other numbers
-    of the sampler (eta, churn) compile nothing again. Another time grid does.
+    Another seed, labels, parameters, guidance weight or number of the sampler (eta,
+    churn) compiles nothing again. Another time grid compiles again.
 
     Args:
         model: the model.
         params: its parameters.
         sampling: the sampler, guidance and clipping.
-        labels: integer classes [num], or shares of the classes, float [num, classes];
+        labels: integer classes [num], or weights of the classes, float [num, classes];
             None for any class.
-        seed: image i depends on (seed, indices[i]) and its label alone.
-        num: number of images; that of the labels by default.
-        parallel: layout of devices; all of this process by default.
-        indices: integers [num]; 0, 1, ... by default. Images of one index start from
-            the same noise.
-        every: return the trajectories (see `sample`) instead of the images.
-        on_chunk: called with the number of images done after each chunk.
+        seed: random seed. Image i depends only on (seed, indices[i]) and its label.
+        num: number of images; the number of labels by default.
+        parallel: layout of devices; all devices of this process by default.
+        indices: integers [num]; 0, 1, ... by default. Images with equal indices start
+            from the same noise.
+        every: return trajectories with a state every this many steps (see `sample`),
+            instead of images.
+        on_chunk: called with the number of finished images after each chunk.
 
     Returns:
-        float32 [num, height, width, channels], in [-1, 1] except for rounding; with
-        `every`, [num, states, height, width, channels].
+        float32 [num, height, width, channels], in [-1, 1] up to rounding if
+        clipped; with `every`, [num, states, height, width, channels].
 
     Raises:
-        InputError: labels do not fit, or an argument is out of range.
+        InputError: labels do not fit the model, or an argument is out of range.
     """
     if num is None:
         if labels is None:

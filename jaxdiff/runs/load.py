@@ -1,4 +1,4 @@
-"""The trained model in a run folder."""
+"""The trained model of a run folder."""
 
 import os
 import warnings
@@ -31,12 +31,12 @@ class Run:
     """A trained model, as `load` returns it.
 
     Attributes:
-        experiment: its configuration.
-        info: shape and classes of its data.
+        experiment: the run's configuration.
+        info: shape and classes of the data.
         model: network, schedule and prediction.
         params: a moving average of the network's parameters.
         step: number of training steps.
-        parallel: layout of devices on which images are drawn.
+        parallel: layout of devices for sampling.
     """
 
     experiment: Experiment
@@ -48,12 +48,12 @@ class Run:
 
     @property
     def network(self) -> Network:
-        """The Flax network."""
+        """Flax network."""
         return self.model.network
 
     @property
     def schedule(self) -> AnySchedule:
-        """The noise schedule."""
+        """Noise schedule."""
         return self.model.schedule
 
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
@@ -67,7 +67,11 @@ class Run:
         seed: int,
         sampling: Sampling | None = None,
     ) -> None:
-        """Checks the arguments of `generate`, and the run's options with them."""
+        """Checks the arguments of `generate` together with the run's options.
+
+        Raises:
+            InputError: an argument is out of range, or does not fit the run.
+        """
         sampling = sampling or self.experiment.sampling
         check_request(self.model, sampling, labels, num, seed)
         experiment = replace(self.experiment, sampling=sampling)
@@ -88,21 +92,22 @@ class Run:
         """Draws images on all devices; see `runs.generate.generate`.
 
         Args:
-            labels: integer classes [num], or shares of the classes, float
+            labels: integer classes [num], or weights of the classes, float
                 [num, classes]; None for any class.
             num: number of images.
-            seed: image i depends on (seed, indices[i]) and its label alone.
+            seed: random seed. Image i depends only on (seed, indices[i]) and its label.
             sampling: sampler, guidance and clipping; the experiment's by default.
             indices: integers [num]; 0, 1, ... by default.
-            every: return the trajectories instead of the images.
-            on_chunk: called with the number of images done after each chunk.
+            every: return trajectories with a state every this many steps, instead of
+                images.
+            on_chunk: called with the number of finished images after each chunk.
 
         Returns:
-            float32 [num, height, width, channels], in [-1, 1] except for rounding; with
-            `every`, [num, states, height, width, channels].
+            float32 [num, height, width, channels], in [-1, 1] up to rounding if
+            clipped; with `every`, [num, states, height, width, channels].
 
         Raises:
-            InputError: an argument does not fit.
+            InputError: an argument is out of range, or does not fit the run.
         """
         sampling = sampling or self.experiment.sampling
         self.check_request(labels, num, seed, sampling)
@@ -119,23 +124,23 @@ def load(
     ema: float | None = None,
     network: Network | None = None,
 ) -> Run:
-    """Loads the trained model of a run folder: averaged parameters and nothing else.
+    """Loads the trained model of a run folder; reads only averaged parameters.
 
     Args:
         workdir: the folder that `train` wrote.
-        step: another checkpoint than the newest.
-        parallel: layout of devices that share the model. By default it lies on one of
-            them, and `generate` uses all of this process.
-        ema: relative length of another average, in (0, 0.288), made from those of
-            `Training.ema_lengths`; by default the average of constant decay.
-        network: the network that `train` was given, if it was given one.
+        step: step of the checkpoint; the newest by default.
+        parallel: layout of devices that share the model. By default one device holds
+            it, and `generate` uses all devices of this process.
+        ema: relative length of a post-hoc average, in (0, 0.288), from the stored
+            averages of `Training.ema_lengths`; None for the average of constant decay.
+        network: the network passed to `train`, if any.
 
     Raises:
-        InputError: there is no run, no such checkpoint, or no average to make `ema` of;
+        InputError: there is no run, no such checkpoint, or no stored average for `ema`;
             or the network is not the run's.
 
     Warns:
-        UserWarning: the averages in the run folder are far from that of `ema`.
+        UserWarning: the stored averages approximate the average of length `ema` badly.
     """
     compilation_cache.enable()
     workdir = Path(workdir)
@@ -143,7 +148,7 @@ def load(
     if network is None and info.network is not None:
         raise InputError(
             f"the run in '{workdir}' has a network of its own, {info.network}. Load it "
-            "from Python: jaxdiff.load(workdir, network=...)"
+            "in Python with jaxdiff.load(workdir, network=...)."
         )
     info = with_network(info, network)
     model = build_model(experiment, info, network)
@@ -168,43 +173,42 @@ def load(
         if error > CLOSE:
             lengths = " ".join(f"{one:g}" for one in experiment.training.ema_lengths)
             warnings.warn(
-                f"the average of length {ema:g} is off by {error:.0%} of its profile: "
-                f"the run kept those of lengths {lengths}",
+                f"approximated the average of length {ema:g} with an error of "
+                f"{error:.0%} of its profile: the run stored the lengths {lengths}",
                 stacklevel=2,
             )
     return Run(experiment, info, model, params, step, parallel or Pmap())
 
 
 def newest_step(checkpoints: Checkpoints) -> int | None:
-    """The newest whole checkpoint, as process 0 sees it; None where there is none."""
+    """Returns the step of the newest whole checkpoint that process 0 finds, or None."""
     newest = checkpoints.latest() if is_first() else None
     step = int(broadcast_int(-1 if newest is None else newest))
     return None if step < 0 else step
 
 
 def load_data(experiment: Experiment, split: str) -> Dataset:
-    """A split of the experiment's data, prepared by one process before the others."""
+    """Loads a split of the experiment's data; one process prepares it for all."""
     return first_then_others(lambda: experiment.data.load(split))
 
 
 def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
-    """What a run was trained on, and the images that it did not see.
+    """Loads the training data of a run, and its held-out images.
 
     Raises:
-        InputError: the run was trained on other data than its experiment names.
+        InputError: the data that the experiment names differ from the training data.
     """
     training = load_data(run.experiment, "train")
     known, found = run.info.fingerprint, training.fingerprint()
-    if known not in (None, found):  # an older run and an imported one do not know
+    if known not in (None, found):  # None in older and imported runs
         raise InputError(
-            f"the run was trained on data of fingerprint {known}, and what its "
-            f"experiment names has {found}: bring its images and labels back, or give "
-            "them from Python (jaxdiff.evaluation)"
+            f"data must have the fingerprint of the run's training data, {known}, got "
+            f"{found}. Restore its images and labels, or pass them in Python "
+            "(jaxdiff.evaluation)."
         )
     if training.image_shape != run.info.image_shape:
         raise InputError(
-            f"the run draws images of shape {run.info.image_shape}, and the data that "
-            f"its experiment names are of {training.image_shape}: import it with the "
-            "experiment of its data"
+            f"data must have the run's image shape {run.info.image_shape}, got "
+            f"{training.image_shape}. Import the model with the experiment of its data."
         )
     return training, load_data(run.experiment, "test")

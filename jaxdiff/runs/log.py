@@ -1,4 +1,4 @@
-"""What a run says of itself while it trains: each interval's metrics, exactly once."""
+"""Log of a run: each interval's metrics, written exactly once."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -21,18 +21,18 @@ from jaxdiff.typing import Array
 
 
 class Log:
-    """The metrics of a run; a context manager that holds its files.
+    """Metrics of a run and its log files; a context manager.
 
-    Every process looks at the metrics, and the first one writes.
+    Every process fetches the metrics, and process 0 writes them.
 
     Args:
-        workdir: the run folder, for `metrics.jsonl`, what the run computed, the same
-            lines whenever it is run, `history.jsonl`, how that went, and both of them
-            for TensorBoard.
-        experiment: the run.
-        step: where it starts.
-        record: what `record` gave when this step was saved; empty for a new run.
-        history: as `open_history` gave it.
+        workdir: the run folder. `metrics.jsonl` gets the computed metrics, the same
+            bytes in every execution of the run; `history.jsonl` gets throughput and
+            events; event files for TensorBoard get both.
+        experiment: the experiment of the run.
+        step: number of steps done at the start.
+        record: result of `Log.record` stored with this step; empty for a new run.
+        history: result of `open_history`.
         bar: a progress bar.
 
     Raises:
@@ -61,8 +61,8 @@ class Log:
             self._last: dict[str, float] = dict(record.get("metrics", {}))
         except (AttributeError, OverflowError, TypeError, ValueError) as error:
             raise InputError(
-                f"the checkpoint of step {step} has metrics that cannot be read: "
-                "choose another"
+                f"the checkpoint of step {step} has metrics that cannot be read. "
+                "Choose another."
             ) from error
         self._throughput = Throughput(step, experiment.training.batch_size)
         self._lines: JsonLines | None = None
@@ -89,12 +89,17 @@ class Log:
                 file.close()
 
     def event(self, event: str, **values: Any) -> None:
-        """Notes an event in the history."""
+        """Appends an event to the history."""
         if self._history is not None:
             self._history.write(event, **values)
 
     def add(self, step: int, metrics: dict[str, Array]) -> None:
-        """Takes what a dispatch gave, whose last step this is."""
+        """Adds the metrics of one dispatch.
+
+        Args:
+            step: number of steps done after the dispatch.
+            metrics: metrics of its steps, each [steps, ...].
+        """
         self._buffer.add(metrics)
         last = step == self._experiment.training.num_steps
         if step % self._experiment.upkeep.log_every == 0 or last:
@@ -102,7 +107,7 @@ class Log:
             self._buffer.end_interval(step)
 
     def catch_up(self) -> None:
-        """Looks at everything so far, before it is saved.
+        """Fetches and checks all metrics so far; call it before a checkpoint is saved.
 
         Raises:
             NonFiniteError: a step had a loss or a gradient that is not finite.
@@ -115,13 +120,12 @@ class Log:
     def paused(self) -> AbstractContextManager[None]:
         """Excludes the enclosed work from the throughput.
 
-        Call `catch_up` first: steps that the devices have yet to do would not count
-        either.
+        Call `catch_up` first; otherwise the time of unfinished steps is excluded too.
         """
         return self._throughput.paused()
 
     def grid(self, step: int, png: bytes) -> None:
-        """Keeps the picture of a step's samples."""
+        """Writes the PNG of a step's sample grid."""
         if is_first():
             path = grid_path(self._workdir, step)
             try:
@@ -133,7 +137,7 @@ class Log:
             self._board.picture(step, GRIDS, png)
 
     def record(self) -> dict[str, Any]:
-        """What a checkpoint must hold for the metrics to go on without a gap."""
+        """Returns the checkpoint's entries for metrics without a gap after a resume."""
         return {
             "metrics": self._last,
             "skipped": self._policy.skipped,
@@ -141,7 +145,7 @@ class Log:
         }
 
     def _settle(self) -> None:
-        """Writes the line of the interval that waits."""
+        """Writes the line of the interval that ended, if one did."""
         interval = self._buffer.take()
         if interval is None:
             return
@@ -157,7 +161,7 @@ class Log:
 
 
 def open_history(workdir: Path) -> AbstractContextManager[History | None]:
-    """The history of a run, in the process that writes it: no other run may.
+    """Opens the history of a run in process 0, with a lock that excludes other runs.
 
     Raises:
         InputError: another process trains in this folder.
@@ -166,12 +170,12 @@ def open_history(workdir: Path) -> AbstractContextManager[History | None]:
 
 
 def last_start(workdir: Path) -> dict[str, Any]:
-    """How a run was last started, by its history; empty where that does not tell."""
+    """Returns the latest start event of a run's history; empty if there is none."""
     starts = events_of(workdir, "start")
     return starts[-1] if starts else {}
 
 
 def events_of(workdir: Path, kind: str) -> list[dict[str, Any]]:
-    """The events of a kind in a run's history."""
+    """Returns the events of one kind in a run's history."""
     events = read(workdir / HISTORY, "event")
     return [event for event in events if event["event"] == kind]

@@ -10,24 +10,24 @@ from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.typing import Array
 
 Metrics = dict[str, np.ndarray]
-"""Of one or more steps, each [steps, ...]."""
+"""Metrics of one or more steps, each [steps, ...]."""
 DTYPES = {"finite": np.bool_}
-"""Of the metrics that are not float32."""
+"""Data types of the metrics that are not float32."""
 NEEDED = {"finite", "loss", "grad_norm", "loss_by_quarter", "share_by_quarter"}
-"""The metrics that every step has."""
+"""Metrics that every step has."""
 
 
 class MetricsBuffer:
-    """The metrics that no line has yet.
+    """Metrics that are in no line of `metrics.jsonl` yet.
 
-    Steps are dispatched without waiting for them: the metrics of an interval are
-    fetched when the next one has been dispatched. Every process looks at them.
+    Steps are dispatched asynchronously. The metrics of an interval are fetched when the
+    next interval has been dispatched. Every process fetches them.
 
     Args:
-        step: where the run starts.
-        pending: what `pending` gave when this step was saved; empty for a new run.
-        on_nonfinite: called with the step, the loss and the gradient's norm, where one
-            of these is not finite.
+        step: number of steps done at the start.
+        pending: result of `pending` stored with this step; empty for a new run.
+        on_nonfinite: called with the step, its loss and its gradient norm if one of the
+            two is not finite.
 
     Raises:
         AttributeError, OverflowError, TypeError, ValueError: `pending` cannot be read.
@@ -45,7 +45,7 @@ class MetricsBuffer:
         }
         lengths = {len(values) for values in found.values()}
         if found and (not found.keys() >= NEEDED or len(lengths) != 1):
-            raise ValueError("not the metrics of steps")
+            raise ValueError("pending must hold the metrics of whole steps")
         self._interval: list[Metrics] = [found] if found else []
         self._dispatched: list[dict[str, Array]] = []
         self._waiting: tuple[int, list[dict[str, Array]]] | None = None
@@ -53,15 +53,15 @@ class MetricsBuffer:
         self._on_nonfinite = on_nonfinite
 
     def add(self, metrics: dict[str, Array]) -> None:
-        """Takes the metrics of one dispatch, which the devices may still compute."""
+        """Adds the metrics of one dispatch; the devices may still compute them."""
         self._dispatched.append(metrics)
 
     def end_interval(self, step: int) -> None:
-        """Ends an interval with this step; call `take` first for the one before."""
+        """Ends an interval with this step; call `take` for the previous one first."""
         self._waiting, self._dispatched = (step, self._dispatched), []
 
     def take(self) -> tuple[int, Metrics] | None:
-        """The last step and the metrics of the interval that ended, if one did.
+        """Returns the last step and the metrics of the interval that ended, if one did.
 
         Raises:
             NonFiniteError: a step had a loss or a gradient that is not finite.
@@ -74,12 +74,16 @@ class MetricsBuffer:
         return step, _joined(interval)
 
     def fetch(self) -> None:
-        """Fetches the metrics of all steps so far; raises as `take` does."""
+        """Fetches the metrics of all steps so far.
+
+        Raises:
+            NonFiniteError: a step had a loss or a gradient that is not finite.
+        """
         self._fetch(self._dispatched)
         self._dispatched = []
 
     def pending(self) -> dict[str, Any]:
-        """The metrics that were fetched and are in no line, for a checkpoint."""
+        """Returns the fetched metrics that are in no line, for a checkpoint."""
         pending = _joined(self._interval) if self._interval else {}
         return {name: values.tolist() for name, values in pending.items()}
 
@@ -95,17 +99,17 @@ class MetricsBuffer:
 
 
 def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:
-    """One line of metrics: means over the steps, without those that are not finite.
+    """Returns one line of metrics: means over the steps with finite loss and gradient.
 
     Args:
-        metrics: of the steps, each [steps, ...].
-        clip_norm: above which norm a gradient is clipped.
+        metrics: metrics of the steps, each [steps, ...].
+        clip_norm: gradient norm above which a gradient is clipped.
 
     Returns:
-        The means; of the loss also that of each quarter of the time range, `loss_q1` to
-        `loss_q4`, where there was any example; `grad_norm_max`; `clipped`, the share of
-        steps whose gradient was clipped; and `nonfinite`, the number of steps that are
-        left out here, where there are any.
+        The means, and these entries:
+        `loss_q1` to `loss_q4`, the mean loss in each quarter of the time range that has
+        examples; `grad_norm_max`; `clipped`, the fraction of steps with a clipped
+        gradient; `nonfinite`, the number of excluded steps, if there are any.
     """
     finite = metrics["finite"]
     kept = {name: a[finite] for name, a in metrics.items() if name != "finite"}
@@ -126,5 +130,5 @@ def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:
 
 
 def _joined(parts: list[Metrics]) -> Metrics:
-    """The metrics of several dispatches as one."""
+    """Concatenates the metrics of several dispatches."""
     return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

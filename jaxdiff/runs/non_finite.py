@@ -1,4 +1,4 @@
-"""What follows a loss or a gradient that is not finite: stop, skip or go on."""
+"""Policy for a loss or gradient that is not finite: stop, skip or go on."""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,14 @@ from jaxdiff.training.experiment import Experiment
 
 
 class NonFinitePolicy:
-    """Does what `Training.nonfinite` says.
+    """Policy of `Training.nonfinite`.
 
     Args:
         workdir: the run folder, for `nonfinite.json`.
-        experiment: the run.
-        history: for an event a step; None where another process writes it.
+        experiment: the experiment of the run.
+        history: gets one event per step; None if another process writes it.
         bar: a progress bar, for warnings.
-        skipped: how many steps were left out before.
+        skipped: number of steps skipped before.
     """
 
     def __init__(
@@ -35,27 +35,27 @@ class NonFinitePolicy:
         self.skipped = skipped
 
     def __call__(self, step: int, loss: float, norm: float) -> None:
-        """Takes note of a step, and warns.
+        """Logs a step that is not finite, and warns or stops.
 
         Raises:
-            NonFiniteError: the run stops here.
+            NonFiniteError: the policy is to stop, or too many steps were skipped.
         """
         training = self._experiment.training
-        what = f"the loss of step {step} is {loss:g}, the gradient's norm {norm:g}"
+        what = f"the loss of step {step} is {loss:g}, its gradient norm {norm:g}"
         if self._history is not None:
             self._history.write(
                 "nonfinite", step=step, loss=str(loss), grad_norm=str(norm)
             )
         if training.nonfinite == "go-on":
-            self._bar.write(f"warning: {what}: training goes on with it")
+            self._bar.write(f"warning: {what}: the update was applied")
             return
         if training.nonfinite == "skip":
             self.skipped += 1
             count = f"{self.skipped} of at most {training.max_skips}"
             if self.skipped <= training.max_skips:
-                self._bar.write(f"warning: {what}: the step is left out ({count})")
+                self._bar.write(f"warning: {what}: the step was skipped ({count})")
                 return
-            what += f", and {training.max_skips} steps were left out before"
+            what += f", and {training.max_skips} steps were skipped before"
         self._stop(step, loss, norm, what)
 
     def _stop(self, step: int, loss: float, norm: float, what: str) -> None:
@@ -72,9 +72,9 @@ class NonFinitePolicy:
                 },
             )
         raise NonFiniteError(
-            f"{what}: training stops, with the checkpoints before it; look at the step "
-            f"by the command replay --workdir {self._workdir} --step {step} (as in "
-            f"'{path.name}'), go on with --training.nonfinite skip, or start anew with "
-            "a lower --optimizer.learning-rate",
+            f"{what}: training stopped, and the checkpoints before this step remain. "
+            f"Inspect the step with replay --workdir {self._workdir} --step {step} (as "
+            f"in '{path.name}'), resume with --training.nonfinite skip, or start again "
+            "with a lower --optimizer.learning-rate.",
             step,
         )

@@ -1,7 +1,7 @@
-"""Averages of the parameters kept while a run trains, to make others from afterwards.
+"""Post-hoc EMA: averages of any length from averages stored during training (EDM2).
 
-EDM2's post-hoc averages: see `ema`. A run with `Training.ema_lengths` keeps its own
-some times on the way, in `snapshots/<step>`.
+A run with `Training.ema_lengths` stores its averages at intervals in
+`snapshots/<step>`. `training.ema` has the maths.
 """
 
 from collections.abc import Sequence
@@ -18,20 +18,20 @@ from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Params
 
 CLOSE = 0.05
-"""A profile of which the stored ones miss less than this part is as good as reached."""
+"""Largest relative error of a profile that raises no warning."""
 
 
 def stored_lengths(experiment: Experiment) -> tuple[float, ...]:
-    """The relative lengths of the averages that a run keeps.
+    """Returns the relative lengths of the averages that a run stores.
 
     Raises:
-        InputError: it keeps none.
+        InputError: the run stores none.
     """
     lengths = experiment.training.ema_lengths
     if not lengths:
         raise InputError(
-            "the run kept no averages to make others from: train one with "
-            "--training.ema-lengths 0.05 0.1"
+            "the run stored no averages for post-hoc EMA. Train a run with "
+            "--training.ema-lengths 0.05 0.1 first."
         )
     return lengths
 
@@ -43,22 +43,23 @@ def average_of(
     step: int,
     length: float,
 ) -> tuple[Params, float]:
-    """The average of any relative length, made of those that were kept.
+    """Returns the average of any relative length, as a sum of stored averages.
 
     Args:
         workdir: the run folder.
         experiment: its configuration.
-        tracks: the averages of a checkpoint. Others are put where these lie.
-        step: the checkpoint's step, for which the average is made.
-        length: the average's relative length, in (0, 0.288).
+        tracks: the averages of a checkpoint. Restored snapshots get the same layout.
+        step: step of that checkpoint, and end of the average.
+        length: relative length of the average, in (0, 0.288).
 
     Returns:
-        The parameters, and how far the average's profile is from the one asked for, as
-        a part of it (root of the squares' sum): 0 for a length that was kept.
+        The parameters, and the relative error of the average's profile: the root of the
+        integrated squared difference over the norm of the target's profile. The error
+        of a stored length is 0 up to rounding.
 
     Raises:
-        InputError: the length is out of range, the run kept no averages, or a snapshot
-            is damaged.
+        InputError: the length is out of range, the run stored no averages, or a
+            snapshot is damaged.
     """
     gamma, lengths = gamma_of(length), stored_lengths(experiment)
     with Checkpoints(workdir / SNAPSHOTS) as kept:
@@ -83,7 +84,7 @@ def _sum(weights: Sequence[float], trees: Sequence[Params]) -> Params:
 
 
 def _added(found: Any, weights: list[float], tracks: Sequence[Params]) -> Params:
-    """The sum so far, with weighted averages added."""
+    """Adds weighted averages to the sum so far."""
     if found is None:
         return _sum(weights, tracks)
     return _sum([1.0, *weights], (found, *tracks))

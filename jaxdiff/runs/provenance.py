@@ -1,4 +1,4 @@
-"""Where a run comes from: the versions, the code and the devices that made it."""
+"""Provenance of a run: versions, code and devices of each start."""
 
 import functools
 import hashlib
@@ -22,12 +22,12 @@ PACKAGES = (
     "orbax-checkpoint",
     "tensorflow-datasets",
 )
-"""Those whose version may change what a run computes."""
+"""Packages whose version may change the result of a run."""
 
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """The version of Python and of each of the packages that is installed."""
+    """Returns the versions of Python and of the installed `PACKAGES`."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -39,7 +39,10 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def code() -> dict[str, str]:
-    """What tells this package's code from any other: a hash of it, and its commit."""
+    """Returns a hash of the package's Python files, and the commit of a checkout.
+
+    The commit has the suffix " with changes" if git reports modified files here.
+    """
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
@@ -54,9 +57,9 @@ def code() -> dict[str, str]:
 
 
 def start() -> dict[str, Any]:
-    """What a run records when it starts, or goes on: time, command, versions, devices.
+    """Returns the entries of a start event: time, command, versions, devices, machine.
 
-    Call it when the processes have met; of the devices it tells those of all.
+    Call it after the processes have connected. The devices of all processes count.
     """
     kinds = sorted({device.device_kind for device in jax.devices()})
     return {
@@ -75,12 +78,12 @@ def start() -> dict[str, Any]:
 
 
 def now() -> str:
-    """The time in UTC, by the machine's clock."""
+    """Returns the time in UTC by the machine's clock, in ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def _git(folder: Path, *words: str) -> str:
-    """What git says of the folder; nothing where it is no clone, or there is no git."""
+    """Returns the output of a git command; empty if it fails or git is missing."""
     try:
         done = subprocess.run(
             ["git", *words], cwd=folder, capture_output=True, text=True, timeout=10

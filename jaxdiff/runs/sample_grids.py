@@ -1,4 +1,4 @@
-"""Grids of samples while a run trains, always from the same noise."""
+"""Grids of samples during training, always from the same noise."""
 
 from dataclasses import replace
 from io import BytesIO
@@ -13,21 +13,22 @@ from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.state import TrainState
 
 CLASSES, COLUMNS = 10, 8
-"""So many classes at most, and images of each; without classes, rows and columns."""
+"""Largest number of classes, and images of each; rows and columns without classes."""
 
 
 class SampleGrids:
-    """Draws the grids of a training run, by the average of the parameters.
+    """Sample grids of a training run, drawn with the averaged parameters.
 
-    Image i always starts from the noise of seed 0 and index i, and DPM-Solver++ leads
-    it to a sample without any noise on the way (Lu et al. 2022b): what differs between
-    two grids is what the network has learnt.
+    Image i always starts from the noise of seed 0 and index i. DPM-Solver++ adds no
+    noise on the way (Lu et al. 2022b). Two grids thus differ only in what the network
+    has learned between them.
 
     Args:
-        trainer: the run.
+        trainer: the trainer of the run.
 
     Raises:
-        InputError: a package for pictures is missing, or the sampler does not fit.
+        InputError: a package for pictures is missing, or the sampler does not fit the
+            schedule.
     """
 
     def __init__(self, trainer: Trainer):
@@ -44,15 +45,18 @@ class SampleGrids:
         check_request(trainer.model, self._sampling, self._labels, self._num, 0)
 
     def due(self, step: int) -> bool:
-        """Whether there is a grid of this step: a function of the step alone."""
+        """Returns True if a grid is due after this step; depends on the step alone."""
         experiment = self._trainer.experiment
         every, last = experiment.upkeep.sample_every, experiment.training.num_steps
         return every is not None and (step % every == 0 or step == last)
 
     def picture(self, state: TrainState) -> bytes:
-        """The grid of a state that is on the devices, as a PNG.
+        """Draws the grid of a state, as a PNG.
 
-        All processes take part, and get the same.
+        All processes take part and get the same PNG.
+
+        Args:
+            state: train state on the devices, as `Parallel.globalize` returns it.
         """
         trainer = self._trainer
         images = generate(

@@ -1,4 +1,4 @@
-"""When a run is saved: checkpoints of its state, snapshots of its averages."""
+"""Schedule of saving: checkpoints of the state, snapshots of the averages."""
 
 import time
 from typing import Any
@@ -11,15 +11,15 @@ from jaxdiff.training.state import TrainState
 
 
 class Saver:
-    """Saves a run as `Upkeep` says.
+    """Saves checkpoints and snapshots as `Upkeep` specifies.
 
     Args:
-        experiment: the run.
-        info: the shape and classes of its data.
-        checkpoints: for the train states.
-        snapshots: for the averages of `ema_lengths`.
-        last_snapshot: the step of the newest one; 0 where there is none.
-        end: the step with which training ends for now.
+        experiment: the experiment of the run.
+        info: shape and classes of its data.
+        checkpoints: store of the train states.
+        snapshots: store of the averages of `ema_lengths`.
+        last_snapshot: step of the newest snapshot; 0 if there is none.
+        end: last step of this call of `train`.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Saver:
         self._saved_at = time.monotonic()
 
     def due(self, step: int, stop: bool) -> bool:
-        """Whether there is something to save after this step.
+        """Returns True if a checkpoint or a snapshot is due after this step.
 
-        All processes agree; each must ask at every step.
+        All processes get the same answer. Each process must call it at every step.
 
         Args:
-            step: the step.
-            stop: whether the run stops after it.
+            step: number of steps done.
+            stop: True if the run stops after this step.
         """
         every = self._experiment.upkeep.checkpoint_every
         self._checkpoint_due = (
@@ -56,16 +56,16 @@ class Saver:
         return self._checkpoint_due or self._snapshot_due
 
     def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
-        """Saves what `due` found.
+        """Saves the checkpoint and the snapshot that `due` reported.
 
         Args:
-            step: the step.
-            state: after it, as `Parallel.globalize` gave it.
-            record: kept with a checkpoint.
+            step: number of steps done.
+            state: the state after this step, as `Parallel.globalize` returns it.
+            record: JSON data to store with a checkpoint.
         """
         if self._snapshot_due:
             self._snapshots.save(step, state.tracks)
-            self._snapshots.wait()  # a checkpoint has all snapshots before it
+            self._snapshots.wait()  # a checkpoint needs all earlier snapshots
         if self._checkpoint_due:
             record = {**record, "configuration": self._configuration}
             self._checkpoints.save(step, state, record)
@@ -76,5 +76,5 @@ class Saver:
         if not upkeep.checkpoint_minutes or step % upkeep.log_every:
             return False
         minutes = (time.monotonic() - self._saved_at) / 60
-        # The clocks of several processes differ: that of process 0 counts.
+        # The clocks of processes differ: the clock of process 0 decides.
         return bool(broadcast_int(minutes >= upkeep.checkpoint_minutes))

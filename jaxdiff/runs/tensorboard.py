@@ -1,7 +1,7 @@
-"""What TensorBoard shows of a run: its metrics, its speed and its grids of samples.
+"""Metrics, throughput and sample grids of a run for TensorBoard.
 
-All of it is in other files of the run folder too, from which it is written anew when
-the run goes on.
+All of it is also in other files of the run folder. A resumed run rewrites the event
+file from them.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from jaxdiff.storage.event_files import Events, check_installed
 from jaxdiff.storage.files import picture_kind
 
 MOST = 20
-"""So many of the earlier grids are written anew; TensorBoard shows 10 by default."""
+"""Largest number of earlier grids to rewrite; TensorBoard shows 10 by default."""
 
 
 def open_board(
@@ -26,16 +26,16 @@ def open_board(
     speeds: Iterable[dict[str, Any]],
     step: int,
 ) -> Events | None:
-    """Begins the events of a run with what it has done before.
+    """Opens the event file of a run and writes its earlier metrics and grids.
 
     Args:
         workdir: the run folder.
-        lines: of its metrics.
-        speeds: of its history, the events "speed".
-        step: where it goes on; what is of later steps is left out.
+        lines: lines of its metrics.
+        speeds: events "speed" of its history.
+        step: number of steps done; later lines and grids are skipped.
 
     Returns:
-        None, after a warning, where tensorboardX is not installed.
+        The open event file; None, after a warning, if tensorboardX is not installed.
 
     Raises:
         InputError: the file cannot be written.
@@ -44,12 +44,13 @@ def open_board(
         check_installed()
     except InputError as error:
         warnings.warn(
-            f"nothing for TensorBoard: {error}, or set --upkeep.no-tensorboard",
+            "skipped the event files for TensorBoard (to silence this, set "
+            f"--upkeep.no-tensorboard): {error}",
             stacklevel=2,
         )
         return None
     events = Events(workdir / TENSORBOARD)
-    known = {speed.get("step"): speed for speed in speeds}  # of those done twice, last
+    known = {speed.get("step"): speed for speed in speeds}  # the last of repeated steps
     for line in lines:
         values = {k: v for k, v in line.items() if k != "step" and _is_number(v)}
         speed, when = known.get(line["step"], {}), None
@@ -67,17 +68,17 @@ def open_board(
 
 
 def grid_path(workdir: Path, step: int) -> Path:
-    """Where the grid of a step is."""
+    """Returns the path of a step's grid."""
     return workdir / GRIDS / f"step_{step:08d}.png"
 
 
 def grids(workdir: Path, most: int, until: int | None = None) -> list[tuple[int, Path]]:
-    """The grids of a run folder with their steps, in order.
+    """Returns the grids of a run folder with their steps, in order.
 
     Args:
         workdir: the run folder.
-        most: how many at most, evenly chosen; the last is always among them.
-        until: none of a later step.
+        most: largest number of grids, evenly chosen; the last is always among them.
+        until: largest step; None for no limit.
     """
     found = []
     for path in (workdir / GRIDS).glob("step_*.png"):

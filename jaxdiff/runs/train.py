@@ -1,4 +1,4 @@
-"""Training: the loop that runs the steps."""
+"""Training of a run: the loop over its steps."""
 
 import os
 import sys
@@ -40,20 +40,20 @@ def train(
     dataset: Dataset | None = None,
     network: Network | None = None,
 ) -> TrainState:
-    """Trains, or goes on where the workdir's newest whole checkpoint stopped.
+    """Trains a run, or resumes it from the newest whole checkpoint in `workdir`.
 
-    Of several processes (see `jaxdiff.parallel.processes`) each calls it with the same
-    arguments, and a workdir that all of them see.
+    With several processes (see `jaxdiff.parallel.processes`), each calls it with the
+    same arguments. All of them must see the same `workdir`.
 
     Args:
-        experiment: what to train.
-        workdir: the run folder; see `jaxdiff.runs.load`.
-        until: stop after so many steps, with a checkpoint; by default at the end.
-        progress: show a progress bar, and on what it trains.
-        dataset: what to train on, such as `data.from_arrays` makes of your own images;
-            by default the experiment's data. Going on needs the same again.
-        network: a network of your own, a Flax module as `typing.Network` says, instead
-            of the experiment's. Resuming and `load` need the same again.
+        experiment: the experiment to train.
+        workdir: the run folder; see `jaxdiff.runs.folder`.
+        until: stop after this step, with a checkpoint; None for the last step.
+        progress: if True, show a progress bar and the devices.
+        dataset: training data, such as `data.from_arrays` returns; the experiment's by
+            default. A resume needs the same data.
+        network: a Flax module of your own (see `typing.Network`) instead of the
+            experiment's network. A resume and `load` need the same module.
 
     Returns:
         The final train state.
@@ -66,7 +66,7 @@ def train(
         Terminated: SIGTERM, which is a SystemExit; the state is saved.
     """
     require("tqdm")
-    # What is asked for, checked before anything is written.
+    # Check all options before anything is written.
     compilation_cache.enable()
     trainer = Trainer.of(experiment, dataset, network)
     return run_training(trainer, workdir, until=until, progress=progress)
@@ -79,7 +79,7 @@ def run_training(
     until: int | None = None,
     progress: bool = True,
 ) -> TrainState:
-    """What `train` does with an experiment whose data are there."""
+    """Trains a run whose data are loaded; see `train`."""
     tqdm = require("tqdm").tqdm
     experiment, info = trainer.experiment, trainer.info
     upkeep, parallel = experiment.upkeep, experiment.parallel
@@ -87,14 +87,14 @@ def run_training(
     end = num_steps if until is None else min(until, num_steps)
     workdir = Path(workdir)
 
-    # Refuse what cannot be trained, or not here.
+    # Check the folder and the sampler of the grids.
     ensure_writable(workdir)
     if is_first():
         check_workdir(workdir, experiment, info)
     grids = SampleGrids(trainer) if upkeep.sample_every else None
 
     with ExitStack() as stack:
-        # Restore the newest checkpoint, or begin.
+        # Restore the newest checkpoint, or initialize.
         asked = stack.enter_context(stop_between_steps())
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -111,7 +111,7 @@ def run_training(
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
-        # Open what is written on the way; from here no other process may train.
+        # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
             tqdm(
@@ -125,13 +125,13 @@ def run_training(
             write_record(workdir, experiment, info)
         if step < end:
             if progress and is_first():
-                bar.write(f"trains on {describe_devices(parallel)}", file=sys.stderr)
+                bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
             bar.set_postfix_str("compiling")
         saver = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
         dispatches = trainer.feed(step, end)
 
         for step, batches in dispatches:
-            # Train; the metrics are fetched while later steps run.
+            # Train; metrics are fetched while later steps run.
             state, metrics = trainer.advance(state, batches)
             log.add(step, metrics)
 
@@ -141,14 +141,14 @@ def run_training(
                 with log.paused():
                     log.grid(step, grids.picture(parallel.globalize(state)))
 
-            # Save; a save that failed meanwhile ends the run.
+            # Save; `check` raises if an earlier save failed.
             stop = asked(step)
             if saver.due(step, stop):
-                log.catch_up()  # nothing that is not finite is saved
+                log.catch_up()  # a state that is not finite is not saved
                 saver.save(step, parallel.globalize(state), log.record())
             checkpoints.check()
 
-            # Stop where a signal asked for it.
+            # Stop after a signal.
             if stop:
                 checkpoints.wait()
                 log.event("stop", step=step)

@@ -1,4 +1,4 @@
-"""An experiment with its data, ready to take any of its steps."""
+"""An experiment with its data, ready to run any of its steps."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ from jaxdiff.typing import Array, Batch, Network
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of a training run.
+    """Parts of a training run.
 
     Attributes:
-        experiment: its configuration.
-        dataset: what it is trained on.
-        info: what the model must know of that.
+        experiment: the run's configuration.
+        dataset: the training data.
+        info: shape, classes and fingerprint of the training data.
         model: network, schedule and prediction.
     """
 
@@ -51,12 +51,12 @@ class Trainer:
         dataset: data.Dataset | None = None,
         network: Network | None = None,
     ) -> "Trainer":
-        """Loads the data and builds the rest; writes nothing.
+        """Loads the data and builds the model; writes nothing to the run folder.
 
         Args:
-            experiment: its configuration.
-            dataset: what it is trained on; the experiment's own data by default.
-            network: a network of one's own, instead of the experiment's.
+            experiment: the run's configuration.
+            dataset: training data; the experiment's data by default.
+            network: a Flax module of your own instead of the experiment's network.
 
         Raises:
             InputError: options do not fit each other, the data or the devices.
@@ -74,11 +74,12 @@ class Trainer:
         return trainer
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Batch:
-        """The batch after so many steps; labels None where the model takes none.
+        """Returns the batch of a step; its labels are None for an unconditional model.
 
         Args:
-            step: from 0.
-            rows: which of its examples, integers [rows]; by default this process's.
+            step: number of steps done before, from 0.
+            rows: integers [rows], the examples of the batch to read; this process's by
+                default.
         """
         size = self.experiment.training.batch_size
         rows = self._rows if rows is None else rows
@@ -91,21 +92,21 @@ class Trainer:
 
     @cached_property
     def recipe(self) -> Recipe:
-        """The model and how it is trained."""
+        """Model together with its training options; compiled once."""
         return recipe_of(self.experiment, self.model)
 
     def feed(self, step: int, until: int) -> Iterator[tuple[int, Placed]]:
-        """The batches of each dispatch, read ahead and on the devices already.
+        """Yields the batches of each dispatch, prefetched and placed on the devices.
 
-        Where a dispatch ends is a function of the step: a run that goes on takes the
-        same ones as a run that was never stopped, and so gets the same bits.
+        The end of a dispatch is a function of the step. A resumed run thus dispatches
+        like a run that never stopped, and computes the same bits.
 
         Args:
-            step: how many steps are done.
-            until: where to stop at the latest.
+            step: number of steps done.
+            until: last step.
 
         Yields:
-            How many steps are done after a dispatch, and what `advance` takes for it.
+            The number of steps done after a dispatch, and its batches for `advance`.
         """
         batches, ready = data.read_ahead(self.batch, step, until), deque[Any]()
         while step < until or ready:
@@ -120,19 +121,20 @@ class Trainer:
     def advance(
         self, state: TrainState, batches: Placed
     ) -> tuple[TrainState, dict[str, Array]]:
-        """The steps of one dispatch.
+        """Runs the steps of one dispatch.
 
         Args:
-            state: before them, as `Parallel.localize` gave it; it is donated.
-            batches: from `feed`.
+            state: the state before the dispatch, as `Parallel.localize` returns it. Its
+                buffers are donated.
+            batches: batches from `feed`.
 
         Returns:
-            The state after them, and their metrics, [steps].
+            The state after the dispatch, and the metrics of its steps [steps, ...].
         """
         return compiled_steps(self.recipe, self.experiment.parallel)(state, batches)
 
     def _count(self, step: int, until: int) -> int:
-        """How many steps are dispatched at once."""
+        """Returns the number of steps in the next dispatch."""
         training, upkeep = self.experiment.training, self.experiment.upkeep
         marks = (
             training.steps_per_dispatch, upkeep.log_every, upkeep.checkpoint_every,
@@ -142,10 +144,10 @@ class Trainer:
         return min(until - step, *(mark - step % mark for mark in marks))
 
     def initial_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
-        """A checkpoint's state on the devices; that of step 0 where `step` is None.
+        """Returns a checkpoint's state; the initial state if `step` is None.
 
         Raises:
-            InputError: there is no such checkpoint, or what `init` names does not fit.
+            InputError: there is no such checkpoint, or the run of `init` does not fit.
         """
         parallel = self.experiment.parallel
         shapes = state_shapes(self.recipe)
@@ -161,7 +163,7 @@ class Trainer:
 
 
 def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
-    """What the model must know of the data."""
+    """Returns shape, classes and fingerprint of the data for the model."""
     conditional = experiment.conditional and dataset.num_classes is not None
     return DataInfo(
         dataset.image_shape,

@@ -304,10 +304,10 @@ def test_what_cannot_be_evaluated(evaluated):
     unlabelled = from_arrays(np.asarray(digits.images))
     larger = from_arrays(np.zeros((3, 16, 16, 1), np.uint8), np.zeros(3, int))
     for dataset, num, message in (
-        (digits, 0, r"num must lie in 1\.\.297; got 0"),
-        (digits, 298, r"num must lie in 1\.\.297; got 298"),
-        (unlabelled, 1, "class-conditional, but there are no labels"),
-        (larger, 1, r"shape \(8, 8, 1\); these have \(16, 16, 1\)"),
+        (digits, 0, r"num must lie in 1\.\.297, got 0"),
+        (digits, 298, r"num must lie in 1\.\.297, got 298"),
+        (unlabelled, 1, "labels must be given for a class-conditional model"),
+        (larger, 1, r"shape \(8, 8, 1\), got \(16, 16, 1\)"),
     ):
         with pytest.raises(jd.InputError, match=message):
             evaluate_likelihood(run, dataset, num=num)
@@ -317,13 +317,13 @@ def test_what_cannot_be_evaluated(evaluated):
     ("flags", "message"),
     [
         ("--seed -1", "seed must lie in 0..2^32 - 1, got -1"),
-        ("--num 999", "num must lie in 1..297; got 999"),
-        ("--ode-steps -1", "ode_steps must be at least 0; got -1"),
-        ("--num-terms 13", "num_terms must lie in 2..12; got 13"),
+        ("--num 999", "num must lie in 1..297, got 999"),
+        ("--ode-steps -1", "ode_steps must be at least 0, got -1"),
+        ("--num-terms 13", "num_terms must lie in 2..12, got 13"),
         ("--split valid", "--split"),
         ("--ode-steps 0 --exact-trace", "exact_trace is of the ODE"),
-        ("--samples 3", "samples must lie in 4..297; got 3"),
-        ("--samples 298", "samples must lie in 4..297; got 298"),
+        ("--samples 3", "samples must lie in 4..297, got 3"),
+        ("--samples 298", "samples must lie in 4..297, got 298"),
         ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'?"),
         ("--features pixel", "unknown features 'pixel'; perhaps you meant 'pixels'?"),
         ("--features pixels:size=0", "size must be at least 1, got 0"),

@@ -126,7 +126,7 @@ def test_copying(rng):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: kernel_distance(np.ones((2, 3)), np.ones((5, 3))), "3 or more"),
+        (lambda: kernel_distance(np.ones((2, 3)), np.ones((5, 3))), "at least 3"),
         (lambda: kernel_distance(np.ones((5, 3)), np.ones((5, 4))), "3 and 4"),
         (lambda: precision_recall(np.ones((5, 3)), np.ones((4, 3)), 4), "1..3"),
         (lambda: precision_recall(np.ones((5, 3)), np.ones((4, 3)), 0), "got 0"),

@@ -53,7 +53,7 @@ def test_moments_stand_for_the_features():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(InputError, match="2 or more examples a set; got 1"):
+    with pytest.raises(InputError, match="at least 2 examples per set, got 1"):
         frechet_distance(np.zeros((1, 3)), np.zeros((5, 3)))
-    with pytest.raises(InputError, match="the same features; got 3 and 4"):
+    with pytest.raises(InputError, match="same number of features, got 3 and 4"):
         frechet_distance(np.zeros((5, 3)), np.zeros((5, 4)))

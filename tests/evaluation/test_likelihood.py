@@ -352,5 +352,5 @@ def test_the_parts_of_the_bound(num_steps, num_terms):
 
 @pytest.mark.parametrize("num_terms", [1, 0, 201])
 def test_how_many_terms_there_are(num_terms):
-    with pytest.raises(jd.InputError, match=rf"2\.\.200; got {num_terms}"):
+    with pytest.raises(jd.InputError, match=rf"2\.\.200, got {num_terms}"):
         likelihood.bound_parts(200, num_terms)

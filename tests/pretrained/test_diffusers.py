@@ -537,10 +537,10 @@ def truncated(folder: Any) -> None:
 
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
 WRONG: dict[str, tuple[Any, str]] = {
-    "truncated": (truncated, "no whole safetensors file"),
+    "truncated": (truncated, "must be a complete safetensors file"),
     "no weights": (
         lambda f: (f / "unet/diffusion_pytorch_model.safetensors").unlink(),
-        "has no weights",
+        "must hold weights, got no diffusion_pytorch_model.safetensors",
     ),
     "renamed": (
         changed_tensors(lambda a: a.update(conv_x=a.pop("conv_in.weight"))),
@@ -567,7 +567,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "an option": (changed_json(UNET, act_fn="mish"), "got 'mish'"),
     "a number": (changed_json(UNET, layers_per_block=10**9), "layers_per_block must"),
     "classes": (changed_json(UNET, class_embed_type="timestep"), "got 'timestep'"),
-    "no size": (changed_json(UNET, sample_size=None), "sample_size is null"),
+    "no size": (changed_json(UNET, sample_size=None), "and width, got null"),
     "scheduler": (changed_json(SCHEDULER, _class_name="PNDMScheduler"), "PNDMSchedule"),
     "scheduler field": (changed_json(SCHEDULER, dial=3), "extra fields found (dial)"),
     "clip range": (changed_json(SCHEDULER, clip_sample_range=2.0), "got 2"),
@@ -622,7 +622,7 @@ def test_files_in_other_forms(written, tmp_path):
         near = (run or from_diffusers(folder)).params
         for a, b in zip(jax.tree.leaves(near), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_array_equal(a, np.float16(b).astype(np.float32))
-    with pytest.raises(InputError, match="no weights of the variant bf16"):
+    with pytest.raises(InputError, match="must hold weights of the variant bf16"):
         from_diffusers(folder, variant="bf16")
 
     folder = copy("parts")
@@ -638,8 +638,11 @@ def test_files_in_other_forms(written, tmp_path):
     same = from_diffusers(folder)
     jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
     for name, reason in (
-        ("../../x.safetensors", "no safetensors file beside"),
-        (f"{stem}-00001-of-00002.safetensors", "does not hold what its index says"),
+        ("../../x.safetensors", "must name safetensors files in its folder"),
+        (
+            f"{stem}-00001-of-00002.safetensors",
+            "must hold the tensors that its index names",
+        ),
     ):
         wrong = index | {names[-1]: name}
         place.write_text(json.dumps({"weight_map": wrong}))
@@ -679,7 +682,7 @@ def test_files_in_other_forms(written, tmp_path):
     (folder / "unet" / f"{stem}.safetensors").unlink()
     state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     torch.save(state, folder / "unet" / f"{stem}.bin")
-    with pytest.raises(InputError, match="a pickle, which --bin reads"):
+    with pytest.raises(InputError, match="a pickle, with --bin"):
         from_diffusers(folder)
     same = from_diffusers(folder, allow_bin=True)
     jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
@@ -697,14 +700,14 @@ def test_from_the_shell(written, tmp_path, capsys):
             patch.setattr("sys.argv", words)
             program.jaxdiff()
         for words, reason in (
-            (shell, f"'{workdir}' is there already"),
+            (shell, f"'{workdir}' must be a new or empty folder"),
             (["jaxdiff", "import"], "import needs the model's folder"),
             (["jaxdiff", "export", str(workdir)], "export needs a folder"),
-            (["jaxdiff", "export", str(workdir), str(out)], "is there already"),
+            (["jaxdiff", "export", str(workdir), str(out)], "new or empty folder"),
             (["jaxdiff", "import", str(tmp_path / "x"), "y"], "there is no folder"),
             (
                 ["jaxdiff", "evaluate", "--workdir", str(workdir)],
-                "draws images of shape (8, 8, 3), and the data",
+                "must have the run's image shape (8, 8, 3), got",
             ),
         ):
             patch.setattr("sys.argv", words)

@@ -95,7 +95,9 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
         run(tmp_path)
     assert error.value.step == 7
     message = str(error.value)
-    assert "the loss of step 7 is nan, the gradient's norm nan: training st" in message
+    assert (
+        "the loss of step 7 is nan, its gradient norm nan: training stopped" in message
+    )
     assert f"replay --workdir {tmp_path} --step 7" in message
     assert "\n" not in message
     # The newest checkpoint is from before, and so is the last line.
@@ -135,7 +137,7 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     # The second one, after a new start, is one too many.
     spoilt(7)
     with pytest.raises(
-        jd.errors.NonFiniteError, match="and 1 steps were left out before"
+        jd.errors.NonFiniteError, match="and 1 steps were skipped before"
     ):
         run(tmp_path, skip, network=OWN)
     assert jd.load(tmp_path, network=OWN).step == 6

@@ -113,7 +113,9 @@ def test_a_length_that_was_kept_is_that(averaged):
 
 
 def test_a_length_far_from_those_that_were_kept_is_told(averaged):
-    with pytest.warns(UserWarning, match=r"length 0.01 is off by \d+% .* 0.08 0.16"):
+    with pytest.warns(
+        UserWarning, match=r"length 0.01 with an error of \d+% .* 0.08 0.16"
+    ):
         jd.load(averaged[0], ema=0.01, network=NETWORK)
 
 
@@ -160,7 +162,9 @@ def test_a_damaged_snapshot_is_named(averaged, tmp_path):
 
 
 def test_what_has_no_averages_is_refused(averaged, finished):
-    with pytest.raises(jd.InputError, match=r"kept no averages .* --training.ema-len"):
+    with pytest.raises(
+        jd.InputError, match=r"stored no averages .* --training.ema-len"
+    ):
         jd.load(finished[0], ema=0.1)
     with pytest.raises(jd.InputError, match=r"must lie in \(0, 0.288\).* got 0.5"):
         jd.load(averaged[0], ema=0.5, network=NETWORK)

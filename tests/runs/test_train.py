@@ -251,5 +251,5 @@ def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(TINY, "What it is.", args=["evaluate", "--workdir", str(tmp_path)])
     told = capsys.readouterr().err
-    assert f"trained on data of fingerprint {mine.fingerprint()}" in told
+    assert f"the run's training data, {mine.fingerprint()}, got" in told
     assert "\n" not in told.strip()
