@@ -1,13 +1,16 @@
 """CIFAR-10: the DDPM recipe, unconditional, to the letter.
 
-Ho et al. 2020, "Denoising Diffusion Probabilistic Models", appendix B: a U-Net of
-35,746,307 parameters, T = 1000 linear betas, Adam at 2e-4 after 5,000 steps of
-warm-up, gradient clipping at 1, dropout 0.1, random flips, batch 128, an exponential
-moving average of 0.9999, 800,000 steps, fixed large variance. The paper reports an FID
-of 3.17 and took about 11 hours on eight TPU v3 cores; this project has not run it in
-full.
+The recipe of Ho et al. 2020, "Denoising Diffusion Probabilistic Models", appendix B:
 
-The images are those of TensorFlow Datasets, downloaded and prepared on first use.
+    network     a U-Net of 35,746,307 parameters, dropout 0.1
+    diffusion   T = 1000 linear betas, fixed large variance
+    optimizer   Adam at 2e-4 after 5,000 steps of warm-up, gradient clipping at 1
+    training    800,000 steps of 128 images, random flips, EMA decay 0.9999
+
+The paper reports an FID of 3.17 after about 11 hours on eight TPU v3 cores. This
+project has not run the recipe in full.
+
+TensorFlow Datasets downloads and prepares the images on first use.
 
     python experiments/cifar10.py train
     python experiments/cifar10.py sample

@@ -1,12 +1,12 @@
 """Handwritten digits: a class-conditional DDPM on scikit-learn's 8x8 images.
 
-Ho et al. 2020, "Denoising Diffusion Probabilistic Models", made small: 702,753
-parameters, 2,500 steps of 64 images, linear betas, sampling by all 1000 steps.
+A small version of Ho et al. 2020, "Denoising Diffusion Probabilistic Models": 702,753
+parameters, 2,500 steps of 64 images, linear betas, sampling with all 1000 steps.
 
-On 2 CPU cores it trains for 4 to 5 minutes and samples for 2. A support vector machine
-then reads 99% to 100% of 200 samples as the class that was asked for. The held-out
-digits have 4.46 bits per dimension by the variational bound (fixed large variance), and
-4.29 with a variance learned by the hybrid objective; evaluating takes 3 minutes.
+On 2 CPU cores, training takes 4 to 5 minutes, sampling 2 and evaluation 3. A support
+vector machine assigns 99% to 100% of 200 samples to the requested class. The
+variational bound of the held-out digits is 4.46 bits per dimension (fixed large
+variance). A variance learned by the hybrid objective gives 4.29.
 
     python experiments/digits.py
     python experiments/digits.py sample --labels 7 --num 20 --seed 1 --out sevens

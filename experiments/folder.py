@@ -4,12 +4,14 @@
     python experiments/folder.py DIR train --data.size 128 --network.patch 4
     python experiments/folder.py DIR sample --num 20
 
-DIR comes first, then a command and its flags; the run is in runs/ under DIR's name.
-The .png, .jpg, .jpeg, .webp, .bmp and .gif files in DIR and its sub-folders are cut to
-their central square, resized to 64x64 and prepared once; sub-folders, two or more, are
-classes, and a tenth of the images is held out. The U-Net of 6.5 million parameters
-works on 2x2 patches. On 2 CPU cores it trains on 8 images a second, enough to see that
-all is well: the 100,000 steps of 32 images are for a GPU.
+DIR comes first, then a command and its flags. The run is in runs/ under DIR's name.
+
+All .png, .jpg, .jpeg, .webp, .bmp and .gif files in DIR and its subfolders are used.
+Images are cropped to their central square, resized to 64x64 and prepared once. Two or
+more subfolders are classes. A tenth of the images is held out.
+
+The U-Net of 6.5 million parameters works on 2x2 patches. The 100,000 steps of 32 images
+are for a GPU. On 2 CPU cores it trains on 8 images per second, enough for a first test.
 """
 
 import sys
@@ -45,10 +47,11 @@ CONFIG = Experiment(
 
 
 def arguments(args: list[str]) -> list[str]:
-    """The command line where the folder has a flag of its own.
+    """Returns the command line with DIR as the flag --data.path.
 
     Args:
-        args: DIR, a command if not `run`, and flags; or a command line as it is.
+        args: DIR, a command (`run` if left out) and flags; any other command line is
+            returned unchanged.
     """
     if not args or args[0].startswith("-") or args[0] in COMMANDS:
         return args

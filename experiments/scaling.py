@@ -1,39 +1,40 @@
-"""How far does training scale? What a step sends, and the efficiency that follows.
+"""A cost model of training on many devices: communication per step, and efficiency.
 
-A step of N devices, each with b images of F floating-point operations, on devices that
-do S of them a second, computes for
+N devices train on b images each. An image takes F floating-point operations, and a
+device computes S operations per second. A step computes for
 
     (1)  t_compute = b F / S
 
-and sends (P bytes of float32 parameters; N = data * fsdp; `jaxdiff.parallel` says what)
+With P bytes of float32 parameters and N = data * fsdp, each device sends
 
     (2)  Pmap      2 (N - 1)/N P
     (3)  Sharded   2 (fsdp - 1)/fsdp P + 2 (data - 1)/data P/fsdp
 
-by rings (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"). Of N
-devices, G share the fast links of a machine (`inside`, bytes a second and device), and
-each has its part of the network between machines (`outside`). The rings of a machine
-first add up what it has: a device sends P/G to other machines, whichever the layout.
+by rings (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"); see
+`jaxdiff.parallel`. Of N devices, G share the fast links of a machine (`inside`, bytes
+per second and device). Each has its share of the network between machines (`outside`).
+The rings of a machine first add up its gradients, so a device sends P/G to other
+machines in either layout.
 
     (4)  t_send = 2 (G - 1)/G P / inside + 2 (N/G - 1)/(N/G) (P/G) / outside
 
-If all sending waits for the computing to end, and if it hides behind the backward pass,
-which is two thirds of it, the efficiencies are
+The efficiency ranges from no overlap of communication and computation (5) to full
+overlap with the backward pass, two thirds of the computation (6):
 
     (5)  t_compute / (t_compute + t_send)
     (6)  t_compute / (t_compute + max(0, t_send - 2/3 t_compute))
 
-and the truth is between. F is XLA's count of a step. Latency, reading data and slow
-neighbours are left out; weak scaling, b images a device whatever N.
+F is XLA's count for a step of one image. The model assumes weak scaling, b images per
+device for any N. It ignores latency, reading of data and slow neighbours.
 
     python experiments/scaling.py            the prediction
     python experiments/scaling.py --measure  against this machine, on the CPU; 7 minutes
 
-The measurement compares, for one batch on 1 to 8 devices of one process and on 1 to 4
-processes, the time of a step with that of a step that only sends. Cores are shared, so
-that it shows what more devices cost, not what they gain. Where (5) holds, the two times
-differ by the same computing, however many devices share it; and where (2) and (3) do,
-sending takes as long as all devices' bytes take at one rate.
+The measurement splits one batch over 1 to 8 devices of one process, and over 1 to 4
+processes. It compares the time of a step with the time of a step that only sends. The
+devices share the cores, so it shows the cost of more devices, not their gain. If (5)
+holds, the two times differ by the same computation for any number of devices. If (2)
+and (3) hold, sending takes as long as all devices' bytes take at one rate.
 """
 
 import argparse
@@ -68,24 +69,24 @@ NETWORKS = {
         4,
     ),
 }
-"""Image shape, network, and images a device; the second is of the size of ADM's for
-ImageNet at 256x256 (Dhariwal and Nichol 2021, 554 M parameters)."""
+"""Image shape, network, and images per device. The second network has the size of ADM's
+for ImageNet at 256x256 (Dhariwal and Nichol 2021, 554 M parameters)."""
 DEVICES = (8, 16, 64, 256, 1024)
 SMALL: tuple[tuple[int, int, int], jd.UNetConfig, int] = (
     (16, 16, 1),
     jd.UNetConfig(channels=64, multipliers=(1, 2), blocks=1, attention=(8,)),
     32,
 )
-"""What is measured: image shape, network, and images a step."""
+"""Image shape, network, and images per step of the measurement."""
 
 
 def sent(size: float, data: int, fsdp: int = 1) -> float:
-    """Bytes that each of data * fsdp devices sends a step, by (2) and (3).
+    """Returns the bytes that each of data * fsdp devices sends per step, (2) and (3).
 
     Args:
-        size: bytes of parameters, and of gradients.
-        data: groups of devices with a whole state each.
-        fsdp: devices that share one.
+        size: bytes of the parameters, and of the gradients.
+        data: number of device groups; each group has a whole state.
+        fsdp: number of devices that share a state.
     """
     return 2 * (fsdp - 1) / fsdp * size + 2 * (data - 1) / data * size / fsdp
 
@@ -93,7 +94,7 @@ def sent(size: float, data: int, fsdp: int = 1) -> float:
 def seconds_to_send(
     size: float, devices: int, per_machine: int, inside: float, outside: float
 ) -> float:
-    """Equation (4): in a machine one group shares, between machines groups agree."""
+    """Returns equation (4): reductions inside each machine, then between machines."""
     together = min(devices, per_machine)
     within = sent(size, 1, together)
     between = sent(size, devices // together, together) - within
@@ -103,7 +104,7 @@ def seconds_to_send(
 def network_of(
     shape: tuple[int, int, int], config: jd.UNetConfig, batch: int
 ) -> tuple[Callable[..., Any], Callable[[], jd.TrainState], Callable[[Any], jd.Batch]]:
-    """The pure step, the state of step 0, and any rows of a batch."""
+    """Returns the pure step, and functions for the state of step 0 and a batch."""
     experiment, info = jd.Experiment(network=config), DataInfo(shape, None, None)
     images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape))
 
@@ -121,32 +122,32 @@ def network_of(
 
 
 def size_of(params: Any) -> int:
-    """How many numbers there are."""
+    """Returns the number of parameters."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
 
 
 def predict(options: argparse.Namespace) -> None:
     """Prints the efficiencies of both networks on 8 to 1,024 devices."""
     print(
-        f"devices that do {options.flops:g} TFLOP/s, {options.per_machine} a machine "
+        f"devices of {options.flops:g} TFLOP/s, {options.per_machine} per machine "
         f"with {options.inside:g} GB/s each\n"
-        "efficiency where sending waits for computing, and where it hides behind it"
+        "efficiency without overlap, and with full overlap, of communication"
     )
     for name, (shape, config, images) in NETWORKS.items():
         step, init, rows_of = network_of(shape, config, 1)
         state = jax.eval_shape(init)
         size = 4 * size_of(state.params)
-        # As for a TPU: the CPU's convolutions are loops, whose bodies count once.
+        # Count for a TPU: the CPU's convolutions are loops, whose bodies count once.
         traced: Any = jax.jit(step).trace(state, rows_of(np.arange(1)))
         lowered = traced.lower(lowering_platforms=("tpu",))
         flops = lowered.cost_analysis()["flops"]
         compute = images * flops / (1e12 * options.flops)
         print(
-            f"\n{name}: {size / 4e6:.1f} M parameters; {images} images a device, of "
+            f"\n{name}: {size / 4e6:.1f} M parameters; {images} images per device, of "
             f"{flops / 1e9:,.0f} GFLOP each: {1e3 * compute:.0f} ms\n"
-            f"  state: {4 * size / 1e9:.2f} GB a device by Pmap, "
-            f"{4 * size / 8e9:.2f} by Sharded with fsdp=8; "
-            f"sent a step: up to {2 * size / 1e9:.2f} GB"
+            f"  state: {4 * size / 1e9:.2f} GB per device with Pmap, "
+            f"{4 * size / 8e9:.2f} with Sharded and fsdp=8; "
+            f"sent per step: up to {2 * size / 1e9:.2f} GB"
         )
         print(f"  {'GB/s between machines':<24}" + "".join(f"{n:>13}" for n in DEVICES))
         for outside in options.outside:
@@ -162,7 +163,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def time_steps(layouts: dict[Any, Parallel], rounds: int) -> list[tuple[Any, Any]]:
-    """Median seconds of a step, and of one that only sends, taken in turns."""
+    """Times a step and a step that only sends, in turns; returns median seconds."""
     shape, config, batch = SMALL
     runs = {}
     for name, layout in layouts.items():
@@ -189,7 +190,7 @@ def time_steps(layouts: dict[Any, Parallel], rounds: int) -> list[tuple[Any, Any
 
 
 def measure(options: argparse.Namespace) -> None:
-    """Prints what more devices and processes cost on this machine."""
+    """Prints the cost of more devices and processes on this machine."""
     here, root = Path(__file__), Path(__file__).parent.parent
     found = {}
     for processes, devices in tqdm(((1, 8), (2, 1), (4, 1)), "measure", unit="launch"):
@@ -204,11 +205,9 @@ def measure(options: argparse.Namespace) -> None:
             found[layout, count, processes] = times
     shape, config, batch = SMALL
     size = 4 * size_of(jax.eval_shape(network_of(shape, config, 1)[1]).params)
+    print(f"{size / 4e6:.2f} M parameters, {batch} images per step in all layouts")
     print(
-        f"{size / 4e6:.2f} M parameters, {batch} images a step, whichever the devices"
-    )
-    print(
-        f"{'layout':<9}devices  processes  a step  only sending  difference  "
+        f"{'layout':<9}devices  processes    step  only sending  difference  "
         "sent by all      rate"
     )
     for (layout, count, processes), (step, send) in found.items():
@@ -223,33 +222,33 @@ def measure(options: argparse.Namespace) -> None:
 class Help(
     argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
 ):
-    """The docstring as it is, and the default of every flag."""
+    """Help formatter with the docstring unchanged and the default of every flag."""
 
 
 def above_0(text: str) -> float:
-    """A number above 0, or what argparse makes one clear line of."""
+    """Returns a number above 0; argparse prints the error for any other text."""
     if not float(text) > 0:
-        raise argparse.ArgumentTypeError(f"must be above 0; got {text}")
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text}")
     return float(text)
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
-    add("--flops", type=above_0, default=400, help="a device's TFLOP/s, as reached")
+    add("--flops", type=above_0, default=400, help="TFLOP/s that a device reaches")
     add("--per-machine", type=int, default=8, choices=[2**i for i in range(9)],
-        help="devices that share the fast links")  # fmt: skip
-    add("--inside", type=above_0, default=450, help="GB/s a device has there")
+        help="number of devices that share the fast links of a machine")  # fmt: skip
+    add("--inside", type=above_0, default=450, help="GB/s per device inside a machine")
     add("--outside", type=above_0, nargs="+", default=[50, 12.5, 1.5625],
-        help="GB/s a device has to other machines: 400 or 100 Gbit/s of its own, or "
-        "100 shared by 8")  # fmt: skip
-    add("--measure", action="store_true", help="measure on this machine's CPU instead")
-    add("--rounds", type=int, default=10, help="steps timed of each layout")
+        help="GB/s per device between machines: 400 or 100 Gbit/s of its own, or 100 "
+        "shared by 8")  # fmt: skip
+    add("--measure", action="store_true", help="measure on the CPU of this machine")
+    add("--rounds", type=int, default=10, help="number of timed steps per layout")
     add("--time", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.rounds < 1:
-        parser.error(f"--rounds must be at least 1; got {options.rounds}")
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.time:
         join()
         counts = [1, 2, 4, 8] if jax.process_count() == 1 else [jax.device_count()]

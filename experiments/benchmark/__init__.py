@@ -1,1 +1,1 @@
-"""The benchmark; see `__main__`."""
+"""The benchmark; `__main__` has its command line."""

@@ -17,7 +17,7 @@ from experiments.benchmark.rows import Row, Tell, output_of, progress
 
 
 def first_call(options: Options) -> Row:
-    """Compiles and calls one program, as a process that has just started does."""
+    """Compiles and calls one program in a process that has just started."""
     case, what = Case.of(options, *cases_of(options)[0]), programs_of(options)[0]
     program, compiled = make(case, what, options.steps), [0.0]
 
@@ -35,7 +35,7 @@ def first_call(options: Options) -> Row:
 
 
 def compiling(options: Options, tell: Tell) -> None:
-    """The time to a first step, with an empty persistent cache and with a full one."""
+    """Measures the time to a first step, with an empty and a full persistent cache."""
     keys = list(itertools.product(cases_of(options), programs_of(options)))
     given = {"--batch": options.batch, "--devices": options.devices}
     with progress(2 * len(keys)) as tick:

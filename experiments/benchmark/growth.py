@@ -7,7 +7,7 @@ from jaxdiff.parallel import Pmap
 
 
 def growth(options: Options, tell: Tell) -> None:
-    """Time an image against batch size, and a chain's time and memory against steps."""
+    """Measures time per image against batch size, and sampling against its steps."""
     devices = len(Pmap(num_devices=options.devices).devices)
     for network, dtype in cases_of(options):
         most = Case.of(options, network, dtype).batch
@@ -20,7 +20,7 @@ def growth(options: Options, tell: Tell) -> None:
             else:
                 keys += [(what, size, 0) for size in sizes]
         cases = {key: Case.of(options, network, dtype, batch=key[1]) for key in keys}
-        say(f"{network}, {dtype}: makes {len(keys)} programs")
+        say(f"{network}, {dtype}: compiling {len(keys)} programs")
         programs = {key: make(cases[key], key[0], key[2]) for key in keys}
         times = in_turns(programs, options.rounds)
         for key in keys:

@@ -1,4 +1,4 @@
-"""Networks to measure, in a type of numbers, ready to train on random images."""
+"""Networks to measure, in a number type, ready to train on random images."""
 
 import argparse
 import itertools
@@ -29,7 +29,7 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
     ),
     "cifar": ((32, 32, 3), jd.UNetConfig(dropout=0.0), 16, 256),
 }
-"""Image shape, network, and images a step: on a CPU, and on other devices."""
+"""Image shape, network, and images per step on a CPU and on other devices."""
 NUM_IMAGES = 1024
 """Number of random images to train on."""
 
@@ -42,7 +42,7 @@ def random_images(shape: tuple[int, int, int]) -> jd.data.Dataset:
 
 @dataclass(frozen=True)
 class Case:
-    """A network in a type of numbers, with its data and its training, on devices."""
+    """Network in a number type, with its data and its training, on devices."""
 
     network: str
     dtype: str
@@ -59,7 +59,7 @@ class Case:
         parallel: Parallel | None = None,
         **more: Any,
     ) -> "Case":
-        """The case; without a batch, that of the options, or else of the network."""
+        """Builds the case; `batch` defaults to --batch, then to the network's own."""
         shape, config, on_cpu, elsewhere = NETWORKS[network]
         usual = on_cpu if jax.default_backend() == "cpu" else elsewhere
         size = batch or options.batch or usual
@@ -72,46 +72,46 @@ class Case:
 
     @property
     def layout(self) -> Parallel:
-        """How the devices share the batch."""
+        """Layout of the devices that share the batch."""
         return self.trainer.experiment.parallel
 
     @property
     def batch(self) -> int:
-        """Images of a step."""
+        """Number of images per step."""
         return self.trainer.experiment.training.batch_size
 
     @cached_property
     def state(self) -> Any:
-        """That of step 0 on the devices, as the layout's step takes it."""
+        """Train state of step 0 on the devices, in the form of the layout's step."""
         init = partial(init_state, self.trainer.experiment, self.trainer.info)
         shardings = self.layout.shardings(jax.eval_shape(init))
         return self.layout.localize(jax.jit(init, out_shardings=shardings)())
 
     @cached_property
     def forward_flops(self) -> float:
-        """Operations of one evaluation of the network for the batch."""
+        """Number of operations of one network evaluation for the batch."""
         return count(self.trainer, "forward")
 
     def row(self, what: str, **more: Any) -> Row:
-        """The head of a row, and more."""
+        """Returns a row: the entries of this case, and `more`."""
         head = {"what": what, "network": self.network, "dtype": self.dtype}
         return {**head, "batch": self.batch, **more}
 
 
 def cases_of(options: Options) -> list[tuple[str, str]]:
-    """The networks and types asked for."""
+    """Returns the requested pairs of network and number type."""
     return list(itertools.product(options.networks, options.dtypes))
 
 
 def evaluate(trainer: Trainer, params: Any, images: Any, times: Any) -> Any:
-    """One evaluation of the network."""
+    """Evaluates the network once."""
     return trainer.model.network.apply({"params": params}, images, times)
 
 
 def count(trainer: Trainer, what: str) -> float:
-    """XLA's count of operations of a "forward" or a "train_step", over all devices.
+    """Returns XLA's count of operations of "forward" or "train_step", for all devices.
 
-    Nothing is compiled; the program counted is that for a TPU, whatever there is here.
+    Nothing is compiled. XLA counts the program for a TPU on any machine.
     """
     state = jax.eval_shape(partial(init_state, trainer.experiment, trainer.info))
     batch = trainer.batch(0)
@@ -119,23 +119,23 @@ def count(trainer: Trainer, what: str) -> float:
     fn: Callable[..., Any] = partial(jd.train_step, **trainer.recipe.options)
     if what == "forward":
         fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
-    # Only a CPU's client counts the operations of a program that is not compiled.
+    # Only the client of a CPU counts operations without compiling.
     with jax.default_device(cpu_device()):
         lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))
         return float(lowered.cost_analysis()["flops"])
 
 
 def cpu_device() -> jax.Device:
-    """A CPU of this machine, as JAX knows it.
+    """Returns the CPU device of JAX.
 
     Raises:
-        InputError: JAX_PLATFORMS keeps JAX from it.
+        InputError: JAX_PLATFORMS excludes the CPU.
     """
     try:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError as error:
         kept = os.environ.get("JAX_PLATFORMS", "")
         raise jd.InputError(
-            f"the benchmark counts operations on the CPU: JAX_PLATFORMS must be unset "
-            f"or have cpu in it; got {kept!r}"
+            f"JAX_PLATFORMS must be unset or contain cpu, got {kept!r}. The benchmark "
+            "counts operations on the CPU."
         ) from error

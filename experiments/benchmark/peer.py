@@ -1,4 +1,4 @@
-"""Speed against another program's, in turns."""
+"""The speed against another program, in turns."""
 
 import contextlib
 import json
@@ -15,8 +15,8 @@ from experiments.benchmark.rows import Row, Tell, output_of, progress, ratio
 
 
 def against_peer(options: Options, tell: Tell) -> None:
-    """The other program, and this one at the same batch, in turns."""
-    # The other one needs room on the device, too.
+    """Measures the other program and this one with the same batch, in turns."""
+    # The other program needs memory of the device, too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     made: dict[Any, tuple[Case, Program]] = {}
     theirs: dict[Any, list[float]] = {}
@@ -51,21 +51,21 @@ def against_peer(options: Options, tell: Tell) -> None:
 
 
 def peer_rows(options: Options) -> dict[tuple[Any, ...], float]:
-    """The images a second that another program prints.
+    """Returns the images per second that another program prints.
 
     Returns:
-        By (network, mode, dtype, what, batch); lines of other networks, types and
-        programs than asked for are left out.
+        Rates by (network, mode, dtype, what, batch), only for the requested networks,
+        types and programs.
 
     Raises:
-        InputError: there are none, or it fails.
+        InputError: the program fails, or prints no such line.
     """
     try:
         line = shlex.split(options.peer)
     except ValueError as error:
         raise jd.InputError(f"--peer cannot be read: {error}") from error
     if not line:
-        raise jd.InputError("--peer needs a command; got none")
+        raise jd.InputError("--peer must be a command, got none")
     seen: list[Row] = []
     for text in output_of(line).splitlines():
         with contextlib.suppress(ValueError):
@@ -80,15 +80,15 @@ def peer_rows(options: Options) -> dict[tuple[Any, ...], float]:
         rate, batch = row["images_per_s"], row.get("batch")
         if not (isinstance(rate, int | float) and 0 < rate < math.inf):
             raise jd.InputError(
-                f"the peer's images_per_s must be above 0; got {rate!r}"
+                f"the peer's images_per_s must be above 0, got {rate!r}"
             )
         if batch is not None and not (type(batch) is int and batch > 0):
-            raise jd.InputError(f"the peer's batch must be at least 1; got {batch!r}")
+            raise jd.InputError(f"the peer's batch must be at least 1, got {batch!r}")
         if (network, dtype) in cases_of(options) and what in programs_of(options):
             found[network, str(row.get("mode", "")), dtype, what, batch] = float(rate)
     if not found:
-        reason = "none is of what is asked for" if seen else "there are none"
+        reason = "none of the requested rows" if seen else "none"
         raise jd.InputError(
-            f"the peer must print JSON lines with images_per_s; {reason}"
+            f"the peer must print JSON lines with images_per_s, got {reason}"
         )
     return found

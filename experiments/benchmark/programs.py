@@ -1,4 +1,4 @@
-"""Programs to time: a forward pass, a train step, a sampling loop, a matmul."""
+"""Programs to time: a forward pass, a train step, a sampling loop, a product."""
 
 import math
 import time
@@ -18,19 +18,19 @@ from jaxdiff.parallel import Parallel
 
 PROGRAMS = ("forward", "train_step", "sample")
 MATMUL = {"cpu": 1024}
-"""Rows and columns of the matrices of `of_matmul`; 8192 on other devices."""
+"""Number of rows and columns of the matrices of `of_matmul`; 8192 on other devices."""
 
 
 @dataclass
 class Program:
-    """Something to time.
+    """Program to time.
 
     Attributes:
-        call: starts it once, and gives what to wait for.
-        flops: counts the operations of one call, over all devices. That traces it
-            once more, so only who shows them asks.
-        repeat: calls of one timing.
-        memory: of each device, once it was called: all, and temporary arrays.
+        call: function that starts one call and returns the arrays to wait for.
+        flops: function that returns the operations of one call, over all devices. It
+            traces the program again, so call it only for a result that shows them.
+        repeat: number of calls per timing.
+        memory: memory per device after the first call, total and temporary.
     """
 
     call: Callable[[], Any]
@@ -39,7 +39,7 @@ class Program:
     memory: Row = field(default_factory=dict)
 
     def seconds(self) -> float:
-        """Of one call, from `repeat` of them."""
+        """Times `repeat` calls and returns the seconds per call."""
         start = time.perf_counter()
         for _ in range(self.repeat):
             result = self.call()
@@ -47,7 +47,7 @@ class Program:
         return (time.perf_counter() - start) / self.repeat
 
     def warm_up(self, repeat: int | None = None) -> None:
-        """Compiles it, looks at its memory, and finds how often to repeat it."""
+        """Compiles the program, reads its memory, and sets its number of repeats."""
         client = jax.local_devices()[0].client
         before = set(client.live_executables())
         self.seconds()
@@ -63,7 +63,7 @@ class Program:
 
 
 def make(case: Case, what: str, steps: int = 0) -> Program:
-    """One of PROGRAMS, not compiled yet; `steps` are the chain's."""
+    """Returns one of PROGRAMS, not compiled yet; `steps` are sampling steps."""
     trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
     if what == "train_step":
         step = layout.step(partial(jd.train_step, **trainer.recipe.options))
@@ -93,7 +93,7 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
 
 
 def on_each(fn: Callable[..., Any], layout: Parallel, *rows: Any) -> Callable[..., Any]:
-    """`fn(shared, *rows)` on every device, of rows that lie there already."""
+    """Places the rows on the devices; returns a function that maps `fn` over them."""
     devices = layout.devices
     split = [a.reshape(len(devices), -1, *a.shape[1:]) for a in rows]
     placed = [jax.pmap(lambda a: a, devices=devices)(a) for a in split]
@@ -102,7 +102,7 @@ def on_each(fn: Callable[..., Any], layout: Parallel, *rows: Any) -> Callable[..
 
 
 def matmul(layout: Parallel, dtype: str) -> Program:
-    """A square product of matrices on every device."""
+    """Returns a product of square matrices on every device."""
     size, devices = MATMUL.get(jax.default_backend(), 8192), len(layout.devices)
     factors = np.random.default_rng(0).normal(size=(devices * size, size))
     run = on_each(lambda _, a: a @ a, layout, factors.astype(jnp.dtype(dtype)))
@@ -112,7 +112,7 @@ def matmul(layout: Parallel, dtype: str) -> Program:
 def in_turns(
     programs: dict[Any, Program], rounds: int, repeats: dict[Any, int] | None = None
 ) -> dict[Any, list[float]]:
-    """Seconds of a call of each program, in so many rounds of all of them."""
+    """Times all programs in rounds; returns the seconds per call of each."""
     times: dict[Any, list[float]] = {name: [] for name in programs}
     with progress(len(programs) * (rounds + 1)) as tick:
         for name, program in programs.items():
@@ -125,5 +125,5 @@ def in_turns(
 
 
 def programs_of(options: Options) -> list[str]:
-    """The programs asked for."""
+    """Returns the requested programs."""
     return [what for what in options.what if what in PROGRAMS]

@@ -1,4 +1,4 @@
-"""Rows of results: their figures, their text and where they were measured."""
+"""Rows of results: numbers, text, and the machine they were measured on."""
 
 import contextlib
 import functools
@@ -19,31 +19,31 @@ from jaxdiff.runs import provenance
 Row = dict[str, Any]
 Tell = Callable[[Row], None]
 NOT_SHOWN = ("on", "gflop_per_image", "temp_mb", "saved_every", "pairs")
-"""What of a JSON line is not in the table."""
+"""Entries of a JSON line that are not in the table."""
 
 
 def middle(values: Sequence[float], name: str) -> Row:
-    """The median under this name, and the quartiles."""
+    """Returns the median under this name, and the quartiles."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()
     return {name: median, "low": low, "high": high}
 
 
 def ratio(own: Sequence[float], other: Sequence[float], other_is: str) -> Row:
-    """How many times as fast as the other, from the seconds of both, pair by pair."""
+    """Returns the speed relative to the other, from the seconds of both in pairs."""
     pairs = [b / a for a, b in zip(own, other, strict=True)]
     return {**middle(pairs, "ratio"), "ratio_to": other_is}
 
 
 @functools.cache
 def here() -> Row:
-    """What measured: the machine, its devices, the versions and the code."""
+    """Returns the machine, its devices, the versions and the code."""
     start = provenance.start()
     kept = ("time", "machine", "devices", "versions", "code")
     return {"cores": os.cpu_count(), **{name: start[name] for name in kept}}
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows of text, with the columns that any of them has."""
+    """Returns the rows as a text table, with every column that any row has."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [name for name in names if name not in NOT_SHOWN]
 
@@ -56,13 +56,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def say(text: str) -> None:
-    """A line for who waits, apart from the results."""
+    """Prints a line of progress on stderr, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[], None]]:
-    """Shows how many measurements are done: a bar, or lines where there is no tqdm."""
+    """Shows the number of measurements done: a bar, or lines if tqdm is missing."""
     done = itertools.count(1)
     if importlib.util.find_spec("tqdm"):
         with bar(total, "benchmark", "measurement") as show:
@@ -72,10 +72,10 @@ def progress(total: int) -> Iterator[Callable[[], None]]:
 
 
 def output_of(line: Sequence[str], env: dict[str, str] | None = None) -> str:
-    """What a program prints.
+    """Runs a program and returns its output.
 
     Raises:
-        InputError: it cannot be started, or fails.
+        InputError: the program cannot be started, or fails.
     """
     try:
         done = subprocess.run(

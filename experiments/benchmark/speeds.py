@@ -1,4 +1,4 @@
-"""The default form: speeds, memory and utilisation."""
+"""The default form: speed, memory and utilisation."""
 
 import statistics
 
@@ -15,14 +15,14 @@ PEAKS = {
     "tpu v4": 275e12, "tpu v5 lite": 197e12, "tpu v5e": 197e12, "tpu v5": 459e12,
     "tpu v6": 918e12,
 }  # fmt: skip
-"""Dense bfloat16 operations a second of a device, the first whose name has this in it:
-NVIDIA's data sheets of A100, H100 and H200; Google Cloud's pages of its TPUs."""
+"""Dense bfloat16 operations per second, by a part of the device's name; the first match
+counts. From NVIDIA's data sheets of A100, H100, H200 and Google Cloud's TPU pages."""
 
 
 def peak_of(options: Options, dtype: str) -> float | None:
-    """Operations a second that a device can do, where that is known.
+    """Returns the peak operations per second of a device, or None if unknown.
 
-    By default a GPU takes float32 as TF32, at half the speed, a TPU as bfloat16.
+    By default a GPU computes float32 as TF32, at half the speed, and a TPU as bfloat16.
     """
     if options.peak_tflops:
         return 1e12 * options.peak_tflops
@@ -33,9 +33,9 @@ def peak_of(options: Options, dtype: str) -> float | None:
 
 
 def speeds(options: Options, tell: Tell) -> None:
-    """The default form."""
+    """Runs the default form."""
     for network, dtype in cases_of(options) if programs_of(options) else ():
-        say(f"{network}, {dtype}: makes {', '.join(programs_of(options))}")
+        say(f"{network}, {dtype}: compiling {', '.join(programs_of(options))}")
         speeds_of(options, tell, Case.of(options, network, dtype))
     if "layouts" in options.what:
         layouts(options, tell)
@@ -46,7 +46,7 @@ def speeds(options: Options, tell: Tell) -> None:
 
 
 def speeds_of(options: Options, tell: Tell, case: Case) -> None:
-    """The rows of one network and type; all programs in turns."""
+    """Measures all rows of one network and type; the programs take turns."""
     names, steps = programs_of(options), options.steps
     programs = {what: make(case, what, steps) for what in names}
     programs["matmul"] = matmul(case.layout, case.dtype)
@@ -74,8 +74,8 @@ def speeds_of(options: Options, tell: Tell, case: Case) -> None:
 
 
 def layouts(options: Options, tell: Tell) -> None:
-    """The train step by Sharded and by Pmap, of the first network and type."""
-    say("layouts: makes train_step by pmap and by sharded")
+    """Measures the train step with Sharded and Pmap, of the first network and type."""
+    say("layouts: compiling train_step with pmap and sharded")
     pmap = Pmap(num_devices=options.devices)
     both: tuple[Parallel, ...] = (pmap, Sharded(fsdp=len(pmap.devices)))
     cases = [Case.of(options, *cases_of(options)[0], parallel=each) for each in both]

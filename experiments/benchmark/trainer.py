@@ -1,4 +1,4 @@
-"""The trainer against its bare step, and its data against the step that takes them."""
+"""The trainer against its bare step, and its data against the step."""
 
 import contextlib
 import importlib.util
@@ -27,20 +27,21 @@ from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Upkeep
 
 FED = 50
-"""Batches of one timing of the feed, its start included."""
+"""Number of batches per timing of the feed, including its start."""
 
 
 class Alternating:
-    """A trainer that takes as many bare steps between the segments of its loop.
+    """Trainer that alternates segments of its loop with segments of bare steps.
 
-    They are steps of the same compiled function, from a copy of the state, all of one
-    batch: a single run gives the times of the loop, and of the step by itself.
+    Bare steps call the same compiled function on a copy of the state, all with one
+    batch. So a single run measures both the loop and the step alone.
 
     Attributes:
-        trainer: the trainer; its other attributes are this one's too.
-        segment: steps of each segment.
-        first: the step before which the first bare segment is, when all is warm.
-        times: seconds per step of each segment; a loop's is between two bare ones.
+        trainer: the wrapped trainer; its other attributes are available here too.
+        segment: number of steps per segment.
+        first: step before which the first bare segment runs, after the warm-up.
+        times: seconds per step of each segment, in lists "bare" and "loop"; each loop
+            segment lies between two bare ones.
     """
 
     def __init__(self, trainer: Trainer, segment: int, first: int) -> None:
@@ -53,7 +54,7 @@ class Alternating:
         return getattr(self.trainer, name)
 
     def advance(self, state: Any, batches: Any) -> tuple[Any, Any]:
-        """Takes a step of the loop, after a bare segment where one is due."""
+        """Runs a step of the loop, after a bare segment if one is due."""
         done = self._count - self.first
         if done >= 0 and done % self.segment == 0:
             jax.block_until_ready(state)
@@ -76,10 +77,10 @@ class Alternating:
 
 
 def trainer(options: Options, tell: Tell) -> None:
-    """The whole loop against its bare step, of the first network and type.
+    """Measures the whole loop against its bare step, of the first network and type.
 
-    Every second segment has a checkpoint in its middle: the ratio is of the others, and
-    what a checkpoint adds is told beside it.
+    Every second segment has a checkpoint in its middle. The ratio is computed from the
+    other segments; the row also has the time that a checkpoint adds.
     """
     if lacks("trainer", "tqdm", "orbax", "cattrs", "grain"):
         return
@@ -105,7 +106,7 @@ def trainer(options: Options, tell: Tell) -> None:
 
 
 def feed(options: Options, tell: Tell) -> None:
-    """Batches against the step that takes them, of the first network and type."""
+    """Measures the feed of batches against the step, of the first network and type."""
     if lacks("feed", "tqdm", "grain", "tensorflow_datasets", "PIL"):
         return
     case = Case.of(options, *cases_of(options)[0])
@@ -143,7 +144,7 @@ def feed(options: Options, tell: Tell) -> None:
 
 @contextlib.contextmanager
 def cache_in(folder: str) -> Iterator[None]:
-    """Makes this folder the cache of prepared data meanwhile."""
+    """Makes this folder the cache of prepared data inside the context."""
     name = "JAXDIFF_CACHE"
     before = os.environ.get(name)
     os.environ[name] = folder
@@ -156,14 +157,14 @@ def cache_in(folder: str) -> Iterator[None]:
 
 
 def fed(trainer: Trainer) -> Any:
-    """Takes all batches of some steps, on the devices; the last ones."""
+    """Reads all batches of FED steps onto the devices; returns the last ones."""
     ((_, batches),) = deque(trainer.feed(0, FED), maxlen=1)
     return batches
 
 
 def lacks(what: str, *packages: str) -> bool:
-    """Whether a package is missing; says so."""
+    """Returns True if a package is missing, and prints its name."""
     missing = [name for name in packages if not importlib.util.find_spec(name)]
     if missing:
-        say(f"{what} is left out: it needs {missing[0]}, of jaxdiff[experiments]")
+        say(f"{what} is skipped: it needs {missing[0]}, of jaxdiff[experiments]")
     return bool(missing)

@@ -1,4 +1,4 @@
-"""The command line: one file a command, and one table of them."""
+"""The command line: one file per command, and one table of commands."""
 
 from jaxdiff.cli.program import COMMANDS as COMMANDS
 from jaxdiff.cli.program import main as main

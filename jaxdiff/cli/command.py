@@ -1,4 +1,4 @@
-"""A command of the command line, and what it may need beside its own flags."""
+"""`Command`, an entry of the table of commands, and the arguments it may need."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,50 +15,52 @@ from jaxdiff.runs.load import Run, load
 from jaxdiff.training.experiment import Experiment
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
-"""From (images, labels, training images, training labels) the share of images that show
-their class."""
+"""Function of (images, labels, training images, training labels) that returns the share
+of images that show their class."""
 
 
 class File(NamedTuple):
-    """An experiment's file, as its command line uses it."""
+    """Experiment file, as its command line uses it."""
 
     config: Experiment
-    """The experiment."""
+    """Experiment; flags change its fields."""
     judge: Judge | None
-    """The judge of its samples."""
+    """Function for the label agreement of samples, if any."""
     workdir: Path
-    """The default of --workdir."""
+    """Default of --workdir."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """An argument of commands, beside their own flags."""
+    """Argument of a command in addition to its own options."""
 
     get: Callable[..., Any]
-    """From (file, the command's options, those of `flags` if any) the argument."""
+    """Function of (file, the command's options, options of `flags` if any) that returns
+    the argument."""
     flags: Callable[[File, Sequence[str]], Any] | None = None
-    """From (file, the words of the line) options whose flags the command takes too."""
+    """Function of (file, words of the command line) that returns further options, whose
+    fields become flags of the command."""
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command of the command line."""
+    """Entry of the table of commands."""
 
     name: str
-    """The word that chooses it."""
+    """Name on the command line."""
     options: type[Any]
-    """The class of its own flags."""
+    """Class of the command's own flags."""
     run: Callable[..., None]
-    """Does it, from its options and what it needs."""
+    """Function that runs the command, from its options and the arguments in `needs`."""
     about: str
-    """A verb and more, for --help."""
+    """Summary for --help; it starts with a verb."""
     needs: tuple[Need, ...] = ()
-    """The further arguments of `run`; one of them at most has flags."""
+    """Further arguments of `run`; at most one of them has flags."""
     words: tuple[str, ...] = ()
-    """The flags whose values are the first words after the command."""
+    """Flags whose values may be the first words after the command."""
 
     def defaults(self, file: File) -> Any:
-        """Its options where no flag is given."""
+        """Returns the options of the command if no flag is given."""
         if "workdir" in {field.name for field in fields(self.options)}:
             return self.options(workdir=file.workdir)
         return self.options()
@@ -66,25 +68,25 @@ class Command:
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """How the devices share a trained model."""
+    """Options of commands that load a trained model."""
 
     parallel: Parallel = field(default_factory=Pmap)
-    """How devices share the work; what comes of it does not depend on it."""
+    """Layout of devices; the results do not depend on it, up to rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained(Devices):
-    """Which of a run's models is used, and how the devices share it."""
+    """Options of commands that use one average of a trained model's parameters."""
 
     ema: float | None = None
-    """Take the parameters' average of this relative length, in (0, 0.288), made from
-    those of training.ema-lengths; by default that of constant decay."""
+    """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
+    None takes the average of constant decay."""
 
 
 def _with_init(file: File, words: Sequence[str]) -> Experiment:
-    """The experiment with the model of the run that --init names.
+    """Returns the experiment with the model of the run that --init names.
 
-    A run that goes on needs only its own record of it.
+    A run that resumes takes the model from its own config.json.
     """
     init = value_of("--init", words)
     if init in (None, "", "None"):
@@ -95,21 +97,21 @@ def _with_init(file: File, words: Sequence[str]) -> Experiment:
 
 
 def _load(file: File, options: Any, devices: Devices) -> Run:
-    """The model in the run folder of the options, on its devices."""
+    """Loads the model of the run folder in the options."""
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
     ema = devices.ema if isinstance(devices, Trained) else None
     return load(options.workdir, parallel=devices.parallel, ema=ema)
 
 
 CONFIG = Need(lambda file, *_: file.config)
-"""The experiment as the file has it."""
+"""Experiment of the file, unchanged."""
 JUDGE = Need(lambda file, *_: file.judge)
-"""The file's judge."""
+"""Label-agreement function of the file."""
 DATA = Need(lambda _, __, experiment: experiment, lambda file, _: file.config)
-"""The experiment as flags change it."""
+"""Experiment with the changes of the flags."""
 EXPERIMENT = Need(lambda _, __, experiment: experiment, _with_init)
-"""The experiment as flags change it, from the model of --init."""
+"""Experiment with the model of --init and the changes of the flags."""
 MODEL = Need(_load, lambda *_: Trained())
-"""A trained model."""
+"""Trained model."""
 USUAL_MODEL = Need(_load, lambda *_: Devices())
-"""A trained model, without a choice of its average."""
+"""Trained model with its average of constant decay."""

@@ -1,9 +1,10 @@
-"""The command `compare`: how good is each sampler, at how many network evaluations?
+"""The command `compare`: quality of samplers by number of network evaluations.
 
-Two figures tell: the label agreement (where the experiment has a judge), and the
-Frechet distance of the pixels to those of all training images. They are told too of the
-whole chain of T steps, which all others approximate, and of as many held-out images.
-All samplers start from the same noise, and draw the same labels.
+It reports two metrics. The label agreement needs an experiment with a function for it.
+The Frechet distance compares the pixels with those of all training images. The table
+has two references: the sampling loop of all T steps, which the samplers approximate,
+and as many held-out images. All samplers start from the same noise and draw the same
+labels.
 """
 
 from dataclasses import dataclass, replace
@@ -45,35 +46,35 @@ SAMPLERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class CompareOptions:
-    """Which samplers to compare, on a trained run."""
+    """Options of the command `compare`."""
 
     workdir: Path
-    """The run folder; compare.json, compare.png and samplers.png are written there."""
+    """Run folder; compare.json, compare.png and samplers.png are written to it."""
     sampler: tuple[str, ...] = SAMPLERS
-    """Samplers by name, with their options if any, as for the command sample."""
+    """Samplers by name, with options, as in ddim or dpm-solver:order=3,eta=1."""
     evaluations: tuple[int, ...] = (5, 10, 20, 50)
-    """The most network evaluations an image; a sampler takes the steps they give."""
+    """Budgets of network evaluations per image; samplers take the steps that fit."""
     spacing: str | None = None
-    """The time grid of all; each sampler's own by default."""
+    """Time grid of all samplers, by name. None takes each sampler's own."""
     guidance: float = 1.0
-    """Weight of classifier-free guidance; above 0, an evaluation is still one call."""
+    """Weight of classifier-free guidance, 1 for none. A guided call counts once."""
     num: int = 200
-    """How many images of each."""
+    """Number of images per sampler."""
     seed: int = 0
-    """All randomness comes from it."""
+    """Seed of all randomness."""
     columns: int = 20
-    """Images of each sampler in samplers.png."""
+    """Number of images per sampler in samplers.png."""
 
 
 class Quality(NamedTuple):
-    """How good a sampler is.
+    """Quality of a sampler.
 
     Attributes:
-        sampler: its name.
-        evaluations: how often it asked the network for an image; 0 for held-out images.
-        agreement: the share of images that are read as their label; None without a
-            judge or labels.
-        distance: the Frechet distance of the pixels to the training images'.
+        sampler: name of the sampler.
+        evaluations: number of network evaluations per image; 0 for held-out images.
+        agreement: share of images that are assigned to their label; None without a
+            function for it or without labels.
+        distance: Frechet distance of the pixels to those of the training images.
     """
 
     sampler: str
@@ -83,15 +84,15 @@ class Quality(NamedTuple):
 
 
 def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
-    """Compares samplers on a trained run: a table, a record and pictures."""
+    """Compares samplers on a trained run; writes a table, a JSON file and pictures."""
     if options.columns < 1:
-        raise InputError(f"columns must be at least 1; got {options.columns}")
+        raise InputError(f"columns must be at least 1, got {options.columns}")
     if options.num < 2:
-        raise InputError(f"num must be at least 2; got {options.num}")
+        raise InputError(f"num must be at least 2, got {options.num}")
     run.check_request(None, options.num, options.seed)
     if not options.evaluations or min(options.evaluations) < 1:
         raise InputError(
-            f"evaluations must be at least 1 each; got {options.evaluations}"
+            f"evaluations must be at least 1 each, got {options.evaluations}"
         )
     whole = replace(run.experiment.sampling, guidance=options.guidance)
     if not isinstance(whole.sampler, DDPM):
@@ -134,7 +135,7 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
 
 
 def _steps(sampler: Sampler, evaluations: int) -> int:
-    """The most steps that take so many evaluations."""
+    """Returns the largest number of steps within a number of evaluations."""
     steps = 0
     while sampler.evaluations(steps + 1) <= evaluations:
         steps += 1
@@ -162,7 +163,7 @@ def _write(
     found: list[Quality],
     pictures: dict[tuple[str, int], np.ndarray],
 ) -> None:
-    """The table, compare.json, compare.png and samplers.png."""
+    """Prints the table and writes compare.json, compare.png and samplers.png."""
     print(f"{'sampler':<22}{'evaluations':>12}{'label agreement':>17}{'distance':>10}")
     for q in found:
         share = "" if q.agreement is None else f"{q.agreement:.1%}"
@@ -193,7 +194,7 @@ def _write(
     path = workdir / "compare.png"
     shares = (titles["agreement"],)
     plots.save_comparison(path, panels, marks, "network evaluations", budgets, shares)
-    # Side by side: each sampler at the second-lowest budget, where they differ.
+    # Show each sampler at the second-lowest budget, where the samplers differ.
     shown = budgets[min(1, len(budgets) - 1)]
     rows = {}
     for name, evaluations in pictures:

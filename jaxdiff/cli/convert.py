@@ -1,4 +1,4 @@
-"""The commands `import` and `export`: models of Hugging Face's diffusers."""
+"""The commands `import` and `export`: model folders of Hugging Face's diffusers."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,45 +12,47 @@ from jaxdiff.training.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class ImportOptions:
-    """What to import, and where to."""
+    """Options of the command `import`."""
 
     path: Path | None = None
-    """The model's folder, in the layout of Hugging Face's diffusers; also the first
-    word after the command."""
+    """Model folder of Hugging Face's diffusers; also the first argument."""
     workdir: Path
-    """The run folder to make; also the second word."""
+    """Run folder to write; also the second argument."""
     steps: int | None = None
-    """Steps of the sampler; by default all times with DDPM, 50 with DDIM, 20 with
-    DPM-Solver++ and UniPC."""
+    """Number of steps of the sampler.
+    None takes all times with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC."""
     variant: str | None = None
-    """Of the weights' files, such as fp16; by default the plain ones, or the only."""
+    """Variant of the weight files, such as fp16.
+    None takes the plain files, or the only variant."""
     null_class: bool = False
-    """The last of the class embeddings stands for no class: guidance needs it."""
+    """If True, the last class embedding stands for no class; guidance needs it."""
     bin: bool = False
-    """Read a .bin file where there is no safetensors file; nothing in it is run."""
+    """If True, reads a .bin file if safetensors are missing; no code in it runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What to export, and where to."""
+    """Options of the command `export`."""
 
     workdir: Path
-    """The run folder; also the first word after the command."""
+    """Run folder; also the first argument."""
     path: Path | None = None
-    """The folder to make, in the layout of Hugging Face's diffusers; also the second
-    word."""
+    """Model folder of Hugging Face's diffusers to write; also the second argument."""
     sampler: str | None = None
-    """Another sampler than the run's, such as ddim or dpm-solver:order=2."""
+    """Sampler by name, such as ddim or dpm-solver:order=2. None takes the run's."""
     steps: int | None = None
-    """How many steps it takes."""
+    """Number of steps of the sampler. None takes the default of its time grid."""
     ema: float | None = None
-    """Take the parameters' average of this relative length, as `sample` does."""
+    """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
+    None takes the average of constant decay."""
 
 
 def import_model(options: ImportOptions, config: Experiment) -> None:
-    """Makes a run folder of a model of diffusers."""
+    """Writes a run folder from a model folder of diffusers."""
     if options.path is None:
-        raise InputError("import needs the model's folder: import PATH WORKDIR")
+        raise InputError(
+            "path must be a model folder, got none. Run import PATH WORKDIR"
+        )
     run = from_diffusers(
         options.path, num_steps=options.steps, variant=options.variant,
         null_class=options.null_class, allow_bin=options.bin, base=config,
@@ -60,13 +62,13 @@ def import_model(options: ImportOptions, config: Experiment) -> None:
 
 
 def export_model(options: ExportOptions) -> None:
-    """Makes a model of diffusers of a run."""
+    """Writes a model folder of diffusers from a run."""
     if options.path is None:
-        raise InputError("export needs a folder to make: export WORKDIR PATH")
+        raise InputError("path must be a new folder, got none. Run export WORKDIR PATH")
     run = load(options.workdir, ema=options.ema)
     samplers = () if options.sampler is None else (options.sampler,)
     (sampling,) = samplings_of(run, samplers, options.steps, None).values()
     experiment = replace(run.experiment, sampling=sampling)
     call = to_diffusers(replace(run, experiment=experiment), options.path)
     given = ", ".join(f"{name}={value}" for name, value in call.items())
-    print(f"the model is in {options.path}; call its pipeline with {given}")
+    print(f"the model is in {options.path}. Call its pipeline with {given}")

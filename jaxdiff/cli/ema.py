@@ -1,7 +1,8 @@
-"""The command `ema`: which average of a run's parameters draws the best samples?
+"""The command `ema`: sample quality of several averages of a run's parameters.
 
-EDM2's averages of several relative lengths (see `ema`), each made from those that the
-run kept, and beside them the one of constant decay. All start from the same noise.
+It compares post-hoc averages of several relative lengths (EDM2, see `training.ema`),
+made from the stored averages, with the average of constant decay. All samples start
+from the same noise.
 """
 
 from collections.abc import Sequence
@@ -35,36 +36,36 @@ from jaxdiff.storage.files import ensure_writable, write_json_atomic
 from jaxdiff.training.ema import gamma_of
 
 COUNT, USUAL = 7, 1000
-"""How many lengths are compared by default, and how many samples of each."""
+"""Default number of lengths, and maximum default number of samples per length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AveragesOptions(JudgingOptions):
-    """Which averages of a trained run's parameters to compare."""
+    """Options of the command `ema`."""
 
     workdir: Path
-    """The run folder; ema.json and ema.png are written there."""
+    """Run folder; ema.json and ema.png are written to it."""
     lengths: tuple[float, ...] = ()
-    """Relative lengths of the averages, in (0, 0.288), the share of the run that each
-    spans; by default seven from the shortest that the run kept to the longest."""
+    """Relative lengths in (0, 0.288): the share of the run that each average spans.
+    The default is seven, from the shortest to the longest stored length."""
     samples: int | None = None
-    """How many samples of each, to compare with as many held-out images; by default as
-    many as there are, at most 1,000."""
+    """Number of samples per average, compared with as many held-out images.
+    None takes as many as the dataset allows, at most 1,000."""
     seed: int = 0
-    """All randomness comes from it."""
+    """Seed of all randomness."""
 
 
 class Average(NamedTuple):
-    """How good the samples of an average are.
+    """Quality of the samples of one average.
 
     Attributes:
-        length: its relative length; None for that of constant decay, and 0 for the
-            training images in the samples' place.
-        agreement: the share of samples that are read as the class asked for; None where
-            there are no classes.
-        frechet: see `metrics.frechet`.
-        kernel: see `metrics.kernel`.
-        standard_error: of `kernel`.
+        length: relative length; None for the average of constant decay, and 0 for the
+            baseline, as many training images.
+        agreement: share of samples that are assigned to the requested class; None
+            without classes.
+        frechet: Frechet distance, see `evaluation.frechet`.
+        kernel: kernel distance, see `evaluation.kid`.
+        standard_error: standard error of `kernel`.
     """
 
     length: float | None
@@ -75,14 +76,14 @@ class Average(NamedTuple):
 
 
 def averages(options: AveragesOptions, run: Run) -> None:
-    """Compares averages of a trained run: a table, a record and a picture."""
+    """Compares averages of a trained run; writes a table, a JSON file and a picture."""
     check_seed(options.seed)
     kept = stored_lengths(run.experiment)
     lengths = options.lengths or lengths_between(min(kept), max(kept))
     for one in lengths:
         gamma_of(one)
     if len(set(lengths)) < len(lengths):
-        raise InputError(f"a length is named twice: {', '.join(map(str, lengths))}")
+        raise InputError(f"lengths must differ, got {', '.join(map(str, lengths))}")
     ensure_writable(options.workdir)
     training, held_out = load_data_of(run)
     num = options.samples
@@ -136,17 +137,20 @@ def averages(options: AveragesOptions, run: Run) -> None:
 
 
 def lengths_between(shortest: float, longest: float) -> tuple[float, ...]:
-    """Lengths, evenly spread in their logarithm, of three digits; one if both are."""
+    """Returns lengths with three digits, evenly spaced in their logarithm.
+
+    Returns one length if the shortest is the longest.
+    """
     spread = np.geomspace(shortest, longest, COUNT if longest > shortest else 1)
     return tuple(float(f"{length:.3g}") for length in spread)
 
 
 def _tell(floor: Average, found: Sequence[Average], decay: str) -> None:
-    """The table, the floor last."""
+    """Prints the table; its last row is the baseline."""
     print(f"{'average of length':<32}{'agreement':>11}{'Frechet':>10}{'kernel':>10}")
     for one in (*found, floor):
         name = decay if one.length is None else f"{one.length:g}"
-        name = "training images (floor)" if one is floor else name
+        name = "training images (baseline)" if one is floor else name
         share = "" if one.agreement is None else f"{one.agreement:.1%}"
         kernel = f"{one.kernel:>10.4f} ± {one.standard_error:.4f}"
         print(f"{name:<32}{share:>11}{one.frechet:>10.4f}{kernel}")

@@ -1,4 +1,4 @@
-"""The command `evaluate`: how likely held-out images are, and how like them samples."""
+"""The command `evaluate`: likelihood of held-out images, and sample quality."""
 
 import textwrap
 from collections.abc import Sequence
@@ -36,42 +36,41 @@ from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(JudgingOptions):
-    """What to evaluate a trained run on."""
+    """Options of the command `evaluate`."""
 
     workdir: Path
-    """The run folder; evaluation.json, bound.png and nearest.png are written there."""
+    """Run folder; evaluation.json, bound.png and nearest.png are written to it."""
     split: Literal["test", "train"] = "test"
-    """Which images of the run's data set are to be likely; those held out by
-    default."""
+    """Split of the dataset for the likelihood; the test split is held out."""
     num: int | None = None
-    """How many of these images, the first ones; all by default."""
+    """Number of images of the split, from its start. None takes all."""
     seed: int = 0
-    """All randomness of the evaluation comes from it."""
+    """Seed of all randomness of the evaluation."""
     num_terms: int | None = None
-    """How many of the bound's T terms to draw for each image, which estimates it
-    without bias; all by default."""
+    """Number of random terms of the bound per image, an unbiased estimate.
+    None takes all T terms."""
     ode_steps: int = 64
-    """Steps of the probability-flow ODE's solver, 4 network evaluations each; 0 leaves
-    the ODE out."""
+    """Number of steps of the probability-flow ODE; 0 skips the ODE.
+    Each step takes 4 network evaluations."""
     exact_trace: bool = False
-    """Compute the ODE's divergence instead of estimating it; small images only."""
+    """If True, computes the ODE's divergence exactly; for small images only."""
     samples: int | None = None
-    """How many samples to draw, to compare with as many held-out images; by default as
-    many as there are, at most 10,000; 0 leaves them out."""
+    """Number of samples, compared with as many held-out images; 0 skips the samples.
+    None takes as many as the dataset allows, at most 10,000."""
     statistics: Path | None = None
-    """A file of the command `statistics`, or mu and sigma by another tool, by the same
-    features: the samples' Frechet distance to these is told too."""
+    """File with mu and sigma of the same features, by `statistics` or another tool.
+    Adds the samples' Frechet distance to these statistics."""
 
 
 class Figure(NamedTuple):
-    """One figure of an evaluation.
+    """Figure of an evaluation.
 
     Attributes:
-        name: what it is.
-        value: the figure.
-        standard_error: None where it is not known.
-        unit: "" for a number without one.
-        note: what it must be told with, to be compared with others.
+        name: name of the figure.
+        value: value of the figure.
+        standard_error: standard error of the value; None if it is unknown.
+        unit: unit of the value; "" for a number without a unit.
+        note: conditions under which the value may be compared with other values.
     """
 
     name: str
@@ -81,7 +80,7 @@ class Figure(NamedTuple):
     note: str = ""
 
     def __str__(self) -> str:
-        """The name, and the value in a column."""
+        """Returns the name, and the value in a column."""
         value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
         error = self.standard_error
         told = value if error is None else f"{value} ± {error:.4f}"
@@ -89,7 +88,7 @@ class Figure(NamedTuple):
 
 
 def evaluate(options: EvaluateOptions, run: Run) -> None:
-    """Evaluates a trained run: figures on the screen and in a file, and pictures."""
+    """Evaluates a trained run; prints figures, and writes a JSON file and pictures."""
     ensure_writable(options.workdir)
     check_seed(options.seed)
     training, held_out = load_data_of(run)
@@ -98,9 +97,10 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
     check_evaluation(run, images, num, options.ode_steps, options.num_terms)
     if options.exact_trace and not options.ode_steps:
         raise InputError(
-            "exact_trace is of the ODE: give ode_steps above 0, or leave it out"
+            "exact_trace must come with ode_steps above 0, got 0. Raise ode_steps, or "
+            "leave exact_trace out."
         )
-    # What the samples need, so that all of it is refused before anything begins.
+    # Check all that the samples need before any work begins.
     samples = options.samples
     if samples is None:
         samples = min(len(held_out), len(training), MOST)
@@ -109,7 +109,10 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
     if options.statistics is not None:
         others = load_statistics(options.statistics)
         if not samples:
-            raise InputError("statistics are for the samples: leave samples above 0")
+            raise InputError(
+                "samples must be above 0 with statistics, got 0. Raise samples, or "
+                "leave statistics out."
+            )
     if samples:
         check_num(samples, training, held_out)
         run.check_request(None, samples, options.seed, sampling)
@@ -208,7 +211,7 @@ def _likely(found: Likelihood, note: str) -> list[Figure]:
 
 
 def _known(error: float) -> float | None:
-    """The standard error; None of a single image, for JSON has no nan."""
+    """Returns the standard error; None for a single image, because JSON has no nan."""
     return error if np.isfinite(error) else None
 
 
@@ -216,7 +219,7 @@ def _alike(found: Fidelity, note: str) -> list[Figure]:
     figures = []
     if found.agreement is not None:
         figures.append(Figure("label agreement", found.agreement, unit="share"))
-    for of, d in (("", found.samples), (", training images (floor)", found.floor)):
+    for of, d in (("", found.samples), (", training images (baseline)", found.floor)):
         figures += [
             Figure(f"Frechet distance{of}", d.frechet),
             Figure(f"kernel distance{of}", d.kernel.value, d.kernel.standard_error),
@@ -226,8 +229,10 @@ def _alike(found: Fidelity, note: str) -> list[Figure]:
     near = found.copying
     figures += [
         Figure("distance to the nearest training image", near.generated),
-        Figure("the same of held-out images (floor)", near.held_out),
-        Figure("nearer than held-out images (floor: 50%)", near.nearer, unit="share"),
+        Figure("distance of held-out images (baseline)", near.held_out),
+        Figure(
+            "nearer than held-out images (baseline: 50%)", near.nearer, unit="share"
+        ),
     ]
     return [figure._replace(note=note) for figure in figures]
 

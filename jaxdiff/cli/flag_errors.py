@@ -1,7 +1,7 @@
-"""What is wrong with a command line, in one line: `flags` asks when tyro refuses it.
+"""One-line errors for wrong command lines; `flags` calls this module if parsing fails.
 
-tyro prints its reason in boxes, and gives no other account of it. So the words are
-checked once more, against a table of the flags.
+tyro prints its errors in boxes and returns no other description. So this module checks
+the words again, against a table of the flags.
 """
 
 import dataclasses
@@ -16,17 +16,17 @@ from jaxdiff.serialization import option_name, union_members
 
 HELP = ("-h", "--help")
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
-"""What text programs make of the hyphen."""
+"""Characters that text programs put in place of the hyphen."""
 
 
 class Outcome(NamedTuple):
-    """What came of a command line.
+    """Result of parsing a command line.
 
     Attributes:
-        options: the option classes; where the line is refused, as far as it was read.
-        left: the words that no flag took.
-        refusal: why it is refused, or "".
-        own: whether an option class refuses it, in its own words.
+        options: the option classes; after an error, as far as they were read.
+        left: words that belong to no flag.
+        refusal: the error, or "".
+        own: if True, an option class raised the error.
     """
 
     options: list[Any]
@@ -36,10 +36,11 @@ class Outcome(NamedTuple):
 
 
 def check_words(args: Sequence[str]) -> None:
-    """Refuses what tyro would take: a flag given twice, and what the shell left.
+    """Checks for mistakes that tyro accepts.
 
     Raises:
-        InputError: a flag is there twice, a value is empty, or a hyphen is none.
+        InputError: a flag appears twice, a value is empty, or a word begins with a dash
+            that is not a hyphen.
     """
     given: dict[str, str] = {}
     for group in groups_of(args):
@@ -47,30 +48,30 @@ def check_words(args: Sequence[str]) -> None:
         for word in group:
             if word and word[0] in _DASHES:
                 raise InputError(
-                    f"{word!r} begins with {word[0]!r}, which is no hyphen: type "
+                    f"{word!r} must begin with a hyphen, got {word[0]!r}. Type "
                     f"{'--' if word[1:2].isalpha() else '-'}{word.lstrip(_DASHES)}"
                 )
         if "" in values:
             raise InputError(
-                f"{f'{flag} has ' if flag else ''}an empty value: give one, or leave "
-                "it out (is a variable of the shell empty?)"
+                f"{f'{flag}: ' if flag else ''}a value must not be empty. Give one, or "
+                "leave it out (is a shell variable empty?)."
             )
-        # --no-clip is --clip too, and the underscore is a hyphen.
+        # --no-clip and --clip set the same field; an underscore counts as a hyphen.
         name = re.sub(r"(^--|\.)no-", r"\1", flag.replace("_", "-"))
         if name and name in given:
             raise InputError(
-                f"{name} is given twice, as {given[name]!r} and {' '.join(group)!r}: "
-                "give it once"
+                f"{name} must appear once, got {given[name]!r} and "
+                f"{' '.join(group)!r}. Remove one."
             )
         given[name] = " ".join(group)
 
 
 def explain(outcome: Outcome, args: Sequence[str]) -> str:
-    """What is wrong, which value, what to do.
+    """Returns the error of a command line: the mistake, the value and the remedy.
 
     Args:
-        outcome: what came of the line.
-        args: the line.
+        outcome: the result of parsing.
+        args: the words of the command line.
     """
     groups = groups_of(args)
     flags = flags_of(outcome.options)
@@ -84,19 +85,19 @@ def explain(outcome: Outcome, args: Sequence[str]) -> str:
         try:
             value = read(values, flag.hint)
         except ValueError:
-            return f"{name} takes {_expected(flag.hint)}; {_got(values, flag.hint)}"
+            return f"{name} takes {_expected(flag.hint)}, {_got(values, flag.hint)}"
         if not union_members(flag.hint):
             given[name] = flag.path, not value if flag.negated else value
     if outcome.own:
         names = " and ".join(_to_blame(outcome, given))
         return f"{names}: {outcome.refusal}" if names else outcome.refusal
-    # What tyro may refuse besides: its own words, without their box.
+    # For any other error, return the text of tyro without its box.
     boxless = re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯|]|-{3,}", " ", outcome.refusal)
     return " ".join(boxless.split())
 
 
 def _to_blame(outcome: Outcome, given: Mapping[str, tuple[str, Any]]) -> Iterator[str]:
-    """The flags without which the option classes would give another answer."""
+    """Yields the flags without which the error of the option classes would change."""
     if _refusal(outcome.options, dict(given.values())) == outcome.refusal:
         for name in given:
             others = [place for other, place in given.items() if other != name]
@@ -105,7 +106,7 @@ def _to_blame(outcome: Outcome, given: Mapping[str, tuple[str, Any]]) -> Iterato
 
 
 def _refusal(options: Sequence[Any], values: Mapping[str, Any]) -> str:
-    """Why option classes refuse values, given by path; "" where they do not."""
+    """Returns the error that option classes raise for values by path, or ""."""
     try:
         for option in options:
             _changed(option, values)
@@ -115,7 +116,7 @@ def _refusal(options: Sequence[Any], values: Mapping[str, Any]) -> str:
 
 
 def _changed(option: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
-    """The option class with the values, given by path."""
+    """Returns the option class with new values, given by path."""
     changes = {}
     for field in dataclasses.fields(option):
         value, path = getattr(option, field.name), f"{prefix}{field.name}"
@@ -129,7 +130,7 @@ def _changed(option: Any, values: Mapping[str, Any], prefix: str = "") -> Any:
 def _unrecognized(
     outcome: Outcome, groups: list[list[str]], flags: Mapping[str, Flag]
 ) -> str:
-    """What to do about words that no flag took."""
+    """Returns the error for words that belong to no flag."""
     word = next(filter(_is_flag, outcome.left), outcome.left[0])
     if not _is_flag(word):
         name = next(name for name, values in map(flag_of, groups) if word in values)
@@ -139,7 +140,7 @@ def _unrecognized(
             return f"unrecognized argument {word!r} after {name}, which takes {takes}"
         first = next(iter(flags))
         return (
-            f"unrecognized argument {word!r}; a value goes with an option, as in "
+            f"unrecognized argument {word!r}. Name the option before its value, as in "
             f"{first} {word}"
         )
     name = word.partition("=")[0]
@@ -150,17 +151,15 @@ def _unrecognized(
         owners = [option_name(m) for m in members if field in m.__dataclass_fields__]  # type: ignore[attr-defined]
         if name.startswith(path) and owners:
             chosen = option_name(type(present))
-            return (
-                f"{what} with {path[:-1]} {chosen}; it goes with {' or '.join(owners)}"
-            )
-    # Without the hyphens, which all have in common.
+            return f"{what} with {path[:-1]} {chosen}. Choose {' or '.join(owners)}"
+    # Compare without the leading hyphens, which all flags share.
     known = {flag.lstrip("-"): flag for flag in [*flags, *HELP]}
     close = difflib.get_close_matches(name.lstrip("-").replace("_", "-"), known, n=1)
-    return f"{what}; perhaps you meant {known[close[0]]}" if close else what
+    return f"{what}. Perhaps you meant {known[close[0]]}" if close else what
 
 
 def _expected(hint: Any) -> str:
-    """What a flag takes: "an INT"."""
+    """Returns the kind of value that a flag takes, such as "an INT"."""
     kinds = [kind for kind in get_args(hint) or (hint,) if kind is not type(None)]
     if names := names_of(hint):
         return f"one of {', '.join(names)}"
@@ -173,20 +172,23 @@ def _expected(hint: Any) -> str:
 
 
 def _got(values: list[str], hint: Any) -> str:
-    """What it was given instead."""
+    """Returns the value that the flag got instead, with a remedy if there is one."""
     if not values:
         return "got no value"
     got = f"got {' '.join(values)!r}"
     if close := difflib.get_close_matches(values[0], names_of(hint), n=1):
-        return f"{got}, perhaps you meant {close[0]}"
+        return f"{got}. Perhaps you meant {close[0]}"
     scan_steps = any(get_origin(kind) is tuple for kind in (hint, *get_args(hint)))
     if scan_steps and any(mark in got for mark in ",[("):
-        return f"{got}: put spaces between them, and no other marks"
+        return f"{got}. Separate the values with spaces only"
     return got
 
 
 def groups_of(args: Sequence[str]) -> list[list[str]]:
-    """Each flag with the words after it; what is before the first by itself."""
+    """Returns groups of words: each flag with its values.
+
+    Words before the first flag are a group of their own.
+    """
     found: list[list[str]] = []
     for word in args:
         if not found or _is_flag(word):
@@ -196,7 +198,7 @@ def groups_of(args: Sequence[str]) -> list[list[str]]:
 
 
 def flag_of(group: list[str]) -> tuple[str, list[str]]:
-    """The flag of a group, "" for none, and its values."""
+    """Returns the flag of a group, or "" for none, and its values."""
     if not _is_flag(group[0]):
         return "", group
     flag, equals, value = group[0].partition("=")
@@ -204,5 +206,5 @@ def flag_of(group: list[str]) -> tuple[str, list[str]]:
 
 
 def _is_flag(word: str) -> bool:
-    """Whether it is a flag, and no negative number."""
+    """Returns True for a flag, False for a value such as a negative number."""
     return bool(re.match(r"-+[^\W\d]|--$", word)) and word != "-inf"

@@ -1,4 +1,4 @@
-"""A table of the flags of option classes: the type of each, and its values as words."""
+"""The table of flags of option classes: their types, and their values as words."""
 
 import contextlib
 import dataclasses
@@ -22,7 +22,13 @@ KINDS = {int: "an INT", float: "a FLOAT", str: "a TEXT", Path: "a PATH"}
 
 
 class Flag(NamedTuple):
-    """Where a flag's field is, its type, and whether the flag turns it off."""
+    """Flag of an option field.
+
+    Attributes:
+        path: path of the field, such as "training.num_steps".
+        hint: type of the field.
+        negated: if True, the flag turns the field off, as --no-clip does.
+    """
 
     path: str
     hint: Any
@@ -30,7 +36,7 @@ class Flag(NamedTuple):
 
 
 def flags_of(options: Sequence[Any]) -> dict[str, Flag]:
-    """Every flag of option classes."""
+    """Returns every flag of option classes, by name."""
     found = {}
     for path, hint, value in _fields(options):
         if union_members(hint) or not dataclasses.is_dataclass(value):
@@ -43,24 +49,24 @@ def flags_of(options: Sequence[Any]) -> dict[str, Flag]:
 
 
 def choices(options: Sequence[Any]) -> Iterator[tuple[str, tuple[type, ...], Any]]:
-    """Path, members and present value of every choice below option classes."""
+    """Yields path, members and present value of every choice in option classes."""
     for path, hint, value in _fields(options):
         if union_members(hint):
             yield path, union_members(hint), value
 
 
 def names_of(hint: Any) -> dict[str, Any]:
-    """The words of which a flag takes one, and what each stands for; {} for others."""
+    """Returns the words that a flag chooses from, with their values; {} for others."""
     if get_origin(hint) is Literal:
         return {str(value): value for value in get_args(hint)}
     return {option_name(member): member for member in union_members(hint)}
 
 
 def read(values: list[str], hint: Any) -> Any:
-    """A flag's words as its type has them.
+    """Converts a flag's words to a value of its type.
 
     Raises:
-        ValueError: they do not fit.
+        ValueError: the words do not fit the type.
     """
     kinds = get_args(hint)
     if hint is bool and not values:
@@ -88,7 +94,7 @@ def read(values: list[str], hint: Any) -> Any:
 
 
 def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Path, type and value of every field below option classes."""
+    """Yields path, type and value of every field in option classes."""
     for option in options:
         hints = get_type_hints(type(option))
         for field in dataclasses.fields(option):

@@ -1,8 +1,8 @@
 """Option classes from command-line flags; the only file that imports tyro.
 
-Every field is a flag, `--training.num-steps 1000`. A field with a choice of option
-classes is chosen by name, `--schedule cosine`, and the flags of its fields are those of
-what was chosen, `--schedule.offset 0.01`.
+Every field is a flag: `--training.num-steps 1000`. A field that is a union of option
+classes takes a name: `--schedule cosine`. The fields of the chosen class are then flags
+too: `--schedule.offset 0.01`.
 """
 
 import ast
@@ -29,25 +29,25 @@ from jaxdiff.cli.flag_table import choices
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
-_LONGEST = 10_000  # letters of an option: longer ones could overflow Python's parser
+_LONGEST = 10_000  # characters: longer options could overflow Python's parser
 
 
 def parse(
     options: Sequence[Any], args: list[str], prog: str, description: str
 ) -> list[Any]:
-    """Reads flags over option classes; prints help and exits.
+    """Parses flags into option classes. With --help, prints the help and exits.
 
     Args:
-        options: instances of frozen dataclasses, whose fields are the flags.
-        args: the command line.
-        prog: the command's name, for help and mistakes.
-        description: what it does, for help.
+        options: instances of frozen dataclasses; their fields are the flags.
+        args: the words of the command line.
+        prog: name of the command, for the help and for errors.
+        description: text at the top of the help.
 
     Returns:
-        The instances with the flags' values in them.
+        The instances with the values of the flags.
 
     Raises:
-        InputError: a flag or a value is none of theirs.
+        InputError: a flag is unknown, or a value does not fit.
     """
     words = [word for word in args if word not in HELP]
     if words == args:
@@ -55,12 +55,12 @@ def parse(
     outcome = _read(options, args, prog, description)
     if outcome.refusal or outcome.left:
         reason = explain(outcome, words)
-        raise InputError(reason if outcome.own else f"{reason}; see {prog} --help")
+        raise InputError(reason if outcome.own else f"{reason}. See {prog} --help")
     return outcome.options
 
 
 def value_of(flag: str, args: Sequence[str]) -> str | None:
-    """A flag's value as it stands on a command line that is not read yet, or None."""
+    """Returns the value of a flag on a command line before parsing, or None."""
     for group in groups_of(args):
         name, values = flag_of(group)
         if name == flag and values:
@@ -71,14 +71,14 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
 def _read(
     options: Sequence[Any], args: list[str], prog: str, description: str
 ) -> Outcome:
-    """Reads flags, or tells why they are refused; prints help and exits."""
+    """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
     options = list(options)
     said = io.StringIO()
     registry = _bounds_in_help(tyro)
     try:
         with contextlib.redirect_stderr(said):
-            # The names first, again until what they choose opens no other choice.
+            # Parse the choices first; repeat, because a chosen class may add choices.
             while True:
                 names = _names(options)
                 chosen = tyro.cli(
@@ -104,7 +104,7 @@ def _read(
     except SystemExit as stop:
         if not stop.code:
             raise
-        # tyro prints what an option class raises, and exits while it handles it.
+        # tyro prints the error of an option class, and exits while handling it.
         reason: BaseException | None = stop
         while reason is not None and not isinstance(reason, InputError):
             reason = reason.__context__
@@ -114,9 +114,9 @@ def _read(
 
 
 def _bounds_in_help(tyro: Any) -> Any:
-    """Rules of tyro's that show a field's bounds beside its default value."""
+    """Returns rules for tyro that show the bounds of a field next to its default."""
     registry = tyro.constructors.ConstructorRegistry()
-    read: list[Any] = []  # the class that tyro's own rule reads now
+    read: list[Any] = []  # the class that the rule of tyro reads now
 
     @registry.struct_rule
     def rule(info: Any) -> Any:
@@ -135,7 +135,10 @@ def _bounds_in_help(tyro: Any) -> Any:
 
 
 def _with_bounds(tyro: Any, hint: Any) -> Any:
-    """A field's type, with its bounds for tyro's help: "(default: 1; at least 1)"."""
+    """Returns the type of a field with its bounds for the help of tyro.
+
+    The help shows "(default: 1; at least 1)".
+    """
     bounds = bounds_of(hint)
     if not bounds:
         return hint
@@ -147,34 +150,35 @@ def _with_bounds(tyro: Any, hint: Any) -> Any:
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:
-    """An option class by its name and, after a colon, its fields.
+    """Returns an option class, given by name and, after a colon, its fields.
 
     >>> from jaxdiff.samplers import SamplerOptions
     >>> parse_option("dpm-solver:order=3,eta=1", SamplerOptions, "sampler").order
     3
 
     Args:
-        text: such as "ddim", "ddim:eta=0.5" or "times:times=[999,500,0]".
+        text: name with options, such as "ddim", "ddim:eta=0.5" or
+            "times:times=[999,500,0]".
         union: the union of option classes to choose from.
-        what: what it chooses, for mistakes.
+        what: name of the choice, for errors.
 
     Raises:
         InputError: the name or a field is unknown, or a value does not fit.
     """
     if len(text) > _LONGEST:
-        raise InputError(f"{what} is {len(text)} letters long; give {_LONGEST} at most")
+        raise InputError(f"{what} has {len(text)} characters. Give {_LONGEST} at most")
     name, _, rest = text.partition(":")
     members = {option_name(member): member for member in union_members(union)}
     if name not in members:
         close = difflib.get_close_matches(name.lower(), members, n=1)
-        hint = f"perhaps you meant {close[0]!r}? " if close else ""
+        hint = f"Perhaps you meant {close[0]!r}. " if close else ""
         raise InputError(
-            f"unknown {what} {name!r}; {hint}There are: {', '.join(members)}"
+            f"unknown {what} {name!r}. {hint}Choose one of {', '.join(members)}"
         )
     fields = re.findall(r"([\w-]+)=(\[[^]]*\]|[^,]*)", rest)
     if ",".join(f"{field}={value}" for field, value in fields) != rest:
         raise InputError(
-            f"{what} {text!r}: write its options as {name}:option=value,option=value"
+            f"{what} {text!r} is malformed. Write {name}:option=value,option=value"
         )
     kinds = get_type_hints(members[name])
     hints = {f.name: kinds[f.name] for f in dataclasses.fields(members[name])}
@@ -183,7 +187,9 @@ def parse_option(text: str, union: Any, what: str) -> Any:
         key = field.replace("-", "_")
         if key not in hints:
             known = ", ".join(hint.replace("_", "-") for hint in hints)
-            raise InputError(f"{what} {name!r} has no option {field!r}; it has {known}")
+            raise InputError(
+                f"{what} {name!r} has no option {field!r}. Choose one of {known}"
+            )
         if union_members(hints[key]):
             inner = parse_option(value, hints[key], field)
             data[key] = {"type": type(inner).__name__}
@@ -197,8 +203,8 @@ def parse_option(text: str, union: Any, what: str) -> Any:
 
 
 def _value(text: str) -> Any:
-    """A value as Python or JSON has it, or else as text."""
-    # The parsers give up on what is nested too deep in several ways.
+    """Parses a value as Python or JSON; otherwise returns the text."""
+    # The parsers raise several exceptions for deep nesting.
     gives_up = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as "invalid escape sequence"
@@ -210,7 +216,7 @@ def _value(text: str) -> Any:
 
 
 def _names(options: Sequence[Any]) -> Any:
-    """A dataclass instance with a field for each choice: the chosen class's name."""
+    """Returns a dataclass instance with a field per choice: the chosen class's name."""
     tyro = require("tyro")
     fields: list[Any] = []
     for path, members, value in choices(options):
@@ -223,7 +229,7 @@ def _names(options: Sequence[Any]) -> Any:
 
 
 def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:
-    """The option class with the members that were chosen, at their defaults."""
+    """Returns the option class with the chosen members at their defaults."""
     changes = {}
     hints = get_type_hints(type(option))
     for field in dataclasses.fields(option):
@@ -239,7 +245,7 @@ def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:
 
 
 def _field(option: Any) -> str:
-    """A field for a whole option class; tyro shows it: "Error parsing experiment"."""
+    """Returns a field name for an option class; tyro shows it in errors."""
     return option_name(type(option)).replace("-", "_")
 
 

@@ -1,4 +1,4 @@
-"""The command line of an experiment; `COMMANDS` are its commands."""
+"""The command line of an experiment; `COMMANDS` lists its commands."""
 
 import contextlib
 import difflib
@@ -54,59 +54,59 @@ COMMANDS = {command.name: command for command in (
     Command("train", TrainOptions, train, "only trains", needs=(EXPERIMENT,)),
     Command(
         "sample", SampleOptions, draw,
-        "draws images from a trained run, by any sampler",
+        "draws images from a trained run, with any sampler",
         needs=(MODEL,),
     ),
     Command(
         "compare", CompareOptions, compare,
-        "tells how good each sampler is at how many network evaluations",
+        "measures sampler quality by number of network evaluations",
         needs=(MODEL, JUDGE),
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
-        "tells how likely held-out images are and how like them the samples",
+        "measures the likelihood of held-out images and the sample quality",
         needs=(MODEL,),
     ),
     Command(
         "ema", AveragesOptions, averages,
-        "tells which average of the parameters draws the best ones",
+        "compares averages of the parameters by sample quality",
         needs=(USUAL_MODEL,),
     ),
     Command(
         "statistics", StatisticsOptions, statistics,
-        "writes what a Frechet distance needs of any data set",
+        "writes the mean and covariance of a dataset's features",
         needs=(DATA,),
     ),
     Command(
-        "report", ReportOptions, report, "writes a page of the run, report.html"
+        "report", ReportOptions, report, "writes a page on the run, report.html"
     ),
-    Command("status", StatusOptions, status, "says what a run folder holds"),
+    Command("status", StatusOptions, status, "prints the contents of a run folder"),
     Command(
-        "replay", ReplayOptions, replay, "takes one step again, to look at its batch"
+        "replay", ReplayOptions, replay, "repeats one step and shows its batch"
     ),
     Command(
         "reproduce", ReproduceOptions, reproduce_or_exit,
-        "runs a run again and compares",
+        "repeats a run and compares checksums",
     ),
     Command(
         "import", ImportOptions, import_model,
-        "makes a run folder of a model of Hugging Face's diffusers",
+        "converts a model folder of Hugging Face's diffusers to a run folder",
         needs=(CONFIG,), words=("path", "workdir"),
     ),
     Command(
         "export", ExportOptions, export_model,
-        "makes such a model of a run", words=("workdir", "path"),
+        "converts a run to a model folder of diffusers", words=("workdir", "path"),
     ),
 )}  # fmt: skip
-"""Every command, by its name."""
+"""Commands by name."""
 NOT_FINITE = 4
-"""The exit code of a training whose loss is not finite."""
+"""Exit code of a run that a non-finite loss stopped."""
 HELP = """
 Commands: {}. Each has its own flags and --help.
 
-Exit codes: 0 done; 1 a defect, or reproduce found another result; 2 a mistake, or a
-full disk; 3 another process was lost; 4 a loss that is not finite; 130 Ctrl-C and 143
-SIGTERM, once the step is saved.
+Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
+a full disk; 3 another process died; 4 a loss was not finite; 130 Ctrl-C; 143 SIGTERM.
+Ctrl-C and SIGTERM end a training after the step is saved.
 """.format(
     "; ".join(
         " ".join([command.name, *map(str.upper, command.words), command.about])
@@ -122,15 +122,15 @@ def main(
     judge: Judge | None = None,
     args: Sequence[str] | None = None,
 ) -> None:
-    """Runs an experiment's command line; a user's mistake exits with code 2.
+    """Runs the command line of an experiment; a user's mistake exits with code 2.
 
     Args:
         config: the experiment; flags change its fields.
-        description: the experiment file's docstring, shown by --help.
-        judge: from (images, labels, training images, training labels) the share of
-            images that show their class, which `run` prints; see
-            `evaluation.label_agreement`.
-        args: the command line; the program's own by default.
+        description: the docstring of the experiment's file, shown by --help.
+        judge: function of (images, labels, training images, training labels) that
+            returns the share of images that show their class. `run` and `compare`
+            print this share; see `evaluation.label_agreement`.
+        args: the words of the command line. None takes the words of this process.
     """
     try:
         with _warnings_of_one_line(), open(os.devnull, "w") as nowhere:
@@ -145,7 +145,10 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         processes.exit_process(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
-        print(f"{str(error) or 'stopped'}; the same command goes on", file=sys.stderr)
+        print(
+            f"{str(error) or 'stopped'}. Run the same command to resume.",
+            file=sys.stderr,
+        )
         processes.exit_process(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
         reason = processes.lost(error)
@@ -166,16 +169,16 @@ def _command(
     judge: Judge | None,
     args: Sequence[str] | None,
 ) -> None:
-    """Does what the command line says."""
+    """Parses the command line and runs its command."""
     compilation_cache.enable()
     name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
     if not name[:1].isalnum():
         name, words = "run", [name, *words]
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"perhaps you meant {close[0]!r}? " if close else ""
+        hint = f"Perhaps you meant {close[0]!r}. " if close else ""
         raise InputError(
-            f"unknown command {name!r}; {hint}Commands: {', '.join(COMMANDS)}"
+            f"unknown command {name!r}. {hint}Commands: {', '.join(COMMANDS)}"
         )
     command = COMMANDS[name]
     flags: list[str] = []
@@ -195,7 +198,7 @@ def _command(
 
 @contextlib.contextmanager
 def _warnings_of_one_line() -> Iterator[None]:
-    """Shows warnings without the place that they are from."""
+    """Formats each warning as one line, without its place in the code."""
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
@@ -205,5 +208,5 @@ def _warnings_of_one_line() -> Iterator[None]:
 
 
 def jaxdiff() -> None:
-    """The program `jaxdiff`: every command, for runs that no experiment's file made."""
-    main(Experiment(), "Diffusion models: train them, and draw from them.")
+    """Runs the program `jaxdiff`, whose default experiment is `Experiment()`."""
+    main(Experiment(), "Train diffusion models and sample from them.")

@@ -1,4 +1,4 @@
-"""A progress bar."""
+"""The progress bar."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,10 +9,10 @@ from jaxdiff.parallel.processes import is_first
 
 @contextlib.contextmanager
 def bar(total: int, name: str, unit: str = "image") -> Iterator[Callable[..., None]]:
-    """A progress bar of images or steps, in the process that shows one.
+    """Shows a progress bar of images or steps in process 0.
 
-    Gives the function to call with how many are done, of this request and, with
-    `before`, of those before it.
+    Yields a function of the number done. Its argument `before` adds the number of
+    earlier requests.
     """
     with require("tqdm").tqdm(
         total=total, unit=unit, desc=name, dynamic_ncols=True,

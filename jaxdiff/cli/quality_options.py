@@ -1,4 +1,4 @@
-"""How samples are drawn to be judged, and what features they are compared by."""
+"""Options of commands that measure samples: features, sampler and guidance."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -16,15 +16,15 @@ from jaxdiff.training.experiment import Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
-    """What the commands have in common that read images."""
+    """Options of commands that compute features of images."""
 
     features: str | None = None
-    """What compares images: classifier, classifier:num-steps=500,seed=1, pixels,
-    pixels:size=8 or inception:path=FILE; by default the classifier where there are
-    classes, else pixels."""
+    """Features: classifier, pixels or inception:path=FILE, with options such as
+    classifier:num-steps=500,seed=1 or pixels:size=8.
+    None takes the classifier if the data has classes, else pixels."""
 
     def features_of(self, training: Dataset) -> Features:
-        """What images are compared by.
+        """Returns the features by which images are compared.
 
         Raises:
             InputError: a name or an option is unknown.
@@ -36,21 +36,20 @@ class FeatureOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgingOptions(FeatureOptions):
-    """What the commands have in common that judge samples."""
+    """Options of commands that measure the quality of samples."""
 
     sampler: str | None = None
-    """Who draws them, with its options if any: dpm-solver:order=3; the run's own by
-    default."""
+    """Sampler by name, such as ddim or dpm-solver:order=3. None takes the run's."""
     steps: int | None = None
-    """How many steps it takes; by default as many as is usual for the sampler."""
+    """Number of steps of the sampler. None takes the default of its time grid."""
     guidance: float | None = None
-    """Weight of classifier-free guidance: 1 for none, above 1 to keep to the class."""
+    """Weight of classifier-free guidance; 1 turns it off. None takes the run's."""
 
     def sampling_of(self, run: Run) -> Sampling:
-        """How samples are drawn.
+        """Returns the run's sampling options with the changes of these flags.
 
         Raises:
-            InputError: a name or an option is unknown, or a number does not fit.
+            InputError: a name or an option is unknown, or a number is out of range.
         """
         named = () if self.sampler is None else (self.sampler,)
         (sampling,) = samplings_of(run, named, self.steps, None).values()
@@ -62,7 +61,7 @@ class JudgingOptions(FeatureOptions):
 def build_features(
     features: Features, training: Dataset, held_out: Dataset | None, parallel: Parallel
 ) -> Extractor:
-    """The features, after the work that they need."""
+    """Builds the feature network, with a progress bar if it has to be trained."""
     if not features.num_calls:
         return features.build(training, held_out, parallel)
     with bar(features.num_calls, option_name(type(features)), "step") as on_step:
@@ -70,24 +69,24 @@ def build_features(
 
 
 def sampler_name(sampling: Sampling) -> str:
-    """As the command line spells it."""
+    """Returns the name of the sampler on the command line."""
     return option_name(type(sampling.sampler))
 
 
 def sampling_record(sampling: Sampling) -> dict[str, Any]:
-    """How samples are drawn, for a record of figures on them."""
+    """Returns the sampler and the guidance weight, as entries of a JSON file."""
     sampler = asdict(sampling.sampler) | {"type": sampler_name(sampling)}
     return {"sampler": sampler, "guidance": sampling.guidance}
 
 
 def comparison_note(extractor: Extractor, samples: int, statistics: str) -> str:
-    """What figures on samples must be told with, to be compared with others."""
+    """Returns the conditions under which metrics of samples may be compared."""
     against = f"against {samples} held-out images of statistics {statistics}"
     return f"{against}, {describe_features(extractor)}"
 
 
 def describe_features(extractor: Extractor) -> str:
-    """The features, as figures are told with them."""
+    """Returns a description of the feature network, to show next to metrics."""
     parts = [f"features: {extractor.name}"]
     if extractor.weights:
         parts.append(f"weights {extractor.weights[:16]}")

@@ -1,4 +1,4 @@
-"""The command `replay`: one step of a run again, with all that one may ask of it."""
+"""The command `replay`: one step of a run again, in detail."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,45 +29,46 @@ from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Batch
 
 SHOWN = 10
-"""How many examples and gradients are printed, those that are not finite first."""
+"""Number of examples and gradients printed; the non-finite ones come first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayOptions:
-    """Which step of which run to look at."""
+    """Options of the command `replay`."""
 
     workdir: Path
-    """The run folder."""
+    """Run folder of the step to repeat."""
     step: int | None = None
-    """The step, from 1, as metrics.jsonl and error messages count them; by default that
-    whose loss was not finite."""
+    """Step to repeat, counted from 1 as in metrics.jsonl.
+    None takes the step whose loss was not finite."""
     out: Path | None = None
-    """Where replay-STEP.npz and .png are written; the run folder by default."""
+    """Folder for replay-STEP.npz and replay-STEP.png. None takes the run folder."""
 
 
 def replay(options: ReplayOptions) -> None:
-    """Takes a step again from the checkpoint before it, and tells what it did.
+    """Repeats a step from the checkpoint before it, and prints its details.
 
-    The steps in between are the run's own, bit for bit on the same devices (where
-    `steps_per_dispatch` is above 1, but for rounding). Nothing of the run is changed.
+    On the same devices, the steps up to it are bitwise identical to the run's. If
+    `steps_per_dispatch` is above 1, they agree up to rounding. The files of the run
+    stay as they are.
 
     Raises:
-        InputError: there is no such run or step, or its data has changed.
+        InputError: there is no such run or step, or the data has changed.
     """
     cpu_devices.use(devices_again(options.workdir))
     if jax.process_count() > 1:
-        raise InputError("replay runs in one process: start it without a launcher")
+        raise InputError("replay must run in one process. Start it without a launcher.")
     workdir, step = options.workdir, options.step
     experiment, _ = read_config(workdir)
     if step is None:
         if not (workdir / NONFINITE).exists():
             raise InputError(
-                f"'{workdir}' has no {NONFINITE}: give the step to replay by --step"
+                f"'{workdir}' has no {NONFINITE}. Give the step to replay with --step."
             )
         step = read_json(workdir / NONFINITE).get("step")
     if type(step) is not int or not 1 <= step <= experiment.training.num_steps:
         raise InputError(
-            f"step must lie in 1..{experiment.training.num_steps}; got {step!r}"
+            f"step must lie in 1..{experiment.training.num_steps}, got {step!r}"
         )
     out = options.out or workdir
     ensure_writable(out, "--out" if options.out else "--workdir")
@@ -90,14 +91,14 @@ def replay(options: ReplayOptions) -> None:
     loss, norm = (float(metrics[name][0]) for name in ("loss", "grad_norm"))
     print(
         f"step {step} of seed {experiment.seed}, from the checkpoint of step "
-        f"{start}: loss {loss:g}, gradient's norm {norm:g}"
+        f"{start}: loss {loss:g}, gradient norm {norm:g}"
     )
 
     size = experiment.training.batch_size
     batch = trainer.batch(step - 1, np.arange(size))
     places = data.examples(len(trainer.dataset), experiment.seed, step - 1, size)
     losses, times, gradient = _one_by_one(trainer, before, batch)
-    # Those that are not finite first, then from the largest.
+    # Order by loss: non-finite ones first, then from the largest.
     order = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf), kind="stable")
     print(f"  {'in the data':>12} {'class':>6} {'time':>8} {'loss':>12}")
     for i in order[:SHOWN]:
@@ -123,17 +124,15 @@ def replay(options: ReplayOptions) -> None:
     picture = file.with_suffix(".png")
     shown = np.nan_to_num(batch.images[order][:64], nan=1.0)
     plots.save_grid(picture, to_uint8(shown), columns=8)
-    print(
-        f"the batch is in {file}, and its images, the largest loss first, in {picture}"
-    )
+    print(f"the batch is in {file}; its images, by decreasing loss, are in {picture}")
 
 
 def _one_by_one(
     trainer: Trainer, state: TrainState, batch: Batch
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Of each example the loss and the time, and the gradient of all by its names.
+    """Returns each example's loss and time, and the batch's gradient by names.
 
-    On one device and an example at a time, so that it fits wherever a step did.
+    Runs on one device, one example at a time, so that it fits in memory if a step did.
     """
     experiment = trainer.experiment
     key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)

@@ -1,4 +1,4 @@
-"""The command `report`: a page of a run."""
+"""The command `report`: an HTML page on a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ from jaxdiff.report import page
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """Which run to put on a page."""
+    """Options of the command `report`."""
 
     workdir: Path
-    """The run folder; report.html is written there."""
+    """Run folder; report.html is written to it."""
 
 
 def report(options: ReportOptions) -> None:
-    """Writes the page of a run, and prints where it is."""
+    """Writes the page of a run and prints its path."""
     page.tell(options.workdir)

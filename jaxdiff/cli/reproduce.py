@@ -1,4 +1,4 @@
-"""The command `reproduce`: a run again from its folder, and whether it is the same."""
+"""The command `reproduce`: a run again from its folder, compared by checksums."""
 
 import hashlib
 from dataclasses import dataclass
@@ -24,39 +24,41 @@ from jaxdiff.training.recipe import state_shapes
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceOptions:
-    """Which run to run again."""
+    """Options of the command `reproduce`."""
 
     workdir: Path
-    """The run folder; it is only read."""
+    """Run folder; it is only read."""
     again: Path | None = None
-    """The folder of the second run; beside the first, with -again, by default."""
+    """Folder of the second run. None adds -again to the name of the run folder."""
 
 
 def reproduce(options: ReproduceOptions) -> bool:
-    """Runs a run again, up to its newest checkpoint, and compares the two.
+    """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
-    Both are trained with the first one's configuration; the code, the versions and the
-    devices are those of now, and told where they differ.
+    The second run has the first one's configuration, and the code, versions and devices
+    of now. Their differences are printed.
 
     Returns:
-        Whether parameters, their average, the optimiser's state and the lines of
-        metrics are the same, bit for bit.
+        True if all parts of the train state (parameters, averages, optimizer) and the
+        lines of metrics are bitwise identical.
 
     Raises:
-        InputError: there is no run, or it has no checkpoint; or see `train`.
+        InputError: there is no run, or it has no checkpoint; see also `train`.
     """
     first = options.workdir
     cpu_devices.use(devices_again(first))
     again = options.again or first.with_name(first.name + "-again")
     if again.resolve() == first.resolve():
-        raise InputError(f"'{again}' is the run itself: give another --again")
+        raise InputError(
+            f"--again must differ from --workdir, got '{again}'. Name another folder."
+        )
     if again.exists() and not again.is_dir():
-        raise InputError(f"'{again}' is no folder: give another --again")
+        raise InputError(f"--again must be a folder, got '{again}'. Name a folder.")
     experiment, info = read_config(first)
     with Checkpoints(first / CHECKPOINTS) as checkpoints:
         step = newest_step(checkpoints)
     if step is None:
-        raise InputError(f"the run in '{first}' has no checkpoint yet: train it first")
+        raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
     train(experiment, again, until=step)
 
     shapes = state_shapes(recipe_of(experiment, build_model(experiment, info)))
@@ -79,18 +81,18 @@ def reproduce(options: ReproduceOptions) -> bool:
             print(f"  {name:<14} {one}  {'the same' if one == two else f'now {two}'}")
         for line in _differences(first, again):
             print(f"  {line}")
-        print("the same bits" if same else "NOT the same")
+        print("bitwise identical" if same else "NOT identical")
     return same
 
 
 def reproduce_or_exit(options: ReproduceOptions) -> None:
-    """Runs a run again; exits with 1 where the two are not the same."""
+    """Runs a run again; exits with code 1 if the two runs differ."""
     if not reproduce(options):
         exit_process(1)
 
 
 def digest(tree: Any) -> str:
-    """A hash of every leaf's name, type, shape and bytes."""
+    """Returns a hash of the name, type, shape and bytes of every leaf."""
     found = hashlib.sha256()
     for name, leaf in by_name(tree).items():
         array = np.asarray(leaf)
@@ -100,7 +102,7 @@ def digest(tree: Any) -> str:
 
 
 def _differences(first: Path, again: Path) -> list[str]:
-    """What differs in how the two were last started."""
+    """Returns a line per difference between the last starts of the two runs."""
     starts = [last_start(folder) for folder in (first, again)]
     lines = []
     for part in ("code", "versions", "devices", "machine"):

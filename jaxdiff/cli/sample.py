@@ -1,4 +1,4 @@
-"""The command `sample`: images of a trained run, in pictures and arrays."""
+"""The command `sample`: images of a trained run, as a picture and as arrays."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,56 +20,57 @@ from jaxdiff.storage.files import ensure_writable
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
-"""Endings of files that are not written; a folder's name may have any other."""
+"""Endings that are rejected; a folder's name may have any other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
-    """What to draw from a trained run."""
+    """Options of the command `sample`."""
 
     workdir: Path
-    """The run folder to sample from."""
+    """Run folder to sample from."""
     sampler: tuple[str, ...] = ()
-    """Samplers by name, with their options if any: ddim, dpm-solver:order=3,eta=1;
-    several are drawn side by side; the run's own by default."""
+    """Samplers by name, with options: ddim or dpm-solver:order=3,eta=1.
+    Several are drawn side by side; the default is the run's sampler."""
     steps: int | None = None
-    """How many steps each takes; by default as many as is usual for the sampler."""
+    """Number of steps per sampler. None takes the default of its time grid."""
     spacing: str | None = None
-    """The time grid by name, with its options if any: trailing, karras:rho=5."""
+    """Time grid by name: trailing or karras:rho=5. None takes each sampler's own."""
     guidance: float | None = None
-    """Weight of classifier-free guidance: 1 for none, above 1 to keep to the class."""
+    """Weight of classifier-free guidance; 1 turns it off. None takes the run's."""
     labels: tuple[int, ...] | None = None
-    """The classes to draw, in turn; all of them by default."""
+    """Classes to draw, in turn. None draws all classes."""
     blend: tuple[int, int] | None = None
-    """Two classes: every row of the picture goes from one to the other."""
+    """Two classes; each row of the picture blends from the first to the second."""
     num: int = 100
-    """How many images, of each sampler."""
+    """Number of images per sampler."""
     seed: int = 0
-    """Image i depends on the seed, on i and on its label alone."""
+    """Seed; image i depends only on the seed, on i and on its label."""
     chunk: int | None = None
-    """Images drawn at a time; they do not depend on it; the run's own by default."""
+    """Number of images drawn at a time; images do not depend on it.
+    None takes the run's."""
     columns: int = 10
-    """The most images in a row of the picture."""
+    """Maximum number of images per row of the picture."""
     out: Path | None = None
-    """The folder for samples.png and samples.npz, the run folder by default; or one
-    file: a .png, a .gif of the chain, or a .npz."""
+    """Folder for samples.png and samples.npz; None takes the run folder.
+    Or one file: a .png, a .npz, or a .gif of the sampling loop."""
 
 
 def draw(options: SampleOptions, run: Run) -> None:
-    """Draws images from a trained run and writes them."""
+    """Draws images from a trained run and writes them to files."""
     if options.columns < 1:
-        raise InputError(f"columns must be at least 1; got {options.columns}")
+        raise InputError(f"columns must be at least 1, got {options.columns}")
     samplings = samplings_of(run, options.sampler, options.steps, options.spacing)
     out = options.out or options.workdir
     ending = "" if out.is_dir() else out.suffix.lower()
     if ending in NO_FILES:
         raise InputError(
-            f"--out {out}: {ending} is not written; name a {', '.join(FILES)}, or a "
-            "folder"
+            f"--out {out}: {ending} is not supported. Name a {', '.join(FILES)}, or a "
+            "folder."
         )
     single = ending if ending in FILES else ""
     if single == ".gif" and len(samplings) > 1:
-        raise InputError("a .gif shows one sampler; got " + ", ".join(samplings))
+        raise InputError("a .gif must show one sampler, got " + ", ".join(samplings))
     for name, sampling in samplings.items():
         changes = {"guidance": options.guidance, "chunk": options.chunk}
         given = {k: v for k, v in changes.items() if v is not None}
@@ -118,11 +119,11 @@ def draw(options: SampleOptions, run: Run) -> None:
 def _labels(
     run: Run, options: SampleOptions
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """The labels of the request, and its indices where rows share their noise."""
+    """Returns the labels, and the indices if the images of a row share their noise."""
     classes, num = run.info.num_classes, options.num
     if options.blend is not None:
         if options.labels is not None:
-            raise InputError("give labels or a blend of two, not both")
+            raise InputError("labels and blend must not both be given. Leave one out.")
         check_labels(np.array(options.blend), classes)
         places = np.arange(num) % options.columns
         shares = places / max(min(options.columns, num) - 1, 1)
@@ -135,7 +136,10 @@ def _labels(
             return None, None
         chosen = tuple(range(classes))
     if not chosen:
-        raise InputError("labels are empty: name at least one class, or leave them")
+        raise InputError(
+            "labels must name at least one class, got none. Name one, or leave labels "
+            "out."
+        )
     check_labels(np.array(chosen), classes)
     return np.resize(np.array(chosen, np.int32), num), None
 
@@ -147,7 +151,7 @@ def _save_picture(
     options: SampleOptions,
     path: Path,
 ) -> None:
-    """The grid of one sampler's images, or a labelled row of each sampler's."""
+    """Saves a grid of images of one sampler, or a labelled row per sampler."""
     if len(drawn) > 1:
         columns = min(options.columns, options.num)
         rows = np.concatenate([images[:columns] for images in drawn.values()])
@@ -161,5 +165,5 @@ def _save_picture(
 
 
 def _array_name(name: str, drawn: dict[str, np.ndarray]) -> str:
-    """The array's name in an .npz: images, or images of each sampler."""
+    """Returns the name of an array in the .npz; several samplers add their names."""
     return "images" if len(drawn) == 1 else f"images_{name}"

@@ -1,4 +1,4 @@
-"""How a run is sampled, from words on the command line."""
+"""Samplers, time grids and numbers of steps from words on the command line."""
 
 from dataclasses import replace
 from typing import Any
@@ -14,20 +14,22 @@ from jaxdiff.training.experiment import Sampling
 def samplings_of(
     run: Run, samplers: tuple[str, ...], steps: int | None, spacing: str | None
 ) -> dict[str, Sampling]:
-    """How to sample, by the name of each sampler; the run's own where none is named.
+    """Returns the sampling options by sampler name; without names, the run's sampler.
 
     Raises:
-        InputError: a name or an option is unknown, or a number does not fit.
+        InputError: a name or an option is unknown, or a number is out of range.
     """
     own = run.experiment.sampling
     chosen: dict[str, Sampler] = {
         text: parse_option(text, SamplerOptions, "sampler") for text in samplers
     } or {option_name(type(own.sampler)): own.sampler}
     if len(chosen) < len(samplers):
-        raise InputError(f"a sampler is named twice: {', '.join(samplers)}")
+        raise InputError(f"samplers must differ, got {', '.join(samplers)}")
     grid = None if spacing is None else parse_option(spacing, Spacing, "spacing")
     if grid is not None and steps is not None and not isinstance(grid, Counted):
-        raise InputError(f"the spacing {spacing!r} has its own number of steps")
+        raise InputError(
+            f"the spacing {spacing!r} has its own number of steps. Leave steps out."
+        )
     found = {}
     for name, sampler in chosen.items():
         sampler = sampler if grid is None else replace(sampler, spacing=grid)
@@ -36,7 +38,7 @@ def samplings_of(
 
 
 def with_steps(sampler: Any, steps: int | None) -> Any:
-    """The sampler with another number of steps."""
+    """Returns the sampler with another number of steps."""
     if steps is None:
         return sampler
     counted = isinstance(sampler.spacing, Counted)

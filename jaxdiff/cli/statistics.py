@@ -1,7 +1,7 @@
-"""The command `statistics`: the features' mean and covariance, of any data set.
+"""The command `statistics`: mean and covariance of a dataset's features.
 
-Written as other tools write them: `mu` [features] and `sigma` [features, features], in
-a .npz. So theirs can be read too, where they used the same features.
+The file is a .npz with `mu` [features] and `sigma` [features, features], as other tools
+write it. So `evaluate` also reads the files of other tools with the same features.
 """
 
 from dataclasses import dataclass
@@ -28,28 +28,28 @@ from jaxdiff.training.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class StatisticsOptions(FeatureOptions):
-    """Whose statistics to write; the other flags choose the data set."""
+    """Options of the command `statistics`; the other flags choose the dataset."""
 
     out: Path = Path("statistics.npz")
-    """The .npz file to write."""
+    """File to write, a .npz."""
     split: Literal["train", "test"] = "train"
-    """Which images of the data set."""
+    """Split of the dataset to read."""
     num: int | None = None
-    """How many of these images, the first ones; all by default."""
+    """Number of images, from the start of the split. None takes all."""
 
 
 def statistics(options: StatisticsOptions, experiment: Experiment) -> None:
-    """Reads the images of an experiment's data set and writes their statistics."""
+    """Reads the images of an experiment's dataset and writes their statistics."""
     cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
     out = options.out
     if out.suffix != ".npz":
-        raise InputError(f"--out {out}: name a .npz file")
+        raise InputError(f"--out must be a .npz file, got {out}")
     ensure_writable(out.parent, "--out")
-    training = load_data(experiment, "train")  # on which a classifier is trained
+    training = load_data(experiment, "train")  # the classifier trains on it
     images = training if options.split == "train" else load_data(experiment, "test")
     num = len(images) if options.num is None else options.num
     if not 2 <= num <= len(images):
-        raise InputError(f"num must lie in 2..{len(images)}; got {num}")
+        raise InputError(f"num must lie in 2..{len(images)}, got {num}")
     features = options.features_of(training)
     extractor = build_features(features, training, None, experiment.parallel)
     with bar(num, "statistics") as on_chunk:

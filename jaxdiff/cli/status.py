@@ -1,4 +1,4 @@
-"""The command `status`: what a run folder holds."""
+"""The command `status`: the contents of a run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +8,12 @@ from jaxdiff.report import status as run_status
 
 @dataclass(frozen=True, kw_only=True)
 class StatusOptions:
-    """Which run to look at."""
+    """Options of the command `status`."""
 
     workdir: Path
-    """The run folder; it is only read, also while a process trains in it."""
+    """Run folder; it is only read, also during training."""
 
 
 def status(options: StatusOptions) -> None:
-    """Prints what a run folder holds."""
+    """Prints the contents of a run folder."""
     print(run_status.status(options.workdir))

@@ -1,4 +1,4 @@
-"""The commands `train` and `run`, which also draws samples and pictures."""
+"""The commands `train` and `run`; `run` also draws samples and pictures."""
 
 import time
 from dataclasses import dataclass
@@ -21,19 +21,19 @@ from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Experiment
 
 PER_CLASS = 20
-"""Samples a class that `run` draws and judges."""
+"""Number of samples per class that `run` draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """Where a run lives."""
+    """Options of the commands `train` and `run`."""
 
     workdir: Path
-    """The run folder; a run that is there goes on from its newest checkpoint."""
+    """Run folder. An existing run resumes from its newest checkpoint."""
 
 
 def train(options: TrainOptions, experiment: Experiment) -> None:
-    """Trains a run, and writes its page."""
+    """Trains a run and writes its page."""
     cpu_devices.use(train_devices(experiment))
     _train(experiment, options.workdir)
     if is_first():
@@ -41,7 +41,7 @@ def train(options: TrainOptions, experiment: Experiment) -> None:
 
 
 def run(options: TrainOptions, experiment: Experiment, judge: Judge | None) -> None:
-    """Trains a run, samples from it, draws the pictures and judges the samples."""
+    """Trains a run, draws samples and pictures, and prints the label agreement."""
     cpu_devices.use(train_devices(experiment))
     plots.check_installed()
     trainer = _train(experiment, options.workdir)
@@ -51,14 +51,17 @@ def run(options: TrainOptions, experiment: Experiment, judge: Judge | None) -> N
 
 
 def train_devices(experiment: Experiment) -> int:
-    """How many CPU devices train best: as many of the cores as divide a batch."""
+    """Returns the number of CPU devices to train on: as many as divide a batch."""
     training = experiment.training
     rows = max(1, training.batch_size // training.accumulate)
     return experiment.parallel.usable(cpu_devices.available(), rows)
 
 
 def devices_again(workdir: Path) -> int:
-    """As many as a run had, where one process can: others would round differently."""
+    """Returns the number of CPU devices that the run last used, if one process can.
+
+    Another number of devices would round differently.
+    """
     experiment, _ = read_config(workdir)
     found = last_start(workdir).get("devices")
     if isinstance(found, dict) and found.get("backend") == "cpu":
@@ -78,7 +81,7 @@ def _train(experiment: Experiment, workdir: Path) -> Trainer:
 
 
 def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
-    """Samples from the trained model, draws the pictures and judges the samples."""
+    """Draws samples and pictures, and prints the label agreement."""
     run = load(workdir, parallel=trainer.experiment.parallel)
     dataset = trainer.dataset
     classes = run.info.num_classes
@@ -98,6 +101,6 @@ def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
         known = np.asarray(dataset.images)
         share = judge(to_uint8(images), labels, known, dataset.labels)
         print(
-            f"label agreement: {share:.1%} of {num} samples are read as the class that "
-            "was asked for"
+            f"label agreement: {share:.1%} of {num} samples are assigned to the "
+            "requested class"
         )

@@ -233,7 +233,7 @@ def test_samples_are_compared_with_held_out_images(evaluated):
     features, classes = classifier.read(images, Pmap())
     real, _ = classifier.read(held_out.images[there], Pmap())
     trained, _ = classifier.read(training.images, Pmap())
-    for of, other in (("", features), (", training images (floor)", trained[seen])):
+    for of, other in (("", features), (", training images (baseline)", trained[seen])):
         expected = frechet_distance(other, real)
         np.testing.assert_allclose(
             found[f"Frechet distance{of}"]["value"], expected, rtol=1e-4
@@ -321,11 +321,11 @@ def test_what_cannot_be_evaluated(evaluated):
         ("--ode-steps -1", "ode_steps must be at least 0, got -1"),
         ("--num-terms 13", "num_terms must lie in 2..12, got 13"),
         ("--split valid", "--split"),
-        ("--ode-steps 0 --exact-trace", "exact_trace is of the ODE"),
+        ("--ode-steps 0 --exact-trace", "exact_trace must come with ode_steps above 0"),
         ("--samples 3", "samples must lie in 4..297, got 3"),
         ("--samples 298", "samples must lie in 4..297, got 298"),
-        ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'?"),
-        ("--features pixel", "unknown features 'pixel'; perhaps you meant 'pixels'?"),
+        ("--sampler dim", "unknown sampler 'dim'. Perhaps you meant 'ddim'."),
+        ("--features pixel", "unknown features 'pixel'. Perhaps you meant 'pixels'."),
         ("--features pixels:size=0", "size must be at least 1, got 0"),
         ("--guidance nan", "guidance must be"),
     ],

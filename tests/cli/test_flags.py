@@ -259,12 +259,12 @@ def test_several_options_are_read_at_once_into_their_own_classes():
 )
 def test_a_wrong_flag_suggests_the_right_one(capsys, wrong, right):
     message = refused(capsys, wrong, "3")
-    expected = f"unrecognized option {wrong}; perhaps you meant {right}"
-    assert message == f"{expected}; see program --help"
+    expected = f"unrecognized option {wrong}. Perhaps you meant {right}"
+    assert message == f"{expected}. See program --help"
 
 
 CHOICES = ", ".join(map(option_name, MEMBERS["schedule"]))
-SEE = "; see program --help"
+SEE = ". See program --help"
 
 
 @pytest.mark.parametrize(
@@ -272,69 +272,69 @@ SEE = "; see program --help"
     [
         (
             "--schedule cosin",
-            f"--schedule takes one of {CHOICES}; got 'cosin', perhaps you meant cosine",
+            f"--schedule takes one of {CHOICES}, got 'cosin'. Perhaps you meant cosine",
         ),
-        ("--schedule", f"--schedule takes one of {CHOICES}; got no value"),
-        ("--schedule --seed 1", f"--schedule takes one of {CHOICES}; got no value"),
-        ("--seed 1.5", "--seed takes an INT; got '1.5'"),
-        ("--seed=1.5", "--seed takes an INT; got '1.5'"),
+        ("--schedule", f"--schedule takes one of {CHOICES}, got no value"),
+        ("--schedule --seed 1", f"--schedule takes one of {CHOICES}, got no value"),
+        ("--seed 1.5", "--seed takes an INT, got '1.5'"),
+        ("--seed=1.5", "--seed takes an INT, got '1.5'"),
         (
             "--optimizer.learning-rate fast",
-            "--optimizer.learning-rate takes a FLOAT; got 'fast'",
+            "--optimizer.learning-rate takes a FLOAT, got 'fast'",
         ),
-        ("--optimizer.learning_rate", "--optimizer.learning_rate takes a FLOAT; got n"),
+        ("--optimizer.learning_rate", "--optimizer.learning_rate takes a FLOAT, got n"),
         (
             "--optimizer.decay cosin",
-            "--optimizer.decay takes one of constant, cosine; got 'cosin', perhaps you",
+            "--optimizer.decay takes one of constant, cosine, got 'cosin'. Perhaps you",
         ),
         (
             "--network.multipliers 1 x",
-            "--network.multipliers takes FLOAT FLOAT ...; got '1 x'",
+            "--network.multipliers takes FLOAT FLOAT ..., got '1 x'",
         ),
         (
             "--network.multipliers 1,2",
-            "--network.multipliers takes FLOAT FLOAT ...; got '1,2': put spaces",
+            "--network.multipliers takes FLOAT FLOAT ..., got '1,2'. Separate",
         ),
         (
             "--parallel.num-devices two",
-            "--parallel.num-devices takes an INT; got",
+            "--parallel.num-devices takes an INT, got",
         ),
         # Of several mistakes, one; and what is right is not blamed:
-        ("--seed 1 --training.num-steps x --seed 2", "--seed is given twice, as"),
+        ("--seed 1 --training.num-steps x --seed 2", "--seed must appear once, got"),
         (
             "--upkeep.keep 1 --schedule.offset x --schedule cosine --seed 2",
-            "--schedule.offset takes a FLOAT; got 'x'",
+            "--schedule.offset takes a FLOAT, got 'x'",
         ),
         (
             "--schedule.start a --schedule sigmoid --schedule.end b",
-            "--schedule.start takes a FLOAT; got 'a'",
+            "--schedule.start takes a FLOAT, got 'a'",
         ),
         # A flag of a member that was not chosen:
         (
             "--schedule.beta-end 0.1",
-            "unrecognized option --schedule.beta-end with --schedule cosine; it goes "
-            "with linear or quadratic",
+            "unrecognized option --schedule.beta-end with --schedule cosine. Choose "
+            "linear or quadratic",
         ),
         (
             "--schedule linear --schedule.offset 1",
-            "unrecognized option --schedule.offset with --schedule linear; it goes "
-            "with cosine",
+            "unrecognized option --schedule.offset with --schedule linear. Choose "
+            "cosine",
         ),
         (
             "--sampling.sampler ddim --sampling.sampler.no-clip",
-            "unrecognized option --sampling.sampler.no-clip; perhaps you meant --samp",
+            "unrecognized option --sampling.sampler.no-clip. Perhaps you meant --samp",
         ),
-        ("-seed 3", "unrecognized option -seed; perhaps you meant --seed"),
-        ("--hlep", "unrecognized option --hlep; perhaps you meant --help"),
+        ("-seed 3", "unrecognized option -seed. Perhaps you meant --seed"),
+        ("--hlep", "unrecognized option --hlep. Perhaps you meant --help"),
         (
             "--sampling.no-clp",
-            "unrecognized option --sampling.no-clp; perhaps",
+            "unrecognized option --sampling.no-clp. Perhaps",
         ),
         ("--qqq=3", "unrecognized option --qqq"),
         (
             "extra",
-            "unrecognized argument 'extra'; a value goes with an option, as in --data "
-            "extra",
+            "unrecognized argument 'extra'. Name the option before its value, as in "
+            "--data extra",
         ),
         (
             "--seed 1 extra",
@@ -348,17 +348,17 @@ SEE = "; see program --help"
             (f"{flag}=True", f"unrecognized argument 'True' after {flag}, which takes")
             for flag in ("--sampling.clip", "--sampling.no-clip", "--no-conditional")
         ),
-        ("--sampling.clip True --seed x", "--sampling.clip takes no value; got 'True'"),
+        ("--sampling.clip True --seed x", "--sampling.clip takes no value, got 'True'"),
         # Of several mistakes, the first value that does not fit:
-        ("--qqq 3 --seed x --upkeep.keep y", "--seed takes an INT; got 'x'"),
-        ("--seed -x", "--seed takes an INT; got no value"),
+        ("--qqq 3 --seed x --upkeep.keep y", "--seed takes an INT, got 'x'"),
+        ("--seed -x", "--seed takes an INT, got no value"),
         # What the shell or a text program left:
-        ("—seed 1", "'—seed' begins with '—', which is no hyphen: type --seed"),
+        ("—seed 1", "'—seed' must begin with a hyphen, got '—'. Type --seed"),
         (
             "--seed \u22121",
-            "'\u22121' begins with '\u2212', which is no hyphen: type -1",
+            "'\u22121' must begin with a hyphen, got '\u2212'. Type -1",
         ),
-        ("--data.cache=", "--data.cache has an empty value: give one, or leave it out"),
+        ("--data.cache=", "--data.cache: a value must not be empty. Give one, or leav"),
     ],
 )
 def test_a_wrong_flag_is_told_in_one_line(capsys, line, message):

@@ -141,18 +141,18 @@ def test_how_samplers_are_chosen(run):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--sampler ddm", "unknown sampler 'ddm'; perhaps you meant 'ddim'"),
-        ("--sampler ddim:et=1", "sampler 'ddim' has no option 'et'; it has spacing, e"),
+        ("--sampler ddm", "unknown sampler 'ddm'. Perhaps you meant 'ddim'"),
+        ("--sampler ddim:et=1", "sampler 'ddim' has no option 'et'. Choose one of spa"),
         ("--sampler ddim:eta=-1", "'ddim:eta=-1': eta must be at least 0, got -1"),
         ("--sampler ddim:eta=much", "'ddim:eta=much': expected float, got 'much'"),
-        ("--sampler ddim:eta", "write its options as ddim:option=value,option=value"),
+        ("--sampler ddim:eta", "is malformed. Write ddim:option=value,option=value"),
         ("--sampler dpm-solver:order=4", "order must lie in 1..3, got 4"),
         ("--sampler dpm-solver:variant=x", "'midpoint'"),
         ("--sampler uni-pc:variant=bh3", "'bh1'"),
-        ("--sampler ddim ddim", "a sampler is named twice: ddim, ddim"),
+        ("--sampler ddim ddim", "samplers must differ, got ddim, ddim"),
         ("--steps 0", "num_steps must be at least 1, got 0"),
         ("--steps 21", "at most the schedule's 20, got 21. Take fewer"),
-        ("--spacing karas", "unknown spacing 'karas'; perhaps you meant 'karras'"),
+        ("--spacing karas", "unknown spacing 'karas'. Perhaps you meant 'karras'"),
         ("--spacing karras:rho=0", "rho must be at least 0.1, got 0"),
         ("--spacing times", "times must have 1 or more entries, noisiest"),
         ("--spacing times:times=[4,9]", "times must decrease"),
@@ -162,9 +162,9 @@ def test_how_samplers_are_chosen(run):
         ("--spacing leading:offset=7 --steps 4", "offset must lie in 0..4, got 7"),
         ("--sampler ancestral:variance=learned-range", "learns a variance"),
         ("--blend 3 10", "labels must lie in 0..9, got 10"),
-        ("--blend 3 4 --labels 1", "give labels or a blend of two, not both"),
+        ("--blend 3 4 --labels 1", "labels and blend must not both be given"),
         ("--chunk 0", "chunk must be at least 1, got 0"),
-        ("--sampler ddim heun --out new.gif", "a .gif shows one sampler; got ddim, h"),
+        ("--sampler ddim heun --out new.gif", "a .gif must show one sampler, got ddim"),
     ],
 )
 def test_a_wrong_request_is_one_line(run, capsys, tmp_path, monkeypatch, line, message):
@@ -266,11 +266,11 @@ def test_compare_without_a_judge(trained, capsys):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--num 1", "num must be at least 2; got 1"),
+        ("--num 1", "num must be at least 2, got 1"),
         ("--evaluations 0", "evaluations must be at least 1 each"),
         ("--evaluations", "evaluations must be at least 1 each"),
-        ("--columns 0", "columns must be at least 1; got 0"),
-        ("--sampler dim", "unknown sampler 'dim'; perhaps you meant 'ddim'"),
+        ("--columns 0", "columns must be at least 1, got 0"),
+        ("--sampler dim", "unknown sampler 'dim'. Perhaps you meant 'ddim'"),
         ("--evaluations 40 --sampler ddim", "at most the schedule's 20, got 40"),
     ],
 )

@@ -161,12 +161,12 @@ def test_what_a_line_of_the_peer_lacks():
 @pytest.mark.parametrize(
     ("peer", "said"),
     [
-        ("", "needs a command"),
+        ("", "must be a command"),
         ("'", "No closing quotation"),
         ("no-such-program-here", "cannot run"),
         (fake_peer(code=3), "ended with code 3"),
         (fake_peer({"what": "forward"}), "must print JSON lines with images_per_s"),
-        (fake_peer({"images_per_s": 1, "what": "?"}), "none is of what is asked for"),
+        (fake_peer({"images_per_s": 1, "what": "?"}), "got none of the requested rows"),
         (fake_peer({"images_per_s": "1"}), "must be above 0"),
         (fake_peer({"images_per_s": 1, "batch": 0}), "must be at least 1"),
     ],
@@ -208,7 +208,7 @@ def test_it_starts_as_a_folder_and_as_a_module(start, tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, env=env, cwd=where)
     assert result.returncode == 2
     assert result.stderr.splitlines()[-1] == (
-        "benchmark: error: argument --rounds: must be at least 1; got 0"
+        "benchmark: error: argument --rounds: must be at least 1, got 0"
     )
 
 
@@ -218,7 +218,7 @@ def test_operations_are_not_counted_without_a_cpu(monkeypatch):
 
     monkeypatch.setattr(jax, "local_devices", none)
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    with pytest.raises(jd.InputError, match=r"have cpu in it; got 'cuda'"):
+    with pytest.raises(jd.InputError, match=r"contain cpu, got 'cuda'"):
         cpu_device()
 
 

@@ -209,14 +209,14 @@ def test_local_passes_ctrl_c_on(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("local -n 0 true", "-n must be a number of processes; got '0'"),
-        ("local -n 2 -d x true", "-d must be a number of devices; got 'x'"),
+        ("local -n 0 true", "-n must be a number of processes, got '0'"),
+        ("local -n 2 -d x true", "-d must be a number of devices, got 'x'"),
         ("local -n 2", "give the command to run"),
         ("local -q", "see the head of launch/local"),
         ("slurm", "give the command to run"),
         ("tpu slice zone", "give the slice, its zone, and the command"),
-        ("gke -n 2 -a gpu -i i -v v -j n c", "-a must be KIND:SIZE; got 'gpu'"),
-        ("gke -n 2 -a tpu-v5p:2y -i i -v v -j n c", "must be KIND:SIZE; got 'tpu-v5p"),
+        ("gke -n 2 -a gpu -i i -v v -j n c", "-a must be KIND:SIZE, got 'gpu'"),
+        ("gke -n 2 -a tpu-v5p:2y -i i -v v -j n c", "must be KIND:SIZE, got 'tpu-v5p"),
         ("gke -n 3 -a tpu-v5p:2x2 -i i -v v -j n c", "cannot share 4 chips evenly"),
         ("gke -n x -a g:8 -i i -v v -j n c", "-n must be a number of machines"),
         ("gke -n 2 -a g:8 -i i -v v -j N c", "-j must be lower-case letters"),

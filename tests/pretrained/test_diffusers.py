@@ -701,8 +701,8 @@ def test_from_the_shell(written, tmp_path, capsys):
             program.jaxdiff()
         for words, reason in (
             (shell, f"'{workdir}' must be a new or empty folder"),
-            (["jaxdiff", "import"], "import needs the model's folder"),
-            (["jaxdiff", "export", str(workdir)], "export needs a folder"),
+            (["jaxdiff", "import"], "path must be a model folder"),
+            (["jaxdiff", "export", str(workdir)], "path must be a new folder"),
             (["jaxdiff", "export", str(workdir), str(out)], "new or empty folder"),
             (["jaxdiff", "import", str(tmp_path / "x"), "y"], "there is no folder"),
             (

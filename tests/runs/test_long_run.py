@@ -359,7 +359,7 @@ def test_reproduce(finished, tmp_path, capsys, monkeypatch):
     before = snapshot(workdir)
     assert reproduce(ReproduceOptions(workdir=workdir, again=tmp_path / "again"))
     out = capsys.readouterr().out
-    assert out.endswith("the same bits\n")
+    assert out.endswith("bitwise identical\n")
     # The parts of the state, and the metrics.
     assert out.count("the same\n") == len(jd.TrainState._fields) + 1
     assert snapshot(workdir) == before
@@ -369,7 +369,7 @@ def test_reproduce(finished, tmp_path, capsys, monkeypatch):
     path.write_text(path.read_text().replace('"loss": ', '"loss": 1', 1))
     assert not reproduce(ReproduceOptions(workdir=workdir, again=tmp_path / "again"))
     out = capsys.readouterr().out
-    assert out.endswith("NOT the same\n")
+    assert out.endswith("NOT identical\n")
     assert f"jax: {jax.__version__} then, 9.9 now" in out
 
 
@@ -417,10 +417,10 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
         (
             jd.parallel.Terminated("step 3 is saved"),
             143,
-            "step 3 is saved; the same command go",
+            "step 3 is saved. Run the same comman",
         ),
-        (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved; the same comma"),
-        (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+        (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved. Run the same"),
+        (KeyboardInterrupt(), 130, "stopped. Run the same command to resume."),
     ],
 )
 def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):

@@ -209,7 +209,7 @@ def test_averages_are_compared(of_u_net, compared):
     assert floor["frechet"] == pytest.approx(near.frechet, rel=1e-6)
     assert floor["frechet"] < constant["frechet"]
     assert len({one["frechet"] for one in others}) == 3
-    for part in ("constant decay 0.9999", "training images (floor)", "\n0.1 "):
+    for part in ("constant decay 0.9999", "training images (baseline)", "\n0.1 "):
         assert part in told
     assert "16 samples of each by ddim, guidance 1, against 16 held-out" in told
     with Image.open(of_u_net / "ema.png") as picture:
