@@ -77,6 +77,8 @@ if TYPE_CHECKING:
     from jaxdiff.runs.train import train as train
     from jaxdiff.training.experiment import Experiment as Experiment
 
+__version__ = "0.1.0"
+
 __getattr__ = lazy(
     __name__,
     {

@@ -1,16 +1,19 @@
 """The pages: every README's links, files, names and Python blocks."""
 
+import contextlib
 import pathlib
 import pkgutil
 import re
 import warnings
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import jaxdiff as jd
+from jaxdiff.evaluation.label_agreement import label_agreement
 
 ROOT = pathlib.Path(__file__).parents[1]
 TOPS = ("jaxdiff", "experiments", "launch", "tests")
@@ -85,10 +88,13 @@ def test_names_resolve_without_a_deprecation(page):
             pkgutil.resolve_name(f"jaxdiff{name}")
 
 
-def run(page):
-    """Runs the Python blocks of a page in order; their names."""
+def run(page, *changes):
+    """Runs the Python blocks of a page in order and returns their names."""
     names: dict[str, Any] = {"__name__": page.parent.name}
     for block in python(page):
+        for old, new in changes:
+            assert old in block
+            block = block.replace(old, new)
         exec(block, names)
     return names
 
@@ -105,15 +111,34 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
-def test_python_blocks_of_the_readme_run(finished, tmp_path, monkeypatch, capsys):
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "digits").symlink_to(finished[0])
-    monkeypatch.chdir(tmp_path)
-    names = run(PAGES[0])
-    assert names["images"].shape == (5, 8, 8, 1)
-    assert capsys.readouterr().out.startswith("(5, 8, 8, 1) -1.0")
-    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
-    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=1e-2)
+def quickstart(folder, *changes):
+    """Runs the README's program in a folder and returns images [80, 8, 8, 1]."""
+    with contextlib.chdir(folder), jax.numpy_dtype_promotion("standard"):
+        images = np.asarray(run(PAGES[0], *changes)["images"])
+    with Image.open(folder / "digits.png") as picture:
+        assert picture.width > 8 * 64
+    assert images.shape == (80, 8, 8, 1)
+    assert np.abs(images).max() <= 1 + 1e-5
+    return images
+
+
+def test_the_readmes_program_runs(tmp_path):
+    """Trains for two steps instead of the printed number."""
+    assert len(python(PAGES[0])[0].splitlines()) <= 30
+    quickstart(
+        tmp_path, ("num_steps=600", "num_steps=2"), ("channels=32", "channels=8")
+    )
+
+
+@pytest.mark.long
+def test_the_readmes_program_draws_digits_as_printed(tmp_path):
+    images = quickstart(tmp_path)
+    digits = jd.data.Digits().load("train")
+    share = label_agreement(
+        jd.data.to_uint8(images), np.repeat(np.arange(10), 8),
+        np.asarray(digits.images), digits.labels,
+    )  # fmt: skip
+    assert share > 0.9
 
 
 @pytest.mark.parametrize("folder", sorted(FOLDERS - {ROOT / "launch", ROOT / "tests"}))

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import platform
 import sys
 import traceback
 import warnings
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdiff import __version__
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -102,7 +104,7 @@ COMMANDS = {command.name: command for command in (
 NOT_FINITE = 4
 """Exit code of a run that a non-finite loss stopped."""
 HELP = """
-Commands: {}. Each has its own flags and --help.
+Commands: {}. Each has its own flags and --help. --version prints the versions.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
 a full disk; 3 another process died; 4 a loss was not finite; 130 Ctrl-C; 143 SIGTERM.
@@ -172,6 +174,10 @@ def _command(
     """Parses the command line and runs its command."""
     compilation_cache.enable()
     name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
+    if name == "--version":
+        python = platform.python_version()
+        print(f"jaxdiff {__version__}, jax {jax.__version__}, Python {python}")
+        return
     if not name[:1].isalnum():
         name, words = "run", [name, *words]
     if name not in COMMANDS:
