@@ -39,9 +39,9 @@ def texts(path):
 def docstrings(path):
     """Docstrings of modules, classes, functions and fields: (line, text)."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                yield node.lineno, node.value.value.strip()
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield node.lineno, value.value.strip()
 
 
 def sentences(page):
