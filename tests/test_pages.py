@@ -1,4 +1,4 @@
-"""The pages: every README's links, files, names and Python blocks."""
+"""README pages: links, files, names and Python blocks."""
 
 import pathlib
 import pkgutil
@@ -31,17 +31,17 @@ every_page = pytest.mark.parametrize(
 
 
 def prose(page):
-    """A page without its fenced blocks."""
+    """Returns a page without its fenced blocks."""
     return FENCED.sub("", page.read_text())
 
 
 def python(page):
-    """The Python blocks of a page."""
+    """Returns the Python blocks of a page."""
     return [code for kind, code in FENCED.findall(page.read_text()) if kind == "python"]
 
 
 def anchor(heading):
-    """The anchor that GitHub gives a heading."""
+    """Returns the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
@@ -86,7 +86,7 @@ def test_names_resolve_without_a_deprecation(page):
 
 
 def run(page):
-    """Runs the Python blocks of a page in order; their names."""
+    """Runs the Python blocks of a page in order and returns their names."""
     names: dict[str, Any] = {"__name__": page.parent.name}
     for block in python(page):
         exec(block, names)
