@@ -1,4 +1,4 @@
-"""The shape of the package: imports point one way, and heavy ones wait."""
+"""Structure of the package: imports go one way, and heavy packages load late."""
 
 import ast
 import doctest
@@ -17,7 +17,7 @@ ORDER = (
     "storage", "plots", "schedules", "denoisers", "networks", "data", "samplers",
     "losses", "training", "runs", "evaluation", "report", "pretrained", "cli",
 )  # fmt: skip
-"""The folders, and the modules beside them: each may import those before it."""
+"""Folders and top-level modules; each may import the ones before it."""
 ONLY = {
     "flax": {"networks"}, "orbax": {"storage"}, "tyro": {"cli"},
     "cattrs": {"serialization"}, "filelock": {"storage"}, "platformdirs": {"storage"},
@@ -27,13 +27,13 @@ ONLY = {
     "grain": {"data"},
     "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
-"""Who may import an optional package."""
+"""Folders that may import an optional package."""
 LONGEST = 400
-"""Lines of a module."""
+"""Largest number of lines of a module."""
 
 
 def imports_of(path):
-    """Every module that a file imports, at its head or later."""
+    """Yields every module that a file imports, at its head or later."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

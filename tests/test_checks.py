@@ -1,4 +1,4 @@
-"""Every bound that an option's type declares is kept, in the same words everywhere."""
+"""Bounds that an option's type declares: enforced, with the same words everywhere."""
 
 import copy
 import dataclasses
@@ -40,7 +40,7 @@ NAN, INF = math.nan, math.inf
 
 
 def classes(cls: Any) -> set[type]:
-    """An option class, and all that its fields can hold."""
+    """Returns an option class and all option classes that its fields can hold."""
     found = {cls}
     for hint in field_types(cls).values():
         members = union_members(hint) or (hint,)
@@ -56,7 +56,7 @@ CLASSES = sorted(
 
 
 def probes(hint: Any) -> Iterator[tuple[Any, bool]]:
-    """Values at the bounds that a type declares, and whether each keeps them all."""
+    """Yields values at the bounds of a type, with True if a value obeys all bounds."""
     kinds = get_args(hint)
     if get_origin(hint) is tuple:
         for value, keeps in probes(kinds[0]):
@@ -106,7 +106,7 @@ FIELDS = [
 
 
 def made(cls: Any, name: str, value: Any) -> Any:
-    """Options with a value in a field; a schedule looks at its own when it is built."""
+    """Makes options with a value in a field; a schedule checks fields when built."""
     options = cls(**{name: value})
     return options if isinstance(options, Checked) else options.build()
 

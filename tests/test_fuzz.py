@@ -1,4 +1,4 @@
-"""The short form of `fuzz`: the same examples each time."""
+"""Short form of `tests.helpers.fuzz`: the same examples each time."""
 
 import copy
 import json
@@ -22,7 +22,7 @@ def test_anything_is_read_or_refused_in_one_line(name):
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_image_is_read_as_it_is(name, monkeypatch):
-    """Else mutating them would try nothing."""
+    """Otherwise, mutations of the images would test nothing."""
     read = []
     monkeypatch.setattr("tests.helpers.fuzz.or_refused", lambda fn: read.append(fn()))
     check_image(IMAGES[name], 8, 3)

@@ -1,4 +1,4 @@
-"""Names of commit b0cbe55 still lead to what they were, with a word if they moved."""
+"""Names of commit b0cbe55 still work, with a warning if they moved."""
 
 import importlib
 import json
@@ -19,7 +19,7 @@ KEPT = """
     loss_fn UNet UNetConfig p_sample_step load Heun sample Cosine Linear Quadratic
     Schedule Sigmoid train_step train TrainState Batch Estimate Level
 """
-"""Names that `jaxdiff` had, and has."""
+"""Names that `jaxdiff` had and still has."""
 MOVED = """
     blend_labels image_to_image interpolate slerp ContinuousSchedule StraightPath
     VarianceExploding VariancePreserving Dataset Digits FashionMnist Folder Tfds
@@ -34,7 +34,7 @@ MOVED = """
     rescale_zero_terminal_snr LogNormal LossHistory UniformTimes Denoiser P2
     EdmWeighting MinSnr SigmoidWeighting SnrPlusOne Uniform UniformEps UniformX0
 """
-"""Names that `jaxdiff` had, and that have another place or name."""
+"""Names that `jaxdiff` had, which now have another place or name."""
 OF_MODULES = {
     "averages": "averages",
     "blend": "slerp",
@@ -110,7 +110,7 @@ OF_MODULES = {
     "weighting": "MinSnr EdmWeighting",
     "wrong_flags": "explain",
 }
-"""Names of modules that there are no more."""
+"""Removed modules, each with names that the module had."""
 OF_EXPERIMENTS = """
     from jaxdiff.cli import COMMANDS, main
     from jaxdiff.data import Digits, FashionMnist, Folder, Tfds, from_arrays
@@ -119,7 +119,7 @@ OF_EXPERIMENTS = """
     from jaxdiff.samplers import Ancestral, DpmSolver, Trailing
     from jaxdiff import cores, hosts, provenance
 """.strip().split("\n    ")
-"""What the files of experiments/ imported besides."""
+"""Other imports in the files of experiments/ at b0cbe55."""
 PROGRAM = """
 import json, sys, types, warnings
 warned, modules = {}, []
@@ -145,8 +145,8 @@ with warnings.catch_warnings():
             assert "required positional argument" in str(error), error
 json.dump([warned, modules], sys.stdout)
 """
-"""Imports by lines of Python; prints the warnings that point at each, and the lines
-that gave modules. Then the functions that share a module's name are called."""
+"""Program that runs lines of imports. It prints the warnings of each line, and the
+lines that gave modules. It also calls the functions that share a module's name."""
 
 
 def import_of(name, module=""):
@@ -158,7 +158,7 @@ PAIRS = [(m, n) for m, names in OF_MODULES.items() for n in names.split()]
 
 @pytest.fixture(scope="module")
 def warned():
-    """The warnings of each line, in one process that has used no old name before."""
+    """Warnings of each line, in one process that has used no old name before."""
     lines = [import_of(name) for name in (KEPT + MOVED).split()]
     lines += [import_of(name, module) for module, name in PAIRS]
     lines += OF_EXPERIMENTS
@@ -177,11 +177,11 @@ TODAY = {
     for module in OF_MODULES
     if isinstance(found := vars(jaxdiff).get(module), types.ModuleType)
 }
-"""Namespaces with the name of an old module, and what they hold themselves."""
+"""Namespaces with the name of an old module, and their own names."""
 
 
 def new_place(warning, old):
-    """Where a warning says that the old name is, which must be true."""
+    """Returns the new place of an old name from a warning, and checks the place."""
     start, _, new = warning.partition(" is now ")
     assert start == old
     assert new.startswith("jaxdiff.")
@@ -204,7 +204,7 @@ def test_kept_name_does_not_warn(warned, name):
 def test_moved_name_warns_once_and_names_its_place(warned, name):
     (warning,) = warned[import_of(name)]
     place = new_place(warning, f"jaxdiff.{name}").split(".")
-    # A name is the same but for acronyms, or is listed here.
+    # A name is the same except for its case, or is listed here.
     renamed = {
         "Ancestral": "DDPM",
         "Folder": "ImageFolder",

@@ -1,4 +1,4 @@
-"""The pages: every README's links, files, names and Python blocks."""
+"""README pages: links, files, names and Python blocks."""
 
 import contextlib
 import pathlib
@@ -34,17 +34,17 @@ every_page = pytest.mark.parametrize(
 
 
 def prose(page):
-    """A page without its fenced blocks."""
+    """Returns a page without its fenced blocks."""
     return FENCED.sub("", page.read_text())
 
 
 def python(page):
-    """The Python blocks of a page."""
+    """Returns the Python blocks of a page."""
     return [code for kind, code in FENCED.findall(page.read_text()) if kind == "python"]
 
 
 def anchor(heading):
-    """The anchor that GitHub gives a heading."""
+    """Returns the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 

@@ -1,4 +1,4 @@
-"""Every module imports, and files are written, where POSIX is missing."""
+"""Portability: without POSIX, every module imports and files are written."""
 
 import os
 import pathlib
@@ -10,7 +10,7 @@ from jaxdiff.storage.files import write_atomic
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 MISSING = ("fcntl", "grp", "pwd", "resource", "termios")
-"""Modules of Python that Windows does not have."""
+"""Python modules that Windows lacks."""
 IMPORT_ALL = f"""
 import importlib, sys
 sys.modules.update(dict.fromkeys({MISSING}))
@@ -21,7 +21,7 @@ print(len(sys.argv) - 1)
 
 
 def modules():
-    """The modules of the package, without those that need tensorflow_datasets."""
+    """Yields the modules of the package, except those that need tensorflow_datasets."""
     for path in sorted(ROOT.rglob("*.py")):
         if not path.stem.endswith("_builder"):
             parts = path.relative_to(ROOT.parent).with_suffix("").parts

@@ -1,4 +1,4 @@
-"""Configurations as plain data: nothing is lost, nothing unknown comes in."""
+"""Configurations as plain data: nothing is lost, and unknown fields are errors."""
 
 import copy
 import dataclasses
@@ -121,7 +121,7 @@ CHANGED = Experiment(
         chunk=1,
     ),
 )
-"""No field has its default."""
+"""Experiment in which no field has its default."""
 VARIANTS = [
     *(
         Experiment(data=d)
@@ -161,7 +161,7 @@ VARIANTS = [
 
 
 def leaves(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values of nested dicts by their dotted paths."""
+    """Returns the values of nested dicts by their dotted paths."""
     found: dict[str, Any] = {}
     for name, value in data.items():
         path = f"{prefix}{name}"
@@ -170,7 +170,7 @@ def leaves(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def parts(options: Any) -> list[Any]:
-    """The options and all option classes in them."""
+    """Returns the options and all option classes in them."""
     values = [getattr(options, f.name) for f in dataclasses.fields(options)]
     below = [parts(value) for value in values if dataclasses.is_dataclass(value)]
     return [options, *(part for found in below for part in found)]
@@ -181,7 +181,7 @@ def through_json(options: Any) -> dict[str, Any]:
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The default experiment with another value at a path, as plain data."""
+    """Returns the default experiment with another value at a path, as plain data."""
     data = copy.deepcopy(through_json(Experiment()))
     *parents, name = path.split(".")
     inner = data
@@ -318,7 +318,7 @@ def test_data_that_is_no_object_is_refused(data):
 
 
 def test_whole_numbers_are_floats_too():
-    """JSON of other programs writes 1.0 as 1."""
+    """Other programs write 1.0 as 1 in JSON."""
     again = from_dict(Experiment, changed("optimizer.clip_norm", 1))
     assert again == Experiment()
     assert type(again.optimizer.clip_norm) is float
@@ -341,10 +341,10 @@ def test_every_changed_field_is_a_difference():
     assert differences(old, old) == []
     paths = [line.split(":")[0] for line in differences(old, new)]
     expected = leaves(old).keys() | leaves(new).keys()
-    # An option class that the other sampler has not is one difference.
+    # An option class that the other sampler lacks is one difference.
     name = "sampling.sampler.variance"
     expected = {name if path.startswith(name) else path for path in expected}
-    # Absent is as good as None, and one data set's flips are another's default.
+    # An absent field equals None, and one data set's `flip` is another's default.
     same = {"data.label_key", "data.flip", "parallel.num_devices"}
     assert set(paths) == expected - same
     assert len(set(paths)) == len(paths)

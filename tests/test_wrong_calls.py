@@ -1,4 +1,4 @@
-"""Mistakes in Python: an `InputError` of one line with what, and which value."""
+"""Wrong calls in Python: each raises a one-line `InputError` with name and value."""
 
 import dataclasses
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jaxdiff as jd
 from jaxdiff.runs.folder import read_record
 from tests.helpers.fake_run import CONFIG, NETWORK
 
-# B is a batch of 4 images of 8x8 grey pixels.
+# B is the shape of 4 grey images of 8x8 pixels.
 
 B = (4, 8, 8, 1)
 X, N = jnp.zeros(B), jnp.ones(B)
@@ -22,10 +22,10 @@ INDICES = np.arange(4, dtype=np.int32)
 SCHEDULE: Any = CONFIG.schedule.build()
 KEY = jax.random.key(0)
 SMALL = NETWORK.build(out_channels=1)
-"""A network without classes."""
+"""Network without classes."""
 
 
-# Untyped, for what the types forbid.
+# Untyped, for calls that the types forbid.
 bind: Any = jd.bind
 q_sample: Any = jd.q_sample
 q_posterior: Any = jd.q_posterior
@@ -144,7 +144,7 @@ def test_a_wrong_call_is_one_line_with_what_and_the_value(call, message):
 
 @pytest.fixture(scope="module")
 def classes():
-    """A network of 2 levels with 10 classes, and its parameters."""
+    """Network of 2 levels with 10 classes, and its parameters."""
     config = dataclasses.replace(NETWORK, multipliers=(1, 2))
     network = config.build(out_channels=1, num_classes=10)
     shapes = jax.eval_shape(network.init, KEY, X, jnp.zeros(4, jnp.int32))

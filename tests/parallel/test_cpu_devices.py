@@ -1,4 +1,4 @@
-"""Which CPU devices the command line makes of the machine's cores."""
+"""CPU devices that the command line creates on the machine's cores."""
 
 import dataclasses
 import json
@@ -25,13 +25,13 @@ from tests.helpers.runs import TINY
         (jd.parallel.Pmap(), 10, 63, 9),
         (jd.parallel.Pmap(), 10, 11, 1),
         (jd.parallel.Pmap(), 16, 5, 5),
-        (jd.parallel.Pmap(), 10, 0, 10),  # a request is filled up
+        (jd.parallel.Pmap(), 10, 0, 10),  # 0: any number of rows
         (jd.parallel.Pmap(num_devices=1), 10, 64, 1),
-        (jd.parallel.Pmap(num_devices=3), 10, 64, 3),  # which is then refused
-        (jd.parallel.Pmap(num_devices=16), 10, 64, 10),  # and so is this
+        (jd.parallel.Pmap(num_devices=3), 10, 64, 3),  # an error later
+        (jd.parallel.Pmap(num_devices=16), 10, 64, 10),  # an error later
         (jd.parallel.Sharded(), 10, 64, 8),
         (jd.parallel.Sharded(data=3), 10, 36, 9),
-        (jd.parallel.Sharded(data=3), 2, 36, 2),  # and this
+        (jd.parallel.Sharded(data=3), 2, 36, 2),  # an error later
         (jd.parallel.Sharded(data=2, fsdp=2), 10, 64, 4),
         (jd.parallel.Sharded(data=4, fsdp=4), 10, 64, 10),
     ],
@@ -57,9 +57,9 @@ def test_the_cores_are_those_of_this_process():
     [
         ({"backend": "cpu", "count": 4, "processes": 1}, 4),
         ({"backend": "cpu", "count": 16, "processes": 1}, 16),
-        ({"backend": "cpu", "count": 4, "processes": 2}, 2),  # one process cannot
+        ({"backend": "cpu", "count": 4, "processes": 2}, 2),  # needs two processes
         ({"backend": "gpu", "count": 4, "processes": 1}, 2),
-        ({"backend": "cpu", "count": 17, "processes": 1}, 2),  # more than its batch
+        ({"backend": "cpu", "count": 17, "processes": 1}, 2),  # more than a batch has
         ({"backend": "cpu", "count": 0, "processes": 1}, 2),
         ({"backend": "cpu", "count": "4", "processes": 1}, 2),
         ([], 2),
@@ -121,7 +121,7 @@ jax.config.update("jax_num_cpu_devices", -1)
 train.run_training = lambda *args, **options: print(jax.devices())
 program.main(TINY, "What it is.", args=["train", "--schedule", "cosine"])
 """
-"""What is chosen before JAX starts; at last by a training of 16 images on 3 cores."""
+"""Program that checks the chosen number; last, a training of 16 images on 3 cores."""
 
 
 def test_the_number_is_chosen_before_jax_starts():

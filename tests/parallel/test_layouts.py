@@ -1,17 +1,18 @@
-"""One result on any devices and hosts: the work of layouts.py under each layout.
+"""Layouts of devices and processes: each must give the results of one device.
 
-How far two layouts may differ follows from float32. Each of the gradient's numbers is a
-sum over the examples, which every layout adds up in an order of its own; 8 units in the
-last place of the largest one bound the difference,
+The work is in `tests.helpers.layouts`. Float32 limits how far two layouts may differ.
+Each number of the gradient is a sum over the examples, and every layout adds them in
+its own order. The bound is 8 units in the last place of the largest number,
 
     (1)  |g' - g|  <=  d = 8 * 2^-23 * max |g|
 
-Adam's step is lr m / (sqrt(v) + epsilon), where m and sqrt(v) are means of past
-gradients, and so are off by d at most; with |m| <= sqrt(v), to first order,
+Adam's step is lr m / (sqrt(v) + epsilon). Here m and sqrt(v) are means of past
+gradients, and both are off by at most d. With |m| <= sqrt(v), to first order,
 
     (2)  |step' - step|  <=  2 lr d / epsilon
 
-and n steps add up to n times that. An average of the parameters is off by no more.
+and n steps add up to n times this bound. An average of the parameters is off by no
+more.
 """
 
 import json
@@ -50,7 +51,7 @@ ULPS = 8 * 2.0**-23
 
 
 def work_of_one_device(root, network=None):
-    """A folder for the work of each layout; that of one device is done."""
+    """Runs the work of one device in a folder for all layouts; returns the folder."""
     with jax.numpy_dtype_promotion("standard"):
         place = root / "one" / "train"
         work(ONE, root / "one", place, place, network)
@@ -59,19 +60,19 @@ def work_of_one_device(root, network=None):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """That of the U-Net."""
+    """Folder of the work with the U-Net."""
     return work_of_one_device(tmp_path_factory.mktemp("layouts"))
 
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory):
-    """That of a network which is quick to compile."""
+    """Folder of the work with a network that is quick to compile."""
     return work_of_one_device(tmp_path_factory.mktemp("wide"), WIDE)
 
 
 @pytest.fixture(scope="module")
 def one_step():
-    """The U-Net's first step on one device."""
+    """First step of the U-Net on one device."""
     with jax.numpy_dtype_promotion("standard"):
         return first_step(layout(ONE))
 
@@ -82,13 +83,13 @@ def results(folder):
 
 
 def start_of(workdir, network=None):
-    """The state that a run starts from."""
+    """Returns the state that a run starts from."""
     experiment, info = read_record(json.loads((workdir / "config.json").read_text()))
     return recipe_of(experiment, build_model(experiment, info, network)).init()
 
 
 def final(workdir, network=None):
-    """The last state of a run, on one device."""
+    """Returns the last state of a run, on one device."""
     shapes = jax.eval_shape(lambda: start_of(workdir, network))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(shapes, STEPS))
@@ -104,11 +105,14 @@ def largest(arrays):
 
 
 def check_first_step(found, expected, least=20):
-    """Of the step's noise and times the bits, of its loss and gradient (1)."""
+    """Checks the bits of a first step's draws, and (1) for its loss and gradient.
+
+    Returns the largest absolute value in the expected gradient.
+    """
     gradient = [v for k, v in expected.items() if k.startswith("gradient")]
     assert len(gradient) > least
     for name, value in expected.items():
-        if name.startswith("draw"):  # the noise, the times, the dropout's keys
+        if name.startswith("draw"):  # noise, times, keys of the dropout
             np.testing.assert_array_equal(found[name], value, err_msg=name)
         elif name.startswith("metric"):
             np.testing.assert_allclose(found[name], value, rtol=ULPS, err_msg=name)
@@ -119,11 +123,11 @@ def check_first_step(found, expected, least=20):
 
 
 def check(folder, root, network=None):
-    """That the work in a folder is that of one device."""
+    """Checks that the work in a folder gives the results of one device."""
     expected, found = results(root / "one"), results(folder)
     assert set(found) == set(expected)
     scale = check_first_step(found, expected, 6 if network else 20)
-    # A chain and a solver pass rounding on from step to step.
+    # A sampling loop and a solver accumulate rounding errors over their steps.
     np.testing.assert_allclose(found["images"], expected["images"], atol=2e-5)
     np.testing.assert_allclose(found["bits"], expected["bits"], rtol=1e-5)
 
@@ -154,7 +158,7 @@ def test_one_device_goes_on_bit_for_bit(network, request):
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
     start = start_of(root / "one" / "train", network)
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), start.params, whole.params)
-    assert largest(jax.tree.leaves(moved)) > 0.03  # there was something to get wrong
+    assert largest(jax.tree.leaves(moved)) > 0.03  # the training changed the parameters
 
 
 @pytest.mark.parametrize(
@@ -184,7 +188,7 @@ def test_a_step_is_the_same(one_step, name):
     ],
 )
 def test_devices_agree(root, name):
-    """The training goes on from where one device stopped."""
+    """Each layout also resumes the training of one device."""
     (root / name).mkdir()
     work(name, root / name, root / "one" / "train", root / "one" / "train")
     check(root / name, root)
@@ -201,7 +205,7 @@ def test_devices_agree(root, name):
     ],
 )
 def test_processes_agree(request, processes, devices, names):
-    """The training goes on from where the layout before it in the list stopped."""
+    """Each layout also resumes the training of the layout before it in the list."""
     network = WIDE if names[0] == "--wide" else None
     root = request.getfixturevalue("wide" if network else "root")
     folder = root / f"{processes}-processes-of-{devices}"
@@ -225,7 +229,7 @@ def test_processes_agree(request, processes, devices, names):
 
 
 def check_reads(folder, processes):
-    """That each process read its share of every batch, and no two the same example."""
+    """Checks that each process reads its share of every batch, without overlap."""
     reads = [
         json.loads((folder / f"reads-{i}.json").read_text()) for i in range(processes)
     ]
@@ -233,8 +237,8 @@ def check_reads(folder, processes):
         EXPERIMENT.seed, 0, len(jd.data.Digits().load("train"))
     )
     place = np.argsort(order)
-    # `first_step` looks at the whole batch and at the share of it, `train` at the
-    # first share before it begins; then the steps are read ahead, by several threads.
+    # `first_step` reads the whole batch and its share. `train` reads the first share
+    # before it begins; then several threads prefetch the steps.
     steps = sorted([0, 0, *range(STEPS), 0, *range(HALF, STEPS)])
     shares = [sorted(process[1:], key=lambda s: place[s[0]]) for process in reads]
     for process in shares:

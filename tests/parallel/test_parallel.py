@@ -1,4 +1,4 @@
-"""Pmap and Sharded, one by one; test_layouts.py has them do the same work."""
+"""Pmap and Sharded, one by one; test_layouts.py compares their results."""
 
 import re
 from typing import Any
@@ -25,7 +25,7 @@ LAYOUTS = [
 
 
 def state_on(parallel, width=SMALL):
-    """A state with a large array and a small one, where the layout wants it."""
+    """Returns a state of a large and a small array on devices, and its shardings."""
     init = lambda: {"w": jnp.zeros((3, width)), "n": jnp.zeros((), jnp.int32)}  # noqa: E731
     shardings = parallel.shardings(jax.eval_shape(init))
     return parallel.localize(jax.jit(init, out_shardings=shardings)()), shardings
@@ -40,7 +40,7 @@ def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
         traces.append(1)
 
         def squares(w, share):
-            assert w.shape == (3, SMALL)  # whole, wherever its parts live
+            assert w.shape == (3, SMALL)  # whole, although it is stored in parts
             return {"w": (w + share.mean(axis=0)) ** 2, "rows": len(share) + share[0]}
 
         found = mean_of(squares, state["w"], batch)
@@ -62,7 +62,7 @@ def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
     assert int(state["n"]) == 3
     left = parallel.globalize(state)
     assert left["w"].sharding.is_equivalent_to(shardings["w"], 2)
-    # A second would be for a state that came back in another place than it went.
+    # A second trace would mean that the state came back with another sharding.
     assert len(traces) == 1
 
 
@@ -71,11 +71,11 @@ def test_a_step_averages_over_the_batch_and_donates_its_state(parallel):
     [
         ((3, 3, 64, 128), 8, 3),
         ((3, 3, 128, 64), 8, 2),
-        ((3, 3, 64, 64), 8, 3),  # the last of the longest
+        ((3, 3, 64, 64), 8, 3),  # the last of the longest axes
         ((3, 3, 100, 64), 8, 3),  # 8 does not divide 100
         ((1026, 7), 8, None),
         ((1023,), 1, None),
-        ((SMALL - 8,), 8, None),  # too small to be worth it
+        ((SMALL - 8,), 8, None),  # too small to split
         ((SMALL,), 8, 0),
         ((), 8, None),
     ],
@@ -99,7 +99,7 @@ def test_the_longest_axis_that_divides_is_split(shape, parts, axis):
     ids=str,
 )
 def test_what_is_sent(parallel, expected):
-    """What the module says, and nothing else: no activation crosses the network."""
+    """The devices exchange parameters and gradients, and no activations."""
     state, _ = state_on(parallel, 8 * SMALL)
 
     def step(state, batch, mean_of):
@@ -133,7 +133,7 @@ def test_what_is_sent(parallel, expected):
 
 
 def test_sending_between_machines():
-    # Four machines of eight: 7/8 of it twice inside, then 3/4 of an eighth outside.
+    # Four machines of eight devices: twice 7/8 inside, then twice 3/4 of 1/8 outside.
     found = seconds_to_send(1.0, 32, 8, inside=10.0, outside=1.0)
     assert found == pytest.approx(2 * 7 / 8 / 10 + 2 * 3 / 4 / 8)
     assert seconds_to_send(1.0, 4, 8, 10.0, 1.0) == pytest.approx(2 * 3 / 4 / 10)

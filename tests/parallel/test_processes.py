@@ -1,4 +1,4 @@
-"""Several processes: how they find each other, and what the launchers tell them."""
+"""Processes of one run: start by the launchers, failures and signals."""
 
 import os
 import pathlib
@@ -25,15 +25,16 @@ COUNT = (
     "import os, sys; from jaxdiff import hosts; hosts.join(); import jax; "
     "print('is', jax.process_index(), 'of', jax.process_count(), sys.argv[1:])"
 )
-"""A program that joins the others and says who it is."""
+"""Program that joins the other processes and prints its rank and the world size."""
 TRICKY = ["--a=b c", "it's", '"$HOME"', "back\\slash", "*", ""]
 """Arguments that a careless shell script would change."""
 
 
 def environment(**more):
-    """Of a new process, which finds this package and knows of no others.
+    """Returns the environment of a new process, which finds this package.
 
-    It shares the compiled programs of the tests.
+    The process shares the compiled programs of the tests. Other variables of JAX are
+    removed.
     """
     kept = ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
     return {
@@ -57,12 +58,12 @@ def launch(line, *args, **options):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What `jax.distributed.initialize` was asked for."""
+    """Arguments of the calls of `jax.distributed.initialize`."""
     calls = []
 
     def initialize(address=None, count=None, process=None, **options):
         calls.append((address, count, process, options["cluster_detection_method"]))
-        assert options["heartbeat_timeout_seconds"] <= 60  # how long others may hang
+        assert options["heartbeat_timeout_seconds"] <= 60  # time that others may hang
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     return calls
@@ -81,7 +82,7 @@ def test_the_environment_is_followed(asked):
     assert asked == [
         ("node-1:8476", 4, 3, "deactivate"),
         (None, None, None, "slurm"),
-        (None, None, None, None),  # JAX tells the kinds of TPU apart
+        (None, None, None, None),  # JAX detects the kind of TPU
     ]
 
 
@@ -130,7 +131,7 @@ def test_the_launchers_are_sound():
     for path in paths:
         subprocess.run(["bash", "-n", path], cwd=ROOT, check=True)
         assert os.access(ROOT / path, os.X_OK)
-    folder = pathlib.Path(sys.executable).parent  # shellcheck comes with the tests
+    folder = pathlib.Path(sys.executable).parent  # installed with the tests
     done = launch(f"{folder / 'shellcheck'}", *paths)
     assert done.returncode == 0, done.stdout
 
@@ -150,7 +151,7 @@ def test_local_joins_its_processes(tmp_path):
 
 
 def test_local_shares_the_gpus(tmp_path):
-    """With an nvidia-smi that lists four."""
+    """A stand-in for nvidia-smi lists four GPUs, three, or none."""
     listing = tmp_path / "nvidia-smi"
     show = "echo $JAX_PROCESS_ID has $CUDA_VISIBLE_DEVICES"
     path = f"{tmp_path}:{os.environ['PATH']}"
@@ -232,7 +233,7 @@ def test_a_launcher_used_wrongly(line, message):
 
 
 def test_slurm_tells_jax_all_it_needs(tmp_path):
-    """With an srun that starts two processes as Slurm would, on this machine."""
+    """A stand-in for srun starts two processes on this machine, as Slurm would."""
     srun = tmp_path / "srun"
     srun.write_text(
         "#!/usr/bin/env bash\n"
@@ -273,7 +274,7 @@ def pod(job_set):
     job = job["template"]["spec"]
     assert job["completionMode"] == "Indexed"
     assert job["parallelism"] == job["completions"]
-    assert job["backoffLimit"] == 0  # one failure ends the job; the JobSet starts anew
+    assert job["backoffLimit"] == 0  # one failure ends the job; the JobSet restarts it
     return (
         job,
         job["template"]["spec"],
@@ -300,7 +301,7 @@ def test_gke_with_gpus(asked):
     assert {"name": "runs", "mountPath": "/runs"} in container["volumeMounts"]
     claims = [v.get("persistentVolumeClaim") for v in spec["volumes"]]
     assert {"claimName": "runs"} in claims
-    # Kubernetes makes $$ a single $.
+    # Kubernetes turns $$ into a single $.
     command = [argument.replace("$$", "$") for argument in container["command"]]
     assert command == ["python", *TRICKY]
 
@@ -312,7 +313,7 @@ def test_gke_with_gpus(asked):
         for e in container["env"]
     }
     processes.join(given)
-    # The pod's name in the service that JobSet makes: set-job-index-pod.set
+    # JobSet's service names a pod set-job-index-pod.set.
     (job,) = job_set["spec"]["replicatedJobs"]
     assert asked == [(f"my-run-{job['name']}-0-0.my-run:8476", 4, 3, "deactivate")]
 
@@ -330,7 +331,7 @@ def test_gke_with_a_tpu_slice(asked):
 
 
 def test_tpu_runs_the_command_on_every_machine(tmp_path, asked):
-    """With a gcloud that is told to write down what it is asked for."""
+    """A stand-in for gcloud writes its arguments to a file."""
     gcloud = tmp_path / "gcloud"
     gcloud.write_text("#!/usr/bin/env bash\nprintf '%s\\0' \"$@\" > asked\n")
     gcloud.chmod(0o755)
@@ -390,7 +391,7 @@ def kill_one(line, count, killed, logs, first):
         (code,) = re.findall(rf"process {rank} ended with code (\d+)", shown)
         assert int(code) != 0
         log = (logs / f"process-{rank}.log").read_text()
-        # This package's words, or those of JAX where it was faster.
+        # The message is this package's, or JAX's if JAX was faster.
         assert (
             f"process {rank} stops: its work with the other {count - 1} failed" in log
             or "This most likely indicates that another task died" in log
@@ -411,7 +412,7 @@ def steps_of(workdir):
     ],
 )
 def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
-    """And the run goes on from its newest checkpoint, on other devices."""
+    """The run then resumes from its newest checkpoint, with half as many processes."""
     logs, workdir = tmp_path / "logs", tmp_path / "run"
     line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
     kill_one(line, count, victim, logs, workdir / "checkpoints" / "10")
@@ -427,7 +428,7 @@ def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
     "number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name
 )
 def test_one_process_that_is_asked_to_stop_stops_all(tmp_path, rank, number):
-    """After the same step, which is saved: pre-emption may tell one of them only."""
+    """Both stop after the same saved step, although pre-emption may signal only one."""
     workdir, logs = tmp_path / "run", tmp_path / "logs"
     line = f"{sys.executable} {TRAIN} {workdir}".replace("steps 60", "steps 60000")
     with subprocess.Popen(

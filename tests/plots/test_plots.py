@@ -1,4 +1,4 @@
-"""Pictures: pixels at their places, sizes, times, and one line for each mistake."""
+"""Pictures: positions of pixels, sizes, frame times, and one-line errors."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ STEPS = np.arange(1, 101)
 
 
 def read(path):
-    """The pixels [h, w, C] of a PNG."""
+    """Returns the pixels of a PNG [h, w, C]."""
     with Image.open(path) as picture:
         assert picture.format == "PNG"
         pixels = np.asarray(picture)
@@ -30,7 +30,7 @@ def read(path):
 
 
 def check_sheet(pixels, images, columns, scale, gap=GAP, tolerance=0):
-    """Every image is at its place, enlarged, and all the rest is gap."""
+    """Checks that each image is at its place, enlarged, and that the rest is gap."""
     rest = np.ones(pixels.shape[:2], bool)
     height, width = images.shape[1] * scale, images.shape[2] * scale
     for i, image in enumerate(images):
@@ -102,7 +102,7 @@ def test_captions_that_fit_leave_the_gaps_alone(tmp_path):
 
 @pytest.mark.parametrize(("images", "scale"), [(GREY[:5], 8), (RGB, 2)])
 def test_gif_frames_times_and_pixels(tmp_path, images, scale):
-    if images is RGB:  # few colours, so that the palette holds them all
+    if images is RGB:  # few colours, which all fit into the palette
         images = images // 128 * 127
     frames = np.stack([np.roll(images, i, axis=0) for i in range(4)])
     plots.save_gif(tmp_path / "a.gif", frames, columns=2, milliseconds=50, hold=900)
@@ -153,7 +153,7 @@ def test_curves_are_small_pngs_that_show_their_lines(tmp_path):
 
 
 def diagnosis(log_snr, step_loss, marks=None, limits=(1, 1)):
-    """What is drawn of a diagnosis."""
+    """Returns the fields of a diagnosis that the plot uses."""
     return SimpleNamespace(
         log_snr=log_snr, step_loss=step_loss, marks=marks or {}, limits=limits
     )

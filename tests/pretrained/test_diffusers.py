@@ -1,4 +1,4 @@
-"""Models of diffusers against that library itself, with random weights."""
+"""Models of diffusers with random weights, compared with that library."""
 
 import dataclasses
 import json
@@ -28,11 +28,11 @@ DDPM: dict[str, Any] = {
     "downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1,
     "norm_eps": 1e-6, "attention_head_dim": None, "norm_num_groups": 8,
 }  # fmt: skip
-"""What the checkpoints of the DDPM paper have, google/ddpm-*."""
+"""Options of the checkpoints of the DDPM paper, google/ddpm-*."""
 
 
 def blocks(*attends: int, down: str = "DownBlock2D", up: str = "UpBlock2D") -> Any:
-    """Types of blocks, of levels with attention where there is a 1."""
+    """Returns the types of blocks; a level with a 1 has attention."""
     return {
         "down_block_types": ["AttnDownBlock2D" if a else down for a in attends],
         "up_block_types": ["AttnUpBlock2D" if a else up for a in attends[::-1]],
@@ -55,7 +55,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         **DDPM, **blocks(0, 0, 0, 0, 1, 0), "sample_size": 64,
         "block_out_channels": [16, 16, 32, 32, 48, 48],
     },
-    # google/ddpm-church-256, the same, by the names of the first versions.
+    # google/ddpm-church-256: the same network with the names of the first versions.
     "church": {
         **DDPM, "sample_size": [64, 32], "layers_per_block": 1,
         "block_out_channels": [16, 16, 32, 32, 64, 64],
@@ -66,12 +66,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
             "UNetResUpBlock2D", "UNetResAttnUpBlock2D", *["UNetResUpBlock2D"] * 4
         ],
     },
-    # google/ddpm-celebahq-256, the same network with one class more to a head.
+    # google/ddpm-celebahq-256: the same network with dropout.
     "celebahq": {
         **DDPM, **blocks(0, 0, 0, 0, 1, 0), "sample_size": 64, "dropout": 0.1,
         "block_out_channels": [8, 8, 16, 16, 24, 24], "norm_num_groups": 4,
     },
-    # The defaults of the class: what the training examples make, such as butterflies.
+    # Defaults of the class, as in the training examples, such as butterflies.
     "butterflies": {
         **blocks(0, 0, 1, 0), "block_out_channels": [32, 32, 64, 64],
         "layers_per_block": 1,
@@ -119,12 +119,12 @@ FULL = {
         for name in ("cat", "church", "celebahq")
     },
 }  # fmt: skip
-"""The published ones at their full size."""
+"""Published networks at their full size."""
 ALL = NETWORKS | FULL
 
 
 def network_of(name: str) -> Any:
-    """A network of diffusers whose weights are all random."""
+    """Returns a network of diffusers in which all weights are random."""
     torch.manual_seed(0)
     network = diffusers.UNet2DModel(**ALL[name]).eval()
     with torch.no_grad():
@@ -135,7 +135,7 @@ def network_of(name: str) -> Any:
 
 
 def base_of(name: str) -> jd.Experiment | None:
-    """What a bare folder needs beside it."""
+    """Returns the base experiment that a folder without a scheduler needs, or None."""
     if name == "fourier":
         return jd.Experiment(schedule=jd.schedules.VP())
     if name == "learned-variance":
@@ -147,7 +147,7 @@ def base_of(name: str) -> jd.Experiment | None:
 
 
 def inputs_of(network: Any) -> Any:
-    """Images [2, h, w, c], times and labels (or None)."""
+    """Returns images [2, h, w, c], times [2], and labels [2] or None."""
     size = network.config.sample_size
     height, width = size if isinstance(size, list | tuple) else (size, size)
     shape = (2, height, width, network.config.in_channels)
@@ -157,7 +157,7 @@ def inputs_of(network: Any) -> Any:
 
 
 LONG = ("cat", "celebahq", *FULL)
-"""The first two differ from church, which has six levels too, in few options."""
+"""Networks of the long tests. Few options separate the first two from church."""
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,8 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
 
 @pytest.fixture
 def noise(monkeypatch):
-    """What diffusers draws, one array after the other, in the order of its chain."""
-    import_torchvision()  # else diffusers, which is imported by name, does not find it
+    """Noise that diffusers draws, one array per draw, in the order of the steps."""
+    import_torchvision()  # otherwise diffusers, imported by name, does not find it
     drawn: list[np.ndarray] = []
     generator = np.random.default_rng(1)
 
@@ -277,11 +277,12 @@ def noise(monkeypatch):
 
 
 def images_of(pipeline: Any, **call: Any) -> np.ndarray:
-    """What a pipeline draws, [2, height, width, channels] in [-1, 1]."""
+    """Returns a pipeline's images [2, height, width, channels] in [-1, 1]."""
     pipeline.set_progress_bar_config(disable=True)
     scheduler = pipeline.scheduler
     if isinstance(scheduler, diffusers.UniPCMultistepScheduler):
-        # Its steps refuse the generator that the pipeline gives to every scheduler.
+        # UniPC's step takes no generator, but the pipeline passes one to every
+        # scheduler.
         step = scheduler.step
         scheduler.step = lambda *args, generator=None: step(*args)
     images = pipeline(batch_size=2, output_type="np", **call).images
@@ -290,13 +291,13 @@ def images_of(pipeline: Any, **call: Any) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Analytic:
-    """x t / (t + 1) in a network's place, as in the tests of diffusers' schedulers.
+    """Stand-in for a network, x t / (t + 1), as in the tests of diffusers' schedulers.
 
-    A chain through it has no compiled network, and is not held back by one.
+    Sampling with it is fast, because no network is compiled.
     """
 
     twice: bool
-    """The output has the channels that a learned variance is made of, too."""
+    """If True, the output also has the channels of a learned variance."""
     num_classes: int | None = None
 
     def __call__(self, x: Any, t: Any) -> list[Any]:
@@ -309,7 +310,7 @@ class Analytic:
         return jnp.concatenate(parts, axis=-1)
 
     def replace_in(self, network: Any) -> None:
-        """Makes this the forward pass of a network of diffusers."""
+        """Replaces the forward pass of a network of diffusers with this function."""
 
         def forward(x: Any, t: Any, **_: Any) -> Any:
             return types.SimpleNamespace(sample=torch.cat(self(x, t), 1))
@@ -320,7 +321,7 @@ class Analytic:
 def same_images(
     run: jd.runs.Run, drawn: list[np.ndarray], analytic: Analytic | None = None
 ) -> np.ndarray:
-    """What a run draws from the noise that a pipeline drew, of class 1 where it can."""
+    """Returns a run's images from a pipeline's noise, of class 1 if it has classes."""
     sampling = run.experiment.sampling
     x_T, *steps = (array.transpose(0, 2, 3, 1) for array in drawn)
     count = sampling.sampler.grid(run.schedule).alpha.shape[0] - 1
@@ -346,12 +347,12 @@ def check_images(
     folder: Any,
     analytic: Analytic | None = None,
 ) -> None:
-    """Holds a pipeline's images against those of ours from the same noise."""
+    """Compares a pipeline's images with our images from the same noise."""
     is_ddim = isinstance(scheduler, diffusers.DDIMScheduler)
     cls = diffusers.DDIMPipeline if is_ddim else diffusers.DDPMPipeline
     pipeline = cls(network, scheduler)
     pipeline.save_pretrained(folder)
-    if network.config.num_class_embeds:  # of which the pipelines know nothing
+    if network.config.num_class_embeds:  # the pipelines pass no labels
         labels = torch.tensor([1, 1])
         network.forward = partial(network.forward, class_labels=labels)
     if analytic:
@@ -374,7 +375,7 @@ def test_pipelines_draw_what_theirs_draw(name, through_network, noise, tmp_path)
            "block_out_channels": [8, 16], "norm_num_groups": 4,
            "out_channels": 6 if "learned" in name else 3},
     )  # fmt: skip
-    # Of fewer times, for with random weights nothing holds x_t / alpha back.
+    # Fewer times, because nothing bounds x_t / alpha with random weights.
     options = {"num_train_timesteps": 1000 if name == "ddpm" else 200, **options}
     made = getattr(diffusers, scheduler)(**options)
     analytic = None if through_network else Analytic("learned" in name)
@@ -393,7 +394,7 @@ def test_every_networks_pipelines(name, scheduler, noise, tmp_path):
 
 
 def our_run(sampling: Sampling, classes: int | None = None, **options: Any) -> Run:
-    """A model of ours with random parameters."""
+    """Returns a run of ours with random parameters."""
     network = jd.UNetConfig(
         channels=8, multipliers=(1, 2), blocks=1, attention=(4,), groups=4, dropout=0.0
     )
@@ -454,7 +455,7 @@ def test_there_and_back(name, noise, tmp_path, caplog):
     cls = diffusers.DDIMPipeline if name.startswith("ddim") else diffusers.DDPMPipeline
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):
         warnings.filterwarnings("error", message="(?!__array__)")
-        # Else it says that a package of theirs would load it faster.
+        # Otherwise diffusers warns that another package would load the model faster.
         pipeline = cls.from_pretrained(tmp_path / "model", low_cpu_mem_usage=False)
     assert not caplog.records
     analytic = Analytic(twice=False)
@@ -506,7 +507,7 @@ def test_a_schedule_and_classes_there_and_back(options, tmp_path):
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """A folder that is whole."""
+    """Folder of an exported model, complete."""
     folder = tmp_path_factory.mktemp("written") / "model"
     to_diffusers(our_run(Sampling()), folder)
     return folder
@@ -599,11 +600,11 @@ PUBLISHED = {
     "scheduler_config.json": "beta_end beta_schedule beta_start clip_sample "
     "num_train_timesteps trained_betas variance_type",
 }
-"""The fields that the first configurations had."""
+"""Fields of the first configurations."""
 
 
 def test_files_in_other_forms(written, tmp_path):
-    """Half precision, parts, one folder, the old names of attention, a pickle."""
+    """Files in half precision, in parts, in one folder, with old names, as a pickle."""
     wanted = from_diffusers(written).params
     stem = "diffusion_pytorch_model"
 
@@ -616,7 +617,7 @@ def test_files_in_other_forms(written, tmp_path):
     arrays = load_file(path)
     half = {name: a.astype(np.float16) for name, a in arrays.items()}
     save_file(half, folder / "unet" / f"{stem}.fp16.safetensors")
-    same = from_diffusers(folder)  # the plain file, where there are both
+    same = from_diffusers(folder)  # the plain file, if both exist
     jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
     for run in (from_diffusers(folder, variant="fp16"), path.unlink()):
         near = (run or from_diffusers(folder)).params
@@ -649,7 +650,7 @@ def test_files_in_other_forms(written, tmp_path):
         with pytest.raises(InputError, match=reason):
             from_diffusers(folder)
 
-    # As google/ddpm-cat-256 and the others were published, by version 0.0.4.
+    # Format of google/ddpm-cat-256 and the others, published by version 0.0.4.
     folder = copy("flat")
     for section in ("unet", "scheduler"):
         for inner in (folder / section).iterdir():
@@ -663,7 +664,8 @@ def test_files_in_other_forms(written, tmp_path):
     same = from_diffusers(folder)
     jax.tree.map(np.testing.assert_array_equal, same.params, wanted)
     assert same.experiment == from_diffusers(written).experiment
-    torch_model = diffusers.DDPMPipeline.from_pretrained(folder)  # and so reads it
+    # diffusers reads the folder, too.
+    torch_model = diffusers.DDPMPipeline.from_pretrained(folder)
     assert torch_model.unet.config.sample_size == 8
 
     folder = copy("old")
@@ -720,5 +722,5 @@ def test_from_the_shell(written, tmp_path, capsys):
     assert run.experiment.sampling.sampler.grid(run.schedule).t.shape == (11,)
     assert isinstance(again.experiment.sampling.sampler, jd.DDIM)
     jax.tree.map(np.testing.assert_array_equal, again.params, run.params)
-    # Nothing is left of what did not work.
+    # Failed commands leave nothing behind.
     assert {path.name for path in tmp_path.iterdir()} == {"run", "out"}

@@ -1,4 +1,4 @@
-"""A run's page: what is on it, in a real browser, and that it is safe to open."""
+"""Page of a run: its content in a real browser, and its safety."""
 
 import dataclasses
 import json
@@ -44,7 +44,7 @@ LOOK = """() => ({
     .filter(e => e.getClientRects().length).map(e => e.querySelector("img").alt),
   output: document.querySelector("output")?.value,
 })"""
-"""What the browser tells of a page; what is outside may scroll in a box of its own."""
+"""Script that measures a page. Elements in a box that scrolls are not `outside`."""
 
 
 def save_picture(path: Path, num: int = 6) -> None:
@@ -58,7 +58,7 @@ def write_lines(path: Path, lines: Sequence[Any]) -> None:
 
 
 def make_full(workdir: Path) -> None:
-    """A run folder with all that the page knows of, some of it hostile."""
+    """Makes a run folder with all files that the page shows, some of them hostile."""
     workdir.mkdir()
     upkeep = dataclasses.replace(CONFIG.upkeep, sample_every=10)
     training = dataclasses.replace(CONFIG.training, num_steps=40)
@@ -105,13 +105,13 @@ def make_full(workdir: Path) -> None:
 
 
 def make_empty(workdir: Path) -> None:
-    """A run that has just begun."""
+    """Makes the folder of a run that has just begun."""
     workdir.mkdir()
     write_record(workdir, CONFIG, DataInfo((8, 8, 1), None, None))
 
 
 def look(path: Path, widths: dict[int, str]) -> dict[int, Any]:
-    """What a browser shows of a page at widths in pixels, in a colour scheme."""
+    """Measures a page in a browser at widths in pixels, each with a colour scheme."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.fail(
@@ -153,7 +153,7 @@ def look(path: Path, widths: dict[int, str]) -> dict[int, Any]:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """The folder of a run with everything, and its page as a browser shows it."""
+    """Folder of a complete run, and its page as a browser shows it."""
     workdir = tmp_path_factory.mktemp("page") / "my <run> & yours"
     make_full(workdir)
     path = page.write_page(workdir)
@@ -217,7 +217,7 @@ def test_a_run_that_has_just_begun_tells_what_to_do(empty):
 
 
 class Reader(HTMLParser):
-    """What a page would load or run."""
+    """Parser that collects what a page would load or run."""
 
     def __init__(self, text: str):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pictures of a run: which images, at which places, with which noise."""
+"""Pictures of a run: their images, places and noise."""
 
 import dataclasses
 from typing import get_args
@@ -21,7 +21,7 @@ from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_model
 
 CELL = 64 + GAP
-"""An image of 8x8 pixels and the gap after it."""
+"""Size of an enlarged image of 8x8 pixels with the gap after it, in pixels."""
 NAMES = ("zero", "one", "two")
 SHAPE = (8, 8, 1)
 SCHEDULE = jd.Linear(num_steps=8, beta_end=0.3)
@@ -30,7 +30,7 @@ SCHEDULE = jd.Linear(num_steps=8, beta_end=0.3)
 def make_run(
     num_classes: int | None, names: tuple[str, ...] | None = None
 ) -> jd.runs.Run:
-    """A run as `load` gives it back, of a network that was never trained."""
+    """Returns a run as `load` does, with an untrained network."""
     network = jd.UNetConfig(
         channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
     )
@@ -59,7 +59,7 @@ def unlabelled():
 
 
 def shades(num):
-    """Float images [num, 8, 8, 1], each of a grey of its own."""
+    """Returns float images [num, 8, 8, 1], each of one grey."""
     greys = np.linspace(-1, 1, num, dtype=np.float32)
     return np.broadcast_to(greys[:, None, None, None], (num, *SHAPE))
 
@@ -70,7 +70,7 @@ def read(path):
 
 
 def cells(pixels, rows, columns, left=0):
-    """The grey in the middle of every cell [rows, columns]."""
+    """Returns the grey in the middle of every cell [rows, columns]."""
     assert pixels.shape == (rows * CELL + GAP, left + columns * CELL + GAP)
     return pixels[GAP + 32 :: CELL, left + GAP + 32 :: CELL]
 
@@ -80,7 +80,7 @@ def left_of(pixels, columns):
 
 
 def save_samples(run, images, labels, path, columns):
-    """A grid as the commands save it."""
+    """Saves a grid as the commands do."""
     names = run.info.class_names
     plots.save_samples(path, jd.data.to_uint8(images), labels, names, columns)
 
@@ -93,7 +93,7 @@ def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
     left = left_of(pixels, 3)
     expected = jd.data.to_uint8(images)[[[1, 3, 7], [2, 5, 6], [0, 4, 8]], 0, 0, 0]
     assert (cells(pixels, 3, 3, left) == expected).all()
-    assert left > 30  # room for the names
+    assert left > 30  # space for the names
     for row in range(3):
         assert (pixels[GAP + row * CELL :][:64, :left] < 128).any()
 
@@ -101,10 +101,10 @@ def test_samples_have_a_row_a_class_in_order(tmp_path, labelled):
 @pytest.mark.parametrize(
     ("labels", "columns", "rows", "expected"),
     [
-        ([0, 0, 0, 1, 1, 2], 10, 3, [[0], [3], [5]]),  # of unequal counts, the least
+        ([0, 0, 0, 1, 1, 2], 10, 3, [[0], [3], [5]]),  # the smallest of unequal counts
         ([2, 2, 2, 0, 0], 10, 2, [[3, 4], [0, 1]]),  # a class without a sample
         ([1, 1, 1, 1, 1], 10, 1, [[0, 1, 2, 3, 4]]),
-        ([0, 0, 0, 1, 1, 1], 2, 2, [[0, 1], [3, 4]]),  # at most so many columns
+        ([0, 0, 0, 1, 1, 1], 2, 2, [[0, 1], [3, 4]]),  # at most 2 columns
         ([0, 0, 0, 1, 1, 1], 1, 2, [[0], [3]]),
     ],
 )
@@ -169,12 +169,12 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
     columns = -(-num // 2)
     with GifImageFile(tmp_path / "reverse.gif") as gif:
         assert gif.size == (columns * CELL + GAP, 2 * CELL + GAP)
-        # Noise and the 8 steps; the last may all look alike.
+        # The noise and 8 steps. The last frames may be equal, and are then joined.
         assert 2 <= gif.n_frames <= 9
         first = np.asarray(gif.convert("L"))[GAP::CELL, GAP::CELL]
         assert len(np.unique(first)) > 2
 
-    # The image, and it at the times 0 to 7 with one and the same noise.
+    # The image, then the image at times 0 to 7 with the same noise.
     pixels = read(tmp_path / "forward.png")
     assert pixels.shape[1] == 9 * CELL + GAP
     assert pixels.shape[0] > CELL + GAP
@@ -196,7 +196,7 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
 def test_the_reverse_chain_shows_an_image_a_class(
     tmp_path, monkeypatch, labelled, num_classes, asked, columns
 ):
-    """Frame by frame from noise to images, with the classes in order."""
+    """The frames go from noise to images, with the classes in order."""
     states = shades(9 * asked).reshape(asked, 9, *SHAPE)
     calls = []
 
@@ -217,7 +217,7 @@ def test_the_reverse_chain_shows_an_image_a_class(
             gif.seek(frame)
             pixels = np.asarray(gif.convert("L")).astype(int)
             found = cells(pixels, 2, columns).ravel()
-            # Equal frames are joined: at 16 greys, those of the darkest may be.
+            # Equal frames are joined: with 16 greys, the darkest ones may be equal.
             if gif.n_frames == 9:
                 expected = jd.data.to_uint8(states[:, frame, 0, 0, 0])
                 assert np.abs(found[:asked] - expected).max() <= 9

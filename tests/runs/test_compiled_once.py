@@ -1,4 +1,4 @@
-"""Equal requests compile once, and a loaded model is read by itself."""
+"""Equal requests compile once, and `load` reads the average alone."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ GUIDED = dataclasses.replace(
 
 @pytest.fixture(scope="module")
 def guided(tmp_path_factory):
-    """A run that can be guided."""
+    """Folder of a run that can be guided."""
     workdir = tmp_path_factory.mktemp("guided")
     with jax.numpy_dtype_promotion("standard"):
         jd.train(GUIDED, workdir, progress=False)

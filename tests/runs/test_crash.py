@@ -1,4 +1,4 @@
-"""The crash test's short form; `python -m tests.helpers.crash` is the long one."""
+"""Short form of the crash test; `python -m tests.helpers.crash` is the long form."""
 
 import json
 import random
@@ -11,7 +11,7 @@ from tests.helpers.runs import same_bits
 
 
 class Save(random.Random):
-    """A chance that always takes the first: the kill inside a save."""
+    """Random generator that always takes the first choice: the kill inside a save."""
 
     def choice(self, places):
         return places[0]
@@ -19,7 +19,7 @@ class Save(random.Random):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_that_is_killed_computes_the_same_bits(tmp_path):
-    """The next start and the run without a kill are in this process."""
+    """The resumed run and the run without a kill are in this process."""
     workdir, log = tmp_path / "killed", tmp_path / "log"
     program = [sys.executable, "-m", "tests.helpers.killed", str(workdir)]
     environment = crash.environment(tmp_path / "xla")
@@ -42,7 +42,7 @@ def test_so_does_one_that_is_killed_often(tmp_path, processes):
 
 
 def test_a_difference_would_be_found(tmp_path, monkeypatch):
-    """With a run that is not killed, and one whose metrics have another line."""
+    """Two runs with different parameters make the crash test fail."""
     monkeypatch.setattr(crash, "run_to_the_end", lambda *args: None)
     monkeypatch.setattr(crash, "final", lambda folder: {"params": folder.name})
     for name in ("whole", "killed"):

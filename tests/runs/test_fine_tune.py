@@ -1,4 +1,4 @@
-"""Runs that start from the model of another."""
+"""Runs that start from the model of another run."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
 def start(experiment, tmp_path, dataset=None):
-    """The state at step 0."""
+    """Returns the state at step 0."""
     trainer = Trainer.of(experiment, dataset)
     state = trainer.initial_state(Checkpoints(tmp_path / "none"), None)
     return jax.device_get(state)
@@ -95,7 +95,7 @@ def test_another_network_is_refused(finished, tmp_path):
 
 
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
-    """The model's options come with it, flags change them, and a run goes on alone."""
+    """Flags override the options of the base model; resuming needs no base."""
     monkeypatch.chdir(tmp_path)
     fake_run(tmp_path / "base", True)
     mine = replace(

@@ -1,4 +1,4 @@
-"""Images of a model on all devices: the chain that makes them."""
+"""Images of a model on all devices, compared with the sampling loop."""
 
 import jax
 import numpy as np

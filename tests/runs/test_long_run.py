@@ -1,4 +1,4 @@
-"""What a run of weeks meets: bad numbers, full disks, clocks that jump, other data."""
+"""Faults in a run of weeks: bad numbers, full disks, jumping clocks, other data."""
 
 import dataclasses
 import hashlib
@@ -38,9 +38,9 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 EACH = dataclasses.replace(
     TINY, upkeep=Upkeep(log_every=2, checkpoint_every=1, keep=10)
 )
-"""A checkpoint after each step."""
+"""TINY with a checkpoint after each step."""
 OWN = Wide(num_classes=10)
-"""A network of few arrays, which is compiled and saved quickly."""
+"""Network of few arrays, which is compiled and saved quickly."""
 
 
 def run(workdir, experiment=TINY, **options):
@@ -53,7 +53,7 @@ def with_training(experiment, **changes):
 
 
 def lines(workdir):
-    """The lines of metrics, strictly JSON."""
+    """Returns the lines of metrics, parsed as strict JSON."""
     text = (workdir / "metrics.jsonl").read_text()
     refuse = pytest.fail
     return [json.loads(t, parse_constant=refuse) for t in text.splitlines()]
@@ -73,7 +73,7 @@ def state_of(workdir, step):
 
 @pytest.fixture
 def spoilt(monkeypatch):
-    """A function that puts a nan into the batches of these steps, from 1."""
+    """Function that puts a nan into the batches of given steps, counted from 1."""
     real = jaxdiff.data.batch
 
     def spoil(*steps):
@@ -100,7 +100,7 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
     )
     assert f"replay --workdir {tmp_path} --step 7" in message
     assert "\n" not in message
-    # The newest checkpoint is from before, and so is the last line.
+    # The newest checkpoint and the last line are from before step 7.
     assert jd.load(tmp_path).step == 4
     assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6]
     record = json.loads((tmp_path / "nonfinite.json").read_text())
@@ -113,7 +113,7 @@ def test_a_bad_number_stops_the_run(finished, tmp_path, spoilt, capsys):
         tmp_path
     )
 
-    replay(ReplayOptions(workdir=tmp_path))  # by default that step
+    replay(ReplayOptions(workdir=tmp_path))  # the default is step 7
     out = capsys.readouterr().out
     assert "step 7 of seed 0, from the checkpoint of step 4: loss nan" in out
     assert "gradients not finite: conv_in/" in out
@@ -134,7 +134,7 @@ def test_a_bad_step_may_be_left_out(tmp_path, spoilt):
     assert (int(before.step), int(after.step)) == (2, 3)
     assert same_bits(before._replace(step=after.step), after)
     assert not same_bits(after.params, state_of(tmp_path, 4).params)
-    # The second one, after a new start, is one too many.
+    # After a restart, the second bad step exceeds `max_skips`.
     spoilt(7)
     with pytest.raises(
         jd.errors.NonFiniteError, match="and 1 steps were skipped before"
@@ -163,7 +163,7 @@ def test_or_training_goes_on_and_says_so(tmp_path, spoilt, capfd):
 )
 @pytest.mark.parametrize("guard", [True, False])
 def test_a_guarded_step_changes_nothing_but_its_number(loss, norm, guard):
-    """A bad loss with a good gradient, and the other way round."""
+    """Loss and gradient norm are bad one by one, together, or not at all."""
     params = {"w": np.ones(3, np.float32)}
     optimizer = TINY.optimizer.build(8)
     state = jd.TrainState.create(params, optimizer)
@@ -204,7 +204,7 @@ def test_a_clock_that_jumps_changes_nothing(finished, tmp_path, monkeypatch):
 
 
 def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
-    """By one that never jumps: here each look at it takes a minute."""
+    """The monotonic clock decides; here each call of the clock takes a minute."""
     _, state = finished
     minutes = iter(range(1000))
     clock = types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
@@ -213,12 +213,12 @@ def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
     experiment = dataclasses.replace(TINY, upkeep=upkeep)
     assert same_bits(run(tmp_path, experiment), state)
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
-    # At steps 2, 4 and 6 it looks: 1 minute since the start, 2 since it, 1 since 4.
+    # Read at steps 2, 4 and 6: 1 and 2 minutes after the start, 1 minute after step 4.
     assert steps == [4, 8]
 
 
 def test_a_full_disk_stops_training(finished, tmp_path, disk):
-    """And once there is room, the same command goes on to the same bits."""
+    """With more space, the same command resumes to the same bits."""
     whole, state = finished
     folder, remount = disk
     filler = folder / "filler"
@@ -321,7 +321,7 @@ def test_a_start_records_where_it_comes_from(finished):
 
 
 def test_the_code_is_all_of_the_package():
-    """Another line in any module is other code."""
+    """A change of any module changes the hash of the code."""
     package = pathlib.Path(jd.__file__).parent
     names = sorted(
         path.relative_to(package).as_posix() for path in package.rglob("*.py")
@@ -349,7 +349,7 @@ def test_replay_takes_the_runs_own_step(finished, tmp_path, capsys):
             chosen = TINY.data.load().images[arrays["examples"]]
             np.testing.assert_array_equal(jaxdiff.data.to_float(chosen), batch.images)
         assert (tmp_path / f"replay-{step}.png").stat().st_size > 1000
-    # The line of step 8 is the mean of both.
+    # The line of step 8 has the mean of both losses.
     np.testing.assert_allclose(np.mean(losses), lines(workdir)[-1]["loss"], rtol=1e-5)
     assert snapshot(workdir) == before
 
@@ -435,7 +435,7 @@ def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):
 
 
 def test_a_second_ctrl_c_ends_it_at_once():
-    """Also in the midst of what Python does not interrupt, such as a compilation."""
+    """The process ends even inside a call that Python cannot interrupt."""
     code = (
         "import hashlib\n"
         "from jaxdiff.parallel.preemption import stop_between_steps\n"

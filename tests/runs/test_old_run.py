@@ -1,11 +1,11 @@
-"""A run folder of commit b0cbe55, and what its later steps and samples were there.
+"""Run folder of commit b0cbe55: its later steps and samples have not changed.
 
 `tests/data/run_b0cbe55.tar.xz` is the run of `tests.helpers.old_run`, stopped at step 4
-of 8; `values_b0cbe55.npz` and `metrics_b0cbe55.jsonl` are what b0cbe55 made of it.
+of 8. `values_b0cbe55.npz` and `metrics_b0cbe55.jsonl` are the results of b0cbe55.
 
-On the CPU and the versions of `made_with_b0cbe55.json` all results have the same bits,
-except the figures of `evaluate`, which may differ in the last one.
-Elsewhere the random bits are the same, and the rest differs by rounding: `ROUNDING`.
+On the CPU and the versions of `made_with_b0cbe55.json`, all results have the same bits.
+The figures of `evaluate` are an exception: they may differ in the last bits. Elsewhere
+the random bits are the same, and the rest differs by rounding: see `ROUNDING`.
 """
 
 import copy
@@ -40,12 +40,12 @@ SAME_BITS = kind_of_cpu() == MADE_WITH["cpu"] and all(
 )
 VALUES = dict(np.load(DATA / "values_b0cbe55.npz"))
 RANDOM = {"draws_t", "draws_keys", "draws_images"}
-"""What is made of random integers alone, and so does not depend on rounding."""
+"""Values made of random integers alone, which do not depend on rounding."""
 ROUNDING = 1e-3
 """Largest error of a vector that rounding may cause, relative to its norm.
 
-With XLA's optimisations, which round otherwise, the final state is off by 4e-7. Adam
-can make more of it: it moves a parameter of a tiny gradient by the learning rate, 1e-2.
+XLA's optimisations round differently and move the final state by 4e-7. Adam can amplify
+this error: a parameter with a tiny gradient moves by the learning rate, 1e-2.
 """
 TAGS: dict[str, dict[str, type]] = {
     "data": {
@@ -113,12 +113,12 @@ TAGS: dict[str, dict[str, type]] = {
         "Times": spacing.Times,
     },
 }
-"""Option classes by the names that an experiment's JSON had for them at b0cbe55."""
+"""Option classes by their names in the JSON of an experiment at b0cbe55."""
 INFO = DataInfo((8, 8, 1), 10, None, "f")
 
 
 def unpacked(folder):
-    """The old run, in a folder."""
+    """Unpacks the old run into a folder and returns its path."""
     with tarfile.open(DATA / "run_b0cbe55.tar.xz") as archive:
         archive.extractall(folder, filter="data")
     return (folder / "run_b0cbe55").rename(folder / "old")
@@ -126,7 +126,7 @@ def unpacked(folder):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The folder of `tests.helpers.old_run` after it, and what it printed."""
+    """Folder after a run of `tests.helpers.old_run`, and the printed output."""
     folder = tmp_path_factory.mktemp("old_run")
     unpacked(folder)
     environment = {
@@ -149,11 +149,11 @@ def whole(tmp_path_factory):
 
 
 def check(name, value, same_bits=SAME_BITS):
-    """The value is what it was at b0cbe55."""
+    """Checks a value against its value at b0cbe55."""
     old = VALUES[name]
     assert (value.shape, value.dtype) == (old.shape, old.dtype)
     if same_bits and name == "figures":
-        # The distances are scikit-learn's now, which adds in another order.
+        # The distances now come from scikit-learn, which adds in another order.
         np.testing.assert_allclose(value, old, rtol=1e-12, err_msg=name)
     elif same_bits or name in RANDOM:
         np.testing.assert_array_equal(value, old, name)
@@ -173,7 +173,7 @@ def check_metrics(workdir, same_bits=SAME_BITS):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_old_run_samples_and_resumes_as_before_but_for_rounding(tmp_path):
-    """In this process, whose programs are compiled otherwise; the bits are below."""
+    """This process compiles differently; the tests below compare the bits."""
     workdir = unpacked(tmp_path)
     results = old_run.go_on(workdir)
     for name in ("state", "ema_0.1"):
@@ -215,7 +215,7 @@ def test_status_and_report_read_old_run(whole):
 
 
 def with_tag(record, path, tag):
-    """A record's experiment with another option class, by its old name."""
+    """Returns a copy of a configuration with another option class, by its old name."""
     record = copy.deepcopy(record)
     *parents, name = path.split(".")
     parent = reduce(dict.__getitem__, parents, record)

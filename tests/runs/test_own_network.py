@@ -1,4 +1,4 @@
-"""A network of a user's own: trained, saved, resumed, loaded, sampled."""
+"""Custom network: trained, saved, resumed, loaded, sampled."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Averages of any length, made after a run from what it kept."""
+"""Post-hoc EMA: averages of any length, made after a run from its snapshots."""
 
 import contextlib
 import dataclasses
@@ -29,11 +29,11 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 STEPS = 32
 LENGTHS = (0.08, 0.16)
 NETWORK = Wide(num_classes=10)
-"""Of few arrays: what is saved and read takes as long as there are arrays."""
+"""Network of few arrays: the time to save and to read grows with their number."""
 
 
 def averaging(steps, snapshots):
-    """An experiment that keeps averages so many times on its way."""
+    """Returns an experiment that saves `snapshots` snapshots of its averages."""
     return dataclasses.replace(
         TINY,
         training=Training(num_steps=steps, batch_size=16, ema_lengths=LENGTHS),
@@ -46,7 +46,7 @@ CONFIG, FOR_COMMANDS = averaging(STEPS, 16), averaging(8, 2)
 
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
-    """A run that kept averages, and its parameters after each step, [steps, ...]."""
+    """Folder of a run with snapshots; its parameters after each step [steps, ...]."""
     workdir = tmp_path_factory.mktemp("averaged")
     states: list[Any] = []
 
@@ -64,7 +64,7 @@ def averaged(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def of_u_net(tmp_path_factory):
-    """A run of a U-Net that kept averages, for the commands."""
+    """Folder of a U-Net's run with snapshots, for the commands."""
     workdir = tmp_path_factory.mktemp("of-u-net")
     with jax.numpy_dtype_promotion("standard"):
         jd.train(FOR_COMMANDS, workdir, progress=False)
@@ -72,16 +72,16 @@ def of_u_net(tmp_path_factory):
 
 
 def by_brute_force(params, length, step):
-    """The mean of the parameters after each step, by the profile's integral over it."""
+    """Returns the mean of the parameters, weighted by the profile's integrals."""
     edges = (np.arange(step + 1) / step) ** (gamma_of(length) + 1)
     weights = np.diff(edges)
     return jax.tree.map(lambda a: np.tensordot(weights, a[:step], 1), params)
 
 
 def apart(found, expected, params):
-    """The largest difference, in deviations of the parameter over the run.
+    """Returns the largest difference, in deviations of each parameter over the run.
 
-    The null class is never drawn here, and so its parameters have none.
+    The null class is never drawn here, so its parameters have no deviation.
     """
 
     def of_leaf(a, b, p):
@@ -135,7 +135,7 @@ def test_the_error_is_that_of_the_profiles():
 
 
 def test_a_run_that_is_killed_keeps_the_same(averaged, tmp_path):
-    """It had taken a snapshot of a step whose checkpoint was lost."""
+    """The killed run has a snapshot that is newer than its newest checkpoint."""
 
     def train(**options):
         killed = tmp_path / "killed"
@@ -178,7 +178,7 @@ def test_seven_lengths_are_compared_by_default():
 
 @pytest.fixture(scope="module")
 def compared(of_u_net):
-    """What the command `ema` records and says."""
+    """Content of ema.json and output of the command `ema`."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
@@ -189,7 +189,7 @@ def compared(of_u_net):
 
 
 def test_averages_are_compared(of_u_net, compared):
-    """The same figures from the library's parts."""
+    """The parts of the library give the same figures."""
     record, told = compared
     floor, constant, *others = record["averages"]
     assert [one["length"] for one in others] == [0.08, 0.1, 0.16]

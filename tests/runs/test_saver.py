@@ -1,4 +1,4 @@
-"""When a run is saved, and what waits on the devices meanwhile."""
+"""Saver and buffer of metrics: the saved steps, and the metrics on the devices."""
 
 import dataclasses
 import types
@@ -15,7 +15,7 @@ from jaxdiff.training.experiment import DataInfo, Experiment, Training, Upkeep
 
 
 class Saves:
-    """In the place of `Checkpoints`: what was saved, in order."""
+    """Stand-in for `Checkpoints` that lists its calls in order."""
 
     def __init__(self, name, calls):
         self.name, self.calls = name, calls
@@ -29,7 +29,7 @@ class Saves:
 
 @pytest.fixture
 def saved(monkeypatch):
-    """Asks a saver at each step; gives back what it saved, and when it was due."""
+    """Function that runs a saver at each step; returns its calls and the due steps."""
 
     def saved(upkeep, end, last_snapshot=0, stop_at=None, minutes=0.0):
         clock = types.SimpleNamespace(now=0.0)
@@ -86,7 +86,7 @@ def test_a_stop_saves_a_checkpoint(saved):
 
 
 def test_the_clock_counts_from_the_last_checkpoint(saved):
-    """It is read where a line is due: at every second step."""
+    """The clock is read only if a line is due: at every second step."""
     upkeep = dataclasses.replace(FEW, checkpoint_minutes=3)
     calls, _ = saved(upkeep, end=12, minutes=1.0)
     assert steps_of(calls, "checkpoint") == [4, 5, 8, 10, 12]

@@ -1,4 +1,4 @@
-"""What one sees of a run while it trains: TensorBoard's events, grids of samples."""
+"""Views of a run while it trains: TensorBoard's events and grids of samples."""
 
 import dataclasses
 import json
@@ -27,23 +27,26 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 SEEN = dataclasses.replace(
     TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
 )
-"""The same run, with grids."""
+"""TINY with grids of samples."""
 
 
 class Kill(Exception):
-    """No handler and no file is closed in order."""
+    """Exception that stands in for a kill."""
 
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
-    """A run with grids, from start to end, and its final state."""
+    """Folder of a run with grids, and its final state."""
     workdir = tmp_path_factory.mktemp("seen")
     with jax.numpy_dtype_promotion("standard"):
         return workdir, jax.device_get(jd.train(SEEN, workdir, progress=False))
 
 
 def shown(workdir):
-    """What TensorBoard's own reader sees: scalars {name: [(step, value)]}, pictures."""
+    """Returns what TensorBoard's own reader finds: scalars and pictures.
+
+    The scalars are {name: [(step, value)]}.
+    """
     assert len(list((workdir / "tensorboard").iterdir())) == 1
     found = EventAccumulator(str(workdir / "tensorboard"), {"scalars": 0, "images": 0})
     found.Reload()
@@ -57,7 +60,7 @@ def shown(workdir):
 
 
 def lines_of(workdir):
-    """The metrics, as `shown` tells them."""
+    """Returns the lines of metrics in the format of `shown`."""
     found: dict[str, list[tuple[int, float]]] = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
@@ -103,7 +106,7 @@ def test_what_is_seen_changes_no_bit(seen, finished):
 
 
 def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
-    """A row a class, 8 images each, always of seed 0; a clean step of the solver."""
+    """A grid has one row of 8 images per class, by DPM-Solver, always of seed 0."""
     run = jd.load(seen[0])
     how = dataclasses.replace(
         run.experiment.sampling,
@@ -120,7 +123,7 @@ def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
         for y in range(10)
         for x in range(8)
     ]
-    # Compiled in another program, a value may round to the next grey.
+    # Another program computes the images, so a value may round to the next grey.
     assert np.abs(np.array(cells) - rows.reshape(80, 8, 8)).max() <= 1
     grids = list(grids_of(seen[0]).values())
     assert grids[0] != grids[1]
@@ -130,7 +133,7 @@ def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
 def test_a_killed_run_goes_on_without_doubled_points(
     seen, tmp_path, monkeypatch, place
 ):
-    """Killed after step 6 or 8, beyond the checkpoint of step 4."""
+    """The kill comes at step 6 or later, after the checkpoint of step 4."""
     real: Any = {"line": Events.write, "grid": Events.picture}[place]
 
     def kill(self: Any, step: int, *args: Any) -> None:
@@ -144,7 +147,7 @@ def test_a_killed_run_goes_on_without_doubled_points(
             jd.train(SEEN, tmp_path, progress=False)
     (path,) = (tmp_path / "tensorboard").iterdir()
     with path.open("ab") as file:
-        file.write(b"\0\1\2")  # what a kill in the middle of a write leaves
+        file.write(b"\0\1\2")  # remains of an interrupted write
     before = shown(tmp_path)[0]
     assert before["loss"][-1][0] >= 6
     assert jd.load(tmp_path).step == 4
@@ -158,7 +161,7 @@ def test_a_killed_run_goes_on_without_doubled_points(
 
 
 def test_a_finished_run_can_be_shown_later(seen, finished, tmp_path):
-    """What a run did without TensorBoard comes from its other files, with its times."""
+    """TensorBoard's events are rebuilt from the run's other files, with their times."""
     experiment = dataclasses.replace(
         TINY, upkeep=dataclasses.replace(TINY.upkeep, tensorboard=False)
     )
@@ -214,7 +217,7 @@ def test_a_full_disk_is_told_in_one_line(disk):
 
 
 def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
-    """A grid that takes 100 times as long as all steps leaves the speed as it is."""
+    """The throughput excludes the time of the grids, here 1000 s each."""
     real, clock = time.perf_counter, [0.0]
 
     def slow(self, state):
@@ -239,7 +242,7 @@ def test_a_dispatch_of_steps_ends_where_a_grid_is_due():
 
 
 def test_a_run_without_classes_and_few_steps(tmp_path):
-    """80 images without labels, by no more steps than the schedule has."""
+    """A grid without classes shows 80 images in rows of 8."""
     experiment = dataclasses.replace(
         SEEN, conditional=False, schedule=jd.Linear(num_steps=8, beta_end=0.9)
     )

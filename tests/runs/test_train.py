@@ -1,4 +1,4 @@
-"""Training: the same bits again, also after a stop; load; the pictures' run."""
+"""Training: reproducible bits, resumption, loading and metrics."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
 def test_a_stopped_run_goes_on_bit_for_bit(
     finished, tmp_path, monkeypatch, capfd, number, error
 ):
-    """Stopped in step 5, in the middle of an interval and between two saves."""
+    """The run stops in step 5, within an interval and between two saves."""
     workdir, state = finished
     steps: list[int] = []
 
@@ -155,7 +155,7 @@ def test_training_lowers_the_loss(tmp_path):
 
 @pytest.mark.long
 def test_cifar10_recipe_takes_a_step_on_fake_data():
-    """The exact DDPM network and recipe, at a batch that a test can afford."""
+    """The exact DDPM network and recipe take a step on a batch of two images."""
     config = cifar10.CONFIG
     info = DataInfo((32, 32, 3), None, None)
     state = jax.jit(init_state, static_argnums=(0, 1))(config, info)
@@ -230,7 +230,7 @@ def test_a_steps_key_is_the_seeds_folded_with_the_step():
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_images_in_memory_train_and_resume(finished, tmp_path):
-    """The experiment's own data set, given as arrays, makes the same run."""
+    """The experiment's own data set, passed as arrays, gives the same run."""
     _, state = finished
     dataset = TINY.data.load("train")
     mine = jd.data.from_arrays(

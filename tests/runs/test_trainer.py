@@ -1,4 +1,4 @@
-"""An experiment with its data: its batches, and what is built once."""
+"""Trainer: its batches, and its schedule, which is built once."""
 
 import warnings
 

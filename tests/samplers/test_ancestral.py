@@ -1,8 +1,8 @@
-"""Reverse steps and chains against independent reference numbers.
+"""Reverse steps and sampling loops against independent reference numbers.
 
-The reference chains are those that the DDPM scheduler of Hugging Face diffusers is
-tested with: a pointwise "network" and the noise of PyTorch's CPU generator, which
-`torch_noise` draws from NumPy's Mersenne Twister.
+The references are from the tests of the DDPM scheduler of Hugging Face diffusers. Those
+tests use a pointwise "network" and the noise of PyTorch's CPU generator. `torch_noise`
+draws this noise from NumPy's Mersenne Twister.
 """
 
 import jax
@@ -16,7 +16,7 @@ SHAPE = (4, 3, 8, 8)
 
 
 def torch_noise(seed, num, shape):
-    """`num` successive draws of torch.randn(shape), their sizes multiples of 16."""
+    """Returns `num` draws of torch.randn(shape), each a multiple of 16 numbers."""
     size = int(np.prod(shape))
     words = np.random.RandomState(seed)._bit_generator.random_raw(num * size)
     u = (words & 0xFFFFFF).reshape(num, size // 16, 2, 8) / 2.0**24
@@ -26,13 +26,13 @@ def torch_noise(seed, num, shape):
 
 
 def pointwise(x_t, level, prediction=jd.predictions.Eps()):  # noqa: B008
-    """The reference tests' network m(x, t) = x t / (t + 1), predicting eps."""
+    """Applies the reference network m(x, t) = x t / (t + 1), which predicts eps."""
     t = level.t.astype(jnp.float32)
     return prediction.estimate(x_t * t / (t + 1), x_t, level)
 
 
 def pointwise_v(x_t, level):
-    """The same network, predicting v."""
+    """Applies the same network, which predicts v."""
     return pointwise(x_t, level, jd.predictions.V())
 
 
@@ -44,7 +44,7 @@ def start():
 
 @pytest.fixture(scope="module")
 def noise():
-    """One draw a step but the last, which adds none."""
+    """Noise of each step; zero for the last step, which adds none."""
     draws = torch_noise(0, 999, SHAPE)
     return jnp.concatenate([draws, jnp.zeros((1, *SHAPE))])
 
@@ -76,7 +76,7 @@ def test_reference_chains(start, noise, denoiser, variance, clip, expected):
     "variance", [jd.samplers.FixedSmall(), jd.samplers.FixedLarge()]
 )
 def test_moments_of_a_step(short, variance):
-    """The mean is the posterior's at the estimate; the variance is as named."""
+    """The mean is the posterior's at the estimate; the variance is the named one."""
     x_t = jnp.linspace(-2, 2, 8).reshape(2, 4)
     for t in (1, 10, 19):
         estimate = pointwise(x_t, short.level(t))
@@ -121,6 +121,6 @@ def test_step_under_jit_and_vmap(short):
     plain = jd.p_sample_step(pointwise, short, x, 7, key)
     jitted = jax.jit(lambda x, t: jd.p_sample_step(pointwise, short, x, t, key))(x, 7)
     np.testing.assert_allclose(plain, jitted, rtol=1e-6)
-    # One example by itself, told its index, gets the same noise.
+    # One example by itself, with its index, gets the same noise.
     alone = jd.p_sample_step(pointwise, short, x[2:], 7, key, indices=jnp.array([2]))
     np.testing.assert_allclose(plain[2:], alone, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""The ancestral chain of Gaussian data has the moments that linear algebra gives it."""
+"""Ancestral sampling of Gaussian data has the moments of a linear recursion."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ NUM, ROW = 100_000, 1000
 
 
 def scaled_betas(num_steps):
-    """DDPM's linear betas, scaled so that as much noise comes in other steps."""
+    """Returns DDPM's linear betas, scaled from 1000 steps to `num_steps`."""
     betas = np.linspace(1e-4, 0.02, num_steps) * (1000 / num_steps)
     return np.minimum(betas, 0.999)
 
@@ -28,12 +28,12 @@ def large(beta, tilde, bar, spread):
 
 
 def learned(beta, tilde, bar, spread):
-    """The fraction is alphas_bar."""
+    """Returns the variance of the learned range for the fraction alphas_bar."""
     return np.exp(bar * np.log(beta) + (1 - bar) * np.log(tilde))
 
 
 def best(beta, tilde, bar, spread):
-    """The variance of q(x_{t-1} | x_t), which the range can reach."""
+    """Returns the variance of q(x_{t-1} | x_t), which the range can reach."""
     return tilde + spread
 
 
@@ -42,7 +42,7 @@ def marginal(beta, tilde, bar, spread):
 
 
 def recursion(betas, mean, data_variance, variance):
-    """Mean and variance of the images along each eigenvector, in float64.
+    """Returns mean and variance of the images along each eigenvector, in float64.
 
     With the oracle's x_0-hat = mean + k (x_t - sqrt(alphas_bar) mean), every step is
     linear in x_t.
@@ -67,7 +67,7 @@ def final_variance(betas, variance, data_variance):
 
 
 def draw(oracle, variance, betas, fractions=None, num=NUM):
-    """`num` points, a row of them an image; the oracle also tells each t's fraction."""
+    """Draws `num` points, ROW per image; `fractions` gives the fraction of each t."""
     schedule = jd.Schedule.from_betas(betas)
     table = schedule.alphas_bar if fractions is None else jnp.float32(fractions)
 
@@ -85,7 +85,7 @@ def draw(oracle, variance, betas, fractions=None, num=NUM):
 
 
 def assert_moments(x, mean, covariance):
-    """The sample's moments are these to 4 standard errors of a Gaussian's."""
+    """Checks the moments of a sample, to 4 standard errors of a Gaussian."""
     num, variances = len(x), np.diag(covariance)
     assert (abs(x.mean(axis=0) - mean) < 4 * np.sqrt(variances / num)).all()
     error = np.sqrt((np.outer(variances, variances) + covariance**2) / num)
@@ -97,7 +97,8 @@ CHAINS = [
     (jd.samplers.FixedLarge(), large, NUM // 2),
     (jd.samplers.LearnedRange(), learned, NUM // 2),
 ]
-"""With so many draws none passes for another; of 1000 steps the first is 2.5% short."""
+"""Variances, their recursions, and numbers of draws that distinguish the three. With
+1000 steps, the first variance gives up to 2.5% too little."""
 
 
 @pytest.mark.parametrize("num_steps", [20, 1000])
@@ -114,7 +115,7 @@ def test_chain_follows_the_recursion(num_steps, variance, law, num):
 def test_fixed_small_ends_one_percent_too_narrow():
     betas = scaled_betas(1000)
     assert abs(final_variance(betas, small, 1.0) - 0.991067) < 1e-6
-    # Fixed large is exact there, but for the last step, which adds no noise.
+    # Fixed large is exact there, except for the last step, which adds no noise.
     assert abs(final_variance(betas, large, 1.0) - (1 - betas[0])) < 1e-6
 
 
@@ -133,7 +134,7 @@ def test_bias_of_the_fixed_variances_falls_as_one_over_the_steps(law, data_varia
 
 @pytest.mark.parametrize("num_steps", [20, 1000])
 def test_the_range_reaches_what_neither_fixed_variance_does(num_steps):
-    """A point's variance makes fixed small too narrow, fixed large too wide."""
+    """Fixed small is too narrow for N(0, 0.25) data, and fixed large is too wide."""
     betas, data_variance = scaled_betas(num_steps), 0.25
     narrow, wide, reached = (
         final_variance(betas, law, data_variance) / data_variance - 1
@@ -143,7 +144,7 @@ def test_the_range_reaches_what_neither_fixed_variance_does(num_steps):
 
 
 def test_chain_with_the_best_fraction():
-    """Told the fraction of the true reverse variance, the chain follows `best`."""
+    """Sampling with the fraction of the true reverse variance follows `best`."""
     betas, data_variance = scaled_betas(20), 0.25
     bars, beta = np.cumprod(1 - betas), betas[1:]
     bar, bar_s = bars[1:], bars[:-1]
@@ -163,7 +164,7 @@ def test_chain_with_the_best_fraction():
     ("data_variance", "times"), [(1.0, 82.557), (0.25, 65.121), (0.04, 37.708)]
 )
 def test_marginal_noise_blows_up(data_variance, times):
-    """The trap: sqrt(1 - alphas_bar_t) for the deviation of the reverse step."""
+    """A common mistake: sqrt(1 - alphas_bar_t) as the deviation of the reverse step."""
     v = final_variance(scaled_betas(1000), marginal, data_variance)
     assert abs(v / data_variance - times) < 1e-3
 

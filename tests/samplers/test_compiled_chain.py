@@ -1,8 +1,8 @@
-"""A chain is compiled once, keeps to the device, and treats every image by itself.
+"""Sampling loop: compiled once, on the device alone, independent per image.
 
-That is of all samplers, with guidance and measurements: other numbers do not compile
-again, memory does not grow with the steps, nothing goes to the host, and an image hangs
-on its index in the request alone.
+This holds for all samplers, with guidance and measurements. Other numbers do not
+compile again, memory does not grow with the steps, and nothing goes to the host. An
+image depends on its index in the request alone.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ traces: list[tuple[int, ...]] = []
 
 
 def counted(denoiser, x_t, level):
-    """The denoiser itself; Python comes here only while a chain is traced."""
+    """Calls the denoiser and counts the traces: Python runs only during a trace."""
     traces.append(x_t.shape)
     return denoiser(x_t, level)
 
@@ -111,7 +111,7 @@ def spacings(times):
 
 
 def test_other_times_do_not_compile_again(short):
-    """As many of them; whole times are integers, and those between two are not."""
+    """The number of times stays. Whole times are integers, the others are floats."""
     denoiser = jd.classifier_free_guidance(
         Partial(counted, Classes(jnp.arange(2))), 2.0
     )
@@ -134,7 +134,7 @@ def test_other_times_do_not_compile_again(short):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """A denoiser cheap to compile, that is not linear and knows classes."""
+    """Denoiser with classes, nonlinear and cheap to compile."""
 
     labels: jax.Array
 
@@ -150,7 +150,7 @@ CALLS_OUT = re.compile(r"\b(?:infeed|outfeed|send|recv)\b|callback|host_transfer
 
 
 def case(name, rows, shape, num_steps):
-    """Denoiser and sampler for these rows of a request: guided, noise and all."""
+    """Returns denoiser and sampler for rows of a request, with guidance and noise."""
     wave = jnp.sin(jnp.arange(np.prod(shape), dtype=jnp.float32)).reshape(shape)
     denoiser = jd.classifier_free_guidance(
         Classes(jnp.asarray(rows % 2)), 1.5, rescale=0.5
@@ -159,7 +159,7 @@ def case(name, rows, shape, num_steps):
     mask = jnp.zeros(shape).at[: shape[0] // 2].set(1.0)
     spacing = jd.spacing.Trailing(num_steps=num_steps)
     within = jd.DDIM(spacing=spacing, eta=0.7)
-    if name == "Repaint":  # with its ways back it takes three times the steps
+    if name == "Repaint":  # its jumps back triple the steps
         short = jd.spacing.Trailing(num_steps=max(num_steps // 3, 3))
         within = dataclasses.replace(within, spacing=short)
         return denoiser, jd.samplers.RePaint(
@@ -182,7 +182,7 @@ def case(name, rows, shape, num_steps):
 
 
 def lowered(denoiser, sampler, shape, grid):
-    """The chain, and its arguments on the device."""
+    """Returns the lowered loop, and its arguments on the device."""
     arguments = (denoiser, sampler.rule(), SCHEDULE, grid, KEY)
     arguments = jax.device_put(arguments)
     indices = jnp.arange(shape[0])

@@ -1,4 +1,4 @@
-"""Blends: of noises, of labels, of images by the ODE, and from a noised image."""
+"""Blends of noises, labels and images, and sampling from a noised image."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ COVARIANCE = ROOT @ ROOT.T / 8 + 0.05 * np.eye(4)
 
 
 def pair(seed=0, shape=(5, 3, 2)):
-    """Two batches of one length, each row with a norm of its own."""
+    """Returns two batches; both have the same norm in each row."""
     a, b = np.random.default_rng(seed).normal(size=(2, *shape))
     axes = tuple(range(1, len(shape)))
     norms = [np.sqrt((x**2).sum(axis=axes, keepdims=True)) for x in (a, b)]
@@ -72,7 +72,7 @@ def test_slerp_of_parallel_and_opposite_noises():
     np.testing.assert_allclose(jd.samplers.slerp(a, 2 * a, 0.5), 1.5 * a, rtol=1e-5)
     assert jnp.isfinite(jd.samplers.slerp(a, -a, 0.5)).all()
     np.testing.assert_array_equal(jd.samplers.slerp(a, -a, 1.0), -a)
-    # A pair of that kind leaves its neighbours alone.
+    # A parallel pair does not change its neighbours.
     _, b = (x.astype(jnp.float32) for x in pair())
     some = b.at[2].set(a[2])
     others = np.array([0, 1, 3, 4])
@@ -82,7 +82,7 @@ def test_slerp_of_parallel_and_opposite_noises():
 
 
 def test_noise_between_noises_is_as_likely():
-    """A straight line between two independent noises would shrink it by sqrt(1/2)."""
+    """A straight line between independent noises would shrink noise by sqrt(1/2)."""
     a, b = jax.random.normal(jax.random.key(0), (2, 1, 100_000))
     for fraction in (0.25, 0.5):
         assert abs(float(jd.samplers.slerp(a, b, fraction).std()) - 1) < 0.01
@@ -126,7 +126,7 @@ def oracle(dtype):
 
 
 def test_interpolation_from_one_image_to_the_other(x64):
-    """There and back by the ODE; between them, slerp in the space of the noise."""
+    """The ODE maps images to noise and back; slerp blends the noises."""
     schedule, sampler = (
         VP.build(),
         jd.samplers.FlowHeun(spacing=jd.spacing.Linspace(num_steps=400)),
@@ -143,8 +143,8 @@ def test_interpolation_from_one_image_to_the_other(x64):
     assert each.dtype == jnp.float64
     np.testing.assert_allclose(each[0], a[0], atol=1e-3)
     np.testing.assert_allclose(each[1], b[1], atol=1e-3)
-    # The exact noise of an image is its whitened self, C_T^1/2 C^-1/2 (x - m) with
-    # C_T = 1 to the little signal that is left.
+    # The exact noise of an image is the whitened image, C_T^1/2 C^-1/2 (x - m). C_T = 1
+    # up to the little signal that is left.
     values, vectors = np.linalg.eigh(COVARIANCE)
     white = vectors @ np.diag(values**-0.5) @ vectors.T
     noises = [
@@ -175,8 +175,8 @@ def test_strength_is_how_far_the_images_are_forgotten():
         far.append(float(((others - images) ** 2).mean()))
     assert far == sorted(far)
     assert far[0] < 0.01
-    # Two independent draws are 2 Cov apart; the last step, onto the mean of what is
-    # left open, takes a little of it.
+    # Two independent draws differ by 2 Cov; the last step, onto a mean, takes a little
+    # of it.
     independent = 2 * np.trace(COVARIANCE) / 4
     assert 0.9 < far[-1] / independent < 1.1
 
@@ -200,7 +200,7 @@ def test_an_image_depends_on_its_index_alone():
 
 
 def test_the_noise_it_begins_with_is_not_that_of_a_step():
-    """A denoiser that says 0 shows the noise: of the start, and of the first step."""
+    """A zero denoiser shows the noise of the start, and of the first step."""
 
     def silent(x_t, level):
         return jd.Estimate(x_0=jnp.zeros_like(x_t), eps=jnp.zeros_like(x_t))
@@ -221,14 +221,14 @@ def test_the_noise_it_begins_with_is_not_that_of_a_step():
     )
     correlation = np.corrcoef(step.ravel(), start.ravel())[0, 1]
     assert abs(correlation) < 4 / 20_000**0.5
-    # And what it begins with is as noisy as its level.
+    # The start is as noisy as its level.
     ratio = schedule.level(0.0).sigma
     np.testing.assert_allclose(start.std(), ratio, rtol=4 * (0.5 / 20_000) ** 0.5)
 
 
 @pytest.mark.parametrize("strength", [0.3, 0.7, 1.0])
 def test_images_of_the_data_become_images_of_the_data(strength):
-    """Noise to a level and an exact chain back leave N(m, C) as it is."""
+    """Noise to a level and exact sampling back leave N(m, C) unchanged."""
     schedule, denoiser = VP.build(), oracle(np.float32)
     num = 20_000
     images = denoiser.draw(jax.random.key(0), num)
@@ -239,7 +239,7 @@ def test_images_of_the_data_become_images_of_the_data(strength):
     apart = (np.asarray(others) - MEAN).reshape(num, 4)
     assert abs(apart.mean(axis=0) / (np.diag(COVARIANCE) / num) ** 0.5).max() < 4
     got = apart.T @ apart / num
-    # The chain of 100 steps is less than 2 % off by itself; the rest is chance.
+    # 100 steps alone are off by less than 2 %; the rest is chance.
     scale = np.sqrt(np.outer(np.diag(COVARIANCE), np.diag(COVARIANCE)))
     assert abs((got - COVARIANCE) / scale).max() < 0.02 + 4 * (2 / num) ** 0.5
     assert abs(others - images).mean() > 0.1

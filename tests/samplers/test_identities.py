@@ -1,4 +1,4 @@
-"""Samplers that are the same, formulas written out, and published numbers."""
+"""Samplers against equal samplers, written-out formulas and published numbers."""
 
 import warnings
 from functools import partial
@@ -37,12 +37,12 @@ def schedule(request):
 
 
 def test_first_order_solvers_are_one(schedule):
-    """DDIM, DPM-Solver++ of order 1, Euler's rule in both coordinates, and by hand."""
+    """DDIM, DPM-Solver++ of order 1 and Euler's methods agree with a NumPy loop."""
     levels = jax.tree.map(np.float64, TEN["spacing"].levels(schedule))
     x_T = np.random.default_rng(0).normal(size=(64, 2)) * schedule.prior_scale
     x = x_T
     mean, variance = np.array([0.4, -0.2]), np.array([0.3, 0.05])
-    for i in range(10):  # exponential Euler: x_0-hat stays, the rest is solved exactly
+    for i in range(10):  # exponential Euler: x_0-hat is constant, the rest is exact
         (a, a_s), (s, s_s) = levels.alpha[i : i + 2], levels.sigma[i : i + 2]
         x_0 = mean + a * variance / (a**2 * variance + s**2) * (x - a * mean)
         x = s_s / s * x + (a_s - s_s * a / s) * x_0
@@ -60,7 +60,7 @@ def test_first_order_solvers_are_one(schedule):
 
 
 def test_with_as_much_noise_as_ddpm_they_are_the_ancestral_chain(schedule):
-    """By 10 steps of it: DDIM, k-diffusion's Euler, SDE-DPM-Solver++ of order 1."""
+    """DDIM, EulerAncestral and SDE-DPM-Solver++ of order 1 agree with 10 DDPM steps."""
     expected = chain(jd.DDPM(**TEN), schedule)
     for sampler in (
         jd.DDIM(**TEN, eta=1.0),
@@ -78,13 +78,13 @@ def test_ddim_on_all_steps_is_the_ancestral_chain(short):
 
 
 def test_unipc_without_a_corrector_in_two_steps_is_dpm_solver():
-    """The first prediction is of order 1, and corrected; the second is of order 2."""
+    """The first prediction has order 1 and is corrected; the second has order 2."""
     schedule = jd.schedules.VP().build()
     spacing = jd.spacing.Trailing(num_steps=2, to_data=False)
     options: Any = {"spacing": spacing, "lower_order_final": False}
     constant = jd.predictions.X0()
 
-    def fixed(x_t, level):  # what does not change needs no correction
+    def fixed(x_t, level):  # a constant needs no correction
         return constant.estimate(jnp.zeros_like(x_t) + 0.3, x_t, level)
 
     for order in (1, 2, 3):
@@ -94,7 +94,7 @@ def test_unipc_without_a_corrector_in_two_steps_is_dpm_solver():
 
 
 def by_hand(levels, x, noise, step):
-    """A loop over a grid in NumPy; `step(i, x, x_0, noise)` gives the next x."""
+    """Loops over a grid in NumPy; `step(i, x, x_0, noise)` gives the next x."""
     mean, variance = np.array([0.4, -0.2]), np.array([0.3, 0.05])
     for i in range(len(levels.alpha) - 1):
         a, s = levels.alpha[i], levels.sigma[i]
@@ -182,7 +182,7 @@ def test_evaluations_are_counted(cls, short):
 
 @partial(jax.jit, static_argnames=("sampler", "predictions"))
 def images_of_each(sampler, schedule, predictions):
-    """The chain's images [predictions, 3, 2], one for each thing a network predicts."""
+    """Returns images [predictions, 3, 2], one entry per prediction of a network."""
 
     def images(prediction):
         def denoiser(x_t, level):
@@ -195,7 +195,7 @@ def images_of_each(sampler, schedule, predictions):
 
 
 def finite(cls, schedule, predictions):
-    """Three steps of a sampler on a schedule, for networks that predict these."""
+    """Checks that three steps of a sampler give finite images, for each prediction."""
     sampler = cls(spacing=jd.spacing.Linspace(num_steps=3))
     found = images_of_each(sampler, schedule, predictions)
     assert len(found) == len(predictions)
@@ -204,13 +204,13 @@ def finite(cls, schedule, predictions):
 
 
 def fitting(schedule):
-    """What a network may predict: not eps, where the first level has no signal."""
+    """Returns the valid predictions: not eps, if the first level has no signal."""
     refused = () if schedule.has_terminal_signal else (jd.predictions.Eps,)
     return tuple(p for p in get_args(Prediction) if p not in refused)
 
 
 def covering():
-    """Each sampler with each schedule, and both with each prediction that fits."""
+    """Returns each sampler with each schedule, both with each valid prediction."""
     fit = {option: fitting(build(option)) for option in SCHEDULES}
     ordered = sorted(SCHEDULES, key=lambda option: -len(fit[option]))
     return [
@@ -230,7 +230,7 @@ def test_every_pair_of_sampler_schedule_and_prediction_is_covered():
 
 @pytest.mark.parametrize(("cls", "option", "prediction"), covering())
 def test_every_sampler_goes_with_every_schedule(cls, option, prediction):
-    """Also where the first level has no signal."""
+    """The schedules include some whose first level has no signal."""
     finite(cls, build(option), (prediction,))
 
 
@@ -240,14 +240,14 @@ def test_every_sampler_goes_with_every_schedule_and_prediction(cls, schedule):
     finite(cls, schedule, fitting(schedule))
 
 
-# The test of schedulers in Hugging Face diffusers: a ramp as the image, and a function
-# in the place of a network.
+# Scheduler test of Hugging Face diffusers: a ramp as the image, and a function as the
+# network.
 RAMP = (
     (np.arange(768, dtype=np.float32) / 768).reshape(3, 8, 8, 4).transpose(3, 0, 1, 2)
 )
 LEADING: Any = {"spacing": jd.spacing.Leading(num_steps=10)}
 LINSPACE: Any = {"spacing": jd.spacing.Linspace(num_steps=10, to_data=False)}
-# Where diffusers ends at the first alpha_bar instead of 1, the last step stays there.
+# If diffusers ends at the first alpha_bar instead of 1, the last step stays there.
 NOT_TO_ONE: Any = {
     "spacing": jd.spacing.Times(times=tuple(range(900, -1, -100)), to_data=False)
 }

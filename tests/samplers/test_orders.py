@@ -1,7 +1,7 @@
-"""Every solver of the probability-flow ODE converges at its order, in float64.
+"""Solvers of the probability-flow ODE converge at their orders, in float64.
 
-In y = x / alpha and s = sigma / alpha all schedules have one ODE, dy / ds = eps-hat.
-SciPy solves it here, with the mixture's eps-hat written out in NumPy.
+In y = x / alpha and s = sigma / alpha, all schedules have one ODE, dy / ds = eps-hat.
+SciPy solves this ODE, with the mixture's eps-hat written out in NumPy.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ SCHEDULES = {
 }
 STARTS = np.random.default_rng(0).normal(size=(16, 2))
 LEAST = 6.0
-"""The log signal-to-noise ratio where the chains end, short of the data."""
+"""Log signal-to-noise ratio at the end of the sampling loops, before the data."""
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def eps_hat(y, s):
 
 
 def exact(y, s_from, s_to):
-    """SciPy's solution, in log s."""
+    """Returns SciPy's solution, in log s."""
 
     def slope(log_s, flat):
         s = np.exp(log_s)
@@ -71,7 +71,7 @@ def first_log_snr(schedule):
 
 
 def grid(first, num_steps, short=None):
-    """Even steps of log SNR; before them two of `short` h^2, where it is given."""
+    """Returns even steps of log SNR, after two steps of `short` h^2 if given."""
     even = np.linspace(first, LEAST, num_steps + 1)
     if short is None:
         return even
@@ -82,16 +82,16 @@ def grid(first, num_steps, short=None):
 
 @functools.cache
 def answers(kind, first):
-    """Starts and ends of the exact paths, as y = x / alpha."""
+    """Returns starts and ends of the exact paths, as y = x / alpha."""
     s, s_end = np.exp(-first / 2), np.exp(-LEAST / 2)
     start = STARTS * np.hypot(1, s)
     return start, exact(start, s, s_end)
 
 
 def errors(sampler, steps, first=None, short=None):
-    """The root mean square error for each number of steps, [steps, schedules].
+    """Returns the root mean square error per number of steps [steps, schedules].
 
-    The chains of all schedules are one compiled chain over their levels.
+    One compiled loop runs all schedules, over their levels.
     """
     found = []
     firsts = {
@@ -120,7 +120,7 @@ def errors(sampler, steps, first=None, short=None):
 
 
 def slopes(error, steps):
-    """The order over all the steps, for each schedule."""
+    """Returns the order over all the steps, per schedule."""
     return -np.log(error[-1] / error[0]) / np.log(steps[-1] / steps[0])
 
 
@@ -148,7 +148,7 @@ SOLVERS = [
 
 @pytest.mark.parametrize(("sampler", "order"), SOLVERS, ids=str)
 def test_error_falls_at_the_order(sampler, order):
-    """Over two octaves; from pure noise, where x_0-hat hardly changes at first."""
+    """The slope covers two octaves, from pure noise, where x_0-hat hardly changes."""
     steps = (64, 256) if order == 4 else (32, 128)
     error = errors(sampler, steps)
     assert error.max() < 0.1
@@ -157,10 +157,11 @@ def test_error_falls_at_the_order(sampler, order):
 
 @pytest.mark.parametrize(("sampler", "order"), [(dpm(3), 3), (uni_pc(2), 3)], ids=str)
 def test_order_3_needs_an_accurate_start(sampler, order):
-    """In the middle of the path the first step, of order 1, leaves an error of h^2.
+    """In the middle of the path, a predictor's first step leaves an error of h^2.
 
-    Of a predictor's first step, that is; UniPC corrects it to order 2, whose h^3 is in
-    keeping. Two steps of length h^2 before the others give order 3 back.
+    The first step has order 1. UniPC corrects it to order 2, and its error of h^3 does
+    not lower the order. With two steps of length h^2 before the others, order 3
+    returns.
     """
     steps, plain = (32, 128), 2 if isinstance(sampler, jd.DPMSolver) else order
     error = errors(sampler, steps, first=0.0)
@@ -190,7 +191,7 @@ def test_encode_then_decode_returns_the_data(sampler, order, kind):
         error.append(np.sqrt(((again - images) ** 2).mean()))
     assert error[-1] < (0.1 if order == 1 else 0.01)
     slope = -np.log(error[1] / error[0]) / np.log(steps[1] / steps[0])
-    # What is lost on the way there is partly won back: at least the order.
+    # The way back recovers part of the error, so the slope is at least the order.
     assert slope > order - 0.25
 
 
@@ -204,7 +205,7 @@ def test_the_code_of_an_image_is_the_odes():
 
 
 def test_images_are_scaled_to_the_level_that_the_way_begins_at():
-    """For data N(0, 1) the ODE turns alpha x_0 into noise of the same length."""
+    """For N(0, 1) data, the ODE turns alpha x_0 into noise of the same length."""
     schedule, begin, end = jd.Linear().build(), 400, 800
     data = jd.oracles.Gaussian.of(jnp.zeros(2, jnp.float32), 1.0)
     spacing = jd.spacing.Times(times=tuple(np.linspace(end, begin, 101).tolist()))

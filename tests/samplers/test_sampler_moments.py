@@ -1,9 +1,9 @@
-"""The stochastic samplers' chains of Gaussian data have the moments of linear algebra.
+"""Stochastic samplers on Gaussian data have the moments of a linear recursion.
 
-The exact denoiser of Gaussian data is affine in x_t, and so is every sampler's step in
-x, in the x_0 it remembers and in the noise: mean and covariance follow a recursion.
-Here it is written twice, from the papers' formulas and out of the sampler's own step,
-and the samples of a chain are held against it.
+The exact denoiser of Gaussian data is affine in x_t. Each sampler's step is therefore
+affine in x, in the x_0 it remembers and in the noise. Mean and covariance follow a
+recursion. This recursion is computed twice: from the papers' formulas, and from the
+sampler's own step. The samples of a sampling loop are compared with the recursion.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.typing import AnySchedule
 
-# A step's quantities are linear forms in these: x, the x_0 of the two steps before.
+# Basis of a step's linear forms: 1, x, the x_0 of the two steps before, noise.
 ONE, X, OLD, OLDER, NOISE = np.eye(5)
 MEAN, VARIANCE = 0.4, 0.25
 NUM, ROW = 200_000, 1000
@@ -35,12 +35,12 @@ CHURN: dict[str, Any] = {
     "churn_max": 50.0,
     "churn_noise": 1.01,
 }
-# The tests are compiled without optimisation; a chain of many points is worth it.
+# Many points need optimisation, which the suite otherwise turns off.
 OPTIONS = {"xla_backend_optimization_level": 2}
 
 
 class Chain:
-    """A grid's levels in float64, and the estimates of N(mean, variance) data."""
+    """Levels of a grid in float64, and the estimates of N(mean, variance) data."""
 
     def __init__(self, schedule, levels, mean=MEAN, variance=VARIANCE):
         self.alpha, self.sigma = (np.asarray(a, np.float64) for a in levels[1:])
@@ -55,17 +55,17 @@ class Chain:
         return self.sigma / self.alpha
 
     def marginal(self, i):
-        """Mean and variance of x at level i, if all is exact."""
+        """Returns mean and variance of x at level i, if all steps are exact."""
         a, s = self.alpha[i], self.sigma[i]
         return a * self.mean, a**2 * self.variance + s**2
 
     def x_0(self, x, alpha, sigma):
-        """E[x_0 | x_t] as a linear form; x is one."""
+        """Returns E[x_0 | x_t] as a linear form, for x as a linear form."""
         k = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         return self.mean * ONE + k * (x - alpha * self.mean * ONE)
 
     def recursion(self, step, mean, variance):
-        """The moments at the chain's end, by a rule from step number to x' and x_0."""
+        """Returns the moments after all steps; `step` maps a step number to x', x_0."""
         m, cov = np.array([mean, 0.0, 0.0]), np.diag([variance, 0.0, 0.0])
         for i in range(self.num_steps):
             rows = np.stack([*step(self, i), OLD])
@@ -76,7 +76,10 @@ class Chain:
 
 
 def ddpm(chain, i, large=False):
-    """Ho et al. 2020, equations 6 and 7, for any two levels (Kingma et al. 2021)."""
+    """Takes DDPM's step: Ho et al. 2020, equations 6 and 7.
+
+    The step is between any two levels, as in Kingma et al. 2021.
+    """
     (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
     x_0 = chain.x_0(X, a, s)
     beta = s**2 - (a / a_s * s_s) ** 2
@@ -86,7 +89,7 @@ def ddpm(chain, i, large=False):
 
 
 def ddim(chain, i, eta):
-    """Song et al. 2021, equations 12 and 16."""
+    """Takes DDIM's step: Song et al. 2021, equations 12 and 16."""
     (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
     x_0 = chain.x_0(X, a, s)
     fresh = eta * s_s / s * np.sqrt(s**2 - (a / a_s * s_s) ** 2)
@@ -95,7 +98,10 @@ def ddim(chain, i, eta):
 
 
 def k_ancestral(chain, i, eta):
-    """Crowson's get_ancestral_step and sample_euler_ancestral, in y = x / alpha."""
+    """Takes the step of Crowson's sample_euler_ancestral, in y = x / alpha.
+
+    The noise is from get_ancestral_step.
+    """
     s, to = chain.ratio[i : i + 2]
     y, x_0 = X / chain.alpha[i], chain.x_0(X, chain.alpha[i], chain.sigma[i])
     up = min(to, eta * np.sqrt(to**2 * (s**2 - to**2) / s**2))
@@ -105,7 +111,10 @@ def k_ancestral(chain, i, eta):
 
 
 def dpm_sde(chain, i, order, variant="midpoint"):
-    """SDE-DPM-Solver++ (Lu et al. 2022b, appendix B), order 3 its exact polynomial."""
+    """Takes the step of SDE-DPM-Solver++ (Lu et al. 2022b, appendix B).
+
+    Order 3 uses its exact polynomial.
+    """
     with np.errstate(divide="ignore"):
         now = -np.log(chain.ratio)
     (a, a_s), (s, s_s) = chain.alpha[i : i + 2], chain.sigma[i : i + 2]
@@ -128,7 +137,10 @@ def dpm_sde(chain, i, order, variant="midpoint"):
 
 
 def edm(chain, i, heun=True, churn=0.0, churn_min=0.0, churn_max=np.inf, churn_noise=1):
-    """Karras et al. 2022, algorithm 2, in y = x / alpha; Euler's without line 7."""
+    """Takes the step of Karras et al. 2022, algorithm 2, in y = x / alpha.
+
+    Euler's step is the same without line 7.
+    """
     s, to = chain.ratio[i : i + 2]
     y = X / chain.alpha[i]
     gamma = min(churn / chain.num_steps, np.sqrt(2) - 1)
@@ -174,12 +186,13 @@ CHAINS = [(name, kind) for name in RULES for kind in SCHEDULES]
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, variance):
-    """The moments at the chain's end by the derivatives of the sampler's step.
+    """Returns the moments after all steps, by the derivatives of the sampler's step.
 
-    Also how much the derivatives differ between two points: 0 for an affine step.
+    The third result is the largest difference of the derivatives between two points: 0
+    for an affine step.
     """
     blank, tree = jax.tree.flatten(sampler.init(mean[None], num_steps))
-    like_x = [leaf.shape == (1,) for leaf in blank]  # the rest hangs on the levels
+    like_x = [leaf.shape == (1,) for leaf in blank]  # the rest depends on the levels
     size = 1 + sum(like_x)
 
     def step(carry, now):
@@ -217,12 +230,12 @@ def recursion_of_the_step(sampler, kind, num_steps, levels, oracle, mean, varian
 
 @pytest.mark.parametrize(("name", "kind"), CHAINS)
 def test_every_step_is_the_papers(name, kind):
-    """The two recursions agree, onto the data and short of it."""
+    """The two recursions agree, with and without the last step onto the data."""
     sampler, rule = RULES[name]
     schedule = SCHEDULES[kind]
     with jax.enable_x64(True):
         oracle = jd.oracles.Gaussian.of(np.array(MEAN), VARIANCE)
-        # Only churn asks for the schedule: the step of the others is compiled once.
+        # Only churn uses the schedule: the step of the others compiles once.
         asked = kind if "churn" in name else "discrete"
         for whole in (True, False):
             spacing = jd.spacing.Karras(num_steps=10 - whole, sigma_min=0.03)
@@ -237,17 +250,17 @@ def test_every_step_is_the_papers(name, kind):
             expected = chain.recursion(rule, *start)
             np.testing.assert_allclose(got, expected, rtol=1e-9)
             assert bend < 1e-9
-            # The mean, where the start has it, is kept exactly.
+            # A start with the exact mean leads to the exact mean.
             assert abs(got[0] - chain.marginal(-1)[0]) < 1e-9
 
 
 @pytest.mark.parametrize(("name", "kind"), CHAINS)
 def test_weak_order(name, kind):
-    """The variance's error falls as 1 / N, or as 1 / N^2.
+    """The error of the variance falls as 1 / N or as 1 / N^2.
 
-    It is of order 1 for the ancestral steps, DDIM's, Euler's, with churn too, and
-    SDE-DPM-Solver++ of order 1. It is of order 2 for SDE-DPM-Solver++ of order 2 and
-    for Heun's with churn, and also for SDE-DPM-Solver++ of order 3.
+    The order is 1 for the ancestral steps, DDIM, Euler, also with churn, and
+    SDE-DPM-Solver++ of order 1. The order is 2 for Heun with churn and for
+    SDE-DPM-Solver++ of orders 2 and 3.
     """
     schedule, errors = SCHEDULES[kind], []
     with jax.enable_x64(True):
@@ -255,7 +268,7 @@ def test_weak_order(name, kind):
             spacing = jd.spacing.UniformLogSNR(num_steps=num_steps, to_data=False)
             chain = Chain(schedule, spacing.levels(schedule))
             rule = RULES[name][1]
-            if name == "heun-churn":  # at every level: its range would be a jump
+            if name == "heun-churn":  # at every level: a range would be a jump
                 rule = partial(edm, churn=6.0)
             _, variance = chain.recursion(rule, *chain.marginal(0))
             errors.append(variance / chain.marginal(-1)[1] - 1)
@@ -268,9 +281,10 @@ PAIRS = list(zip(RULES, 3 * list(SCHEDULES), strict=True))
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
 def test_samples_follow_the_recursion(name, kind):
-    """Mean and covariance of points in the plane, to 4 standard errors of a Gaussian.
+    """Mean and covariance of points in the plane agree, to 4 standard errors.
 
-    The chain ends at sigma / alpha = 0.3, so that the last step's noise counts too.
+    The standard errors are a Gaussian's. The sampling loop ends at sigma / alpha = 0.3,
+    so the noise of the last step counts, too.
     """
     sampler, rule = RULES[name]
     schedule = SCHEDULES[kind]
@@ -288,7 +302,7 @@ def test_samples_follow_the_recursion(name, kind):
 
     x = jax.jit(run, compiler_options=OPTIONS)(jax.random.key(7))
     x = np.asarray(x, np.float64).reshape(-1, 2)
-    # Along each eigenvector the points are numbers; noise alone is what they start as.
+    # Each eigenvector has a recursion of its own, which starts from noise alone.
     values, basis = np.linalg.eigh(covariance)
     levels = sampler.grid(schedule)
     scale = 80.0 if kind == "variance-exploding" else 1.0
@@ -301,7 +315,7 @@ def test_samples_follow_the_recursion(name, kind):
     assert (abs(x.mean(axis=0) - basis @ m) < 4 * np.sqrt(variances / NUM)).all()
     error = np.sqrt((np.outer(variances, variances) + covariance**2) / NUM)
     assert (abs(np.cov(x.T) - covariance) < 4 * error).all()
-    # No two points share noise: not neighbours, nor those of one place in two images.
+    # No two points share noise: neither neighbours, nor one place in two images.
     for apart in (1, ROW):
         shared = np.corrcoef(x[:-apart, 0], x[apart:, 0])[0, 1]
         assert abs(shared) < 4 / np.sqrt(NUM)

@@ -1,4 +1,4 @@
-"""The chain: scan equals a loop, one key per example, constant memory."""
+"""Sampling loop: scan equals a loop, one key per example, constant memory."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ SHAPE = (5, 4, 4, 1)
 
 
 def shrink(x_t, level):
-    """The exact denoiser of N(0, 1) data on a variance-preserving schedule."""
+    """Returns the exact estimate for N(0, 1) data on a variance-preserving schedule."""
     return jd.predictions.Eps().estimate(level.scales(x_t)[1] * x_t, x_t, level)
 
 
@@ -33,7 +33,7 @@ def test_scan_equals_a_loop_of_steps(short):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, kw_only=True)
 class Recorder(jd.samplers.Sampler):
-    """Steps to (index, t, next t, a number of the noise)."""
+    """Sampler whose states are (index, t, next t, a number of the noise)."""
 
     def step(self, estimate, x_t, info, memory):
         numbers = (info.index, info.level.t, info.next_level.t)
@@ -42,7 +42,7 @@ class Recorder(jd.samplers.Sampler):
 
 
 def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
-    """The noise by the key of the image and the number of steps that are left."""
+    """The noise depends on the key of the image and the number of remaining steps."""
     key, indices = jax.random.key(3), jnp.array([7, 2])
     sampler = Recorder(spacing=jd.spacing.Times(times=(15, 9, 4)))
     states = jd.sample(shrink, sampler, short, key, (2, 4), indices=indices, every=1)
@@ -56,7 +56,7 @@ def test_a_samplers_step_is_given_its_levels_noise_and_index(short):
 
 
 def test_exact_denoiser_keeps_the_datas_moments():
-    """With N(0, 1) data and the fixed large variance every step is exact."""
+    """With N(0, 1) data and the fixed large variance, every step is exact."""
     schedule = jd.Linear(num_steps=50, beta_start=1e-3, beta_end=0.3).build()
     sampler = jd.DDPM(variance=jd.samplers.FixedLarge())
     images = jd.sample(shrink, sampler, schedule, jax.random.key(0), (40_000, 1))
@@ -88,7 +88,7 @@ def test_trajectory(short, every):
 
 
 def test_an_images_noise_depends_on_its_index_alone(short):
-    """Bit for bit, whatever the batch: a denoiser that says 0 shows the noise."""
+    """An image has the same bits in any batch; a zero denoiser shows its noise."""
 
     def silent(x_t, level):
         return jd.Estimate(x_0=jnp.zeros_like(x_t), eps=jnp.zeros_like(x_t))
@@ -96,7 +96,7 @@ def test_an_images_noise_depends_on_its_index_alone(short):
     def draw(indices, key=0):
         shape = (len(indices), 8, 8, 1)
         args = (silent, jd.DDPM(), short, jax.random.key(key), shape)
-        # The state before the last step, which is onto x_0 = 0.
+        # The state before the last step, because the last step gives x_0 = 0.
         return jd.sample(*args, indices=jnp.asarray(indices), every=1)[-2]
 
     whole = draw(np.arange(64))

@@ -1,4 +1,4 @@
-"""Time grids: every level there once, in order, for any number of steps."""
+"""Time grids: each level once, in order, for any number of steps."""
 
 import itertools
 import typing
@@ -30,7 +30,7 @@ EDM_SIGMAS = [
 
 
 class Recorder:
-    """In the place of a discrete schedule: tells which times it was asked for."""
+    """Stand-in for a discrete schedule that returns the times instead of levels."""
 
     num_steps = T
     times = np.arange(T)
@@ -41,19 +41,19 @@ class Recorder:
 
 
 def visited(spacing, count):
-    """The times of `count` steps, noisiest first."""
+    """Returns the times of `count` steps, noisiest first."""
     schedule: Any = Recorder()
     return spacing.visited(schedule, count)
 
 
 def build(option):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of the signal some keep
+        warnings.simplefilter("ignore", UserWarning)  # some schedules keep signal
         return option.build()
 
 
 def make(spacing, schedule, num_steps, to_data=True):
-    """The spacing with so many steps on a schedule."""
+    """Returns a spacing of `num_steps` steps on a schedule."""
     if spacing is jd.spacing.AllTimes:
         return spacing()
     if spacing is jd.spacing.Times:
@@ -92,7 +92,7 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     assert ((told >= np.asarray(last)) & (told <= np.asarray(first))).all()
     if spacing is jd.spacing.AllTimes:
         return
-    # Without the data, the same times as of one step more.
+    # Without the data, the times are the same as with one step more.
     longer = make(spacing, schedule, num_steps + 1).levels(schedule)
     ended = make(spacing, schedule, num_steps, to_data=False).levels(schedule)
     for a, b in zip(ended, longer, strict=True):
@@ -100,7 +100,7 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     assert ended.sigma[-1] > 0
     if spacing is jd.spacing.Times:
         return
-    # And those before the last, and then the data.
+    # With `skip_last`, the data follow the times before the last one.
     skipping = spacing(num_steps=num_steps, skip_last=True).levels(schedule)
     for a, b in zip(skipping, longer, strict=True):
         np.testing.assert_array_equal(a[:-1], b[:-2])
@@ -122,7 +122,7 @@ def test_trailing_where_a_grid_of_floats_is_too_long():
     wrong = {count: grid for count, grid in floats.items() if len(grid) != count}
     assert len(wrong) > 50
     for count, grid in wrong.items():
-        assert round(grid[-1]) - 1 == -1  # a time that is not there
+        assert round(grid[-1]) - 1 == -1  # an invalid time
         assert len(visited(jd.spacing.Trailing(), count)) == count
 
 
@@ -162,7 +162,7 @@ def test_quadratic_for_every_number_of_steps():
             expected.append(max(time, expected[-1] + 1))
         np.testing.assert_array_equal(times, expected)
         assert (times[0], times[-1], len(set(times.tolist()))) == (0, T - 1, count)
-    assert repeating > 900  # of which every one is a trap
+    assert repeating > 900  # plain rounding would repeat times
 
 
 @pytest.mark.parametrize("count", [1, 7, 62])
@@ -186,7 +186,7 @@ def test_karras_gives_edms_levels():
     for grid in (
         jd.spacing.Karras(num_steps=18).levels(EXPLODING),
         jd.Heun().grid(EXPLODING),
-        # The schedule's own times go by the same formula.
+        # The schedule's own times follow the same formula.
         jd.spacing.Linspace(num_steps=18).levels(EXPLODING),
     ):
         np.testing.assert_allclose(grid.sigma, EDM_SIGMAS, rtol=1e-5)
@@ -197,7 +197,7 @@ def test_karras_in_any_schedule_between_given_scales(schedule):
     grid = spacing.levels(schedule)
     expected = np.linspace(20 ** (1 / 3), 0.1 ** (1 / 3), 9) ** 3
     np.testing.assert_allclose(grid.sigma[:-1] / grid.alpha[:-1], expected, rtol=1e-3)
-    # What the network is told is the time of that level.
+    # The network's input is the time of the level.
     inner = jax.tree.map(lambda a: a[:-1], grid)
     if is_discrete(schedule):
         table = half_log_snr(schedule.level(schedule.times))
@@ -212,7 +212,7 @@ def test_karras_in_any_schedule_between_given_scales(schedule):
     "scales", [{"sigma_max": 1e4}, {"sigma_min": 1e-4}, {"sigma_min": 2e3}]
 )
 def test_karras_beyond_the_schedule_repeats_no_level(schedule, scales):
-    """Between two equal levels a multistep method divides by 0."""
+    """A multistep method divides by 0 between two equal levels."""
     try:
         grid = jd.spacing.Karras(num_steps=9, **scales).levels(schedule)
     except jd.InputError:
@@ -258,7 +258,7 @@ def test_chain_starts_from_the_first_levels_noise(schedule):
     whole = jd.spacing.Trailing(num_steps=3).levels(schedule)
     np.testing.assert_allclose(prior_scale(schedule, whole), schedule.prior_scale)
     grid = jd.spacing.Karras(num_steps=3, sigma_max=10.0).levels(schedule)
-    # The deviation of x_t for data of unit variance, but for that of the prior.
+    # The deviation of x_t for data of unit variance.
     deviation = np.hypot(grid.alpha[0], grid.sigma[0])
     np.testing.assert_allclose(prior_scale(schedule, grid), deviation, rtol=1e-3)
     if schedule == EXPLODING:

@@ -1,4 +1,4 @@
-"""Continuous schedules against their papers' formulas, and as a chain's grid."""
+"""Continuous schedules: their papers' formulas, and their time grids."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def x64():
 
 
 def formula(schedule: Any, u: float) -> tuple[float, float, float]:
-    """What the network is told, alpha and sigma, in float64."""
+    """Returns the network's time input, alpha and sigma, in float64."""
     if isinstance(schedule, jd.schedules.VE):
         low, high = (
             s ** (1 / schedule.rho) for s in (schedule.sigma_min, schedule.sigma_max)
@@ -62,7 +62,7 @@ def test_every_continuous_schedule_is_tested():
 
 @every_schedule
 def test_levels_are_the_formula(schedule):
-    """To each precision's own digits; alpha near 0 is a difference."""
+    """Levels have the digits of their precision; alpha near 0 is a difference."""
     expected = np.transpose([formula(schedule, u) for u in U])
     single = schedule.build().level(jnp.asarray(U, jnp.float32))
     for a, b, atol in zip(single, expected, (1e-3, 1e-7, 1e-7), strict=True):
@@ -81,7 +81,7 @@ def test_noise_grows_to_the_prior(schedule, x64):
     assert (np.diff(level.sigma) > 0).all()
     assert (np.diff(level.alpha) <= 0).all()
     assert (np.diff(level.t) > 0).all()
-    # What sampling starts from is x_1, for data of unit variance.
+    # Sampling starts with the deviation of x_1, for data of unit variance.
     last = np.hypot(level.alpha[-1], level.sigma[-1])
     np.testing.assert_allclose(schedule.prior_scale, last, rtol=1e-3)
     assert schedule.has_terminal_signal == (level.alpha[-1] > 0)
@@ -152,7 +152,7 @@ def test_log_snr_out_of_range_is_cut_off(schedule):
 
 @jax.jit
 def discrete(schedule, log_snr):
-    """The time nearest to a log-SNR, and the level there."""
+    """Returns the time nearest to a log-SNR, and the level at the log-SNR."""
     return schedule.time(
         schedule.fraction_of_log_snr(log_snr)
     ), schedule.level_of_log_snr(log_snr)
@@ -190,7 +190,7 @@ MEAN, VARIANCE = np.array([0.5, -1.0]), np.array([0.25, 1.5])
 
 
 def recursion(schedule: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The chain's mean and variance: with Gaussian data every step is linear."""
+    """Returns the samples' mean and variance; Gaussian data makes each step linear."""
     times = np.linspace(1, 0, schedule.num_steps)
     levels = [formula(schedule, u)[1:] for u in times] + [(1.0, 0.0)]
     mean, variance = np.zeros(2), np.full(2, schedule.prior_scale**2)
@@ -206,7 +206,7 @@ def recursion(schedule: Any) -> tuple[np.ndarray, np.ndarray]:
 
 @every_schedule
 def test_chain_reaches_the_datas_moments(schedule):
-    """Up to an error that halves with the step; samples within 4 standard errors."""
+    """The error halves with the step size; samples are within 4 standard errors."""
     schedule = dataclasses.replace(schedule, num_steps=100).build()
     mean, variance = recursion(schedule)
     finer = recursion(dataclasses.replace(schedule, num_steps=200))
@@ -245,7 +245,7 @@ def test_noising_at_any_times(schedule):
     mapped = jax.vmap(jd.q_sample, (None, 0, 0, 0))(schedule, x_0, t, noise)
     np.testing.assert_allclose(mapped, whole, **close)
     compiled = NOISE._cache_size()
-    NOISE(dataclasses.replace(schedule), x_0, t, noise)  # equal, so the same
+    NOISE(dataclasses.replace(schedule), x_0, t, noise)  # equal, so not recompiled
     assert NOISE._cache_size() == compiled
 
 

@@ -1,4 +1,4 @@
-"""The self-check of a schedule: its figures, its verdicts, its table and its plot."""
+"""Self-check of a schedule: its figures, verdicts, table and plot."""
 
 import doctest
 import importlib
@@ -20,14 +20,14 @@ from jaxdiff.samplers.ancestral import p_step
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.diagnose import ADVICE
 
-# Schedules that end with signal warn as they are built.
+# Building a schedule that ends with signal warns.
 pytestmark = pytest.mark.filterwarnings("ignore:the last step keeps:UserWarning")
 DEFAULTS = [option().build() for option in get_args(ScheduleOptions)]
 NAMES = [option.__name__ for option in get_args(ScheduleOptions)]
 
 
 def of_log_snr(*pieces):
-    """The discrete schedule of these log signal-to-noise ratios."""
+    """Returns the discrete schedule of given log signal-to-noise ratios."""
     alphas_bar = 1 / (1 + np.exp(-np.concatenate(pieces)))
     return jd.Schedule.from_betas(1 - alphas_bar / np.append(1.0, alphas_bar[:-1]))
 
@@ -63,7 +63,7 @@ def test_figures_of_the_linear_schedule():
     # sigma_0 = 0.01, a grey level 2 / 255; alphas_bar_0 = 1 - sigma_0^2.
     np.testing.assert_allclose(diagnosis.first_noise, 1.275 / 0.9999**0.5, rtol=1e-5)
     assert round(diagnosis.variance_small, 3) == 0.991
-    # Fixed large is exact for this data, but for the last step, which adds no noise.
+    # Fixed large is exact for this data, except in the last step, which adds no noise.
     np.testing.assert_allclose(diagnosis.variance_large, 0.9999, atol=1e-6)
 
 
@@ -102,7 +102,7 @@ def test_variances_are_those_of_the_librarys_own_reverse_steps(options):
         total = schedule.prior_scale**2
         for t in schedule.times[::-1]:
             level = schedule.level(t)
-            # The step is linear: its two factors come of x_t = 1 and of noise = 1.
+            # The step is linear: its two factors come from x_t = 1 and from noise = 1.
             x_t, noise = jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [1.0]])
             info = StepInfo(level, schedule.next_level(t), noise, jnp.array(0))
             x_s = p_step(oracle(x_t, level), x_t, info, variance)
@@ -114,7 +114,7 @@ def test_variances_are_those_of_the_librarys_own_reverse_steps(options):
 @pytest.mark.parametrize("schedule", DEFAULTS, ids=NAMES)
 def test_step_losses_add_up_to_what_the_chain_loses(schedule):
     diagnosis = jd.schedules.diagnose(schedule)
-    # Only at variance exploding does the chain start from another variance than x_T's.
+    # Only variance exploding starts sampling from another variance than x_T's.
     lost = 1 - diagnosis.variance_small
     np.testing.assert_allclose(diagnosis.step_loss.sum(), lost, atol=1e-6)
 
@@ -126,7 +126,7 @@ def test_a_step_loss_is_what_the_true_reverse_variance_has_more():
     for t in range(1, 20):
         x_0 = jnp.zeros_like(x_t)
         small = jd.q_posterior(schedule, x_0, x_t, t).variance.item()
-        # By Bayes from the chain of unit variance: exactly beta_t.
+        # By Bayes' rule for data of unit variance: exactly beta_t.
         large, before = schedule.betas[t], schedule.alphas_bar[t - 1]
         given_up = (large - small) / large * (before - schedule.alphas_bar[t])
         np.testing.assert_allclose(loss[t], float(given_up), rtol=1e-3)
@@ -142,7 +142,7 @@ def test_every_advice_is_tested_below():
     assert tested == set(ADVICE)
 
 
-# A schedule with one fault, and one like it but just on the other side of the limit.
+# Schedules with one fault, each with a similar one just within the limit.
 FAULTS = [
     ("SIGNAL LEFT", [line(9, -5.98, 999)], [line(9, -6.01, 999)]),
     (
@@ -191,7 +191,7 @@ def test_known_bad_schedules():
     assert {"DETAIL LOST", "STEP TOO LARGE", "TOO EARLY", "BIASED"} < faults(
         num_steps=20, beta_start=0.5, beta_end=0.5
     )
-    # In fixed large's own way, upwards: too few steps of a variance-exploding chain.
+    # Fixed large is biased upwards: too few steps of variance exploding.
     diagnosis = jd.schedules.diagnose(jd.schedules.VE(num_steps=50).build())
     assert diagnosis.faults == ("STEP TOO LARGE", "BIASED", "BIASED")
     assert diagnosis.variance_large > 1.2
@@ -263,7 +263,7 @@ untyped: Any = jd.schedules.diagnose
 
 
 class Levels:
-    """A schedule of someone's own: only its levels are given."""
+    """Custom schedule that defines its levels only."""
 
     prior_scale = 1.0
 

@@ -1,4 +1,4 @@
-"""Schedules against published constants and their own definitions."""
+"""Discrete schedules against published constants and their own definitions."""
 
 import warnings
 from typing import get_args
@@ -90,7 +90,7 @@ def test_zero_terminal_snr_is_lins_algorithm(base):
     assert (after.alphas_bar[-1], after.alphas[-1], after.betas[-1]) == (0, 0, 1)
     assert after.sqrt_one_minus_alphas_bar[-1] == 1
     assert (before.has_terminal_signal, after.has_terminal_signal) == (True, False)
-    # With nothing left to take away, nothing changes.
+    # A second rescaling changes nothing.
     again = jd.schedules.rescale_zero_terminal_snr(after)
     for a, b in zip(again, after, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
@@ -106,7 +106,7 @@ def test_posterior_is_finite_without_signal(base):
     posterior = POSTERIOR(schedule, x_0, x_t, schedule.times)
     assert all(np.isfinite(array).all() for array in posterior)
     assert (np.diff(posterior.variance) > 0).all()
-    # Pure noise tells nothing: the step from it is a draw of x_{T-2} from x_0.
+    # Pure noise has no information: the step from it draws x_{T-2} from x_0.
     level = schedule.level(998)
     np.testing.assert_allclose(posterior.mean[-1], level.alpha * x_0[-1], rtol=1e-6)
     np.testing.assert_allclose(posterior.variance[-1], level.sigma**2, rtol=1e-6)
@@ -114,7 +114,7 @@ def test_posterior_is_finite_without_signal(base):
 
 def test_zero_terminal_snr_of_few_steps():
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # the base's visible signal is what it mends
+        warnings.simplefilter("error")  # the rescaling removes the base's signal
         schedule = jd.schedules.ZeroTerminalSNR(base=jd.Linear(num_steps=2)).build()
     np.testing.assert_allclose(schedule.betas, [1e-4, 1], rtol=1e-6)
     with pytest.raises(jd.InputError, match=r"at least 2 to reach .*, got 1"):

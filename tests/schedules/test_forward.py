@@ -1,4 +1,4 @@
-"""The forward process: its chain, its closed form and Bayes' rule agree."""
+"""Forward process: its steps, its closed form and Bayes' rule agree."""
 
 from typing import get_args
 
@@ -12,7 +12,7 @@ from jaxdiff.schedules import ScheduleOptions
 
 
 def moments_of_the_chain(schedule, x_0, t):
-    """Mean and variance of x_t from q_step alone, by its linearity."""
+    """Returns mean and variance of x_t from q_step alone, by its linearity."""
     mean, variance = x_0, jnp.zeros_like(x_0)
     zero, one = jnp.zeros_like(x_0), jnp.ones_like(x_0)
     for s in range(t + 1):

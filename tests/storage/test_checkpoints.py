@@ -1,4 +1,4 @@
-"""The laws of the checkpoints: same bits, whole or absent, one-line errors."""
+"""Checkpoints: same bits, whole or absent, one-line errors."""
 
 import functools
 import os
@@ -217,7 +217,7 @@ def test_a_kill_while_saving_leaves_the_previous_one(tmp_path):
                 break
         os.kill(os.getpid(), signal.SIGKILL)
     """
-    # On a busy machine the save may be done before the kill: then it is tried again.
+    # On a busy machine, the save may end before the kill: the test then tries again.
     for attempt in range(10):
         folder = tmp_path / str(attempt)
         folder.mkdir()
@@ -253,7 +253,7 @@ def test_orbax_is_loaded_late_and_says_nothing(tmp_path):
     eight = compiled(8, overwrite)({"w": jnp.zeros((8, 4))}, jnp.full((8, 1), 1.0))
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(9, eight)
-    (tmp_path / "7").mkdir()  # of which Orbax would warn
+    (tmp_path / "7").mkdir()  # Orbax would warn of this folder
     child = python(code, tmp_path)
     assert child.returncode == 0, child.stderr
     chatter = [line for line in child.stderr.splitlines() if ":jax" not in line]

@@ -1,4 +1,4 @@
-"""Compiled programs are kept between starts, and only for the CPU that they fit."""
+"""Compilation cache: programs are stored per kind of CPU and reused by later starts."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ SETTINGS = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_s
 
 @pytest.fixture
 def chosen(monkeypatch, tmp_path):
-    """Sets JAX's folder, and sets all back."""
+    """Setter of JAX's cache folder; all settings are restored after the test."""
     monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path))
     before = {name: jax.config.values[name] for name in SETTINGS}
     yield lambda folder: jax.config.update(SETTINGS[0], folder)

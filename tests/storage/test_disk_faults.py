@@ -1,4 +1,4 @@
-"""Faults of the disk: what is damaged is named, and a good checkpoint is never lost."""
+"""Disk faults: damage is reported by name, and no good checkpoint is lost."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def state(step):
 
 @pytest.fixture
 def two(tmp_path):
-    """Two checkpoints, of steps 1 and 2."""
+    """Folder of two checkpoints, of steps 1 and 2."""
     with Checkpoints(tmp_path) as checkpoints:
         for step in (1, 2):
             checkpoints.save(step, state(step), {"note": step})
@@ -41,7 +41,7 @@ def files(folder):
 
 
 def used(folder):
-    """The step that is used, its state, and what was warned of."""
+    """Restores and checks the newest checkpoint; returns its step and the warnings."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         checkpoints = Checkpoints(folder)
@@ -63,7 +63,7 @@ def test_a_whole_checkpoint_is_used_in_silence(two):
 
 
 def test_every_byte_of_every_file_counts(two):
-    """One file at a time is flipped in a bit, cut short, emptied, lengthened, lost."""
+    """Each file in turn has a flipped bit, is shorter, empty, longer or lost."""
     chance = np.random.default_rng(0)
     for path in files(two / "2"):
         content = path.read_bytes()
@@ -92,7 +92,7 @@ def test_what_was_not_written_is_told(two):
 
 
 def test_a_link_is_not_followed(two, tmp_path):
-    """A checkpoint from elsewhere cannot make us read what lies outside of it."""
+    """A checkpoint from elsewhere cannot make the library read files outside of it."""
     path = two / "2" / "state" / "_METADATA"
     secret = tmp_path / "secret"
     path.rename(secret)
@@ -107,7 +107,7 @@ def test_a_link_is_not_followed(two, tmp_path):
     "files", [{"../../secret": [1, "0"]}, {"/etc/passwd": [1, "0"]}, {"x": "y"}, [1], 3]
 )
 def test_a_record_is_data(two, files):
-    """A record that names other places, and hashes itself correctly."""
+    """A manifest with other names or types is damaged, also with a correct own hash."""
     path = two / "2" / manifest.RECORD
     record = json.loads(path.read_text())
     del record["sha256"]
@@ -166,7 +166,7 @@ def test_damaged_ones_do_not_push_out_good_ones(two):
         assert checkpoints.latest() == 2
         checkpoints.save(3, state(3))
         checkpoints.wait()
-        # The damaged one is from later on: it stays, to be looked at.
+        # The damaged checkpoint is newer: it stays for inspection.
         assert sorted(p.name for p in two.iterdir()) == ["2", "3", "5"]
         checkpoints.save(6, state(6))
     assert sorted(p.name for p in two.iterdir()) == ["3", "6"]
@@ -182,7 +182,7 @@ def test_which_ones_stay(tmp_path):
 
 
 def test_none_is_removed_before_the_next_is_proven(two, monkeypatch):
-    """At each removal, there is a newer checkpoint in which every byte is right."""
+    """At each removal, a newer checkpoint exists in which every byte is right."""
     removed = []
 
     def look(self, step):
@@ -215,7 +215,7 @@ def test_a_save_that_cannot_be_proven_removes_nothing(two, monkeypatch):
 
 
 def test_a_checkpoint_outlives_a_power_cut(tmp_path, monkeypatch):
-    """Its files are on the disk before it has its name, and its name soon after."""
+    """The files of a checkpoint are on the disk before it gets its name."""
     flushed = []
 
     def note(descriptor):
@@ -228,7 +228,7 @@ def test_a_checkpoint_outlives_a_power_cut(tmp_path, monkeypatch):
             there = {os.path.relpath(path, self) for path in flushed}
             written = {name for name in there if name.startswith(f".{manifest.RECORD}")}
             assert names - there == {manifest.RECORD}
-            assert len(written) == 1  # the record, by another name
+            assert len(written) == 1  # the manifest, under another name
             assert "." in there
             flushed.clear()
         return rename(self, target)
@@ -291,7 +291,7 @@ def test_a_folder_that_becomes_read_only(disk):
 
 
 def on_devices():
-    """The bytes of all arrays on all devices; what two arrays share counts once."""
+    """Returns the bytes of all arrays on all devices; shared buffers count once."""
     buffers = {}
     for array in jax.live_arrays():
         for shard in array.addressable_shards:
@@ -302,7 +302,7 @@ def on_devices():
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_no_device_holds_a_second_copy(tmp_path, count):
-    """While a state is copied, written and proven, its devices hold it once."""
+    """While a state is copied, written and verified, its devices hold it once."""
     mesh = jax.sharding.Mesh(jax.devices()[:count], ("batch",))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     big = jax.device_put({"w": np.zeros((1000, 1000)), "v": np.ones(500)}, everywhere)
@@ -315,7 +315,7 @@ def test_no_device_holds_a_second_copy(tmp_path, count):
         while saving.is_alive() or not (tmp_path / "1").exists():
             seen.append(on_devices())
         saving.join()
-    # Replicas share the work: each device may slice its part off, no more.
+    # Replicas share the work: each device may slice off its part, and no more.
     assert max(seen) <= expected + 4_100_000
 
 
@@ -338,9 +338,9 @@ def test_sealing_is_undone_by_any_change(tmp_path):
 
 
 def test_the_folder_module_names_no_pickle():
-    """Checkpoints and configurations are data: nothing here could run what they say.
+    """Checkpoints and configurations are data: no code of the package runs them.
 
-    But for the reader of PyTorch's files, whose unpickler makes nothing but arrays.
+    The reader of PyTorch's files is an exception. Its unpickler makes only arrays.
     """
     root = pathlib.Path(jaxdiff.__file__).parent
     for path in root.rglob("*.py"):

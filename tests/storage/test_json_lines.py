@@ -1,4 +1,4 @@
-"""Measures: lines of JSON that survive a kill, and what a classifier reads."""
+"""Files of JSON lines that survive a kill, and the label agreement of images."""
 
 import errno
 import fcntl
@@ -102,7 +102,7 @@ with History(sys.argv[1]) as history:
 
 @pytest.fixture
 def holder(tmp_path):
-    """Another process that trains in the folder."""
+    """Other process that locks the folder's history."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "history.jsonl")],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -124,7 +124,7 @@ def test_a_second_process_is_refused(tmp_path, holder):
     before = path.read_bytes()
     refuses(path)
     assert path.read_bytes() == before
-    holder.communicate("")  # it ends by itself
+    holder.communicate("")  # the process ends by itself
     History(path).close()
 
 
@@ -149,7 +149,7 @@ def test_a_removed_history_lets_no_second_process_in(tmp_path):
 
 
 def test_a_file_system_without_locks_needs_none(tmp_path, monkeypatch):
-    """There, users must take care; what a kill leaves would block nobody."""
+    """Without locks, two processes can write to one history; users must avoid this."""
     path = tmp_path / "history.jsonl"
 
     def flock(*args):

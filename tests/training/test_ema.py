@@ -1,4 +1,4 @@
-"""Power-function averages, against brute force and the numbers of their paper."""
+"""Power-function averages against brute force and the numbers of their paper."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +16,7 @@ from jaxdiff.training.ema import (
 
 
 def profile(gamma, step):
-    """The weight of each step's parameters: the profile's integral over (i - 1, i]."""
+    """Returns the weight of each step: the profile's integral over (i - 1, i]."""
     edges = (np.arange(step + 1) / step) ** (gamma + 1)
     return np.diff(edges)
 
@@ -31,7 +31,7 @@ def test_the_length_is_the_profile_s_deviation(length):
     gamma = gamma_of(length)
     assert gamma > 0
     assert length_of(gamma) == pytest.approx(length, rel=1e-9)
-    if length > 0.005:  # narrower ones escape the quadrature
+    if length > 0.005:  # the quadrature misses narrower ones
         mean, square = (
             quad(lambda x, n=n: (gamma + 1) * x ** (gamma + n), 0, 1)[0] for n in (1, 2)
         )
@@ -80,10 +80,10 @@ def test_a_stored_average_is_itself(length, target):
 @pytest.mark.parametrize("length", [0.05, 0.06, 0.07, 0.085, 0.10])
 @pytest.mark.parametrize(("walk", "bound"), [(True, 1e-4), (False, 4e-3)])
 def test_lengths_between_the_tracks_are_rebuilt(length, walk, bound):
-    """Against the average over all steps; the bound is of the worst of 64 parameters.
+    """A rebuilt average is close to the average over all steps.
 
-    In standard deviations of the averages, for parameters that walk, and for ones that
-    are anew at each step, which is the hardest case.
+    The bound is for the worst of 64 parameters, in standard deviations of the averages.
+    The parameters walk, or are independent at each step, which is the hardest case.
     """
     num_steps = 2048
     steps, gammas = snapshots((0.05, 0.10), num_steps, 32)
@@ -101,7 +101,7 @@ def test_lengths_between_the_tracks_are_rebuilt(length, walk, bound):
 
 
 def test_the_closed_form_is_the_least_squares_fit():
-    """Of the profiles as vectors on a fine grid of times."""
+    """The fit is of the profiles as vectors on a fine grid of times."""
     steps, gammas = [30, 30, 60, 60, 100, 100], [16.97, 6.94] * 3
     times = (np.arange(200_000) + 0.5) / 200_000 * 100
     curves = np.stack(

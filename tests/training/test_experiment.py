@@ -1,4 +1,4 @@
-"""Options out of range are refused, by name, with the value."""
+"""Options out of range raise errors with their name and value."""
 
 import math
 import re
@@ -107,7 +107,7 @@ def test_too_many_levels_are_refused():
     ],
 )
 def test_an_experiment_has_finite_numbers(options, path):
-    """Else its file could be written, but not read."""
+    """An experiment with other numbers could be written to a file, but not read."""
     with pytest.raises(InputError, match=f"^{path} must be a finite float32, got"):
         Experiment(**options)
 

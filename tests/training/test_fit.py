@@ -1,4 +1,4 @@
-"""Models and training without a run folder, with networks of a user's own."""
+"""Models and training without a run folder, with custom networks."""
 
 import itertools
 from functools import partial

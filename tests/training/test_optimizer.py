@@ -1,4 +1,4 @@
-"""The optimiser against its formulas, written out in NumPy."""
+"""Optimiser against its formulas, written out in NumPy."""
 
 import dataclasses
 import math
@@ -20,13 +20,13 @@ SHAPES = {"a": (3, 2), "b": (5,)}
 
 
 def random(seed, scale=1.0):
-    """A pytree of Gaussian float32 numbers."""
+    """Returns a pytree of Gaussian float32 numbers."""
     rng = np.random.default_rng(seed)
     return {k: np.float32(scale * rng.normal(size=s)) for k, s in SHAPES.items()}
 
 
 def steps(options, params, gradients, num_steps=STEPS):
-    """The parameters after each of some gradients."""
+    """Returns the parameters after each of the gradients."""
     optimizer = options.build(num_steps)
     state, found = optimizer.init(params), []
     update = jax.jit(optimizer.update)
@@ -38,7 +38,7 @@ def steps(options, params, gradients, num_steps=STEPS):
 
 
 def reference(options, params, gradients, num_steps=STEPS):
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2) after clipping, in float64."""
+    """Runs AdamW (Loshchilov & Hutter 2019, algorithm 2) after clipping, in float64."""
     params = {k: np.float64(v) for k, v in params.items()}
     mean = {k: np.zeros_like(v) for k, v in params.items()}
     square = {k: np.zeros_like(v) for k, v in params.items()}
@@ -59,7 +59,7 @@ def reference(options, params, gradients, num_steps=STEPS):
 
 
 def rates(options, num_steps, step):
-    """The learning rate in closed form."""
+    """Returns the learning rate in closed form."""
     warm, peak = options.warmup_steps, options.learning_rate
     if step < warm:
         return peak * step / warm
@@ -119,7 +119,7 @@ def test_every_step_is_adamw_after_clipping(options):
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
 def test_adams_first_step_is_the_learning_rate(scale):
-    """Whatever the gradient's scale: mean / sqrt(variance) is its sign."""
+    """The gradient's scale has no effect: mean / sqrt(variance) is its sign."""
     gradient = random(1, scale)
     (after,) = steps(PLAIN, random(0), [gradient])
     for k, before in random(0).items():
@@ -145,7 +145,7 @@ def test_a_gradient_above_the_norm_counts_as_one_of_the_norm():
 
 
 def test_weight_decay_is_decoupled_from_the_gradient():
-    """Without a gradient the parameters shrink by rate x decay, however large."""
+    """Without a gradient, parameters of any size shrink by rate x decay."""
     options = dataclasses.replace(PLAIN, weight_decay=0.5)
     zero = {k: np.zeros(s, np.float32) for k, s in SHAPES.items()}
     for scale in (1, 1000):

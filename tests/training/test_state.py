@@ -1,4 +1,4 @@
-"""The train state: what a step changes, and the average of the parameters."""
+"""Train state: the changes of a step, and the averages of the parameters."""
 
 import functools
 
@@ -31,7 +31,7 @@ def apply(state, gradients, decay, lengths=()):
 
 
 def trained(decay, num=12, lengths=()):
-    """The states 0 to num."""
+    """Returns the states after 0 to `num` steps."""
     states = [create(num_tracks=len(lengths))]
     for i in range(num):
         states.append(apply(states[-1], random(100 + i), decay, lengths))
@@ -52,7 +52,7 @@ def test_the_average_starts_from_the_parameters():
 
 @pytest.mark.parametrize("create", [create, jax.jit(create)])
 def test_no_two_arrays_share_a_buffer(create):
-    """So the state can be donated, and params change while ema stays."""
+    """A state without shared buffers can be donated, and its average can stay."""
     state = create()
     pointers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
     assert len(set(pointers)) == len(pointers)
@@ -75,7 +75,7 @@ def test_each_step_is_counted_once():
         (0.9999, 10**4, 10001 / 10010),
         (0.9999, 10**6, 0.9999),
         (0.5, 7, 8 / 17),
-        (0.5, 8, 0.5),  # where both agree
+        (0.5, 8, 0.5),  # both agree
         (0.5, 9, 0.5),
         (0.0, 0, 0.0),
     ],
@@ -88,7 +88,7 @@ def test_the_decay_is_warmed_up(decay, step, expected):
 
 @pytest.mark.parametrize("decay", [0.9999, 0.3, 0.0])
 def test_the_average_is_that_of_all_parameters_so_far(decay):
-    """As a sum with closed weights: (1 - d_i) d_{i+1} ... d_n, in float64."""
+    """The reference is a sum with weights (1 - d_i) d_{i+1} ... d_n, in float64."""
     states = trained(decay)
     for n in (1, 2, 7, 12):
         decays = [min(decay, (1 + i) / (10 + i)) for i in range(n)]
@@ -110,7 +110,7 @@ def test_the_average_is_that_of_all_parameters_so_far(decay):
 
 
 def test_a_track_is_the_integral_over_all_parameters_so_far():
-    """Of the power function's profile, over each step's own time; in float64."""
+    """Each weight is the integral of the power profile over one step, in float64."""
     lengths = (0.05, 0.2)
     states = trained(0.9, lengths=lengths)
     for n in (1, 2, 7, 12):
@@ -146,7 +146,7 @@ def test_the_average_does_not_change_what_is_learned():
 
 
 def test_a_step_goes_against_the_gradient():
-    """Adam's first step: the learning rate, against the gradient's sign."""
+    """Adam's first step is the learning rate, against the gradient's sign."""
     before, after = trained(0.5, 1)
     change = jax.tree.map(lambda a, b: a - b, after.params, before.params)
     expected = jax.tree.map(lambda g: -0.05 * np.sign(g), random(100))
