@@ -7,11 +7,11 @@ import pickle
 import signal
 import subprocess
 
-# More threads than devices: a device that waits in an all-reduce holds one, and with
-# none left over the devices wait for each other for ever.
+# More threads than devices: a device that waits in an all-reduce holds a thread.
+# Without a free thread, the devices wait for each other forever.
 os.environ.setdefault("NPROC", "16")
-# Compiling takes most of the tests' time, and what they prove does not depend on how
-# fast the programs are. The flags take two thirds of it off.
+# Compilation takes most of the tests' time, and the results do not depend on the
+# speed of the programs. The flags save two thirds of the compilation time.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
@@ -33,7 +33,7 @@ pytest_plugins = ["tests.helpers.budget"]
 COMPILED = os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(cache_folder() / "tests" / kind_of_cpu())
 )
-"""Compiled programs, for all workers, their child processes, and the next run."""
+"""Folder of compiled programs, shared by workers, child processes and later runs."""
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 jax.config.update("jax_platforms", "cpu")
@@ -44,7 +44,7 @@ jax.config.update("jax_compilation_cache_dir", COMPILED)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # As in the background of a shell: the programs that tests start would inherit it.
+    # A shell's background jobs ignore SIGINT, and child processes would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -61,11 +61,11 @@ LONGEST = (
     "evaluation/test_likelihood.py",
     "cli/test_mistakes.py",
 )
-"""The files that take longest, which begin first: no worker shall wait for another."""
+"""Files with the longest tests, which start first so that no worker waits."""
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first; the others stay in their order."""
+    """Sorts the longest files first; the others stay in their order."""
     places = {name: place for place, name in enumerate(LONGEST)}
     folder = pathlib.Path(__file__).parent
     items.sort(
@@ -77,29 +77,30 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def standard_promotion():
-    """For what runs Optax, which multiplies integers by floats."""
+    """Promotion of dtypes for tests with Optax, which multiplies integers by floats."""
     with jax.numpy_dtype_promotion("standard"):
         yield
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory):
-    """A folder of this run of the suite, which its workers share."""
+    """Folder of this test run, shared by its workers."""
     folder = tmp_path_factory.getbasetemp()
     return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _cache(shared):
-    """What is prepared once serves the whole test run, and all workers."""
+    """Cache of prepared data, shared by all workers of the test run."""
     os.environ["JAXDIFF_CACHE"] = str(shared / "cache")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _room_for_programs():
-    """Compiled programs take memory maps, of which Linux gives a process 65,530.
+    """Cleanup of compiled programs, before a process runs out of memory maps.
 
-    Without any left the process is killed by a segmentation fault.
+    Compiled programs take memory maps, and Linux gives a process 65,530. Without a
+    free map, a segmentation fault kills the process.
     """
     yield
     maps = pathlib.Path("/proc/self/maps")
@@ -109,7 +110,7 @@ def _room_for_programs():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """A tiny class-conditional network with random (not zero) outputs."""
+    """Network of tiny size, class-conditional, with random (not zero) outputs."""
     config = jd.UNetConfig(channels=4, multipliers=(1, 2), blocks=1, attention=())
     network = config.build(out_channels=1, num_classes=10)
 
@@ -118,7 +119,7 @@ def tiny():
     chance = np.random.default_rng(1)
 
     def random(path, leaf):
-        """As if initialised and trained a little: no path starts at zero."""
+        """Returns random values as after some training: no path starts at zero."""
         name, noise = path[-1].key, chance.normal(size=leaf.shape).astype(np.float32)
         if name == "scale":
             return 1 + 0.1 * noise
@@ -131,13 +132,13 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def short():
-    """A schedule of 20 steps that ends in noise."""
+    """Schedule of 20 steps that ends in noise."""
     return jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6).build()
 
 
 @pytest.fixture(scope="session")
 def finished(shared):
-    """A run from start to end, and its final state. Copy it to change it."""
+    """Folder of a finished run, and its final state. Copy the folder to change it."""
     workdir, pickled = shared / "finished", shared / "finished.pickle"
     with filelock.FileLock(shared / "finished.lock"):
         if not pickled.exists():
@@ -149,7 +150,7 @@ def finished(shared):
 
 @pytest.fixture
 def disk(tmp_path):
-    """A file system of 1 MiB, and a function that changes how it is mounted."""
+    """File system of 1 MiB, and a function that remounts it with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]

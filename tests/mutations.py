@@ -1,13 +1,13 @@
-"""Shows that the tests can fail: breaks the code on purpose, in a copy of it.
+"""Mutation tests: breaks in a copy of the code show that the tests can fail.
 
     python -m tests.mutations                    all breaks
     python -m tests.mutations noise-subtracted   some of them
     python -m tests.mutations --no-check         do not run the tests unbroken first
 
-Each break is a slip that a developer could make. It is put into a copy of the
-repository, where its test must fail by what it asserts: a break after which it passes,
-or does not run, is missed. The last output is the table of tests/README.md; the exit
-code is 1 if any break was missed.
+Each break is a slip that a developer could make, in a copy of the repository. The
+break's test must fail there by an assertion. A break is missed if the test passes or
+does not run. The last output is the table of tests/README.md; the exit code is 1 if any
+break was missed.
 """
 
 import argparse
@@ -24,39 +24,39 @@ from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).parents[1]
 PATIENCE_S = 600
-"""How long the tests of a break may take; one that makes them hang is missed."""
+"""Seconds that the tests of a break may take; after that, the break is missed."""
 
 
 class Break(NamedTuple):
-    """A slip, and the tests that it must not pass."""
+    """Slip of a developer, and the test that must fail with the slip."""
 
     name: str
-    """What is wrong, in a few words joined by hyphens."""
+    """Name of the slip, in a few words joined by hyphens."""
     file: str
-    """Where, from the repository's root."""
+    """Path of the file with the slip, from the repository's root."""
     old: str
-    """The text there, which occurs once."""
+    """Text in the file, which occurs once."""
     new: str
-    """What the slip makes of it."""
+    """Text that replaces the old text."""
     test_file: str
-    """The file of a test that must fail with it and pass without it."""
+    """File of the test, which must fail with the slip and pass without the slip."""
     test: str
-    """The test there: its name, or name[case]."""
+    """Name of the test, or name[case]."""
 
 
 class Outcome(NamedTuple):
-    """How a run of tests ended."""
+    """Outcome of a run of tests."""
 
     code: int | None
-    """pytest's exit code; None where it took too long."""
+    """Exit code of pytest; None if the run took too long."""
     failed: str
-    """The test that failed first."""
+    """Test that failed first."""
     why: str
-    """What that test says, or the last line of the output."""
+    """Reason of the failed test, or the last line of the output."""
 
     @property
     def caught(self) -> bool:
-        """Whether a test failed, by what it asserts."""
+        """Returns True if a test failed by an assertion."""
         by_assertion = self.why.startswith(("assert", "AssertionError", "Failed: DID"))
         return self.code == 1 and bool(self.failed) and by_assertion
 
@@ -387,7 +387,7 @@ BREAKS = (
         "tests/samplers/test_orders.py",
         "test_images_are_scaled_to_the_level_that_the_way_begins_at",
     ),
-    # What training makes small.
+    # Losses.
     Break(
         "time-and-noise-share-a-key",
         "jaxdiff/losses/loss.py",
@@ -728,7 +728,7 @@ BREAKS = (
         "tests/training/test_optimizer.py",
         "test_a_gradient_above_the_norm_counts_as_one_of_the_norm",
     ),
-    # A run.
+    # Runs.
     Break(
         "initial-seed-ignored",
         "jaxdiff/training/recipe.py",
@@ -785,7 +785,7 @@ BREAKS = (
         "tests/runs/test_train.py",
         "test_summary_weighs_quarters_by_their_examples",
     ),
-    # What is measured.
+    # Evaluation.
     Break(
         "prior-dropped",
         "jaxdiff/evaluation/likelihood.py",
@@ -907,7 +907,7 @@ BREAKS = (
         "tests/cli/test_mistakes.py",
         "test_a_wrong_command_line_is_one_line_on_stderr[trian]",
     ),
-    # What the others stand on.
+    # Modules that the others use.
     Break(
         "one-key-for-all-examples",
         "jaxdiff/rng.py",
@@ -985,14 +985,14 @@ BREAKS = (
 
 
 class Refused(Exception):
-    """The breaks do not fit the code, or the names are unknown."""
+    """Error for breaks that do not fit the code, and for unknown names."""
 
 
 def chosen(names: Sequence[str]) -> list[Break]:
-    """The breaks of these names; all where there is none.
+    """Returns the breaks of these names; all breaks if there are no names.
 
     Raises:
-        Refused: there is no such break, or the old text of one does not occur once.
+        Refused: If a name is unknown, or if a break's old text does not occur once.
     """
     known = {one.name: one for one in BREAKS}
     if len(known) < len(BREAKS):
@@ -1009,7 +1009,7 @@ def chosen(names: Sequence[str]) -> list[Break]:
 
 
 def copy_to(folder: pathlib.Path) -> None:
-    """Copies what git knows, and what it does not ignore."""
+    """Copies the files that git tracks, and new files that git does not ignore."""
     line = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in filter(None, listed.stdout.split("\0")):
@@ -1019,13 +1019,13 @@ def copy_to(folder: pathlib.Path) -> None:
 
 
 def run_tests(folder: pathlib.Path, tests: Sequence[str], *options: str) -> Outcome:
-    """Runs tests of the copy, up to the first that fails."""
+    """Runs tests of the copy, up to the first failure."""
     line = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x"]
     own = {k: v for k, v in os.environ.items() if k != "PYTEST_ADDOPTS"}
     env = own | {
         "PYTHONPATH": str(folder),
         "JAX_COMPILATION_CACHE_DIR": str(folder / "xla"),
-        "COLUMNS": "1000",  # so that no reason is cut off
+        "COLUMNS": "1000",  # shows each reason in full
     }
     try:
         done = subprocess.run(
@@ -1042,10 +1042,10 @@ def run_tests(folder: pathlib.Path, tests: Sequence[str], *options: str) -> Outc
 
 
 def check(folder: pathlib.Path, breaks: Sequence[Break]) -> None:
-    """Runs the tests of all breaks once, without any.
+    """Runs the tests of all breaks once, on the unbroken copy.
 
     Raises:
-        Refused: one fails.
+        Refused: If a test fails.
     """
     tests = dict.fromkeys(f"{one.test_file}::{one.test}" for one in breaks)
     start = time.monotonic()
@@ -1057,7 +1057,7 @@ def check(folder: pathlib.Path, breaks: Sequence[Break]) -> None:
 
 
 def broken(folder: pathlib.Path, one: Break) -> Outcome:
-    """What the tests of a break do when it is there."""
+    """Applies a break, and returns the outcome of its test."""
     path = folder / one.file
     whole = path.read_text()
     path.write_text(whole.replace(one.old, one.new))
@@ -1068,7 +1068,7 @@ def broken(folder: pathlib.Path, one: Break) -> Outcome:
 
 
 def table(found: dict[str, Outcome], breaks: Sequence[Break]) -> str:
-    """The breaks and what failed, in Markdown."""
+    """Returns the table of the breaks and the failed tests, in Markdown."""
     lines = ["| break | where | test that fails |", "|---|---|---|"]
     for one in breaks:
         test = one.test.partition("[")[0]
@@ -1078,7 +1078,7 @@ def table(found: dict[str, Outcome], breaks: Sequence[Break]) -> str:
 
 
 def main() -> None:
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""The likelihood of a trained run, from the command line and from Python."""
+"""Evaluation of a trained run, from the command line and from Python."""
 
 import dataclasses
 import json
@@ -54,7 +54,7 @@ def command(workdir, line):
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory):
-    """A run that was trained and evaluated from the command line."""
+    """Folder of a run that was trained and evaluated from the command line."""
     workdir = tmp_path_factory.mktemp("evaluated")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["experiment.py"])
@@ -75,7 +75,7 @@ def run(evaluated):
 
 
 def bits_of(record):
-    """The figures of an evaluation.json that are bits, by name."""
+    """Returns the figures of an evaluation.json in bits per dimension, by name."""
     return {
         figure["name"]: figure
         for figure in record["figures"]
@@ -84,7 +84,7 @@ def bits_of(record):
 
 
 def test_the_figures_are_those_of_the_library(evaluated):
-    """A batch of its own, on one device, with the same keys."""
+    """The library's functions, on one device with the same keys, give the figures."""
     run = jd.load(evaluated)
     held_out: Any = jd.data.Digits().load("test")
     images = jnp.asarray(jd.data.to_float(held_out.images[:NUM]))
@@ -157,7 +157,7 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
 
 
 def test_some_of_the_terms(evaluated):
-    """All 12 of them are the whole bound; 5 of them are near it, and have no ODE."""
+    """All 12 terms give the whole bound; 5 terms come near the bound, without ODE."""
     run, dataset = jd.load(evaluated), jd.data.Digits().load("test")
     before = (evaluated / "evaluation.json").read_text()
     record = bits_of(json.loads(before))
@@ -194,7 +194,7 @@ def test_the_times_history_is_trained_and_saved(evaluated):
 
 
 def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
-    """At each time by hand, with the same noise; clipped as samples are."""
+    """The loss at each time by hand, with the same noise and clipped estimates."""
     run = jd.load(evaluated)
     held_out: Any = jd.data.Digits().load("test")
     images = jnp.asarray(jd.data.to_float(held_out.images[:NUM]))
@@ -213,7 +213,7 @@ def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
 
 
 def test_samples_are_compared_with_held_out_images(evaluated):
-    """The same figures from the library's parts, one by one."""
+    """The library's parts, called one by one, give the same figures."""
     record = json.loads((evaluated / "evaluation.json").read_text())
     found = {figure["name"]: figure for figure in record["figures"]}
     how = record["settings"]["samples"]
@@ -252,7 +252,7 @@ def test_samples_are_compared_with_held_out_images(evaluated):
         np.median(apart),
         rtol=1e-4,
     )
-    # An untrained model is far off, and training images are not.
+    # A model after 4 steps is far from the data; training images are near.
     assert found["Frechet distance"]["value"] > 3 * expected
     assert how["weights"] == classifier.sha256()
     assert how["resize"] == "none"
@@ -277,8 +277,8 @@ def test_pixels_are_features(shape, size, expected):
     features, classes = extractor.read(images)
     assert features.shape == (5, expected)
     assert classes is None
-    means = images.mean(axis=(1, 2, 3)) / 255  # a flat image stays as it is
-    flat = np.broadcast_to(images[:, :1, :1, :1], images.shape)
+    means = images.mean(axis=(1, 2, 3)) / 255
+    flat = np.broadcast_to(images[:, :1, :1, :1], images.shape)  # stays as it is
     np.testing.assert_allclose(
         extractor.read(flat)[0].mean(axis=1), flat[:, 0, 0, 0] / 255, atol=1e-5
     )
@@ -332,7 +332,7 @@ def test_what_cannot_be_evaluated(evaluated):
 )
 def test_wrong_flags_are_one_line(evaluated, run, monkeypatch, capsys, flags, message):
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
-    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # to be quick
+    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # for speed
     before = (evaluated / "evaluation.json").read_bytes()
     with pytest.raises(SystemExit) as stop:
         command(evaluated, f"evaluate {flags}")

@@ -1,4 +1,4 @@
-"""Options as flags: every field is one, and the flags are those of what is chosen."""
+"""Flags of the command line: one for each field of the chosen options."""
 
 import ast
 import dataclasses
@@ -40,7 +40,7 @@ CONFIG = Experiment(
     training=Training(num_steps=3),
     sampling=Sampling(sampler=DDPM(variance=FixedLarge()), clip=False, chunk=5),
 )
-"""An experiment file's own options, not the defaults."""
+"""Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
     "data": (Digits, FashionMNIST, ImageFolder, TFDS),
     "schedule": get_args(ScheduleOptions),
@@ -64,7 +64,7 @@ ALL = dataclasses.replace(
     parallel=Pmap(),
     sampling=Sampling(guidance=2.5, clip=False, keep_eps=True, chunk=1),
 )
-"""No field has its default, but those of a choice."""
+"""Options that differ from the defaults in every field outside the choices."""
 
 
 def run(*args: str, config: Experiment = CONFIG) -> Experiment:
@@ -72,7 +72,7 @@ def run(*args: str, config: Experiment = CONFIG) -> Experiment:
 
 
 def refused(capsys: Any, *args: str) -> str:
-    """Why the flags are refused: one line, and nothing is printed."""
+    """Returns the one-line message of the InputError; nothing is printed."""
     with pytest.raises(InputError) as error:
         run(*args)
     assert capsys.readouterr() == ("", "")
@@ -81,7 +81,7 @@ def refused(capsys: Any, *args: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text of tyro's boxes on one line."""
+    """Returns the text of tyro's boxes on one line."""
     return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│─╭╮╰╯]", " ", text).split())
 
 
@@ -92,7 +92,7 @@ def at(options: Any, path: str) -> Any:
 
 
 def walk(options: Any, prefix: str = "") -> list[tuple[str, type, str]]:
-    """Path, owner and name of every field that holds no other options."""
+    """Returns path, owner and name of every field that holds no other options."""
     found = []
     for field in dataclasses.fields(options):
         value, path = getattr(options, field.name), f"{prefix}{field.name}"
@@ -104,7 +104,7 @@ def walk(options: Any, prefix: str = "") -> list[tuple[str, type, str]]:
 
 
 def choices(options: Any, prefix: str = "") -> list[tuple[str, tuple[type, ...]]]:
-    """Path and members of every field that is a choice."""
+    """Returns path and members of every field that is a choice."""
     found = []
     hints = get_type_hints(type(options))
     for field in dataclasses.fields(options):
@@ -117,7 +117,7 @@ def choices(options: Any, prefix: str = "") -> list[tuple[str, tuple[type, ...]]
 
 
 def arguments(path: str, value: Any) -> list[str]:
-    """A value as its flag."""
+    """Returns the words that set a field to a value on the command line."""
     flag = f"--{path}".replace("_", "-")
     if isinstance(value, bool):
         head, _, name = f"--{path}".rpartition(".")
@@ -128,7 +128,7 @@ def arguments(path: str, value: Any) -> list[str]:
 
 
 def documentation(cls: type) -> dict[str, str]:
-    """The text below each field in the source of a class and of what it is made of."""
+    """Returns the docstring of each field of a class, inherited ones included."""
     parents = [documentation(base) for base in cls.__bases__ if base is not object]
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     inherited = {name: text for parent in parents for name, text in parent.items()}
@@ -144,7 +144,7 @@ def documentation(cls: type) -> dict[str, str]:
 
 
 def other(value: Any, hint: Any, place: int) -> Any:
-    """Another value of the same type; above those of places before it, if a float."""
+    """Returns another value of the type; instead of None, `place + 1` or "x"."""
     if get_origin(hint) is Literal:
         return next(choice for choice in get_args(hint) if choice != value)
     if value is None:
@@ -299,7 +299,7 @@ SEE = ". See program --help"
             "--parallel.num-devices two",
             "--parallel.num-devices takes an INT, got",
         ),
-        # Of several mistakes, one; and what is right is not blamed:
+        # Several mistakes give one message, which never names a correct flag:
         ("--seed 1 --training.num-steps x --seed 2", "--seed must appear once, got"),
         (
             "--upkeep.keep 1 --schedule.offset x --schedule cosine --seed 2",
@@ -309,7 +309,7 @@ SEE = ". See program --help"
             "--schedule.start a --schedule sigmoid --schedule.end b",
             "--schedule.start takes a FLOAT, got 'a'",
         ),
-        # A flag of a member that was not chosen:
+        # Flags of a member that was not chosen:
         (
             "--schedule.beta-end 0.1",
             "unrecognized option --schedule.beta-end with --schedule cosine. Choose "
@@ -349,10 +349,10 @@ SEE = ". See program --help"
             for flag in ("--sampling.clip", "--sampling.no-clip", "--no-conditional")
         ),
         ("--sampling.clip True --seed x", "--sampling.clip takes no value, got 'True'"),
-        # Of several mistakes, the first value that does not fit:
+        # Several mistakes give a message about the first invalid value:
         ("--qqq 3 --seed x --upkeep.keep y", "--seed takes an INT, got 'x'"),
         ("--seed -x", "--seed takes an INT, got no value"),
-        # What the shell or a text program left:
+        # Traces of a shell or a word processor:
         ("—seed 1", "'—seed' must begin with a hyphen, got '—'. Type --seed"),
         (
             "--seed \u22121",
@@ -388,7 +388,7 @@ def test_a_wrong_flag_is_told_in_one_line(capsys, line, message):
 def test_a_value_that_its_class_refuses_is_told_with_its_flag(capsys, line, message):
     text = refused(capsys, *line.split())
     assert message in text
-    assert "--help" not in text  # which does not tell the range
+    assert "--help" not in text  # the message holds the range itself
 
 
 def test_the_answer_does_not_hang_on_the_terminal(capsys, monkeypatch):
@@ -434,7 +434,7 @@ def test_help_lists_every_field_with_its_text(capsys, args):
     for path, members in choices(experiment):
         names = ",".join(map(option_name, members))
         first = (type(at(experiment, path)).__doc__ or "").split("\n")[0]
-        entry = f"--{path} {{{names}}} {first}"  # which may be broken at any name
+        entry = f"--{path} {{{names}}} {first}"  # the line may break at any name
         assert entry.replace(" ", "") in text.replace(" ", "")
 
 

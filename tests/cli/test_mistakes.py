@@ -21,12 +21,12 @@ from tests.helpers.fake_run import CONFIG, fake_run, snapshot
 PAIR = re.compile(r"^\$ (.*)\n(.*)$", re.MULTILINE)
 MISTAKES = Path(__file__).parents[1] / "helpers" / "mistakes.txt"
 TABLE = PAIR.findall(MISTAKES.read_text("utf-8"))
-"""Command lines, and all that each answers; "..." stands for any text of one line."""
+"""Command lines and their messages; "..." stands for any text of one line."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the command lines are run in."""
+    """Folder in which the command lines run."""
     folder = tmp_path_factory.mktemp("mistakes")
     fake_run(folder / "trained", conditional=True)
     fake_run(folder / "unconditional", conditional=False)
@@ -53,12 +53,12 @@ def folder(tmp_path_factory):
     for name, run in (("damaged", "trained"), ("transplanted", "unconditional")):
         shutil.copytree(folder / run / "checkpoints", folder / name / "checkpoints")
     (folder / "damaged" / "checkpoints" / "2" / "state" / "_METADATA").unlink()
-    jd.data.Digits().load()  # in a cache of its own, not here
+    jd.data.Digits().load()  # prepared in the cache, not in this folder
     return folder
 
 
 def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
-    """A record with another value."""
+    """Returns a JSON text with another value at `path`."""
     record = json.loads(text)
     *parents, name = path
     functools.reduce(dict.__getitem__, parents, record)[name] = value
@@ -67,13 +67,13 @@ def _changed(text: str, path: tuple[str, ...], value: Any) -> str:
 
 @pytest.fixture(scope="module")
 def load():
-    """Reads each of the trained models once."""
+    """Loader that reads each trained model once."""
     return functools.cache(jd.load)
 
 
 @pytest.fixture
 def refused(folder, load, monkeypatch, capsys):
-    """Runs a command line that must be refused; gives back what stderr says."""
+    """Function that runs a wrong command line and returns its line on stderr."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
     for module in (command, convert):
@@ -92,7 +92,7 @@ def refused(folder, load, monkeypatch, capsys):
         return err.removesuffix("\n").replace(f"{folder}/", "")
 
     yield run
-    for name in sorted(snapshot(folder).keys() - before)[::-1]:  # of a test that fails
+    for name in sorted(snapshot(folder).keys() - before)[::-1]:  # left by a failed test
         path = folder / name
         path.unlink() if path.is_file() else path.rmdir()
 
@@ -164,7 +164,7 @@ def test_a_package_that_is_missing_is_told_with_its_remedy(
 ):
     monkeypatch.setitem(sys.modules, package, None)
     if package in ("cattrs", "orbax"):
-        monkeypatch.setattr(command, "load", jd.load)  # not what was read before
+        monkeypatch.setattr(command, "load", jd.load)  # without the cached models
     assert refused(line) == (
         f"error: {package} cannot be imported (import of {package} halted; None in "
         "sys.modules). Run: pip install 'jaxdiff[experiments]'"

@@ -1,7 +1,7 @@
-"""Every flag of commit b0cbe55 is still read, and has the default that it had.
+"""Flags of commit b0cbe55: all are still read, and have the same defaults.
 
-`tests/data/flags_b0cbe55.txt` has one flag per line: the commands that had it, the
-choices that it needs, and last the flag with a value. The first value is the default.
+Each line of `tests/data/flags_b0cbe55.txt` holds one flag: its commands, the choices
+that it needs, and last the flag with a value. The first value is the default.
 """
 
 import dataclasses
@@ -45,21 +45,21 @@ OPTIONS: dict[str, list[Any]] = {
     "import": [ImportOptions(**WORKDIR)],
     "export": [ExportOptions(**WORKDIR)],
 }
-"""What each command parses."""
+"""Options that each command parses."""
 
 
 class Line(NamedTuple):
-    """A line of the file: `run,train --schedule cosine --schedule.offset 0.008`."""
+    """Line of the file: `run,train --schedule cosine --schedule.offset 0.008`."""
 
     commands: list[str]
     choices: dict[str, str]
-    """The option classes that the flag needs, from their flag to their name."""
+    """Names of the option classes that the flag needs, by their flags."""
     words: list[str]
-    """The flag and its value."""
+    """Flag and its value."""
 
     @property
     def flag(self):
-        """The flag without the `no-` that turns it off."""
+        """Returns the flag without its `no-` prefix."""
         return re.sub(r"(^--|\.)no-", r"\1", self.words[0])
 
 
@@ -81,14 +81,14 @@ def path_of(flag):
 
 
 def has_value(options, line):
-    """Whether the line's flag has the line's value in the options."""
+    """Returns True if the line's flag has the line's value in the options."""
     return list(map(plain, words_of(options, line.flag))) == list(
         map(plain, line.words)
     )
 
 
 def plain(word):
-    """The word, or the number that it is: "1" and "1.0" are the same."""
+    """Returns the word as a number if possible: "1" and "1.0" are the same."""
     try:
         return float(word)
     except ValueError:
@@ -96,7 +96,7 @@ def plain(word):
 
 
 def words_of(options, flag):
-    """The flag with the value that it has in the options, as on a command line."""
+    """Returns the flag with its value in the options, as on a command line."""
     path = path_of(flag)
     value = reduce(getattr, path, next(o for o in options if hasattr(o, path[0])))
     if isinstance(value, bool):
@@ -108,7 +108,7 @@ def words_of(options, flag):
 
 
 def choose(option, path, name):
-    """The options with the class of this name, at its defaults, in the place `path`."""
+    """Returns the options with the named class, at its defaults, at `path`."""
     first, *rest = path
     if not hasattr(option, first):
         return option
@@ -128,7 +128,7 @@ def test_old_flags_have_their_old_defaults():
     seen = set()
     for line in LINES:
         place = (*line.commands, *line.choices.items(), line.flag)
-        if place in seen:  # another value than the default
+        if place in seen:  # not the default value
             continue
         seen.add(place)
         options = OPTIONS[line.commands[0]]
@@ -138,7 +138,7 @@ def test_old_flags_have_their_old_defaults():
 
 
 def calls_of(lines):
-    """The lines in groups of those that go together: (all flags, lines) of each."""
+    """Groups compatible lines into calls: (all flags of a call, its lines)."""
     calls: list[tuple[dict[str, list[str]], list[Line]]] = []
     for line in lines:
         wanted = {flag: [flag, name] for flag, name in line.choices.items()}
@@ -157,9 +157,9 @@ def test_old_flags_are_still_read():
     done: set[str] = set()
     for command, options in OPTIONS.items():
         lines = [line for line in LINES if command in line.commands]
-        # `statistics` and `run` parse the options of `train`: once each is enough.
+        # Skips flags of the commands before; every command reads at least one line.
         lines = [line for line in lines if not {*line.commands} & done] or lines[:1]
-        lines = [line for line in lines if "" not in line.words]  # refused, as before
+        lines = [line for line in lines if "" not in line.words]  # an error, as before
         done.add(command)
         for flags, group in calls_of(lines):
             args = [word for words in flags.values() for word in words]

@@ -1,4 +1,4 @@
-"""The commands `sample` and `compare`: any sampler, from the shell."""
+"""Commands `sample` and `compare`, with any sampler."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ from tests.helpers.runs import TINY
 
 
 def judge(images, labels, train_images, train_labels):
-    """Not a judge of quality, but one that can be worked out again."""
+    """Returns an agreement that a test can compute again; no measure of quality."""
     return float(((images.mean(axis=(1, 2, 3)) > 128) == labels % 2).mean())
 
 
@@ -48,7 +48,7 @@ def arrays(path):
 
 
 def close(a, b):
-    """Images of 8 bits that differ by no more than rounding."""
+    """Returns True if 8-bit images differ by no more than rounding."""
     return np.abs(a.astype(int) - b.astype(int)).max() <= 1
 
 
@@ -74,8 +74,8 @@ def test_samplers_side_by_side(trained, run, tmp_path):
         )
         assert close(found[f"images_{name}"], jd.data.to_uint8(expected))
     one = Image.open(tmp_path / "samples.png")
-    assert one.height > 2 * 64  # a row of each
-    assert one.width > 4 * 64 + 100  # and room for its name
+    assert one.height > 2 * 64  # a row per sampler
+    assert one.width > 4 * 64 + 100  # and space for its name
 
 
 def test_one_file_by_its_ending(trained, tmp_path):
@@ -87,7 +87,7 @@ def test_one_file_by_its_ending(trained, tmp_path):
     command(trained, f"{ask} --out {tmp_path / 'a.gif'}")
     movie: Any = Image.open(tmp_path / "a.gif")
     assert movie.format == "GIF"
-    assert movie.n_frames == 6  # every step, and the noise before them
+    assert movie.n_frames == 6  # the initial noise and 5 steps
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.gif", "a.npz", "a.png"]
 
 
@@ -169,7 +169,7 @@ def test_how_samplers_are_chosen(run):
 )
 def test_a_wrong_request_is_one_line(run, capsys, tmp_path, monkeypatch, line, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # to be quick
+    monkeypatch.setattr("jaxdiff.cli.command.load", lambda *_, **__: run)  # for speed
     with pytest.raises(SystemExit) as stop:
         command(tmp_path, f"sample {line}")
     assert stop.value.code == 2
@@ -192,7 +192,7 @@ def test_guidance_needs_a_model_that_knows_no_class_too(run):
 
 
 def test_guidance_needs_classes(tmp_path, capsys):
-    """Told before anything is trained."""
+    """The error comes before any training."""
     with pytest.raises(SystemExit) as stop:
         command(tmp_path / "new", "train --no-conditional --sampling.guidance 2")
     assert stop.value.code == 2
@@ -201,7 +201,7 @@ def test_guidance_needs_classes(tmp_path, capsys):
 
 
 def test_a_run_of_the_time_of_one_sampler_loads(trained, tmp_path, run):
-    """Its config.json names neither the sampler nor a spacing."""
+    """An old config.json names no sampler, no spacing and no guidance."""
     record = json.loads((trained / "config.json").read_text())
     del record["experiment"]["sampling"]["sampler"]["type"]
     del record["experiment"]["sampling"]["sampler"]["spacing"]
@@ -252,7 +252,7 @@ def test_compare_draws_pictures(compared, trained):
     wide = Image.open(trained / "compare.png")
     assert wide.width > 1000  # two panels
     rows: Any = Image.open(trained / "samplers.png")
-    assert rows.height > 3 * 64  # the whole chain and two samplers
+    assert rows.height > 3 * 64  # all steps and two samplers
     assert rows.width > 5 * 64
 
 

@@ -1,4 +1,4 @@
-"""The statistics of a data set, written and read."""
+"""Statistics of a data set: writing, reading and use by `evaluate`."""
 
 import sys
 
@@ -63,7 +63,7 @@ def test_they_are_by_the_classifier_where_there_are_classes():
 
 
 def test_evaluate_compares_with_them(tmp_path, capsys):
-    """With the very images that are compared anyway, it is the same distance."""
+    """Statistics of the held-out images give the held-out distance again."""
     fake_run(tmp_path / "run", conditional=False)
     training, held_out = jd.data.Digits().load("train"), jd.data.Digits().load("test")
     extractor = Pixels().build(training, held_out, jd.parallel.Pmap())

@@ -24,7 +24,7 @@ def serve_cifar(monkeypatch, url: str) -> None:
 
 
 def test_cifar10_without_tensorflow(tmp_path, monkeypatch):
-    """Download, unpack, encode, prepare and read a small archive of its layout."""
+    """A small archive of CIFAR-10's layout is downloaded, prepared and read."""
     raw = np.random.default_rng(0).integers(0, 256, (6, 4, 3073), np.uint8)
     raw[..., 0] %= 10
     files = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
@@ -58,10 +58,10 @@ def test_cifar10_without_tensorflow(tmp_path, monkeypatch):
         assert data.labels is not None
         labels = data.labels.tolist()
         found = zip(labels, (i.tobytes() for i in np.asarray(data.images)), strict=True)
-        assert set(found) == expected  # TFDS shuffles as it prepares
+        assert set(found) == expected  # TFDS shuffles the examples
         assert len(data) == len(rows)
     assert "tensorflow" not in sys.modules
-    with pytest.raises(ImportError):  # the stand-in has gone
+    with pytest.raises(ImportError):  # the stand-in is removed
         _ = tfds.core.lazy_imports_utils.tensorflow.io
 
 

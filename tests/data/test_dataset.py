@@ -11,7 +11,7 @@ LABELS = np.array([2, 0, 1, 2, 0, 1, 1])
 
 
 def numbered(size: int) -> Dataset:
-    """Images of 1x2 pixels whose left pixel is their number, labelled with it."""
+    """Returns images of 1x2 pixels; the left pixel and the label are the index."""
     images = np.zeros((size, 1, 2, 1), np.uint8)
     images[:, 0, 0, 0] = np.arange(size)
     return from_arrays(images, np.arange(size))
@@ -20,7 +20,7 @@ def numbered(size: int) -> Dataset:
 def visited(
     size: int, batch_size: int, count: int, *, seed: int = 0, first: int = 0
 ) -> list[int]:
-    """The numbers of `count` examples in the order in which batches visit them."""
+    """Returns the indices of `count` examples in the order of the batches."""
     data = numbered(size)
     steps = range(first, first - (-count // batch_size))
     found = [np.asarray(batch(data, seed, s, batch_size).labels) for s in steps]
@@ -118,7 +118,7 @@ def test_order_is_the_sorting_of_philox_words():
             k1 = k1 + 0xBB67AE8584CAA73B & mask
         return [c0, c1, c2, c3]
 
-    # NumPy counts up before it makes a block, so its first block has counter 1.
+    # NumPy increments the counter first, so the first block has counter 1.
     words = [word for i in range(1, 6) for word in block(i, (42, 3))]
     expected = sorted(range(20), key=words.__getitem__)
     assert order(42, 3, 20).tolist() == expected
@@ -140,7 +140,7 @@ def test_order_refuses_a_seed(seed):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 16, 25])
 def test_batches_walk_through_the_epochs(batch_size):
-    """Nothing is lost or doubled, also where a batch straddles epochs."""
+    """No example is lost or repeated, even if a batch straddles epochs."""
     expected = [int(i) for epoch in range(5) for i in order(0, epoch, 10)]
     assert visited(10, batch_size, 50) == expected
 

@@ -1,4 +1,4 @@
-"""The digits; no network is needed."""
+"""Digits data set, which needs no network access."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ from jaxdiff.errors import InputError
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """Both splits, prepared once."""
+    """Training and test split, prepared once."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAXDIFF_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield Digits().load("train"), Digits().load("test")

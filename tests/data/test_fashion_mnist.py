@@ -1,4 +1,4 @@
-"""Fashion-MNIST's IDX files: what is in them, and files that are none."""
+"""Fashion-MNIST's IDX files: their contents, and errors for damaged files."""
 
 import gzip
 import struct
@@ -13,14 +13,14 @@ from jaxdiff.errors import InputError
 
 
 def idx(array):
-    """An array as LeCun's page on MNIST describes the file."""
+    """Returns an array as an IDX file, by LeCun's page on MNIST."""
     sizes = struct.pack(f">{array.ndim}I", *array.shape)
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A small set of the same form: the training part compressed, the other not."""
+    """Folder of a small set: the training files are compressed, the test files not."""
     rng = np.random.default_rng(0)
     for prefix, size, write in (
         ("train", 30, lambda name, data: (tmp_path / f"{name}.gz").write_bytes(
@@ -49,7 +49,7 @@ def test_pixels_are_the_files(folder):
 
 
 def test_a_name_in_the_catalogue_too():
-    """TFDS knows it: the same pictures, where there is a network."""
+    """TFDS has the same data set, if there is network access."""
     builder = tfds.builder_cls(TFDS(name="fashion_mnist").name)
     assert builder.__name__ == "FashionMNIST"
 

@@ -1,4 +1,4 @@
-"""One image file: every kind is read right, and what cannot be read is told."""
+"""Image files: all formats are read correctly, and unreadable files are errors."""
 
 import io
 import os
@@ -24,7 +24,7 @@ WHITE_WHERE_CLEAR = np.where(ALPHA[..., None] > 0, COLOUR, 255)
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
-    """A chunk of a PNG file."""
+    """Returns a chunk of a PNG file."""
     check = struct.pack(">I", zlib.crc32(name + data))
     return struct.pack(">I", len(data)) + name + data + check
 
@@ -32,7 +32,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, colour: int, rows: bytes, extra: bytes = b""
 ) -> bytes:
-    """A PNG file by hand; each row of `rows` starts with a zero byte."""
+    """Returns a handmade PNG file; each row of `rows` starts with a zero byte."""
     head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + extra
@@ -52,10 +52,10 @@ def flat(colour: Any, mode: str = "RGB") -> Image.Image:
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads bytes as an image file."""
+    """Function that reads bytes as an image file."""
 
     def read(data: bytes, size: int = 8, channels: int = 3) -> np.ndarray:
-        path = tmp_path / "image"  # its ending says nothing
+        path = tmp_path / "image"  # has no extension
         path.write_bytes(data)
         return read_image(path, size, channels)
 
@@ -127,9 +127,9 @@ def test_the_alphas_of_a_palette_are_mixed_with_white(read):
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_grey_of_few_bits_and_its_clear_value(read, depth):
     most = 2**depth - 1
-    rows = bytes([0, most << (8 - depth)])  # 2 pixels: the most, and 0
+    rows = bytes([0, most << (8 - depth)])  # 2 pixels: the maximum and 0
     data = png(2, 1, depth, 0, rows)
-    assert read(data, 1).tolist() == [[[255] * 3]]  # the first of the two
+    assert read(data, 1).tolist() == [[[255] * 3]]  # the first of the two pixels
     clear = chunk(b"tRNS", struct.pack(">H", 0))
     data = png(2, 1, depth, 0, bytes([0, 0b01 << (8 - 2 * depth)]), clear)
     assert read(data, 1).tolist() == [[[255] * 3]]
@@ -172,7 +172,7 @@ def test_two_colours(read):
 
 
 def test_ink_of_a_jpeg_is_turned_into_light(read):
-    """Adobe's programs write the inks of a JPEG inverted, and so does Pillow."""
+    """Pillow writes the inks of a CMYK JPEG inverted, as Adobe's programs do."""
     for ink, light in {
         (0, 255, 255, 0): (255, 0, 0),
         (255, 255, 0, 0): (0, 0, 255),
@@ -186,7 +186,7 @@ def test_ink_of_a_jpeg_is_turned_into_light(read):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_of_the_exif_is_undone(read, orientation):
-    """EXIF 2.3, 4.6.4: where the stored image's first row and column are seen."""
+    """The eight orientations of EXIF 2.3, 4.6.4, give the same pixels."""
     seen = RANDOM.integers(0, 256, (5, 8, 3), np.uint8)
     turned = seen.transpose(1, 0, 2)
     stored = {
@@ -227,7 +227,7 @@ def test_the_central_square_is_cut_out(read, shape):
 
 
 def test_making_smaller_averages(read):
-    """A fine chessboard becomes grey; without averaging it stays black or white."""
+    """A fine chessboard becomes grey; without averaging, pixels stay black or white."""
     board = np.indices((64, 64)).sum(0) % 2 * 255
     found = read(encoded(Image.fromarray(board.astype(np.uint8)), "PNG"), 8, 1)
     assert np.abs(found.astype(int) - 127).max() <= 8
@@ -239,12 +239,12 @@ def test_a_small_image_grows(read):
 
 
 def test_a_line_of_an_image_takes_no_memory(read):
-    """Resized whole to a shorter side of 4096, it would have 800 million pixels."""
+    """The whole image, at a shorter side of 4096, would be 800 million pixels wide."""
     image = read(encoded(Image.new("L", (200_000, 1), 7), "PNG"), 4096, 1)
     assert (image == 7).all()
 
 
-# What cannot be read:
+# Unreadable files:
 
 TRUNCATED = {
     "JPEG": {}, "PNG": {}, "BMP": {}, "GIF": {}, "WEBP": {"lossless": True}
@@ -262,7 +262,7 @@ def test_a_truncated_file_is_refused(read, form):
 
 
 def huge(width: int, height: int) -> bytes:
-    """A PNG file of so many pixels; its data is not looked at."""
+    """Returns a PNG file of width x height pixels with empty image data."""
     return png(width, height, 8, 2, b"")
 
 
@@ -296,7 +296,7 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(read, monkeypatch):
 
 
 def test_pillow_knows_no_higher_limit():
-    """Else a file between the two would be decoded."""
+    """Pillow warns above the same number of pixels."""
     assert Image.MAX_IMAGE_PIXELS == MAX_PIXELS
 
 
@@ -319,7 +319,7 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(LOSSLESS["png"])
 
     def refuse(*args: Any) -> None:
-        raise PermissionError(13, "Permission denied")  # the superuser may all
+        raise PermissionError(13, "Permission denied")  # also for root
 
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(InputError, match=r"a\.png': Permission denied"):
@@ -347,7 +347,7 @@ def test_a_wrong_size_is_refused(read, size, channels, message):
 def test_no_warning_and_no_open_file_is_left(read, recwarn):
     warnings.simplefilter("always")
     rows = b"\0\7" * 2
-    read(png(1, 2, 8, 0, rows, chunk(b"acTL", bytes(8))), 1)  # an animation of nothing
+    read(png(1, 2, 8, 0, rows, chunk(b"acTL", bytes(8))), 1)  # an empty animation
     read(encoded(flat("red"), "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff"))
     for data in (huge(MAX_PIXELS + 1, 1), b"", LOSSLESS["png"][:-30]):
         with pytest.raises(InputError):

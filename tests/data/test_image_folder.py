@@ -1,4 +1,4 @@
-"""A folder of images as a data set: which files, which classes, which split."""
+"""Image folders as data sets: their files, classes and splits."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from jaxdiff.training.experiment import Experiment
 
 
 def put(folder: Path, name: str, value: int = 0) -> Path:
-    """A grey image of one value, in a sub-folder if its name says so."""
+    """Writes a grey image of one value, and returns its path."""
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (4, 4), value).save(path)
@@ -33,7 +33,7 @@ def folder(path: Path, **options: Any) -> ImageFolder:
 
 
 def values(options: ImageFolder, split: str = "train") -> list[int]:
-    """The value of each image of a split."""
+    """Returns the value of each image of a split."""
     images = np.asarray(options.load(split).images)
     assert (images == images[:, :1, :1]).all()
     return images[:, 0, 0, 0].tolist()
@@ -50,7 +50,7 @@ def test_images_are_in_the_order_of_their_names(tmp_path):
         assert (data.labels, data.class_names) == (None, None)
     order = sorted(range(7), key=lambda i: Path(names[i]).parts)
     found = np.array(values(folder(tmp_path, held_out=0.0)))
-    assert np.abs(found - np.array(order) * 10).max() <= 2  # of JPEG and WebP
+    assert np.abs(found - np.array(order) * 10).max() <= 2  # the error of JPEG and WebP
 
 
 def test_other_files_are_passed_over_quietly(tmp_path, recwarn):
@@ -74,7 +74,7 @@ def test_links_are_not_followed(tmp_path):
     (inside / "loop").symlink_to(inside)
     (inside / "broken.png").symlink_to("nothing")
     assert values(folder(inside, held_out=0.0)) == [1]
-    (tmp_path / "link").symlink_to(inside)  # the user's own word
+    (tmp_path / "link").symlink_to(inside)  # the path itself may be a link
     assert values(folder(tmp_path / "link", held_out=0.0)) == [1]
 
 
@@ -102,7 +102,7 @@ def test_one_sub_folder_is_no_class(tmp_path):
 
 
 def test_both_splits_number_the_classes_alike(tmp_path):
-    """Also a class that is in one of them only, or whose files cannot be read."""
+    """Classes that one split lacks, or with unreadable files, also have a number."""
     for i in range(20):
         put(tmp_path, f"b/{i}.png", i)
     (tmp_path / "a").mkdir()
@@ -144,7 +144,7 @@ def test_one_more_file_moves_no_other(tmp_path):
 
 
 def test_the_split_is_the_same_on_every_machine(tmp_path):
-    """The share is of the hash's range: more is held out only by adding to it."""
+    """The hash decides; a larger share only adds files to the held-out set."""
     files = [Path(f"a/{i}.png") for i in range(1000)]
     held = [{f for f in files if is_held_out(f, share)} for share in (0, 0.1, 0.4, 1)]
     assert not held[0]
@@ -156,7 +156,7 @@ def test_the_split_is_the_same_on_every_machine(tmp_path):
 
 @pytest.fixture
 def spoilt(tmp_path):
-    """Ten images, of which five cannot be read."""
+    """Folder of ten images, five of them unreadable."""
     for i in range(10):
         path = put(tmp_path, f"{i}.png", i)
         if i % 2:
@@ -224,7 +224,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 
     def refuse(path: Any) -> Any:
         if Path(path).name == "a":
-            raise PermissionError(13, "Permission denied")  # the superuser may all
+            raise PermissionError(13, "Permission denied")  # also for root
         return scan(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
@@ -253,7 +253,7 @@ def test_images_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
     assert isinstance(held.images, np.ndarray)
     assert held.labels is not None
     monkeypatch.setattr(streaming, "memory", lambda: 5 * 2 * 2 * 2 - 1)
-    for _ in range(2):  # it is read once, then known
+    for _ in range(2):  # the second pass uses the cache
         stays = options.load()
         assert isinstance(stays.images, streaming.Records)
         assert stays.labels is not None
@@ -268,7 +268,7 @@ def test_images_that_would_fill_the_memory_stay_on_disk(tmp_path, monkeypatch):
 
 
 def test_images_are_prepared_once(tmp_path, monkeypatch):
-    """Until a file or an option changes."""
+    """Images are prepared again only if a file or an option changes."""
     path = put(tmp_path, "1.png", 7)
     put(tmp_path, "2.png", 8)
     options = folder(tmp_path, held_out=0.0)

@@ -18,12 +18,12 @@ LABELS = np.array([2, 0, 1, 2, 0, 1, 1])
 
 
 def pixels(split: str, shape: tuple[int, ...] = (7, 6, 5, 3)) -> np.ndarray:
-    """Random images, other ones for each split."""
+    """Returns random images, different for each split."""
     return np.random.default_rng(len(split)).integers(0, 256, shape, np.uint8)
 
 
 class TinyUnknown(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A builder that TFDS does not know: it finds its data only by the files."""
+    """Builder outside TFDS's registry; TFDS finds its data only by the files."""
 
     VERSION = tfds.core.Version("1.0.0")
     image = tfds.features.Image(shape=(6, 5, 3))
@@ -74,7 +74,7 @@ def tiny(folder: Path, name: str = "tiny_png", **options: Any) -> TFDS:
 @pytest.mark.parametrize("name", ["tiny_png", "tiny_grey", "tiny_tensor"])
 def test_tfds_prepares_and_reads(name, tmp_path):
     channels = 1 if name == "tiny_grey" else 3
-    for _ in range(2):  # prepared first, then found
+    for _ in range(2):  # the first pass prepares, the second reads
         for split in ("train", "test"):
             data = tiny(tmp_path, name).load(split)
             assert np.array_equal(data.images, pixels(split)[..., :channels])
@@ -117,7 +117,7 @@ def test_tfds_reads_files_without_their_builder(tmp_path):
 
 @pytest.mark.parametrize("split", ["train", "train[3:5]"])
 def test_tfds_reads_tfrecords(split, tmp_path):
-    """The format that TFDS prepares by default where there is TensorFlow."""
+    """TFRecord is the default format of TFDS if TensorFlow is installed."""
     expected = tiny(tmp_path, train_split=split).load()
     folder = tmp_path / "tiny_png" / "1.0.0"
     builder = tfds.builder("tiny_png", data_dir=tmp_path)
@@ -245,7 +245,7 @@ def test_a_feature_of_prepared_data_imports_no_module(nested, tmp_path, monkeypa
     with pytest.raises(InputError, match=r"class 'evil_module.Feature', which TFDS"):
         tiny(tmp_path, "tiny_unknown").load()
     assert tfds.features.FeatureConnector.cls_from_name == before
-    with pytest.raises(SystemExit, match="it ran"):  # as TFDS does by itself
+    with pytest.raises(SystemExit, match="it ran"):  # TFDS alone imports the module
         tfds.builder("tiny_unknown", data_dir=tmp_path)
 
 

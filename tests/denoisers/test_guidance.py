@@ -18,7 +18,7 @@ import jaxdiff as jd
 
 IMAGE, LABELS = (2, 2, 1), np.array([0, 1, 1, 0, 1])
 VP, VE, STRAIGHT = jd.schedules.VP(), jd.schedules.VE(), jd.schedules.RectifiedFlow()
-OF: Any = jd.oracles.GaussianMixture.of  # which take lists for arrays
+OF: Any = jd.oracles.GaussianMixture.of  # Any, to pass lists as arrays
 MIX: Any = jd.guidance.mix_classes
 CLOSE: Any = {"rtol": 1e-9, "atol": 1e-9}
 SINGLE: Any = {"rtol": 1e-4, "atol": 1e-4}
@@ -32,7 +32,7 @@ def x64():
 
 @functools.cache
 def mixture() -> Any:
-    """Three Gaussians of two classes, in float64."""
+    """Returns a mixture of three Gaussians in two classes, in float64."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         roots = rng.normal(size=(3, 4, 4))
@@ -51,7 +51,7 @@ def conditional() -> Any:
 
 @functools.cache
 def weaker() -> Any:
-    """The mixture with wider components, bound to the labels."""
+    """Returns the mixture with wider components, bound to the labels."""
     one = conditional()
     wider = replace(one.components, variances=2 * one.components.variances + 0.5)
     return replace(one, components=wider)
@@ -59,7 +59,7 @@ def weaker() -> Any:
 
 @functools.cache
 def noised(options: Any) -> tuple[Any, Any]:
-    """Five noisy images and their levels, of the first, middle and last times."""
+    """Returns five noisy images and their levels, at the first to the last time."""
     with jax.enable_x64(True):
         schedule = options.build()
         times = np.asarray(schedule.times)[[0, 250, 500, 750, -1]]
@@ -81,7 +81,7 @@ def assert_same(got, wanted, close=CLOSE):
 
 
 def assert_consistent(estimate, x_t, level):
-    """x_t = alpha x_0 + sigma eps, to the rounding of the parts."""
+    """Asserts x_t = alpha x_0 + sigma eps, up to the rounding of the parts."""
     alpha, sigma = level.scales(x_t)
     parts = alpha * estimate.x_0, sigma * estimate.eps
     size = abs(x_t) + abs(parts[0]) + abs(parts[1])
@@ -89,7 +89,7 @@ def assert_consistent(estimate, x_t, level):
 
 
 def log_prob(oracle, labels, x_t, level):
-    """The classifier log p(label | x_t), by Bayes' rule."""
+    """Returns the classifier log p(label | x_t), by Bayes' rule."""
     ours = oracle.classes[:, None] == labels[None]
     prior = jnp.where(ours, jnp.exp(oracle.log_weights)[:, None], 0.0).sum(axis=0)
     given = oracle.bind(labels).log_density(x_t, level)
@@ -105,7 +105,7 @@ def mixed(denoiser):
 
 
 def fixed(x_0: Any) -> Any:
-    """The denoiser that always says so."""
+    """Returns a denoiser that always estimates `x_0`."""
     return lambda x_t, level: jd.predictions.X0().estimate(x_0, x_t, level)
 
 
@@ -117,7 +117,7 @@ def test_classifier_free_follows_the_guided_score(options, weight, x64):
     score = (1 - weight) * free.score(x_t, level) + weight * given.score(x_t, level)
     alpha, sigma = level.scales(x_t)
     np.testing.assert_allclose(got.eps, -sigma * score, **CLOSE)
-    # Tweedie's formula; without a signal the means of the data are left.
+    # Tweedie's formula; without signal, the estimate is the data's mean.
     tweedie = (x_t + sigma**2 * score) / jnp.where(alpha > 0, alpha, jnp.nan)
     mean = (1 - weight) * free(x_t, level).x_0 + weight * given(x_t, level).x_0
     expected = jnp.where(alpha > 0, tweedie, mean)
@@ -131,7 +131,7 @@ def test_classifier_free_follows_the_guided_score(options, weight, x64):
 
 @pytest.mark.parametrize("dtype", [np.int32, np.uint8])
 def test_classifier_free_network(tiny, short, dtype):
-    """Weights 0, 1 and 2 are the null class, the class, and the way on past it."""
+    """Weights 0, 1 and 2 give the null class, the class, and an extrapolation."""
     network, params = tiny
     labels = np.array([3, 0, 9], dtype)
     x_t, level = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), short.level(12)
@@ -150,7 +150,7 @@ def test_classifier_free_network(tiny, short, dtype):
 
 
 class Told:
-    """A "network" of three classes that outputs the class it is told."""
+    """Network of three classes that outputs its `labels`."""
 
     num_classes = 3
 
@@ -189,7 +189,7 @@ def test_classifier_free_is_one_call_of_the_network(tiny, short):
     calls.clear()
     guided = text(jd.classifier_free_guidance(denoiser, 2.0))
     assert len(calls) == 1
-    # The two convolutions before the class comes in see what both have in common.
+    # Both branches share the two convolutions before the class embedding.
     found = [
         re.findall(r"stablehlo\.convolution.* -> tensor<(\d+)x", lowered)
         for lowered, _ in (plain, guided)
@@ -225,7 +225,7 @@ def test_guided_only_in_the_interval(options, x64):
     ):
         got = ask(guide(3.0, interval=interval), x_t, level)
         whole, plain = ask(guide(3.0), x_t, level), ask(inner, x_t, level)
-        # From the third to the fourth of the five levels.
+        # The interval holds the third and fourth of the five levels.
         inside = np.array([0, 0, 1, 1, 0], bool).reshape(5, 1, 1, 1)
         wanted = jax.tree.map(partial(jnp.where, inside), whole, plain)
         assert_same(got, wanted)
@@ -283,7 +283,7 @@ def test_the_exact_classifier_makes_the_conditional_model(options, x64):
     got = ask(jd.guidance.classifier_guidance(mixture(), classifier()), x_t, level)
     close: Any = {"rtol": 1e-7, "atol": 1e-7}
     assert_same(got, ask(conditional(), x_t, level), close)
-    # With another weight it is classifier-free guidance of that weight.
+    # Another weight gives classifier-free guidance of the same weight.
     got = ask(jd.guidance.classifier_guidance(mixture(), classifier(), 2.5), x_t, level)
     free = ask(jd.classifier_free_guidance(conditional(), 2.5), x_t, level)
     assert_same(got, free, close)
@@ -317,7 +317,7 @@ STACKS = [
 
 @pytest.mark.parametrize("names", STACKS, ids="-".join)
 def test_what_is_estimated_adds_up_to_x_t(names, x64):
-    """Also on the straight path's last level, which has no signal."""
+    """The sum holds also at the straight path's last level, which has no signal."""
     x_t, level = noised(STRAIGHT)
     assert level.alpha[-1] == 0
     denoiser = conditional()
@@ -362,7 +362,7 @@ def test_dynamic_threshold_by_hand():
         for one, image in zip(got.x_0, x_0, strict=True):
             s = min(max(np.quantile(abs(image), quantile), 1.0), maximum)
             np.testing.assert_allclose(one, np.clip(image, -s, s) / s, rtol=1e-5)
-        # What is low-valued already stays, to the bit.
+        # An image with values in [-1, 1] stays bit-identical.
         np.testing.assert_array_equal(got.x_0[0], x_0[0])
         assert abs(got.x_0).max() <= 1
     same = jd.denoisers.dynamic_threshold(fixed(x_0), 0.7, 1.0)(x_t, level)
@@ -400,7 +400,7 @@ def test_soft_labels(tiny, short):
     rows = np.eye(10, dtype=np.float32)
     assert_same(answer(rows[labels]), answer(labels), SINGLE)
     assert_same(answer(0 * rows[labels]), answer(None), SINGLE)
-    # Half and half is the class whose embedding is the mean.
+    # Halves of two classes are a class with the mean embedding.
     halves = (rows[labels] + rows[others]) / 2
     table = params["label"]["embedding"]
     means = (table[labels] + table[others]) / 2
@@ -408,7 +408,7 @@ def test_soft_labels(tiny, short):
     wanted = ask(jd.bind(network, replaced, np.arange(3)), x_t, level)
     assert_same(answer(halves), wanted, SINGLE)
     assert abs(wanted.eps - answer(labels).eps).max() > 0.05
-    # Their own unconditional model is the null class.
+    # The unconditional model of soft labels is the null class.
     guided = ask(jd.classifier_free_guidance(bound(halves), 2.0), x_t, level)
     onward = jax.tree.map(lambda a, b: 2 * a - b, wanted, answer(None))
     assert_same(guided, onward, {"rtol": 1e-3, "atol": 1e-3})
@@ -416,7 +416,7 @@ def test_soft_labels(tiny, short):
 
 @functools.cache
 def guided_paths() -> tuple[Any, np.ndarray, np.ndarray]:
-    """A guided oracle, noises and, by SciPy, where the guided ODE takes them."""
+    """Returns a guided oracle, noises, and SciPy's ends of the guided ODE."""
     means = np.array([[1.0, 0.5], [-1.0, 0.0]])
     covariances = np.array([[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.5]]])
 

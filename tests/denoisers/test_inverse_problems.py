@@ -1,7 +1,7 @@
 """Inverse problems against linear algebra: Gaussian data of 4 x 4 pixels, in float64.
 
-The chains are affine in the noise and in the known pixels (but for `DPS`), so that
-their derivatives give the exact mean and covariance of what they sample.
+The samplers, except `DPS`, are affine in the noise and in the known pixels. Their
+derivatives therefore give the exact mean and covariance of the samples.
 """
 
 import functools
@@ -20,7 +20,7 @@ from tests.helpers.compilations import OPTIMISED
 SHAPE = (4, 4, 1)
 VP, VE = jd.schedules.VP(), jd.schedules.VE()
 KEY = jax.random.key(0)
-# Pixels that are alike where they are near each other.
+# Nearby pixels are correlated.
 PLACES = np.stack(np.divmod(np.arange(16), 4), axis=1)
 DISTANCES = ((PLACES[:, None] - PLACES[None]) ** 2).sum(axis=-1)
 COVARIANCE = 0.5 * np.exp(-DISTANCES / 4.5) + 0.05 * np.eye(16)
@@ -28,7 +28,7 @@ MEAN = np.linspace(-0.5, 0.5, 16)
 LEFT: Any = np.zeros(SHAPE, np.float32)
 LEFT[:, :2] = 1
 KNOWN = LEFT.ravel() == 1
-# What the known half tells of the other: E[b | a] = m_b + GAIN (a - m_a).
+# Mean of the unknown half given the known half: E[b | a] = m_b + GAIN (a - m_a).
 PRIOR, SEEN = COVARIANCE[~KNOWN][:, ~KNOWN], COVARIANCE[KNOWN][:, KNOWN]
 GAIN = COVARIANCE[~KNOWN][:, KNOWN] @ np.linalg.inv(SEEN)
 OPEN = PRIOR - GAIN @ SEEN @ GAIN.T
@@ -52,7 +52,7 @@ def oracle(dtype: Any = np.float64) -> Any:
 
 
 def matrix(operator):
-    """The operator as a matrix [M, 16]."""
+    """Returns the operator as a matrix [M, 16]."""
     columns = operator(jnp.eye(16, dtype=jnp.float64).reshape(16, *SHAPE))
     return np.asarray(columns).reshape(16, -1).T
 
@@ -114,7 +114,7 @@ def ask(denoiser, x_t, level):
 
 
 def noised(options):
-    """Six noisy images and their levels, from the least noisy on."""
+    """Returns six images, their noisy versions and levels, the least noisy first."""
     schedule = options.build()
     level = schedule.level(jnp.linspace(0.0, 1.0, 6, dtype=jnp.float64))
     rng = np.random.default_rng(3)
@@ -125,7 +125,7 @@ def noised(options):
 
 
 def posterior(a, y, noise):
-    """Mean and covariance of N(MEAN, COVARIANCE) given y = a x + noise."""
+    """Returns mean and covariance of N(MEAN, COVARIANCE) given y = a x + noise."""
     gain = COVARIANCE @ a.T @ np.linalg.pinv(
         a @ COVARIANCE @ a.T + noise**2 * np.eye(len(a)), rcond=1e-12
     )  # fmt: skip
@@ -138,7 +138,7 @@ def posterior(a, y, noise):
     [*((name, 0.1) for name in OPERATORS), ("mask", 0.0), ("downsample", 0.0)],
 )
 def test_given_measurement_is_the_posteriors_oracle(name, options, noise, x64):
-    """At every level, where the posterior is again a Gaussian of linear algebra."""
+    """The exact posterior is a Gaussian; the estimates match it at six levels."""
     (x_0, x_t, level), operator = noised(options), OPERATORS[name]()
     a = matrix(operator)
     y = operator(jnp.asarray(x_0).reshape(6, *SHAPE))
@@ -160,7 +160,7 @@ def test_given_measurement_is_the_posteriors_oracle(name, options, noise, x64):
 
 
 def test_iterations_solve_the_measurement(x64):
-    """The more the nearer; as many as numbers, 16, are enough."""
+    """More iterations come nearer; 16, the number of pixels, are enough."""
     (x_0, x_t, level), operator = noised(VP), OPERATORS["blur"]()
     y = operator(jnp.asarray(x_0).reshape(6, *SHAPE))
 
@@ -209,7 +209,7 @@ def test_a_level_without_signal_leaves_the_estimate(noise):
 
 
 class Moments(NamedTuple):
-    """Of what a chain makes of the unknown half, from the known half a."""
+    """Moments of a sampler's unknown half b, given the known half a."""
 
     offset: Any
     """E[b | a = m_a] - m_b."""
@@ -218,23 +218,23 @@ class Moments(NamedTuple):
     covariance: Any
 
     def bias(self):
-        """Of the mean, over known halves of the data: rms, in the prior's deviation."""
+        """Returns the mean's rms error over the data, in deviations of the prior."""
         error = self.gain - GAIN
         mean = np.diag(error @ SEEN @ error.T) + self.offset**2
         return np.sqrt((mean / np.diag(PRIOR)).mean())
 
     def spread(self):
-        """The trace of the covariance, and how far it is off, both relative."""
+        """Returns the covariance's trace and Frobenius error, relative to the exact."""
         off = np.linalg.norm(self.covariance - OPEN) / np.linalg.norm(OPEN)
         return np.trace(self.covariance) / np.trace(OPEN), off
 
 
 def moments(run, num_steps, prior_scale=1.0):
-    """Exact, for a chain `run(x_T, noise, known)` that is affine in all three."""
+    """Returns exact moments of `run(x_T, noise, known)`, affine in its arguments."""
     known = jnp.broadcast_to(MEAN.reshape(1, *SHAPE), (16, *SHAPE))
     x_T, noise = jnp.zeros((16, *SHAPE)), jnp.zeros((num_steps, 16, *SHAPE))
     images, pull = jax.vjp(run, x_T, noise, known)
-    # Row i of the batch: what pixel i of the images is made of.
+    # Row i of the batch: the derivatives of pixel i of the images.
     by_x_T, by_noise, by_known = (
         np.asarray(d).reshape(-1, 16, 16)
         for d in pull(jnp.eye(16, dtype=images.dtype).reshape(images.shape))
@@ -246,14 +246,14 @@ def moments(run, num_steps, prior_scale=1.0):
 
 
 def chain(around, x_T, noise, known):
-    """The images of a sampler and a denoiser that depend on the known pixels."""
+    """Returns samples; `around` gives sampler and denoiser for the known pixels."""
     sampler, denoiser = around(known)
     args = (denoiser, sampler, VP.build(), KEY, x_T.shape)
     return jd.sample(*args, x_T=x_T, noise=noise)
 
 
 def test_given_measurement_samples_the_posterior(x64):
-    """Mean and covariance, but for the noise it starts from and the solver's error."""
+    """Mean and covariance are exact, up to the initial noise and the solver's error."""
 
     def around(known):
         given = jd.inverse_problems.given_measurement(
@@ -263,20 +263,20 @@ def test_given_measurement_samples_the_posterior(x64):
 
     got = moments(partial(chain, around), 100)
     trace, off = got.spread()
-    # The noise at the start has no mean; the signal there is 0.0066 of the data.
+    # The initial noise has mean 0; the signal at the start is 0.0066 of the data.
     assert got.bias() < 0.0066
     assert abs(trace - 1) < 2e-3
     assert off < 2e-3
 
 
 def inner(steps=200):
-    """The ancestral chain, by so many steps."""
+    """Returns the ancestral sampler with `steps` steps."""
     return jd.DDIM(spacing=jd.spacing.Trailing(num_steps=steps), eta=1.0)
 
 
 @functools.cache
 def inpainted(name: str) -> Moments:
-    """Exact moments of the three ways that are affine, 200 steps of the chain."""
+    """Returns exact moments of an affine method, with 200 ancestral steps."""
 
     def around(known):
         if name == "given_measurement":
@@ -294,16 +294,16 @@ def inpainted(name: str) -> Moments:
 
 
 def test_how_far_replacement_and_repaint_are_off(x64):
-    """Half of the image is known, its neighbours' correlation is 0.73; 200 steps.
+    """Half of the image is known; the correlation of neighbours is 0.73; 200 steps.
 
-    Measured: how far the unknown pixels' mean is off, rms over the data, in deviations
-    of the data (the exact mean moves by 0.64 of them); the trace of the covariance,
-    over the exact one's (the data's own is 1.70); and the covariance's Frobenius
-    distance, over the exact one's norm.
+    Column 1 is the rms error of the unknown pixels' mean over the data, in deviations
+    of the data. The exact mean moves by 0.64 deviations. Column 2 is the trace of the
+    covariance, relative to the exact trace; the trace of the data is 1.70. Column 3 is
+    the Frobenius norm of the covariance's error, relative to the exact norm.
 
         Replacement          0.37    1.21    0.31
         Repaint              0.16    1.03    0.07    jump 10, 10 passes
-        given_measurement    0.00    0.95    0.04    of its chain's step, not of itself
+        given_measurement    0.00    0.95    0.04    error of the ancestral steps
     """
     replacement, repaint, exact = map(
         inpainted, ("Replacement", "Repaint", "given_measurement")
@@ -322,9 +322,9 @@ def test_how_far_replacement_and_repaint_are_off(x64):
 
 
 def test_how_far_dps_is_off():
-    """The same numbers, and the misfit of a known pixel, rms, in the data's deviations.
+    """Errors as for Replacement, and the rms misfit of known pixels in deviations.
 
-    Measured with 40,000 images (here are fewer), 200 steps of the ancestral chain:
+    Measured with 40,000 images (fewer in the test), 200 steps of the ancestral sampler:
 
         size 0      0.65    1.64    0.86    1.40    no guidance
         size 0.1    0.20    1.04    0.08    0.07
@@ -383,7 +383,7 @@ def test_repaints_path(steps, jump, passes, path):
     grid, plain = sampler.grid(schedule), inside.grid(schedule)
     for got, one in zip(grid, plain, strict=True):
         np.testing.assert_array_equal(got, np.asarray(one)[path])
-    # Each point to go back from, short of the end, costs 2 jump steps a pass.
+    # Each point to go back from, except the end, costs 2 jump steps per extra pass.
     back = (steps - 1) // jump * (passes - 1) * 2 * jump
     assert len(path) == steps + 1 + back
 
@@ -405,7 +405,7 @@ def test_known_pixels_are_kept(kind, each):
     wanted = np.broadcast_to(known, (3, *SHAPE))
     np.testing.assert_array_equal(states[-1][:, :, :2], wanted[:, :, :2])
     assert abs(states[-1] - wanted)[:, :, 2:].max() > 0.1
-    # On the way they are as noisy as the level, with the noise of the step.
+    # Before the end, known pixels have the level's noise, drawn in the step.
     for i in range(steps):
         if grid.sigma[i + 1] < grid.sigma[i]:
             noisy = grid.alpha[i + 1] * wanted + grid.sigma[i + 1] * noise[i]
@@ -432,7 +432,7 @@ def test_repaint_in_one_pass_is_replacement():
 
 @pytest.mark.parametrize("options", [VP, VE], ids=repr)
 def test_repaint_goes_back_by_the_forward_process(options, x64):
-    """A step of every pixel: from the marginal of one level to that of the next."""
+    """A step takes every pixel from one level's marginal to the noisier level's."""
     schedule = options.build()
     low, high = (schedule.level(jnp.float64(u)) for u in (0.3, 0.6))
     sampler = jd.samplers.RePaint(sampler=inner(), known=jnp.ones(SHAPE), mask=LEFT)
@@ -451,7 +451,7 @@ def test_repaint_goes_back_by_the_forward_process(options, x64):
 
 @every_operator
 def test_dps_by_hand(name, x64):
-    """A loop of DDIM's steps, each then down the gradient of the misfit's norm."""
+    """DDIM's steps, each followed by a step down the gradient of the misfit's norm."""
     operator, schedule = OPERATORS[name](), VP.build()
     a, rng = matrix(operator), np.random.default_rng(5)
     y = jnp.asarray(rng.normal(size=operator(jnp.zeros((3, *SHAPE))).shape))
@@ -492,7 +492,7 @@ def test_dps_without_a_misfit_leaves_the_chain():
 
 
 def test_a_sampler_around_a_sampler():
-    """Its grid and its evaluations are those within; what it draws makes it random."""
+    """The outer sampler has the inner grid, and is random if either draws noise."""
     schedule = VP.build()
     known: Any = {"known": jnp.zeros(SHAPE), "mask": LEFT}
     still, random = (

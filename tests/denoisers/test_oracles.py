@@ -30,7 +30,7 @@ every_schedule = pytest.mark.parametrize("options", get_args(ScheduleOptions))
 
 
 class Truth(NamedTuple):
-    """A mixture of K Gaussians, for NumPy: [K], [K, D] and [K, D, D] in float64."""
+    """Mixture of K Gaussians in NumPy: [K], [K, D] and [K, D, D] in float64."""
 
     weights: np.ndarray
     means: np.ndarray
@@ -53,7 +53,7 @@ class Truth(NamedTuple):
         return ours._replace(weights=ours.weights / ours.weights.sum())
 
     def log_density(self, x: Any, alphas: Any, sigmas: Any) -> np.ndarray:
-        """The logarithm of p(x_t), from the marginals' means and covariances."""
+        """Returns log p(x_t), from the marginals' means and covariances."""
         eye = np.eye(self.means.shape[-1])
         return np.array([
             logsumexp(
@@ -73,13 +73,13 @@ class Truth(NamedTuple):
         return self.weights @ self.means
 
     def covariance(self) -> np.ndarray:
-        """The law of total variance."""
+        """Returns the covariance by the law of total variance."""
         apart = self.means - self.mean()
         outer = apart[:, :, None] * apart[:, None, :]
         return np.tensordot(self.weights, self.covariances + outer, 1)
 
     def oracle(self, shape: tuple[int, ...], classes: Any = CLASSES) -> Any:
-        """The same data as jaxdiff's oracle, in the default precision."""
+        """Returns jaxdiff's oracle of the same data, in the default precision."""
         components = [
             jd.oracles.Gaussian.of(
                 m.reshape(shape),
@@ -100,7 +100,7 @@ def x64():
 
 @functools.cache
 def noised(options: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """x_t and its level in float64, at the first, the last and middle times."""
+    """Returns x_t and its level in float64, at the first, middle and last times."""
     with jax.enable_x64(True):
         schedule = options().build()
         times = np.asarray(schedule.times)[[0, 0, 1, 300, 500, 998, 999]]
@@ -113,7 +113,7 @@ def noised(options: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
 
 @functools.cache
 def case(num: int, full: bool, shape: tuple[int, ...], seed: int = 0) -> Any:
-    """A truth and its oracle, in float64."""
+    """Returns a truth and its oracle, in float64."""
     truth = Truth.of(num, full, int(np.prod(shape)), seed)
     with jax.enable_x64(True):
         return truth, truth.oracle(shape)
@@ -126,7 +126,7 @@ def log_density(oracle, x, level=None):
 
 @jax.jit
 def answers(oracle, x_t, level):
-    """The estimate, the score and, by differentiation, the score again."""
+    """Returns the estimate, the score, and the score by differentiation."""
     gradient = jax.grad(lambda x: oracle.log_density(x, level).sum())(x_t)
     return oracle(x_t, level), oracle.score(x_t, level), gradient
 
@@ -141,7 +141,7 @@ def covariance(oracle, x_t, level):
 
 @jax.jit
 def hessian(oracle, x_t, level):
-    """Of the log-density, [batch, D, D]."""
+    """Returns the Hessian of the log-density [batch, D, D]."""
 
     def one(x, level):
         return oracle.log_density(x.reshape(1, *x_t.shape[1:]), level)[0]
@@ -181,7 +181,7 @@ def test_estimate_and_score_are_the_densitys_gradient(num, full, shape, options,
 @every_schedule
 @every_case
 def test_posterior_covariance_is_second_order_tweedie(num, full, shape, options, x64):
-    """Cov[x_0|x_t] = (sigma / alpha)^2 (1 + sigma^2 Hessian), and Bayes for one."""
+    """Cov[x_0|x_t] = (sigma / alpha)^2 (1 + sigma^2 Hessian); Bayes' rule if K = 1."""
     (truth, oracle), (x_t, level) = case(num, full, shape), noised(options, shape)
     got = jax.device_get(covariance(oracle, x_t, level))
     alpha, sigma = level.scales(got)
@@ -219,7 +219,7 @@ def test_single_precision_is_close(options):
     args = case(4, True, IMAGE)[1], *noised(options, IMAGE)
     with jax.enable_x64(True):
         exact = *answers(*args)[:2], log_density(*args)
-    single = jax.device_get(args)  # which enters JAX as float32 here
+    single = jax.device_get(args)  # float64 enters JAX as float32 here
     got = *answers(*single)[:2], log_density(*single)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         assert (a.dtype, b.dtype) == (jnp.float32, jnp.float64)
@@ -260,7 +260,7 @@ def draw(oracle):
 
 
 def assert_moments(data, truth):
-    """Mean and covariance within 4 standard errors, those from the data's spread."""
+    """Asserts mean and covariance within 4 standard errors, from the data's spread."""
     data = np.asarray(data, np.float64).reshape(len(data), -1)
     apart = data - truth.mean()
     products = apart[:, :, None] * apart[:, None, :]
@@ -286,7 +286,7 @@ def test_drawn_data_is_of_its_class():
 
 def test_sampled_images_are_of_their_class_and_compile_once(short):
     def apart(seed):
-        """Two components a class, narrow, their means far from each other."""
+        """Returns two narrow components per class, with means far apart."""
         truth = Truth.of(4, True, 4, seed)
         narrow = truth.covariances / 100
         return truth._replace(means=3 * truth.means, covariances=narrow).oracle(IMAGE)

@@ -1,4 +1,4 @@
-"""Predictions: each gives x_0 and the noise back, and is its paper's formula."""
+"""Predictions: each recovers x_0 and the noise, and is its paper's formula."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ X_0, EPS, OUTPUT, OTHER = rng.normal(size=(4, 6, 3))
 
 @functools.cache
 def level_of(options: Any) -> Any:
-    """The first, the last and middle levels, float64 in NumPy."""
+    """Returns the first, middle and last levels, float64 in NumPy."""
     with jax.enable_x64(True):
         schedule = options().build()
         times = np.asarray(schedule.times)[[0, 1, 300, 700, 998, 999]]
@@ -52,7 +52,7 @@ def target(prediction, x_0, eps, level):
 
 @jax.jit(static_argnums=0)
 def answers(prediction, output, x_t, level):
-    """The estimate, the gain and what the network sees."""
+    """Returns the estimate, the gain and the network's input."""
     return (
         prediction.estimate(output, x_t, level),
         prediction.x0_error_scale(level),
@@ -61,13 +61,13 @@ def answers(prediction, output, x_t, level):
 
 
 def visible(prediction: Any, options: Any) -> Any:
-    """Which of `level_of` the prediction tells x_0 at: all but eps of noise alone."""
+    """Returns the slice of `level_of` at which the output determines x_0."""
     blind = isinstance(prediction, jd.predictions.Eps) and options in PURE_NOISE
     return slice(-1) if blind else slice(None)
 
 
 CLOSE: Any = {"rtol": 1e-9, "atol": 1e-10}
-"""Rounding of x_t is divided by alpha (as small as 5e-5) or by sigma (1e-3)."""
+"""Tolerances: rounding of x_t is divided by alpha (down to 5e-5) or sigma (1e-3)."""
 every_prediction = pytest.mark.parametrize(
     "prediction", [p() for p in PREDICTIONS], ids=lambda p: type(p).__name__
 )
@@ -123,11 +123,14 @@ def test_gain_is_the_images_change_per_change_of_output(options, prediction, x64
 
 @pytest.mark.parametrize("options", PRESERVING)
 def test_v_is_the_textbooks(options, x64):
-    """That is alpha eps - sigma x_0, as alpha^2 + sigma^2 = 1 (Salimans & Ho 2022)."""
+    """The target is alpha eps - sigma x_0 (Salimans & Ho 2022).
+
+    On these schedules alpha^2 + sigma^2 = 1.
+    """
     level = level_of(options)
     alpha, sigma = level.scales(X_0)
     expected = alpha * EPS - sigma * X_0
-    # The tables' float32 scales are off that circle by rounding.
+    # The tables' float32 scales are off the circle alpha^2 + sigma^2 = 1 by rounding.
     np.testing.assert_allclose(
         target(jd.predictions.V(), X_0, EPS, level), expected, atol=1e-6
     )
@@ -136,7 +139,7 @@ def test_v_is_the_textbooks(options, x64):
 @every_schedule
 @pytest.mark.parametrize("deviation", [0.5, 1.3])
 def test_edm_is_karras_preconditioning(options, deviation, x64):
-    """Karras et al. 2022, table 1, of x_t / alpha; that is x_t where it explodes."""
+    """Karras et al. 2022, table 1, applied to x_t / alpha, which is x_t for VE."""
     prediction, level = jd.predictions.EDM(data_deviation=deviation), level_of(options)
     alpha, sigma = level.scales(X_0)
     seen = slice(-1) if options in PURE_NOISE else slice(None)
@@ -172,7 +175,7 @@ def test_edms_deviation_is_karras():
 def test_v_and_edm_ask_for_unit_variance_uncorrelated_with_the_input(
     prediction, deviation, options, x64
 ):
-    """For data of that deviation: no part of the target is in x_t already."""
+    """The target is uncorrelated with x_t for data of the given deviation."""
     level = level_of(options)
     alpha, sigma = level.scales(X_0)
     zero, one = np.zeros_like(X_0), np.ones_like(X_0)
@@ -198,7 +201,7 @@ def test_velocity_is_the_straight_paths_derivative(x64):
 @every_schedule
 @every_prediction
 def test_what_the_network_sees(options, prediction, x64):
-    """It is x_t, but of unit variance where the variance explodes or EDM asks."""
+    """The network sees x_t, scaled to unit variance for VE and EDM."""
     level, one = level_of(options), np.ones_like(X_0)
     alpha, sigma = level.scales(one)
     deviation = 0.5 if isinstance(prediction, jd.predictions.EDM) else 1.0
@@ -254,7 +257,7 @@ def test_wrong_deviation(deviation):
 
 @dataclasses.dataclass(frozen=True)
 class Affine:
-    """A network of one parameter: its product with the input, plus time and label."""
+    """Network that outputs its parameter times the input, plus time and label."""
 
     num_classes: int | None = None
 
@@ -303,7 +306,7 @@ def test_eps_without_signal_is_refused_wherever_it_is_chosen(options, tmp_path):
 
 
 def test_others_start_from_pure_noise():
-    """The first step's x_0 is what the network says, finite, whatever is predicted."""
+    """Samples from pure noise are finite for every prediction except eps."""
     schedule = jd.schedules.RectifiedFlow(num_steps=3).build()
     for prediction in PREDICTIONS[1:]:
         denoiser = jd.bind(PLAIN, 0.0, prediction=prediction())

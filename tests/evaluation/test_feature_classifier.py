@@ -1,4 +1,4 @@
-"""The classifier: what it learns, that a seed decides it, and what is kept of it."""
+"""Feature classifier: its accuracy, its seed and its cache."""
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
         for p in (cache_folder() / "classifiers").iterdir()
         if p.stem == feature_classifier._name(digits[0], short)
     ]
-    path.write_bytes(path.read_bytes()[:-100])  # damaged: it is trained again
+    path.write_bytes(path.read_bytes()[:-100])  # a damaged file is replaced
     assert classifier_of(digits[0], short).sha256() == first.sha256()
     assert first.sha256() != trained.sha256()
 

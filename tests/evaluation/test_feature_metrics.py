@@ -1,4 +1,4 @@
-"""Kernel distance, precision and recall, nearest images: against others' code."""
+"""Kernel distance, precision and recall, and nearest images, against other code."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def rng():
 
 @pytest.fixture(params=["whole", "in blocks"])
 def memory(request, monkeypatch):
-    """Blocks of so few numbers that there are many of them."""
+    """Sizes of blocks: whole arrays, or many small blocks."""
     if request.param == "in blocks":
         monkeypatch.setattr(kid, "_BLOCK", 100)
         with config_context(working_memory=1e-3):  # MiB
@@ -30,7 +30,7 @@ def memory(request, monkeypatch):
 
 
 def unbiased(x, y):
-    """Binkowski et al. 2018, equation 4, with scikit-learn's kernel."""
+    """Returns equation 4 of Binkowski et al. 2018, with scikit-learn's kernel."""
 
     def others(a):
         k = polynomial_kernel(a, degree=3, gamma=1 / a.shape[1], coef0=1)
@@ -53,14 +53,14 @@ def test_kernel_distance_and_its_jackknife(rng, memory):
 
 
 def test_kernel_distance_is_unbiased_and_its_error_right(rng):
-    """Means over many draws, of sets of one distribution and of two."""
+    """Means over many draws, for one distribution and for two distributions."""
     for shift, low, high in ((0.0, 1.0, 2.0), (0.7, 0.8, 1.25)):
         draws = [
             kernel_distance(rng.normal(size=(40, 3)), rng.normal(shift, 1, (60, 3)))
             for _ in range(300)
         ]
         values, errors = np.array(draws).T
-        # Of two distributions the truth is taken from far more examples.
+        # For two distributions, far more examples give the true distance.
         big = kernel_distance(
             rng.normal(size=(3000, 3)), rng.normal(shift, 1, (3000, 3))
         )
@@ -87,7 +87,7 @@ def test_precision_and_recall(rng, memory):
 
 
 def test_precision_and_recall_tell_two_failings_apart(rng):
-    """A model that draws one of two classes is precise; one of noise covers all."""
+    """Samples of one of two classes are precise; uniform noise covers both classes."""
     real = np.concatenate([rng.normal(-5, 1, (100, 2)), rng.normal(5, 1, (100, 2))])
     half = rng.normal(5, 1, (200, 2))
     assert precision_recall(real, half).precision > 0.9
@@ -99,7 +99,7 @@ def test_precision_and_recall_tell_two_failings_apart(rng):
 
 
 def test_nearest(rng, memory):
-    """Far from the origin too, where |x|^2 + |y|^2 - 2 x . y would cancel."""
+    """Data far from the origin would make |x|^2 + |y|^2 - 2 x . y cancel."""
     queries = rng.normal(1e7, 1, size=(20, 2, 3))
     references = rng.normal(1e7, 1, size=(50, 2, 3))
     references[7] = queries[3]

@@ -1,4 +1,4 @@
-"""The Frechet distance against closed forms and SciPy's matrix root."""
+"""Frechet distance against closed forms and SciPy's matrix root."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ RNG = np.random.default_rng(0)
 
 
 def test_two_gaussians_of_one_dimension():
-    """(m - m')^2 + (s - s')^2."""
+    """The distance is (m - m')^2 + (s - s')^2."""
     a, b = RNG.normal(2, 3, 50), RNG.normal(-1, 0.5, 70)
     expected = (a.mean() - b.mean()) ** 2 + (a.std(ddof=1) - b.std(ddof=1)) ** 2
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
@@ -29,14 +29,14 @@ def test_the_root_is_that_of_the_product():
 
 
 def test_a_set_and_itself_moved():
-    """Also where there are fewer images than pixels: a covariance without full rank."""
+    """Fewer images than pixels give a covariance without full rank."""
     images = RNG.uniform(size=(20, 8, 8, 1))
     assert frechet_distance(images, images) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(images, images + 0.5) == pytest.approx(16, abs=1e-6)
 
 
 def test_gaussians_in_closed_form():
-    """Covariances that share their eigenvectors: the sum over these of (s - s')^2."""
+    """Covariances with the same eigenvectors give the sum of (s - s')^2 over them."""
     axes, _ = np.linalg.qr(RNG.normal(size=(300, 300)))
     s, t = RNG.uniform(0, 2, (2, 300)) * (RNG.uniform(size=(2, 300)) < 0.9)
     a = Moments(9, np.zeros(300), (axes * s**2) @ axes.T)

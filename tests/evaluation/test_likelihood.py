@@ -1,4 +1,4 @@
-"""Bits per dimension at the oracle: the bound's every term, and the exact density."""
+"""Bits per dimension at the oracle: the bound's terms, and the exact density."""
 
 import math
 from functools import partial
@@ -44,7 +44,7 @@ def gaussian(kind):
 
 
 def informed(oracle, x_t, level):
-    """The oracle, with the fraction 0.3 + 0.4 alpha^2."""
+    """Returns the oracle's estimate with the variance fraction 0.3 + 0.4 alpha^2."""
     alpha, _ = level.scales(x_t)
     fraction = jnp.broadcast_to(0.3 + 0.4 * alpha**2, x_t.shape)
     return oracle(x_t, level)._replace(variance_fraction=fraction)
@@ -60,7 +60,7 @@ bound = jax.jit(partial(bound_of, VARIANCES))
 
 
 def scales(schedule):
-    """alpha, sigma [T] and the prior's scale, in float64."""
+    """Returns alpha, sigma [T] and the prior's scale, in float64."""
     u = np.linspace(0, 1, schedule.num_steps)
     if isinstance(schedule, jd.schedules.VE):
         sigma = (0.02 ** (1 / 7) + u * (80 ** (1 / 7) - 0.02 ** (1 / 7))) ** 7
@@ -74,7 +74,7 @@ def scales(schedule):
 
 
 def log_mass(x, mean, deviation):
-    """The logarithm of the mass on x's bin, the outermost open."""
+    """Returns the log mass of x's bin; the outermost bins are open."""
     a = np.where(x < -0.999, -np.inf, (x - BIN / 2 - mean) / deviation)
     b = np.where(x > 0.999, np.inf, (x + BIN / 2 - mean) / deviation)
     a, b = np.minimum(a, -b), np.minimum(b, -a)  # in the lower tail
@@ -82,7 +82,7 @@ def log_mass(x, mean, deviation):
 
 
 def expected_bound(covariance, schedule, x_0, key):
-    """L_T [batch] and, for each of the variances, L_t [batch, T]; NumPy in float64."""
+    """Returns L_T [batch] and L_t [variances, batch, T], by NumPy in float64."""
     alpha, sigma, prior_scale = scales(schedule)
     num_steps, size = len(alpha), x_0[0].size
     keys = rng.example_keys(key, jnp.arange(len(x_0)))
@@ -103,7 +103,7 @@ def expected_bound(covariance, schedule, x_0, key):
         whole = a_t**2 * covariance + v_t * np.eye(size)
         gain = a_t * covariance @ np.linalg.inv(whole)
         estimate = MEAN + (x_t - a_t * MEAN) @ gain.T
-        # The last step has the smaller variance of the one before.
+        # The last step has the smaller variance of the step before.
         small = beta * v_s / v_t if t else small
         fraction = 0.3 + 0.4 * a_t**2
         for var in (small, beta, beta**fraction * small ** (1 - fraction)):
@@ -115,7 +115,7 @@ def expected_bound(covariance, schedule, x_0, key):
 
 
 def difference(got, expected):
-    """The worst difference of the prior's term, of any other, and of the total."""
+    """Returns the largest difference of the prior's term, other terms and total."""
     prior, every = expected
     worst = []
     for one, terms in zip(got, every, strict=True):
@@ -156,7 +156,7 @@ def opposite(x_0, x_t, level, next_level):
 @pytest.mark.parametrize(
     ("broken", "by"),
     [
-        ("losses.variational.BIN", BIN),  # nothing is: the test itself is sound
+        ("losses.variational.BIN", BIN),  # unchanged: the test itself passes
         ("losses.variational.BIN", 2 / 256),
         ("losses.variational.discretised_log_likelihood", continuous),
         ("losses.variational.discretised_log_likelihood", closed),
@@ -178,13 +178,13 @@ def test_no_wrong_term_would_pass(monkeypatch, broken, by):
 
 
 def scaled(num_steps):
-    """DDPM's linear schedule, scaled so that as much noise comes in other steps."""
+    """Returns DDPM's linear schedule, scaled to the same noise in other steps."""
     betas = np.linspace(1e-4, 0.02, num_steps) * (1000 / num_steps)
     return jd.Schedule.from_betas(np.minimum(betas, 0.999))
 
 
 def test_bound_bounds_and_approaches_the_truth():
-    """On average; fixed large nearly all the way, for so narrow a Gaussian."""
+    """The mean bound is not below the truth, and more steps bring the two together."""
     mean, deviation = MEAN / 4, 0.1
     oracle = jd.oracles.Gaussian.of(jnp.float32(mean).reshape(2, 2, 1), deviation**2)
     x_0 = grey(oracle.draw(jax.random.key(0), 1000))
@@ -291,14 +291,14 @@ def test_dequantised_images_are_uniform_in_their_bins():
 
 
 def test_bits_per_dim_of_a_uniform_density_are_eight():
-    """Over all that dequantised 8-bit images can be, -1 - 1/255 to 1 + 1/255."""
+    """Dequantised 8-bit images range from -1 - 1/255 to 1 + 1/255."""
     log_density = -12 * jnp.log(2 + jnp.full(3, BIN))
     got = likelihood.bits_per_dim(log_density, 12)
     np.testing.assert_allclose(got, np.full(3, 8.0), rtol=1e-6)
 
 
 def test_dequantised_bits_bound_the_discretised():
-    """By Jensen's inequality, and not by more than the curvature tells."""
+    """Jensen's inequality gives the sign of the gap, and the curvature its size."""
     deviation = 0.02
     oracle = jd.oracles.Gaussian.of(jnp.zeros(4), deviation**2)
     x = grey(oracle.draw(jax.random.key(0), 8192))
@@ -316,7 +316,7 @@ def test_dequantised_bits_bound_the_discretised():
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: type(s).__name__)
 def test_some_terms_estimate_the_bound(schedule):
-    """In the mean over copies of an image, each part is the sum of its terms."""
+    """Averaged over copies of an image, each part is the sum of its terms."""
     schedule, oracle = schedule.build(), gaussian("full")
     x_0 = jnp.repeat(grey(oracle.draw(jax.random.key(5), 1)), 4096, axis=0)
     some = likelihood.variational_bound(
@@ -338,7 +338,7 @@ def test_some_terms_estimate_the_bound(schedule):
 
 @pytest.mark.parametrize(("num_steps", "num_terms"), [(2, 2), (9, 7), (1000, 20)])
 def test_the_parts_of_the_bound(num_steps, num_terms):
-    """They cover all times once, none is empty, and they widen."""
+    """The parts cover all times once; none is empty, and the last is the widest."""
     edges = likelihood.bound_parts(num_steps, num_terms)
     assert (edges[0], edges[1], edges[-1]) == (0, 1, num_steps)
     sizes = np.diff(edges)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    """A network that takes no time; the tests' devices are there already."""
+    """Network that takes no time; the devices of the tests are already set up."""
     monkeypatch.setitem(networks.NETWORKS, "tiny", ((8, 8, 1), TINY, 64, 64))
     monkeypatch.setitem(programs.MATMUL, "cpu", 8)
     monkeypatch.setattr("experiments.benchmark.__main__.set_up", lambda options: None)
@@ -53,7 +53,7 @@ def options(*words):
 
 
 def fake_peer(*rows, before="", code=0):
-    """The command of a program that prints these rows."""
+    """Returns the command of a program that prints these rows."""
     lines = "\n".join(json.dumps(row) for row in rows)
     program = f"import sys; print({before + lines!r}); sys.exit({code})"
     return shlex.join([sys.executable, "-c", program])
@@ -86,7 +86,7 @@ def test_speeds_of_a_tiny_network(tmp_path, capsys):
         assert row["images_per_s"] == pytest.approx(64 / row["seconds"])
         assert 0 < row["mfu"] < 1
         assert row["memory_mb"] >= row["temp_mb"] > 0
-        assert row["on"]["devices"]["count"] == 8  # the others wait
+        assert row["on"]["devices"]["count"] == 8  # one of them works
         assert "jax" in row["on"]["versions"]
     flops = {what: row["gflop_per_image"] for what, row in rows.items()}
     assert flops["train_step"] == pytest.approx(3 * flops["forward"], rel=0.05)
@@ -128,7 +128,7 @@ def test_segments_alternate(monkeypatch):
     assert job.info == "the trainer's"
     for i in range(8):
         job.advance(np.zeros(1), i)
-    # From step 3 on: two bare ones of a batch, the training's two, and so on.
+    # From step 3 on, two bare steps of a batch alternate with two training steps.
     assert taken == [0, 1, 2, 3, 3, 3, 4, 5, 5, 5, 6, 7, 7, 7]
     assert job.times == {"bare": [0.5] * 3, "loop": [0.5] * 2}
 

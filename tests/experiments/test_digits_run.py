@@ -1,4 +1,4 @@
-"""The digits experiment, whole; minutes long."""
+"""Digits experiment from start to end, which takes minutes."""
 
 import os
 import pathlib
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 @pytest.mark.long
 def test_samples_are_read_as_the_class_asked_for(tmp_path):
-    # As a user runs it: without the settings of the tests.
+    # A user runs the script without the settings of the tests.
     env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
     script = [sys.executable, str(ROOT / "experiments" / "digits.py")]
     workdir = tmp_path / "digits"

@@ -1,4 +1,4 @@
-"""From a folder of photographs, of many sizes and formats, to samples."""
+"""Folder experiment, from photographs of many sizes and formats to samples."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ NUM = 500
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Cuttings of three photographs that packages ship, a sub-folder for each."""
+    """Folder of crops of three photographs that packages ship, with sub-folders."""
     root = tmp_path_factory.mktemp("photographs") / "mine"
     china, flower = load_sample_images().images
     hopper = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
@@ -46,7 +46,7 @@ def photographs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory):
-    """Where the command is given; it writes to runs/ there."""
+    """Working folder of the command, which writes to runs/ there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("here"))
         yield Path()
@@ -61,7 +61,7 @@ def command(*args: str) -> None:
 
 @pytest.fixture(scope="module")
 def trained(photographs, here):
-    """Trained by one command from the folder."""
+    """Run that one command trains from the folder."""
     with jax.numpy_dtype_promotion("standard"):
         command(str(photographs), "train")
     return jd.load("runs/mine")

@@ -1,4 +1,4 @@
-"""The experiments' options against what they are from."""
+"""Options of the experiments against their papers."""
 
 import jaxdiff as jd
 from experiments import cifar10

@@ -1,7 +1,7 @@
-"""What the suite may cost: a plugin of pytest that fails a run that costs more.
+"""Plugin of pytest that fails a run if the suite takes too much time.
 
 Core-seconds are the processor time of a test and of the processes that it started. A
-test that waits takes none, and so the time on the clock of each test has a limit too.
+waiting test takes no processor time, so the wall time of each test has a limit too.
 Tests marked `long` are left out.
 """
 
@@ -13,30 +13,30 @@ from typing import Any
 import pytest
 
 CORE_SECONDS = 40 * 60
-"""Of all tests together."""
+"""Limit for all tests together."""
 SECONDS = 90
-"""Of one test, with the fixtures that were made for it."""
+"""Limit for one test, with the fixtures that were made for the test."""
 _START = pytest.StashKey[float]()
 _spent: dict[str, float] = defaultdict(float)
 _taken: dict[str, float] = defaultdict(float)
 
 
 def core_seconds() -> float:
-    """Processor time of this process and of the children it has waited for."""
+    """Returns the processor time of this process and of its finished children."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Starts the count of a test."""
+    """Starts the count of a test's processor time."""
     item.stash[_START] = core_seconds()
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
-    """Sends what it took along with the last of its three reports."""
+    """Adds the processor time to the last of a test's three reports."""
     report: Any = yield
     if call.when == "teardown":
         spent = core_seconds() - item.stash[_START]
@@ -45,7 +45,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Adds a report up, in the process that collects them all."""
+    """Adds up a report, in the process that collects all reports."""
     if "long" in report.keywords:
         return
     _taken[report.nodeid] += report.duration
@@ -54,7 +54,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def over() -> list[str]:
-    """What passes its limit, a line each."""
+    """Returns a line for each exceeded limit."""
     slow = [
         f"{name} took {seconds:.0f} s of the {SECONDS} that a test may take: make it "
         "smaller, or mark it long and name it in tests/README.md"
@@ -71,13 +71,13 @@ def over() -> list[str]:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fails the run, where the reports are collected."""
+    """Fails a run over the limits, in the process that collects all reports."""
     if not hasattr(session.config, "workerinput") and over():
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Tells the costs by file, and what costs too much."""
+    """Prints the core-seconds of each file, and the exceeded limits."""
     files: dict[str, float] = defaultdict(float)
     for name, seconds in _spent.items():
         files[name.partition("::")[0]] += seconds

@@ -1,4 +1,4 @@
-"""How JAX compiles: how often, by its own events, and how well."""
+"""Compilations of JAX: their number by JAX's own events, and compiler options."""
 
 import contextlib
 
@@ -9,8 +9,8 @@ OPTIMISED = {
     "xla_backend_optimization_level": 2,
     "xla_cpu_use_fusion_emitters": True,
 }
-"""`jax.jit`'s compiler_options for the few programs that run for seconds: the suite
-compiles the others without optimisation."""
+"""Options (`compiler_options` of `jax.jit`) for the few programs that run for seconds.
+The suite compiles the other programs without optimisation."""
 _COUNTS = [0]
 
 
@@ -23,6 +23,6 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 @contextlib.contextmanager
 def compilations():
-    """A function of no arguments: how many programs were compiled in the block."""
+    """Yields a function that returns the number of compilations in the block."""
     start = _COUNTS[0]
     yield lambda: _COUNTS[0] - start

@@ -1,15 +1,15 @@
-"""Kills a training at random moments, starts it again, and compares the result.
+"""Crash test: kills a training run at random moments, restarts it, compares results.
 
-Parameters, optimiser state, average and metrics must be those of a run that was never
-killed, bit for bit.
+Parameters, optimiser state, average and metrics must equal, bit for bit, the results
+of a run that was never killed.
 
     python -m tests.helpers.crash --kills 100
     python -m tests.helpers.crash --kills 100 --processes 2
 
-A third of the kills wait for a save to begin and strike within it or right after; a
-third strike between or inside steps, after the run made some progress; the others at
-any time from the start of the program. Of two processes, the first, the second or both
-are killed. No run needs a hand: each start must go on by itself.
+A third of the kills wait for a save to begin, and strike during the save or right
+after. A third strike between or inside steps, after some progress. The others strike
+at any time from the start of the program. Of two processes, a kill hits the first, the
+second or both. Each start must resume the run without help.
 """
 
 import argparse
@@ -36,17 +36,17 @@ from jaxdiff.training.initialize import init_state
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 30
-"""Steps between two checkpoints; a line of metrics takes 7, so that saves cut them."""
+"""Steps between two checkpoints. A line of metrics takes 7, so that saves cut lines."""
 NETWORK = (
     "--network.channels 8 --network.multipliers 1 --network.attention "
-    "--upkeep.no-tensorboard"  # which imports PyTorch where it is installed: seconds
+    "--upkeep.no-tensorboard"  # TensorBoard imports PyTorch if installed: seconds
 )
 PATIENCE_S = 300
-"""How long a start may take to make progress."""
+"""Seconds that a start may take to make progress."""
 
 
 def command(workdir, steps, processes, logs):
-    """The command line that trains in a folder."""
+    """Returns the command line that trains in a folder."""
     line = (
         f"{sys.executable} experiments/digits.py train {NETWORK} "
         f"--network.blocks 1 --network.dropout 0.1 --training.num-steps {steps} "
@@ -58,7 +58,7 @@ def command(workdir, steps, processes, logs):
 
 
 def environment(cache):
-    """Of a training: one CPU device, and programs compiled once."""
+    """Returns the environment of a run: one CPU device, and programs compiled once."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", cache)
     return own | {
@@ -71,14 +71,14 @@ def environment(cache):
 
 
 def processes_of(launcher):
-    """The launcher's processes by their rank."""
+    """Returns the process ids of the launcher's processes, by rank."""
     found = {}
     for path in pathlib.Path("/proc").glob("[0-9]*"):
         try:
             parent = (path / "stat").read_text().rsplit(")", 1)[1].split()[1]
             environ = (path / "environ").read_bytes().split(b"\0")
             name = (path / "comm").read_text()
-        except OSError:  # it has ended
+        except OSError:  # the process has ended
             continue
         ranks = [e for e in environ if e.startswith(b"JAX_PROCESS_ID=")]
         if int(parent) == launcher and ranks and name.startswith("python"):
@@ -87,11 +87,11 @@ def processes_of(launcher):
 
 
 class Failed(Exception):
-    """The run did not do what it should."""
+    """Failure of the crash test."""
 
 
 def run_to_the_end(arguments, env, log):
-    """Trains until it ends by itself."""
+    """Runs the training until it ends by itself."""
     with log.open("ab") as output:
         code = subprocess.run(
             arguments, cwd=ROOT, env=env, stdout=output, stderr=output
@@ -101,35 +101,35 @@ def run_to_the_end(arguments, env, log):
 
 
 def steps_saved(workdir):
-    """The steps of the checkpoints that have their name."""
+    """Returns the steps of the checkpoints with their final names."""
     folder = workdir / "checkpoints"
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     return {int(name) for name in names if name.isdigit()}
 
 
 def saving(workdir):
-    """Whether a checkpoint is being written or removed."""
+    """Returns True if a checkpoint is being written or removed."""
     patterns = ("*.writing*", "*.removed")
     return any(any((workdir / "checkpoints").glob(p)) for p in patterns)
 
 
 def starts(workdir):
-    """How often the run has begun to train."""
+    """Returns the number of times that the run started to train."""
     path = workdir / "history.jsonl"
     text = path.read_text() if path.exists() else ""
     return text.count('"event": "start"')
 
 
 def kill_once(arguments, env, log, workdir, chance, startup):
-    """Starts the run, kills it at a random moment, and says where that was.
+    """Starts the run, kills it at a random moment, and returns the place of the kill.
 
     Args:
-        arguments: of the command.
-        env: its environment.
-        log: where its output goes.
-        workdir: its run folder.
-        chance: a `random.Random`.
-        startup: how long a start takes, in seconds.
+        arguments: Words of the command.
+        env: Environment of the command.
+        log: File for the output.
+        workdir: Run folder.
+        chance: Generator of random numbers, a `random.Random`.
+        startup: Seconds that a start takes.
     """
     how = chance.choice(["save", "steps", "any time"])
     newest, begun = max(steps_saved(workdir), default=0), starts(workdir)
@@ -176,7 +176,7 @@ def kill_once(arguments, env, log, workdir, chance, startup):
 
 
 def final(workdir):
-    """What a finished run computed, by its hash."""
+    """Returns the hashes of a finished run's results."""
     experiment, info = read_config(workdir)
     template = jax.eval_shape(functools.partial(init_state, experiment, info))
     with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -190,10 +190,10 @@ def final(workdir):
 
 
 def crash(folder, kills, processes, seed, steps_per_kill=80):
-    """Runs the test; gives back where the kills struck.
+    """Runs the test; returns the number of kills by place.
 
     Raises:
-        Failed: a start needed a hand, or the result is another.
+        Failed: If a start does not resume by itself, or if the results differ.
     """
     folder.mkdir(parents=True, exist_ok=True)
     chance, env = random.Random(seed), environment(folder / "xla")
@@ -227,7 +227,7 @@ def crash(folder, kills, processes, seed, steps_per_kill=80):
 
 
 def main():
-    """The command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

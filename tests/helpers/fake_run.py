@@ -1,4 +1,4 @@
-"""A run folder that no training has made, for tests of what is done with one."""
+"""Run folder that is made without training, for tests of the code that reads it."""
 
 import dataclasses
 from pathlib import Path
@@ -25,7 +25,7 @@ CONFIG = jd.Experiment(
 
 
 def snapshot(folder: Path) -> dict[str, bytes | None]:
-    """Everything in a folder, with its bytes."""
+    """Returns the bytes of each file in a folder, and None for each sub-folder."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in folder.rglob("*")
@@ -35,7 +35,7 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
 def fake_run(
     workdir: Path, conditional: bool, ema_lengths: tuple[float, ...] = ()
 ) -> None:
-    """A run folder as `train` leaves it, of parameters that are all zero."""
+    """Writes a run folder as `train` does, with parameters that are all zero."""
     training = dataclasses.replace(CONFIG.training, ema_lengths=ema_lengths)
     experiment = dataclasses.replace(CONFIG, conditional=conditional, training=training)
     classes = (10, tuple("0123456789")) if conditional else (None, None)

@@ -1,12 +1,11 @@
-"""Files and texts of any content: they are read, or refused in one line.
+"""Fuzzing of files and texts: each is read, or gives an error of one line.
 
-The properties and their strategies are shared by `test_fuzz`, which tries some examples
-of each, always the same, and by
+`test_fuzz` tries some examples of each property, always the same. The command
 
     python -m tests.helpers.fuzz --minutes 10
 
-which tries new ones until the time is up, and exits with 1 where one is found that
-breaks a property.
+tries new examples until the time is up, and exits with 1 if an example breaks a
+property.
 """
 
 import argparse
@@ -55,10 +54,9 @@ SLOW = 20.0
 
 
 def or_refused(fn: Callable[[], Any]) -> Any:
-    """What `fn` gives, or None where it raises an InputError of one line.
+    """Returns the result of `fn`, or None if `fn` raises an InputError of one line.
 
-    Nothing else may come out of it: no other exception, no warning but the library's
-    own, and no hanging.
+    Any other exception, a hang, or a warning other than the library's own fails.
     """
     start = time.monotonic()
     result, message = None, ""
@@ -86,7 +84,7 @@ def _encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def _images() -> dict[str, bytes]:
-    """A small valid file of each kind."""
+    """Returns a small valid file of each format."""
     pixels = np.random.default_rng(0).integers(0, 256, (16, 12, 4), np.uint8)
     rgba = Image.fromarray(pixels)
     rgb, grey = rgba.convert("RGB"), rgba.convert("L")
@@ -126,7 +124,7 @@ IMAGES = _images()
 def mostly(
     main: st.SearchStrategy[Any], other: st.SearchStrategy[Any]
 ) -> st.SearchStrategy[Any]:
-    """Three of four from `main`; `st.one_of` would take each branch of both alike."""
+    """Draws three of four from `main`; `st.one_of` would draw all branches alike."""
     return st.integers(0, 3).flatmap(lambda i: other if i == 0 else main)
 
 
@@ -134,13 +132,13 @@ _MUTATIONS = [*["flip"] * 4, *["set"] * 3, "cut", "insert", "splice"]
 
 
 def mutated(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Valid bytes with some of them changed, cut off, put in, or of another file."""
+    """Draws valid bytes with changes, cuts, insertions, or the end of another file."""
 
     @st.composite
     def build(draw: st.DrawFn) -> bytes:
         data = bytearray(draw(valid))
         for _ in range(draw(st.integers(1, 3))):
-            # Headers are short, and most of what can go wrong is in them.
+            # Headers are short, and most errors are in headers.
             end = len(data) if draw(st.booleans()) else min(len(data), 64)
             place = draw(st.integers(0, max(end - 1, 0)))
             match draw(st.sampled_from(_MUTATIONS)):
@@ -164,7 +162,7 @@ def mutated(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def _checked_sums(data: bytes) -> bytes:
-    """The file; if it is a PNG, with the right check sum for each chunk."""
+    """Returns the file; the chunks of a PNG get correct checksums."""
     if not data.startswith(b"\x89PNG"):
         return data
     result, place = bytearray(data), 8
@@ -180,7 +178,7 @@ FILES = mostly(
     st.builds(_checked_sums, _MUTATED),
     st.one_of(
         _MUTATED,
-        st.builds(  # what no magic number gives away
+        st.builds(  # a valid start, then random bytes
             lambda image, rest: image[:24] + rest,
             st.sampled_from(list(IMAGES.values())),
             st.binary(max_size=200),
@@ -192,7 +190,7 @@ _FOLDER = tempfile.TemporaryDirectory(prefix="fuzz-")
 
 
 def check_image(data: bytes, size: int, channels: int) -> None:
-    """An image of the size that was asked for, or InputError."""
+    """Checks that bytes give an image of the requested size, or an InputError."""
     path = Path(_FOLDER.name) / "image"
     path.write_bytes(data)
     image = or_refused(lambda: read_image(path, size, channels))
@@ -205,7 +203,7 @@ def check_image(data: bytes, size: int, channels: int) -> None:
 
 
 def _experiments() -> list[Experiment]:
-    """Each member of each choice, at its defaults."""
+    """Returns an experiment with each member of each choice, at its defaults."""
     return [
         *(Experiment(data=member()) for member in get_args(Data)),
         *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
@@ -235,7 +233,7 @@ RECORDS = [
     json.loads(json.dumps({"experiment": to_dict(experiment), "data": info}))
     for experiment, info in zip(_experiments(), itertools.cycle(INFOS), strict=False)
 ]
-"""What config.json holds, of many experiments."""
+"""Contents of config.json for many experiments."""
 
 
 def _deep(depth: int) -> Any:
@@ -273,7 +271,7 @@ JSON = st.one_of(
 
 
 def _places(data: Any) -> list[tuple[Any, Any]]:
-    """Each (container, key) below a value, at any depth."""
+    """Returns each (container, key) below a value, at any depth."""
     found: list[tuple[Any, Any]] = []
     left = [data]
     while left:
@@ -289,10 +287,10 @@ _CHANGES = ["leaf", *["number"] * 15, "json", "del", "add", *["swap"] * 2]
 
 @st.composite
 def records(draw: st.DrawFn) -> Any:
-    """Records with some places changed, taken out, or put in from another record."""
+    """Draws configurations with values changed, removed, or taken from another."""
     record = copy.deepcopy(draw(st.sampled_from(RECORDS)))
     experiment = record["experiment"]
-    # Most numbers that are computed with at once are in the last two.
+    # Most numbers that enter computations at once are in the last two parts.
     parts = [record, experiment["schedule"], experiment["sampling"]]
     for _ in range(draw(st.integers(1, 3))):
         places = _places(draw(st.sampled_from(parts)))
@@ -318,7 +316,7 @@ def records(draw: st.DrawFn) -> Any:
 
 
 def _like(old: Any) -> st.SearchStrategy[Any]:
-    """Values of the same type, which are refused, if at all, for their size."""
+    """Returns a strategy for values of the same type, invalid only by their size."""
     match old:
         case bool():
             return st.booleans()
@@ -333,12 +331,12 @@ def _like(old: Any) -> st.SearchStrategy[Any]:
 
 
 def check_record(record: Any) -> None:
-    """An experiment that says whether it can be run, or InputError."""
+    """Checks that a configuration gives a usable experiment, or an InputError."""
     found = or_refused(lambda: read_record(record))
     if found is None:
         return
     experiment, info = found
-    # What was read can be written, and read again.
+    # The experiment can be written and read again.
     again = json.loads(json.dumps(to_dict(experiment), allow_nan=False))
     assert from_dict(Experiment, again) == experiment
     or_refused(lambda: build_model(experiment, info))
@@ -349,7 +347,7 @@ def check_record(record: Any) -> None:
 
 
 def check_data(data: Any) -> None:
-    """An experiment, or InputError, of any value where a configuration should be."""
+    """Checks that any value as a configuration gives an experiment or InputError."""
     or_refused(lambda: from_dict(Experiment, data))
     check_record(data)
     check_record({"experiment": data, "data": INFOS[0]})
@@ -375,7 +373,7 @@ JSON_FILES = mostly(
 
 
 def check_json_file(data: bytes) -> None:
-    """A dictionary, or InputError; and then an experiment, or InputError."""
+    """Checks that a file gives a dictionary, then an experiment, or an InputError."""
     path = Path(_FOLDER.name) / "config.json"
     path.write_bytes(data)
     record = or_refused(lambda: read_json(path))
@@ -405,7 +403,7 @@ _VALUES = st.one_of(
 
 @st.composite
 def option_texts(draw: st.DrawFn) -> str:
-    """Texts near "name:field=value,field=value"."""
+    """Draws texts near "name:field=value,field=value"."""
     member = draw(st.sampled_from(get_args(SamplerOptions)))
     names = sorted(to_dict(member()))
     fields = [
@@ -419,7 +417,7 @@ OPTION_TEXTS = mostly(option_texts(), st.one_of(st.text(max_size=50), _VALUES))
 
 
 def check_option(text: str) -> None:
-    """A sampler, or InputError."""
+    """Checks that a text gives a sampler, or an InputError."""
     sampler = or_refused(lambda: parse_option(text, SamplerOptions, "sampler"))
     assert sampler is None or isinstance(sampler, get_args(SamplerOptions))
 
@@ -439,11 +437,11 @@ PROPERTIES: dict[str, tuple[Callable[..., None], dict[str, Any], int]] = {
     "files": (check_json_file, {"data": JSON_FILES}, 150),
     "options": (check_option, {"text": OPTION_TEXTS}, 300),
 }
-"""Each property with its strategies, and how many examples the short form tries."""
+"""Properties with their strategies, and the number of examples in `test_fuzz`."""
 
 
 def main() -> None:
-    """The long form."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--seed", type=int, default=None, help="random by default")
@@ -465,7 +463,7 @@ def main() -> None:
 
 
 def _tried(name: str, number: int, end: float) -> int:
-    """Tries a property by new examples; gives back how many, or exits with one."""
+    """Tries new examples of a property; returns their number, or exits with 1."""
     check, strategies, count = PROPERTIES[name]
     tried = 0
 

@@ -1,4 +1,4 @@
-"""A training that tests kill, as a program; its network compiles in a second.
+"""Program of a training run that tests kill; its network compiles in a second.
 
 python -m tests.helpers.killed FOLDER
 """
@@ -20,16 +20,16 @@ EXPERIMENT = jd.Experiment(
     parallel=jd.parallel.Pmap(num_devices=1),
     upkeep=Upkeep(log_every=30, checkpoint_every=250, keep=20, tensorboard=False),
 )
-"""A line of its metrics takes 30 steps, so that saves cut them."""
+"""Experiment whose lines of metrics take 30 steps, so that saves cut lines."""
 
 
 def train(workdir):
-    """The final state."""
+    """Trains, and returns the final state."""
     return jd.train(EXPERIMENT, workdir, network=NETWORK, progress=False)
 
 
 def slowly(trainer, state, batches):
-    """A dispatch of steps that leaves time for a kill before the last one."""
+    """Runs a dispatch of steps after a pause, which leaves time for a kill."""
     time.sleep(0.01)
     return advance(trainer, state, batches)
 

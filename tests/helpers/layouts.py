@@ -1,10 +1,10 @@
-"""The same work under every layout of devices and processes.
+"""Training, sampling and evaluation under any layout of devices and processes.
 
-The tests call `work` for layouts of one process, and start several with
+The tests call `work` for layouts of one process. They start several processes with
 
     launch/local -n 2 -d 2 python -m tests.helpers.layouts FOLDER pmap-4 fsdp-4
 
-and, with a network that compiles in a second instead of the U-Net,
+and, for a network that compiles in a second instead of the U-Net, with
 
     launch/local -n 2 -d 1 python -m tests.helpers.layouts FOLDER --wide fsdp-2
 """
@@ -52,10 +52,10 @@ EXPERIMENT = jd.Experiment(
     ),
     sampling=Sampling(chunk=BATCH),
 )
-"""Its network has dropout, and arrays large enough to be split."""
+"""Experiment whose network has dropout, and arrays large enough to shard."""
 
 WIDE = Wide(num_classes=10)
-"""A network that is quick to compile, with the same properties."""
+"""Network that compiles quickly, also with dropout and large arrays."""
 
 GRADIENT_KEPT = optax.GradientTransformation(
     init=lambda params: jax.tree.map(jnp.zeros_like, params),
@@ -64,11 +64,15 @@ GRADIENT_KEPT = optax.GradientTransformation(
         gradient,
     ),
 )
-"""An optimiser that changes nothing, and whose state is the gradient."""
+"""Optimiser that updates nothing, and whose state is the gradient."""
 
 
 def layout(name: str) -> jd.Experiment:
-    """`pmap-N` or `data-D-fsdp-F`, and behind it `-accumulate-A`, `-dispatch-S`."""
+    """Returns the experiment of a layout.
+
+    Args:
+        name: `pmap-N` or `data-D-fsdp-F`, then `-accumulate-A`, `-dispatch-S`.
+    """
     option = {k: int(v) for k, v in re.findall(r"([a-z]+)-(\d+)", name)}
     parallel: Parallel = (
         jd.parallel.Pmap(num_devices=option["pmap"])
@@ -86,14 +90,14 @@ def layout(name: str) -> jd.Experiment:
 def work(
     name: str, folder: Path, one: Path, before: Path, network: Network | None = None
 ) -> None:
-    """Does everything under a layout, and leaves what comes of it in `folder`.
+    """Trains, resumes, samples and evaluates under a layout, and writes to `folder`.
 
     Args:
-        name: of the layout.
-        folder: for `results.npz`, the run `train`, and its continuation `resumed`.
-        one: a run folder, whose model draws and judges images.
-        before: a run folder, from whose middle the training also goes on.
-        network: instead of the experiment's.
+        name: Name of the layout.
+        folder: Folder for `results.npz`, the run `train`, and the run `resumed`.
+        one: Run folder of the model that samples and evaluates.
+        before: Run folder whose checkpoint of the middle step is resumed.
+        network: Network to use instead of the experiment's network.
     """
     experiment = layout(name)
     results = first_step(experiment, network)
@@ -120,7 +124,7 @@ def work(
 def first_step(
     experiment: jd.Experiment, own: Network | None = None
 ) -> dict[str, np.ndarray]:
-    """What chance gives step 0, its loss, and its gradient."""
+    """Returns the random draws, the metrics and the gradient of step 0."""
     parallel, dataset = experiment.parallel, experiment.data.load("train")
     info = data_info(experiment, dataset)
     model = build_model(experiment, info, own)
@@ -161,7 +165,7 @@ def first_step(
 
 
 class Counted(np.ndarray):
-    """Images that remember which of them were read together."""
+    """Images that log the indices of each read."""
 
     reads: list[list[int]] = []  # noqa: RUF012
 
@@ -172,7 +176,7 @@ class Counted(np.ndarray):
 
 
 def counted(load: Callable[..., jd.data.Dataset]) -> Callable[..., jd.data.Dataset]:
-    """`Digits.load` of such images."""
+    """Returns `Digits.load` with `Counted` images."""
 
     def load_counted(self: jd.data.Digits, split: str = "train") -> jd.data.Dataset:
         dataset = load(self, split)
@@ -184,7 +188,7 @@ def counted(load: Callable[..., jd.data.Dataset]) -> Callable[..., jd.data.Datas
 
 
 def main(folder: Path, *names: str) -> None:
-    """One of several processes."""
+    """Runs one of several processes."""
     processes.join()
     jd.data.Digits.load = counted(jd.data.Digits.load)  # type: ignore[method-assign]
     before = folder / "one" / "train"

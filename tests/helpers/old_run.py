@@ -1,9 +1,9 @@
-"""The run of `tests/data/run_b0cbe55.tar.xz` in today's names, as a program.
+"""Program for the run of `tests/data/run_b0cbe55.tar.xz`, in today's names.
 
     python -m tests.helpers.old_run FOLDER
 
-goes on with the run in FOLDER/old, trains the same run from nothing in FOLDER/new,
-and writes the values that the tests compare: old.npz and new.npz.
+resumes the run in FOLDER/old, trains the same run from scratch in FOLDER/new, and
+writes the values that the tests compare: old.npz and new.npz.
 """
 
 import json
@@ -66,21 +66,21 @@ EVALUATE = "evaluate --features pixels --num 6 --num-terms 2 --ode-steps 0 --sam
 
 
 def flat(tree):
-    """All leaves of a tree, in their order, as one float32 vector."""
+    """Returns all leaves of a tree, in their order, as one float32 vector."""
     return np.concatenate(
         [np.ravel(leaf).astype(np.float32) for leaf in jax.tree.leaves(tree)]
     )
 
 
 def train(workdir):
-    """The final train state."""
+    """Trains, and returns the final train state."""
     return {
         "state": flat(jax.device_get(jd.train(EXPERIMENT, workdir, progress=False)))
     }
 
 
 def draws():
-    """What chance gives the first step."""
+    """Returns the random draws of the first step."""
     trainer = Trainer.of(EXPERIMENT)
     batch, objective = trainer.batch(0), EXPERIMENT.objective
     key = jax.random.fold_in(jax.random.key(EXPERIMENT.seed), 0)
@@ -95,7 +95,7 @@ def draws():
 
 
 def samples(workdir):
-    """Images of each sampler."""
+    """Returns images of each sampler."""
     run = jd.load(workdir)
     return {
         f"images_{name}": run.generate(
@@ -106,7 +106,7 @@ def samples(workdir):
 
 
 def commands(workdir):
-    """The figures of `evaluate`; `status` and `report` after it."""
+    """Runs `evaluate`, `status` and `report`; returns the figures of `evaluate`."""
     for line in (EVALUATE, "status", "report"):
         args = [*line.split(), "--workdir", str(workdir)]
         main(EXPERIMENT, "The run of b0cbe55.", args=args)
@@ -115,7 +115,7 @@ def commands(workdir):
 
 
 def go_on(workdir):
-    """Images before it goes on, its end, and the parameters of a post-hoc average."""
+    """Resumes; returns images from before, the final state and a post-hoc EMA."""
     started = jd.load(workdir)
     assert started.step == 4
     images = started.generate(np.arange(4), 4, 7)

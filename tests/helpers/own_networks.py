@@ -8,7 +8,7 @@ from jaxdiff.networks.layers import dropout
 
 
 class MLP(nn.Module):
-    """An unconditional network of two dense layers, without dropout."""
+    """Unconditional network of two dense layers, without dropout."""
 
     width: int = 16
 
@@ -22,7 +22,7 @@ class MLP(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """A network of classes: two convolutions, time and class added in between."""
+    """Class-conditional network: two convolutions, time and class added in between."""
 
     width: int = 8
     num_classes: int | None = None
@@ -37,7 +37,7 @@ class ConvNet(nn.Module):
 
 
 class Wide(nn.Module):
-    """A network of classes with dropout, and with arrays large enough to be split."""
+    """Class-conditional network with dropout, and arrays large enough to shard."""
 
     width: int = 64
     num_classes: int | None = None
@@ -53,7 +53,7 @@ class Wide(nn.Module):
 
 
 class Unlike(nn.Module):
-    """A network that cannot be called with labels and keys."""
+    """Network that cannot be called with labels and keys."""
 
     @nn.compact
     def __call__(self, x, t):
@@ -61,7 +61,7 @@ class Unlike(nn.Module):
 
 
 class Batchwise(nn.Module):
-    """A network with variables besides its parameters."""
+    """Network with variables besides its parameters."""
 
     @nn.compact
     def __call__(self, x, t, labels=None, keys=None):
@@ -69,7 +69,7 @@ class Batchwise(nn.Module):
 
 
 def toy_images(num=64, size=4):
-    """Float images [num, size, size, 1]: a bright and a dark half, either way round."""
+    """Returns images [num, size, size, 1] with a bright and a dark half in turn."""
     half = np.where(np.arange(size) < size // 2, 0.8, -0.8)
     signs = np.where(np.arange(num) % 2, 1.0, -1.0)
     images = signs[:, None, None, None] * half[:, None]

@@ -1,7 +1,7 @@
-"""PyTorch and diffusers for the tests that compare with them.
+"""PyTorch and diffusers, for the tests that compare with these packages.
 
-They take seconds to import, and so are imported where they are first used, not while
-tests are collected.
+Both packages take seconds to import. The first use imports them, not the collection of
+tests.
 """
 
 import functools
@@ -10,13 +10,13 @@ from typing import Any
 
 
 class _Later:
-    """A module, imported at its first use."""
+    """Module that is imported at its first use."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # which pytest looks for while it collects
+        if name.startswith("__"):  # pytest looks for these during collection
             raise AttributeError(name)
         import_torchvision()
         return getattr(importlib.import_module(self._name), name)
@@ -24,10 +24,10 @@ class _Later:
 
 @functools.cache
 def import_torchvision() -> None:
-    """Imports torchvision, also beside a build of PyTorch that it was not made for.
+    """Imports torchvision, also with a PyTorch build that does not match.
 
-    It then lacks its compiled part, and fails for two operators of it, which no network
-    here has.
+    An unmatched torchvision lacks its compiled part, and fails for two operators. No
+    network here has these operators.
     """
     import torch
 
@@ -40,7 +40,7 @@ def import_torchvision() -> None:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou) -> Tensor")
         import torchvision
 
-        torchvision.library = library  # it ends with what holds it
+        torchvision.library = library  # keeps the definitions alive
 
 
 torch: Any = _Later("torch")

@@ -1,4 +1,4 @@
-"""A training that takes a second, for tests of what surrounds it."""
+"""Training run that takes a second, for tests of the code around a run."""
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ NETWORK = jd.UNetConfig(
     groups=2,
     middle="no-attention",
 )
-"""The U-Net of the fewest arrays."""
+"""U-Net with the fewest arrays."""
 TINY = jd.Experiment(
     schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
     network=NETWORK,
@@ -27,7 +27,7 @@ TINY = jd.Experiment(
 
 
 def same_bits(a, b):
-    """Whether two trees have the same leaves."""
+    """Returns True if two trees have the same leaves."""
     return all(
         np.array_equal(x, y)
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)

@@ -1,4 +1,4 @@
-"""The objective: exact values, its minimum, and one key per example."""
+"""Loss function: exact values, its minimum, and one key per example."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxdiff.losses.loss import draw
 
 
 class Linear:
-    """A "network" with one parameter: it outputs params * x_t, without classes."""
+    """Network with one parameter that outputs params * x_t, without classes."""
 
     num_classes: int | None = None
 
@@ -47,7 +47,7 @@ def test_loss_of_a_linear_network_is_its_closed_form():
 
 
 def test_the_true_noise_has_no_loss(short):
-    """A network that is told x_0 = 0 can say eps = x_t / sigma exactly."""
+    """For data x_0 = 0, the noise is exactly eps = x_t / sigma."""
 
     class Exact(Linear):
         def apply(self, variables: Any, x_t, t, labels=None, keys=None) -> Any:
@@ -67,7 +67,7 @@ def test_the_true_noise_has_no_loss(short):
 
 @pytest.fixture(scope="module")
 def loss_of(tiny, short):
-    """The loss of some of eight examples."""
+    """Function that returns the loss of some of eight examples."""
     network, params = tiny
     images = np.random.default_rng(5).uniform(-1, 1, (8, 8, 8, 1)).astype(np.float32)
     loss_fn = jax.jit(jd.loss_fn, static_argnums=1)
@@ -86,7 +86,7 @@ def test_an_examples_loss_depends_on_its_index_alone(loss_of):
 
 
 def test_what_chance_gives_an_example_is_independent():
-    """Its time, its noise and its dropout: no two of them have one key."""
+    """The time, the noise and the dropout of an example have different keys."""
     num = 4000
     batch = batch_of(jnp.zeros((num, 2, 1, 1)))
     schedule, objective = jd.Linear().build(), jd.losses.Simple()
@@ -97,7 +97,7 @@ def test_what_chance_gives_an_example_is_independent():
         rng.uniform(keys), *rng.normal(keys, (2,)).T,
     ]  # fmt: skip
     found = np.corrcoef(columns)
-    # The last two are made of one key: the bits of one are those of the other's first.
+    # The last three columns share a key: the uniform and the first normal share bits.
     found[3:, 3:] = np.eye(3)
     np.testing.assert_allclose(found, np.eye(6), atol=5 / num**0.5)
 

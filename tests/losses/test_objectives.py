@@ -1,4 +1,4 @@
-"""Objectives: their minimum is the truth, by closed form, whatever is predicted."""
+"""Objectives: the truth is their minimum, by closed form, for every prediction."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -48,7 +48,7 @@ def built(options, num_steps=1000):
 
 
 def fits(prediction, schedule):
-    """Whether the schedule's levels can be told from such outputs."""
+    """Returns True if the prediction is defined at all levels of the schedule."""
     try:
         prediction.check_schedule(schedule)
     except jd.InputError:
@@ -57,7 +57,7 @@ def fits(prediction, schedule):
 
 
 def told(schedule, t):
-    """The level of the time a network is told."""
+    """Returns the level of the time that a network receives."""
     if isinstance(schedule, jd.Schedule):
         return schedule.level(t)
     if isinstance(schedule, jd.schedules.VE):
@@ -72,11 +72,11 @@ def told(schedule, t):
 
 @dataclass(eq=False)
 class Truth:
-    """The oracle as a network, which outputs what was asked, and a little more.
+    """Oracle as a network, which outputs the target plus perturbations.
 
-    The parameters are how much of three perturbations is added to the output: 1, the
-    output itself, and the network's input. With a fourth, there is a constant raw
-    variance in the second half of the channels.
+    The parameters are the sizes of three perturbations of the output: 1, the output
+    itself, and the network's input. A fourth parameter is a constant raw variance in
+    the second half of the channels.
     """
 
     oracle: Any
@@ -96,26 +96,26 @@ class Truth:
 
 
 def draws(oracle, key):
-    """Batches of data, [BATCHES] of them, and a key for each."""
+    """Returns batches of data [BATCHES, SIZE, ...], and a key for each batch."""
     data, keys = jax.random.split(key)
     x_0 = oracle.draw(data, BATCHES * SIZE).reshape(BATCHES, SIZE, *SHAPE)
     return x_0, jax.random.split(keys, BATCHES)
 
 
 def moments(samples):
-    """The mean of the batches' means [..., BATCHES], and its standard error."""
+    """Returns the mean of the batches' means [..., BATCHES], and its standard error."""
     samples = np.asarray(samples, np.float64)
     return samples.mean(axis=-1), samples.std(axis=-1, ddof=1) / BATCHES**0.5
 
 
 STRENGTH = 0.3
 NONE = (0.0, 0.0, 0.0)
-"""No perturbation."""
+"""Parameters without perturbation."""
 
 
 @partial(jax.jit, static_argnames="predictions")
 def perturbed_losses(schedule, oracle, key, predictions):
-    """The simple loss of each prediction [P, 4, BATCHES]: exact, and perturbed."""
+    """Returns each prediction's simple loss [P, 4, BATCHES]: exact, and perturbed."""
     params = STRENGTH * jnp.concatenate([jnp.zeros((1, 3)), jnp.eye(3)])
     x_0, keys = draws(oracle, key)
 
@@ -136,11 +136,12 @@ def perturbed_losses(schedule, oracle, key, predictions):
 
 @partial(jax.jit, static_argnames="predictions")
 def closed_forms(schedule, oracle, key, predictions):
-    """The least loss, and by how much each perturbation raises it, [P, 4, BATCHES].
+    """Returns the least loss and its increase by each perturbation [P, 4, BATCHES].
 
-    The output's error is x_0's, of covariance Cov(x_0 | x_t), over the gain; the target
-    a x_0 + b eps has the mean square a^2 m + b^2, and what is not error of it is the
-    output's; the network sees k x_t, of mean square k^2 (alpha^2 m + sigma^2).
+    The output's error is x_0's error, of covariance Cov(x_0 | x_t), over the gain. The
+    target a x_0 + b eps has the mean square a^2 m + b^2, and the output has this mean
+    square less the error's. The network sees k x_t, of mean square
+    k^2 (alpha^2 m + sigma^2).
     """
     x_0, keys = draws(oracle, key)
 
@@ -172,10 +173,10 @@ def closed_forms(schedule, oracle, key, predictions):
 def test_the_truth_has_the_least_loss(options, oracle):
     """The minimum is E tr Cov(x_0 | x_t) / (D gain^2), in every prediction.
 
-    Any error of the output adds its mean square to it.
+    Any error of the output adds its mean square to the minimum.
     """
     schedule, data = built(options, 50), ORACLES[oracle]
-    # One program serves all discrete schedules, whose signal jit does not know.
+    # One program serves all discrete schedules, whose signal is a traced value.
     discrete = isinstance(schedule, jd.Schedule)
     predictions = tuple(p for p in PREDICTIONS if discrete or fits(p, schedule))
     kept = [fits(p, schedule) for p in predictions]
@@ -192,7 +193,7 @@ def test_the_truth_has_the_least_loss(options, oracle):
 
 @pytest.mark.parametrize("options", get_args(ScheduleOptions))
 def test_a_weight_on_x_0_is_one_loss_for_every_prediction(options):
-    """Example by example, of one estimate; in float64, for eps has little of x_0."""
+    """One estimate has one loss per example; in float64, as eps holds little of x_0."""
     schedule = built(options)
     num = 64
     with jax.enable_x64(True):
@@ -258,7 +259,7 @@ def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
             (3, (2, 1, 2), -1),
         )
     )
-    t = schedule.time(u).at[0].set(0)  # onto the data, too
+    t = schedule.time(u).at[0].set(0)  # includes the step onto the data
     level, next_level = schedule.level(t), schedule.next_level(t)
     alpha, sigma = level.scales(x_0)
     noised = Noised(x_0, eps, alpha * x_0 + sigma * eps, level, next_level)
@@ -293,7 +294,8 @@ def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
 def test_the_best_variance_is_the_true_one(options):
     """For data N(0, d), v = alpha^2 d + sigma^2: Var(x_s | x_t) = beta_ts v_s / v_t.
 
-    There the bound's slope by the fraction is 0, and on both sides it leads there.
+    At this variance the bound's slope by the fraction is 0. The slope is negative below
+    and positive above.
     """
     schedule, d, num = built(options, 20), 0.3, 4000
     data = jd.oracles.Gaussian.of(jnp.zeros(SHAPE), d)
@@ -345,9 +347,9 @@ FRACTION = 0.3
 
 @jax.jit
 def bound_losses(schedule, oracle, key):
-    """The loss of random terms, and that of each quarter's, [variance, 5, BATCHES].
+    """Returns the loss of random terms, total and by quarter, [variance, 5, BATCHES].
 
-    Also the metrics of the hybrid objective.
+    The second result holds the metrics of the hybrid objective.
     """
     x_0, keys = draws(oracle, key)
 
@@ -379,9 +381,9 @@ def with_fraction(oracle, x_t, level):
 
 @pytest.mark.parametrize("options", get_args(ScheduleOptions))
 def test_the_bound_is_the_sum_of_its_terms(options):
-    """T L_t of a random t, in the mean, is what `variational_bound` sums over all t.
+    """The mean of T L_t over a random t is the sum over all t in `variational_bound`.
 
-    With four steps, each quarter of the time range is one of them.
+    With four steps, each quarter of the time range is one step.
     """
     schedule, data = built(options, 4), ORACLES["gaussian"]
     losses, hybrid = bound_losses(schedule, data, jax.random.key(0))
@@ -401,7 +403,7 @@ def test_the_bound_is_the_sum_of_its_terms(options):
     np.testing.assert_allclose(hybrid["loss"], whole, rtol=1e-5)
 
 
-# What does not go together.
+# Options that do not fit.
 
 LEARNED = jd.predictions.Eps(learn_variance=True)
 MISMATCHES = [

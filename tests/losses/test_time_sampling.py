@@ -1,4 +1,4 @@
-"""Times: what is drawn how often, and that the loss's mean does not change by it."""
+"""Time sampling: the frequencies of the draws, and an unbiased loss."""
 
 import dataclasses
 import warnings
@@ -29,7 +29,7 @@ def built(options):
 
 
 def peaked():
-    """A memory of losses e^2 to e^-4, with a bin that was never seen."""
+    """Returns a history of losses e^2 to e^-4, with a bin that was never seen."""
     shares = np.ones(10, np.float32)
     shares[4] = 0
     sizes = np.exp(np.linspace(2, -4, 10)).astype(np.float32)
@@ -42,7 +42,7 @@ def drawn_by(times, u, schedule, memory):
 
 
 def draw(times, u, schedule=None, memory=None):
-    """The fractions and the weights, in float64."""
+    """Returns the fractions and the weights, in float64."""
     memory = times.init() if memory is None else memory
     drawn, weights = drawn_by(times, jnp.asarray(u), schedule, memory)
     assert drawn.shape == weights.shape == np.shape(u)
@@ -53,7 +53,7 @@ def draw(times, u, schedule=None, memory=None):
 @pytest.mark.parametrize("options", get_args(ScheduleOptions))
 @pytest.mark.parametrize("times", get_args(TimesOptions))
 def test_a_monotone_map_of_one_number(times, options):
-    """Also the extreme numbers become times that the schedule accepts."""
+    """Extreme numbers also become times that the schedule accepts."""
     schedule, times = built(options()), times()
     ends = np.array([0, 2**-149, 2**-24, 1 - 2**-23, 1 - 2**-24], np.float32)
     u = np.sort(np.concatenate([ends, U[::64]]))
@@ -68,7 +68,7 @@ def test_a_monotone_map_of_one_number(times, options):
         assert 0.9 < drawn[-1] <= 1
         assert (weights > 0).all()
         t = schedule.time(jnp.asarray(drawn, jnp.float32))
-        level = schedule.level(t)  # would refuse a time out of range
+        level = schedule.level(t)  # raises for a time out of range
         assert np.isfinite(level.sigma).all()
         assert (level.sigma > 0).all()
         some = np.array([3, 500, 1000])
@@ -88,10 +88,10 @@ def test_uniform_times_leave_the_numbers():
 
 
 def test_weighted_means_are_unbiased():
-    """The mean of weight(u) f(u) is that of f under uniform u, whatever f is."""
+    """The mean of weight(u) f(u) is the mean of f under uniform u, for any f."""
     drawn, weights = draw(TIMES, U, memory=peaked())
     assert weights.max() / weights.min() > 100
-    one = weights.max() / len(U)  # what a number at the edge of a bin makes
+    one = weights.max() / len(U)  # the error by a number at a bin's edge
     for f in (np.ones_like, np.exp, lambda x: x**3, lambda x: np.cos(9 * x)):
         even = f(U).mean()
         assert abs((weights * f(drawn)).mean() - even) < one
@@ -114,7 +114,7 @@ def test_bins_come_up_as_often_as_their_probabilities_say():
     np.testing.assert_allclose(counts / len(U), p, atol=2 / len(U))
     np.testing.assert_allclose(p.sum(), 1, rtol=1e-6)
     np.testing.assert_allclose(weights, 1 / (10 * p[place]), rtol=1e-5)
-    # The slope of u' -> u is 1 / p(u), also within a bin: its density is even.
+    # The slope of u' -> u is 1 / p(u), also within a bin: the density is even.
     inside = (np.diff(place) == 0) & (drawn[1:] * 10 % 1 < 0.999)
     np.testing.assert_allclose(
         np.diff(drawn)[inside] * len(U), weights[1:][inside], rtol=0.02
@@ -122,12 +122,12 @@ def test_bins_come_up_as_often_as_their_probabilities_say():
 
 
 def test_probabilities_follow_the_root_of_the_mean_square():
-    """Losses of one mean per bin and different spread: 0 or more, ever rarer."""
+    """Losses have one mean in all bins; larger losses are rarer, the others are 0."""
     times = jd.losses.LossHistory(
         bins=5, discount=0.9, warmup_steps=0, uniform_share=0.2
     )
     rarity = np.arange(5) + 1
-    size = 2 * rarity**0.5  # (2 rarity)^2 once in rarity times
+    size = 2 * rarity**0.5  # the root of (2 rarity)^2 / rarity
     key = jax.random.key(0)
 
     @jax.jit
@@ -144,7 +144,7 @@ def test_probabilities_follow_the_root_of_the_mean_square():
     expected = 0.2 / 5 + 0.8 * size / size.sum()
     np.testing.assert_allclose(times.probabilities(memory), expected, rtol=0.04)
     assert int(memory.steps) == 100
-    # Of every step all examples, what is long ago counting less.
+    # The history holds all examples of every step, with less weight for older steps.
     np.testing.assert_allclose(memory.shares.sum(), 10, rtol=1e-3)
     np.testing.assert_allclose(memory.squares, 10 * expected * size**2, rtol=0.1)
 
@@ -187,7 +187,7 @@ def test_uniform_until_the_history_says_something():
 
 
 class Linear:
-    """A "network" with one parameter: it outputs params * x_t, without classes."""
+    """Network with one parameter that outputs params * x_t, without classes."""
 
     num_classes: int | None = None
 
@@ -221,7 +221,7 @@ def test_the_loss_is_that_of_uniform_times():
         share, 0.25, atol=4 * (0.25 / (10 * p) / num).max() ** 0.5
     )
     np.testing.assert_allclose(metrics["loss_by_quarter"].sum(), loss, rtol=1e-5)
-    # What was seen is as drawn, and unweighted.
+    # The history sees the draws, and losses without weights.
     squares, shares = metrics["seen"]
     p = p[::100]
     error = (p * (1 - p) / num) ** 0.5
@@ -248,7 +248,7 @@ def test_every_number_is_in_a_bin(bins):
 
 
 def test_the_variance_becomes_less():
-    """A loss with a peak at little noise, as the bound's has, and what it teaches."""
+    """A loss with a peak at little noise, as the bound has, gets less variance."""
     loss = lambda u: 1 / (0.01 + u)  # noqa: E731
     times = jd.losses.LossHistory(warmup_steps=0)
     u = jnp.asarray(U)
@@ -258,8 +258,8 @@ def test_the_variance_becomes_less():
     exact = np.log(1.01 / 0.01)
     np.testing.assert_allclose(estimates.mean(), exact, rtol=2e-3)
     assert estimates.var() < loss(U).var() / 20
-    # Nothing drawn by bins does better: Cauchy-Schwarz makes the root of the mean
-    # square the least.
+    # No other drawing by bins has less variance: by Cauchy-Schwarz, the root of the
+    # mean square gives the minimum.
     sizes = np.sqrt((loss(U).reshape(64, -1) ** 2).mean(axis=1))
     np.testing.assert_allclose((estimates**2).mean(), sizes.mean() ** 2, rtol=0.03)
 
@@ -284,7 +284,7 @@ def test_the_mean_of_shards_is_the_whole_batch(times):
 
 @pytest.mark.parametrize("options", get_args(ScheduleOptions))
 def test_log_normal_levels(options):
-    """The quantiles of log(sigma / alpha) are the asked normal distribution's."""
+    """log(sigma / alpha) has the quantiles of the requested normal distribution."""
     schedule = built(options())
     for mean, deviation in ((-1.2, 1.2), (0.0, 1.0), (0.3, 0.2)):
         times = jd.losses.LogNormal(mean=mean, deviation=deviation)
@@ -295,7 +295,7 @@ def test_log_normal_levels(options):
         normal = NormalDist(mean, deviation)
         expected = np.array([normal.inv_cdf(float(x)) for x in u])
         if isinstance(schedule, jd.Schedule):
-            # To the nearest time: at most half the way to a neighbour off.
+            # A discrete schedule takes the time of the nearest level.
             every = schedule.level(schedule.times)
             table = np.asarray(jnp.log(every.sigma) - jnp.log(every.alpha))
             least = np.abs(expected[:, None] - table[None]).min(axis=1)
@@ -306,19 +306,19 @@ def test_log_normal_levels(options):
             np.testing.assert_allclose(got, expected.clip(low, high), atol=2e-3)
             assert np.mean(expected.clip(low, high) == expected) > 0.99
         np.testing.assert_array_equal(weights, 1)
-        # And so its moments, but for what the range cuts off.
+        # The moments agree too, except for the part that the range cuts off.
         np.testing.assert_allclose(got.mean(), mean, atol=0.01)
         np.testing.assert_allclose(got.std(), deviation, rtol=0.01)
 
 
 def test_logit_normal_on_the_straight_path():
-    """Esser et al. 2024: logit(t) is standard normal, t the share of noise."""
+    """Esser et al. 2024: logit(t) is standard normal; t is the share of noise."""
     schedule, num = jd.schedules.RectifiedFlow().build(), 4000
     u = jax.random.uniform(jax.random.key(0), (num,))
     drawn, _ = draw(jd.losses.LogNormal(mean=0.0, deviation=1.0), u, schedule)
     t = np.sort(schedule.level(drawn.astype(np.float32)).sigma.astype(float))
     expected = np.array([NormalDist().cdf(x) for x in np.log(t) - np.log1p(-t)])
-    # Kolmogorov-Smirnov: beyond 1.95 / sqrt(n) at one in a thousand.
+    # Kolmogorov-Smirnov: above 1.95 / sqrt(n) once in a thousand.
     places = np.arange(num + 1) / num
     distance = max((expected - places[:-1]).max(), (places[1:] - expected).max())
     assert distance < 1.95 / num**0.5
@@ -331,7 +331,7 @@ FEW = jd.losses.LossHistory(bins=8, warmup_steps=1, discount=0.5)
 
 
 def trained(tiny, schedule, count):
-    """The state after two steps, on so many devices, and the memories."""
+    """Returns the state after two steps on `count` devices, and the histories."""
     network, params = tiny
     optimizer = optax.sgd(1e-2)
     parallel = jd.parallel.Pmap(num_devices=count)
@@ -362,14 +362,14 @@ def trained(tiny, schedule, count):
 
 @pytest.mark.long
 def test_training_remembers(tiny, short, standard_promotion, tmp_path):
-    """Two steps; one memory on any number of devices; kept by a checkpoint."""
+    """Two steps give one history on 1 and 8 devices; a checkpoint restores it."""
     state, history = trained(tiny, short, 1)
     assert [int(memory.steps) for memory in history] == [0, 1, 2]
     np.testing.assert_allclose([m.shares.sum() for m in history], [0, 1, 1.5])
     first, second = history[1:]
     assert (second.squares - 0.5 * first.squares >= 0).all()
     assert second.squares.sum() > 0.5 * first.squares.sum()
-    # The second step's times are drawn by what the first one told.
+    # The second step draws its times by the history of the first step.
     key = jax.random.fold_in(jax.random.key(0), 1)
     u = rng.uniform(rng.fold(rng.example_keys(key, jnp.arange(16)), 0))
     drawn, _ = draw(FEW, u, short, first)
@@ -421,7 +421,7 @@ def test_bad_options(make, message):
 
 
 def test_a_time_is_counted_in_the_bin_it_was_drawn_from():
-    """At the most bins that float32 can tell apart, also at the edges of each."""
+    """The maximum of 1000 bins is exact in float32, also at the edges of each bin."""
     times, bins = jd.losses.LossHistory(bins=1000, warmup_steps=0), 1000
     p = np.linspace(1.0, 3.0, bins) / 2000
     memory = History(jnp.int32(1), jnp.float32(p**2 * 1e6), jnp.ones(bins))

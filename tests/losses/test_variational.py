@@ -1,4 +1,4 @@
-"""The bound's terms against closed forms in float64, its decoder far into the tails."""
+"""Terms of the bound against closed forms in float64, far into the decoder's tails."""
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,13 @@ log_likelihood = jax.jit(discretised_log_likelihood)
 
 
 def grid(deviations):
-    """Every grey level under every mean and deviation, [means, deviations, 256]."""
+    """Returns grey levels, means and deviations, each [means, deviations, 256]."""
     means, deviations = (np.array(a, np.float32) for a in (MEANS, deviations))
     return np.broadcast_arrays(GREYS, means[:, None, None], deviations[:, None])
 
 
 def edges(x, mean, deviation):
-    """The bins' edges in deviations, the outermost open."""
+    """Returns the bins' edges in deviations; the outermost bins are open."""
     x, mean, deviation = np.float64(x), np.float64(mean), np.float64(deviation)
     lower = np.where(x < -0.999, -np.inf, (x - 1 / 255 - mean) / deviation)
     return lower, np.where(x > 0.999, np.inf, (x + 1 / 255 - mean) / deviation)
@@ -60,7 +60,7 @@ def test_masses_are_scipys_far_into_the_tails():
     assert expected.min() < -1e17
     got = np.asarray(log_likelihood(*args), np.float64)
     np.testing.assert_allclose(got, expected, rtol=5e-6, atol=1e-4)
-    # The outermost bins are open: far outside they hold all there is.
+    # The outermost bins are open: far outside, they hold all the mass.
     assert (got[1, :, 0] == 0).all()
     assert (got[-1, :, 255] == 0).all()
 
@@ -86,7 +86,7 @@ def test_gradients_are_finite_and_the_densities_at_the_edges():
 
 
 def levels(schedule):
-    """alpha^2 [T] and sigma^2 [T] in float64, and those of the next level."""
+    """Returns alpha^2 [T] and sigma^2 [T] of each level and the next, in float64."""
     bars = np.cumprod(1 - np.asarray(schedule.betas, np.float64))
     before = np.append(1.0, bars[:-1])
     return bars, 1 - bars, before, 1 - before
@@ -94,7 +94,7 @@ def levels(schedule):
 
 @pytest.fixture(scope="module")
 def guess():
-    """Grey images [20, 3], noisy at the times 0..19, and a wrong estimate of them."""
+    """Grey images [20, 3], noise for the times 0..19, and a wrong estimate."""
     keys = jax.random.split(jax.random.key(0), 3)
     x_0 = jnp.asarray(GREYS)[jax.random.randint(keys[0], (20, 3), 0, 256)]
     eps = jax.random.normal(keys[1], (20, 3))
@@ -105,7 +105,7 @@ def guess():
 
 @jax.jit(static_argnums=4)
 def terms(schedule, x_0, eps, estimate, variance, floor):
-    """The term of every time, one example each: a batch of levels."""
+    """Returns the term of every time, with one example per time: a batch of levels."""
     times = schedule.times
     x_t = jd.q_sample(schedule, x_0, times, eps)
     level, after = schedule.level(times), schedule.next_level(times)
@@ -158,7 +158,7 @@ def test_terms_have_finite_gradients(short, guess):
 
 
 def test_last_step_has_the_variance_of_the_one_before():
-    """A variance of 1e-20, as clamping 0 would give, costs what no image holds."""
+    """A variance of 1e-20, as clamping 0 would give, costs over 50 bits per pixel."""
     schedule = jd.Linear().build()
     floor = variance_floor(schedule)
     x = jnp.ones((1, 1))

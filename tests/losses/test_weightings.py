@@ -1,4 +1,4 @@
-"""Weightings: each is its paper's formula, where the paper defines it."""
+"""Weightings: each is its paper's formula, if the paper defines one."""
 
 import warnings
 from typing import Any, get_args
@@ -12,7 +12,7 @@ from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions
 
-# The weight of the output's squared error as a paper writes it, by alpha and sigma.
+# Weights of the output's squared error, as the papers write them in alpha and sigma.
 PAPERS: dict[type, list[tuple[Any, Any, Any]]] = {
     jd.losses.Uniform: [
         (jd.losses.Uniform(), prediction(), lambda a, s: np.ones_like(s))
@@ -84,7 +84,7 @@ PAPERS: dict[type, list[tuple[Any, Any, Any]]] = {
 
 
 def levels_of(options, num):
-    """Levels all over the range of a schedule, the two ends among them."""
+    """Returns a schedule, and levels over its whole range, with both ends."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         schedule = options().build()
@@ -95,7 +95,7 @@ def levels_of(options, num):
 @pytest.mark.parametrize("weighting", get_args(WeightingOptions))
 def test_the_papers_formula(weighting, options):
     _, level = levels_of(options, 50)
-    visible = np.asarray(level.alpha) > 0  # there the papers' formulas hold
+    visible = np.asarray(level.alpha) > 0  # the papers' formulas need a signal
     alpha, sigma = (np.asarray(x, np.float64)[visible] for x in level[1:])
     for ours, prediction, formula in PAPERS[weighting]:
         got = ours.output_weight(prediction, level)
@@ -108,7 +108,7 @@ def test_the_papers_formula(weighting, options):
 @pytest.mark.parametrize("options", get_args(ScheduleOptions))
 @pytest.mark.parametrize("weighting", get_args(WeightingOptions))
 def test_finite_wherever_the_prediction_is(weighting, options):
-    """No signal at all, or hardly any noise: the weight stays finite, at least 0."""
+    """The weight stays finite and at least 0, without signal or with little noise."""
     schedule, level = levels_of(options, 50)
     if not schedule.has_terminal_signal:
         assert float(level.alpha[-1]) == 0
@@ -128,7 +128,7 @@ def test_finite_wherever_the_prediction_is(weighting, options):
 
 
 def test_the_weight_where_there_is_no_signal():
-    """At SNR 0, w(0) (sigma / alpha)^2 of eps: v is -x_0, F is x_0 / d."""
+    """At SNR 0, v is -x_0 and has the weight w(0); F is x_0 / d and has w(0) d^2."""
     level = jd.Level(*(jnp.float32(value) for value in (1000, 0, 1)))
     at_zero = {
         jd.losses.UniformX0(): 1,

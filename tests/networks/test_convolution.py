@@ -1,4 +1,4 @@
-"""The CPU's own convolution: the same values and gradients as the plain one's."""
+"""CPU convolution: the same values and gradients as the plain convolution."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from jaxdiff.networks import convolution, winograd
 
 
 def assert_agree(found, expected, within=5e-6):
-    """Each array within so many parts of its largest number."""
+    """Asserts that each array agrees to a share `within` of its largest number."""
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         atol = within * np.abs(b).max()
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
@@ -87,7 +87,7 @@ def test_it_is_differentiated_forwards_twice_and_by_vmap():
 
 
 def test_the_network_is_the_same_either_way(monkeypatch):
-    """And it does go the other way: the compiled program has its loops."""
+    """The program for the CPU contains loops; the plain programs do not."""
     config = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=())
     network = config.build(out_channels=1)
     x, _, _ = inputs((2, 16, 16, 1), 1)

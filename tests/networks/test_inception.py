@@ -24,7 +24,7 @@ from tests.helpers.pytorch import import_torchvision, torch
 
 @pytest.fixture(scope="module")
 def reference():
-    """The network of pytorch-fid, all four parts, with random weights; and its file."""
+    """Network of pytorch-fid, all four parts, with random weights; and the weights."""
     import_torchvision()
     from pytorch_fid import inception as fid
 
@@ -35,7 +35,7 @@ def reference():
         def load(url, progress):
             return weights
 
-        # What the package would download: first of the names and shapes it has.
+        # Replaces the weights that the package would download.
         patch.setattr(fid, "load_state_dict_from_url", load)
         original = torch.nn.Module.load_state_dict
 
@@ -50,7 +50,7 @@ def reference():
 
 
 def drawn(name, value):
-    """Random weights that keep the activations' size, and no two layers alike."""
+    """Returns random weights that preserve the size of the activations."""
     if name.endswith("num_batches_tracked"):
         return value
     if name.endswith("running_var"):
@@ -76,7 +76,7 @@ def variables(weights_file):
 
 @pytest.mark.parametrize("shape", [(32, 32), (50, 310)])
 def test_its_features_are_those_of_the_reference(reference, variables, shape):
-    """Smaller and larger than 299 x 299, which is resized to."""
+    """Images smaller and larger than 299 x 299 are resized to this size."""
     images = np.random.default_rng(0).random((2, *shape, 3), np.float32)
     with torch.no_grad():
         parts = reference[0](torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
@@ -90,14 +90,14 @@ def test_its_features_are_those_of_the_reference(reference, variables, shape):
 
 
 def test_every_weight_has_its_place(reference, variables):
-    """And the features are the reference's, for weights that are all random."""
+    """All 470 arrays of the reference's four parts are parameters of the network."""
     names = {n for n in reference[1] if not n.startswith("fc.")}
     names = {n for n in names if not n.endswith("num_batches_tracked")}
     assert len(names) == len(jax.tree.leaves(variables)) == 470
 
 
 def test_images_are_read_through_the_file(reference, weights_file):
-    """uint8 images, grey ones too, as the command line asks for it."""
+    """Grey uint8 images give the reference's features, with command-line options."""
     options = parse_option(f"inception:path={weights_file}", Features, "features")
     assert options == Inception(path=str(weights_file))
     grey = np.random.default_rng(1).integers(0, 256, (3, 28, 28, 1), np.uint8)
@@ -128,7 +128,7 @@ def test_another_networks_weights_are_refused(weights_file):
 
 @pytest.fixture(scope="module")
 def state():
-    """Tensors of every kind."""
+    """Tensors of every dtype and layout."""
     return {
         "float": torch.arange(12.0).reshape(3, 4),
         "half": torch.linspace(0, 1, 5).half(),
@@ -160,7 +160,7 @@ def test_weights_are_read_as_pytorch_reads_them(state, tmp_path, is_zip):
 
 
 class Evil:
-    """What a pickle can do to whoever reads it."""
+    """Object whose pickle runs a shell command in the reader's process."""
 
     def __reduce__(self):
         return os.system, ("touch evil",)
@@ -208,7 +208,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, value, words):
     [((5,), (1,), 0), ((4,), (1,), 1), ((2, 2), (3, 1), 0), ((4,), (0,), -1)],
 )
 def test_a_tensor_outside_its_numbers_is_refused(tmp_path, shape, strides, offset):
-    """A file that would have other memory read."""
+    """The tensor would reach outside the stored numbers."""
     path = tmp_path / "x.pth"
     torch.save({"a": torch.arange(4.0)}, path)
     with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""The U-Net: DDPM's sizes, its conditioning, and randomness per example."""
+"""U-Net: DDPM's sizes, the conditioning, and randomness per example."""
 
 import dataclasses
 from functools import partial
@@ -50,7 +50,7 @@ def test_patches_are_squares_of_the_image(size):
 
 
 def test_a_network_on_patches():
-    """The same network as on an image of a quarter of the size and 4 x the channels."""
+    """Patches equal an image of a quarter of the size with 4 x the channels."""
     config = jd.UNetConfig(
         channels=4, multipliers=(1, 2), blocks=1, attention=(), groups=2, dropout=0.0
     )
@@ -72,7 +72,7 @@ def test_a_network_on_patches():
 
 
 def test_starts_at_zero(tiny):
-    """The last convolution starts at zero: at first the network predicts no noise."""
+    """The last convolution starts at zero, so the initial output is zero."""
     network, _ = tiny
     images, t = jnp.ones((2, 8, 8, 1)), jnp.zeros(2, jnp.int32)
     params = jax.jit(network.init)(jax.random.key(0), images, t)
@@ -113,7 +113,7 @@ def test_dropout_and_label_dropout_are_per_example(apply):
     t, labels = jnp.full(4, 9), jnp.full(4, 3)
     keys = jax.random.split(jax.random.key(0), 4)
     out = apply(x, t, labels, keys)
-    assert not np.allclose(out[0], out[1])  # equal inputs, other keys
+    assert not np.allclose(out[0], out[1])  # equal inputs, different keys
     swapped = apply(x, t, labels, keys[::-1])
     np.testing.assert_allclose(swapped, out[::-1], rtol=1e-4, atol=1e-5)
 
@@ -122,7 +122,7 @@ def test_every_block_drops_by_keys_of_its_own(monkeypatch):
     seen = []
 
     def note(x, rate, keys):
-        if keys is not None:  # there are none while it is initialised
+        if keys is not None:  # the initialisation has no keys
             seen.append(np.asarray(jax.random.key_data(keys)))
         return x
 
@@ -137,7 +137,7 @@ def test_every_block_drops_by_keys_of_its_own(monkeypatch):
 
 
 def test_a_block_starts_as_what_it_is_given():
-    """Its last layer starts at zero, as in the code of Ho et al. 2020."""
+    """The last layer of a block starts at zero, as in the code of Ho et al. 2020."""
     x = jax.random.normal(jax.random.key(0), (2, 4, 4, 8))
     norm_of = partial(layers.Norm, 2, jnp.float32)
     block = layers.ResBlock(8, 0.0, norm_of, jnp.float32)
@@ -226,7 +226,7 @@ def test_rematerialisation_and_bfloat16():
 
 
 def test_rematerialisation_keeps_less_for_the_backward_pass(tiny):
-    """What is kept of the forward pass: nearly all, a few products, blocks' inputs."""
+    """The backward pass gets nearly all values, a few products, or blocks' inputs."""
     network, params = tiny
     x, t = jnp.ones((64, 8, 8, 1)), jnp.arange(64)
     keys = jax.random.split(jax.random.key(0), 64)
