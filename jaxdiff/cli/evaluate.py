@@ -83,8 +83,8 @@ class Figure(NamedTuple):
         """Returns the name, and the value in a column."""
         value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
         error = self.standard_error
-        told = value if error is None else f"{value} ± {error:.4f}"
-        return f"  {self.name:<44}{told}"
+        shown = value if error is None else f"{value} ± {error:.4f}"
+        return f"  {self.name:<44}{shown}"
 
 
 def evaluate(options: EvaluateOptions, run: Run) -> None:

@@ -16,4 +16,4 @@ class ReportOptions:
 
 def report(options: ReportOptions) -> None:
     """Writes the page of a run and prints its path."""
-    page.tell(options.workdir)
+    page.print_place(options.workdir)

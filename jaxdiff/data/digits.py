@@ -35,7 +35,7 @@ class Digits:
 
         try:
             with quiet():
-                builder = prepared(make_builder, tell=False)
+                builder = prepared(make_builder, verbose=False)
         except OSError as error:
             raise InputError(
                 f"cannot use the cache folder {folder}: {first_line(error)}. "

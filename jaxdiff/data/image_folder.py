@@ -146,7 +146,7 @@ class ImageFolder(Checked):
         try:
             with quiet():
                 return prepared(
-                    lambda: JaxdiffFolder(files, data_dir=folder), tell=False
+                    lambda: JaxdiffFolder(files, data_dir=folder), verbose=False
                 )
         except OSError as error:
             raise InputError(

@@ -13,13 +13,13 @@ from jaxdiff.errors import require
 _RETRIES = 4
 
 
-def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
+def prepared(make_builder: Callable[[], Any], *, verbose: bool = True) -> Any:
     """Returns a TFDS builder whose data is on disk, and prepares the data if necessary.
 
     Args:
         make_builder: Function that returns the builder. It is called again after the
             preparation, so that the result describes the files on disk.
-        tell: If True, TFDS prints messages, and shows its progress in a terminal.
+        verbose: If True, TFDS prints messages, and shows its progress in a terminal.
     """
     builder = make_builder()
     if builder.data_path.exists():
@@ -28,8 +28,8 @@ def prepared(make_builder: Callable[[], Any], *, tell: bool = True) -> Any:
     require("array_record")
     downloader = require("tensorflow_datasets.core.download.downloader")
     downloader.MAX_RETRIES = _RETRIES  # TFDS's 10 retries take minutes offline
-    tfds.display_progress_bar(tell and sys.stderr.isatty())
-    out = sys.stderr if tell else io.StringIO()
+    tfds.display_progress_bar(verbose and sys.stderr.isatty())
+    out = sys.stderr if verbose else io.StringIO()
     try:
         with without_tensorflow(), contextlib.redirect_stdout(out):
             builder.download_and_prepare(

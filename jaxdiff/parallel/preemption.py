@@ -75,13 +75,13 @@ def stop_between_steps() -> Iterator[Asked]:
         os.set_blocking(ring, False)
 
     def listen() -> None:
-        told = False
+        stopping = False
         while number := os.read(heard, 1)[0]:
-            if told and number == signal.SIGINT:
+            if stopping and number == signal.SIGINT:
                 os._exit(128 + number)
-            if told or number not in SIGNALS:
+            if stopping or number not in SIGNALS:
                 continue
-            told = True
+            stopping = True
             asked.number = asked.number or number
             sys.stderr.write("\n" + TOLD)
             sys.stderr.flush()

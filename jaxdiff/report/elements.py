@@ -175,9 +175,9 @@ def figures_of(record: Mapping[str, Any]) -> list[Table]:
     for figure in found:
         if isinstance(figure, Mapping):
             value, error = (cell(figure.get(k)) for k in ("value", "standard_error"))
-            told = f"{value} ± {error}" if error else value
+            shown = f"{value} ± {error}" if error else value
             rest = (cell(figure.get(name)) for name in ("unit", "note"))
-            rows.append((cell(figure.get("name")), told, *rest))
+            rows.append((cell(figure.get("name")), shown, *rest))
     header = ("metric", "value ± standard error", "unit", "note")
     kept = [i for i in range(len(header)) if any(row[i] for row in rows)]
     cells = [tuple(row[i] for i in kept) for row in rows]

@@ -58,7 +58,7 @@ def write_page(workdir: Path) -> Path:
     return workdir / PAGE
 
 
-def tell(workdir: Path) -> None:
+def print_place(workdir: Path) -> None:
     """Writes the page, and prints the page's path."""
     print(f"the run on one page: {write_page(workdir)}")
 
@@ -66,6 +66,6 @@ def tell(workdir: Path) -> None:
 def refresh(workdir: Path) -> None:
     """Writes the page after other work; a failure is only a warning."""
     try:
-        tell(workdir)
+        print_place(workdir)
     except InputError as error:
         warnings.warn(f"skipped {PAGE}: {error}", stacklevel=2)

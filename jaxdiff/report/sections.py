@@ -170,8 +170,8 @@ def configuration(run: Seen) -> Part:
     options = serialization.to_dict(run.experiment)
     single = {k: v for k, v in options.items() if not isinstance(v, dict)}
     groups = {k: v for k, v in options.items() if k not in single}
-    told = {name: plain(v) for name, v in run.info._asdict().items() if v is not None}
-    return Part("Configuration", options={"run": single, **groups, "images": told})
+    shown = {name: plain(v) for name, v in run.info._asdict().items() if v is not None}
+    return Part("Configuration", options={"run": single, **groups, "images": shown})
 
 
 def origin(run: Seen) -> Part:

@@ -46,9 +46,9 @@ def test_the_command_writes_those_of_the_features(monkeypatch, capsys):
         np.testing.assert_allclose(file["sigma"], expected, rtol=1e-5, atol=1e-8)
     read = load_statistics("s.npz")  # type: ignore[arg-type]
     assert read.num == 250
-    told = capsys.readouterr().out
-    assert told.startswith(f"statistics {hash_of(read)} of 250 test images of data ")
-    assert "features: pixels of 8x8, resizing none, are in s.npz" in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"statistics {hash_of(read)} of 250 test images of data ")
+    assert "features: pixels of 8x8, resizing none, are in s.npz" in printed
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -161,10 +161,10 @@ class Told:
 def test_without_a_class_the_network_is_told_the_one_after_the_last(short):
     network: Any = Told()
     denoiser = jd.bind(network, {}, jnp.array([2, 0]))
-    for weight, told in ((0.0, [3, 3]), (1.0, [2, 0]), (3.0, [0, -6])):
+    for weight, answers in ((0.0, [3, 3]), (1.0, [2, 0]), (3.0, [0, -6])):
         guided = jd.classifier_free_guidance(denoiser, weight)
         eps = guided(jnp.zeros((2, 1)), short.level(5)).eps
-        np.testing.assert_array_equal(eps[:, 0], told)
+        np.testing.assert_array_equal(eps[:, 0], answers)
 
 
 def test_classifier_free_is_one_call_of_the_network(tiny, short):

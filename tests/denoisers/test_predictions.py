@@ -81,9 +81,9 @@ def test_target_gives_the_image_and_the_noise_back(options, prediction, x64):
     output = target(prediction, X_0, EPS, level)
     estimate = answers(prediction, output, noised(level), level)[0]
     assert estimate.variance_fraction is None
-    told = visible(prediction, options)
-    np.testing.assert_allclose(estimate.x_0[told], X_0[told], **CLOSE)
-    np.testing.assert_allclose(estimate.eps[told], EPS[told], **CLOSE)
+    seen = visible(prediction, options)
+    np.testing.assert_allclose(estimate.x_0[seen], X_0[seen], **CLOSE)
+    np.testing.assert_allclose(estimate.eps[seen], EPS[seen], **CLOSE)
 
 
 @every_schedule
@@ -104,9 +104,9 @@ def test_any_output_is_consistent_with_the_noisy_image(options, prediction, x64)
     level, x_t = level_of(options), noised(level_of(options))
     alpha, sigma = level.scales(x_t)
     estimate = jax.device_get(answers(prediction, OUTPUT, x_t, level)[0])
-    told = visible(prediction, options)
-    rebuilt = alpha[told] * estimate.x_0[told] + sigma[told] * estimate.eps[told]
-    np.testing.assert_allclose(rebuilt, x_t[told], **CLOSE)
+    seen = visible(prediction, options)
+    rebuilt = alpha[seen] * estimate.x_0[seen] + sigma[seen] * estimate.eps[seen]
+    np.testing.assert_allclose(rebuilt, x_t[seen], **CLOSE)
 
 
 @every_schedule
@@ -116,9 +116,9 @@ def test_gain_is_the_images_change_per_change_of_output(options, prediction, x64
     one, gain, _ = jax.device_get(answers(prediction, OUTPUT, x_t, level))
     other = answers(prediction, OUTPUT + OTHER, x_t, level)[0]
     assert gain.shape == (6,)
-    told = visible(prediction, options)
-    change = abs(other.x_0 - one.x_0)[told]
-    np.testing.assert_allclose(change, gain[told, None] * abs(OTHER)[told], **CLOSE)
+    seen = visible(prediction, options)
+    change = abs(other.x_0 - one.x_0)[seen]
+    np.testing.assert_allclose(change, gain[seen, None] * abs(OTHER)[seen], **CLOSE)
 
 
 @pytest.mark.parametrize("options", PRESERVING)
@@ -281,9 +281,9 @@ def test_bound_network_is_told_the_scaled_image_and_the_time(options, prediction
     scaled = np.asarray(answers(prediction, OUTPUT, x_t, level)[2])
     output = 2 * scaled + (level.t + labels)[:, None]
     expected = answers(prediction, output, x_t, level)[0]
-    told = visible(prediction, options)
-    np.testing.assert_allclose(got.x_0[told], expected.x_0[told], **CLOSE)
-    np.testing.assert_allclose(got.eps[told], expected.eps[told], **CLOSE)
+    seen = visible(prediction, options)
+    np.testing.assert_allclose(got.x_0[seen], expected.x_0[seen], **CLOSE)
+    np.testing.assert_allclose(got.eps[seen], expected.eps[seen], **CLOSE)
 
 
 BATCH = jd.Batch(np.zeros((2, 2, 2, 1), np.float32), None, np.arange(2))

@@ -56,7 +56,7 @@ def fits(prediction, schedule):
     return True
 
 
-def told(schedule, t):
+def rounded(schedule, t):
     """Returns the level of the time that a network receives."""
     if isinstance(schedule, jd.Schedule):
         return schedule.level(t)
@@ -85,7 +85,7 @@ class Truth:
     num_classes: int | None = None
 
     def apply(self, variables: Any, x_t, t, labels=None, keys=None) -> Any:
-        level = told(self.schedule, t)
+        level = rounded(self.schedule, t)
         estimate = self.oracle(x_t / self.prediction.scaled(x_t * 0 + 1, level), level)
         output = self.prediction.target(estimate.x_0, estimate.eps, level)
         constant, scale, slope, *raw = variables["params"]

@@ -172,13 +172,13 @@ def test_an_unseen_bin_counts_as_the_average_one():
 
 def test_uniform_until_the_history_says_something():
     memory = TIMES.init()
-    told = TIMES.observe(jnp.asarray(U), jnp.exp(-5 * jnp.asarray(U)))
+    observed = TIMES.observe(jnp.asarray(U), jnp.exp(-5 * jnp.asarray(U)))
     for _ in range(TIMES.warmup_steps):
         np.testing.assert_allclose(TIMES.probabilities(memory), 0.1, rtol=1e-6)
         drawn, weights = draw(TIMES, U, memory=memory)
         np.testing.assert_allclose(drawn, U, atol=2e-5)
         np.testing.assert_allclose(weights, 1, rtol=1e-6)
-        memory = TIMES.update(memory, told)
+        memory = TIMES.update(memory, observed)
     p = TIMES.probabilities(memory)
     assert p[0] > 0.3
     np.testing.assert_allclose(p[0] / p[1], np.exp(0.5), rtol=0.02)

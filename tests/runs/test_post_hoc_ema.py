@@ -190,7 +190,7 @@ def compared(of_u_net):
 
 def test_averages_are_compared(of_u_net, compared):
     """The parts of the library give the same figures."""
-    record, told = compared
+    record, printed = compared
     floor, constant, *others = record["averages"]
     assert [one["length"] for one in others] == [0.08, 0.1, 0.16]
     training, held_out = jd.data.Digits().load("train"), jd.data.Digits().load("test")
@@ -210,11 +210,11 @@ def test_averages_are_compared(of_u_net, compared):
     assert floor["frechet"] < constant["frechet"]
     assert len({one["frechet"] for one in others}) == 3
     for part in ("constant decay 0.9999", "training images (baseline)", "\n0.1 "):
-        assert part in told
-    assert "16 samples of each by ddim, guidance 1, against 16 held-out" in told
+        assert part in printed
+    assert "16 samples of each by ddim, guidance 1, against 16 held-out" in printed
     with Image.open(of_u_net / "ema.png") as picture:
         assert picture.width > 700
-    assert "ema.png are in" in told
+    assert "ema.png are in" in printed
     page = (of_u_net / "report.html").read_text()
     assert "Averages of the parameters" in page
 

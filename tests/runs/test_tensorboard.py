@@ -81,8 +81,8 @@ def test_tensorboard_shows_each_line_of_metrics_and_the_speed(seen):
     speeds = scalars.pop("images_per_s")
     assert scalars == lines_of(workdir)
     assert [step for step, _ in scalars["loss"]] == [2, 4, 6, 8]
-    told = [(e["step"], e["images_per_s"]) for e in events_of(workdir, "speed")]
-    np.testing.assert_allclose(speeds, told, rtol=1e-6)
+    printed = [(e["step"], e["images_per_s"]) for e in events_of(workdir, "speed")]
+    np.testing.assert_allclose(speeds, printed, rtol=1e-6)
 
 
 def test_tensorboard_shows_the_grids(seen):

@@ -250,6 +250,6 @@ def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
         jd.train(TINY, tmp_path, progress=False)
     with pytest.raises(SystemExit):
         main(TINY, "What it is.", args=["evaluate", "--workdir", str(tmp_path)])
-    told = capsys.readouterr().err
-    assert f"the run's training data, {mine.fingerprint()}, got" in told
-    assert "\n" not in told.strip()
+    printed = capsys.readouterr().err
+    assert f"the run's training data, {mine.fingerprint()}, got" in printed
+    assert "\n" not in printed.strip()
