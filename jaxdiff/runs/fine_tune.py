@@ -67,7 +67,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
             "its network, or remove init."
         )
     changed = differences(_options(run.experiment), _options(experiment))
-    for told, parts in (
+    for what, parts in (
         (
             f"these parameters of '{experiment.init}' do not match and are "
             "reinitialized",
@@ -76,7 +76,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         (f"the model of '{experiment.init}' was trained with other options", changed),
     ):
         if parts and is_first():
-            warnings.warn(f"{told}: {'; '.join(parts)}", stacklevel=2)
+            warnings.warn(f"{what}: {'; '.join(parts)}", stacklevel=2)
     return fits
 
 
