@@ -78,7 +78,7 @@ def averages(options: AveragesOptions, run: Run) -> None:
     """Compares averages of a trained run: a table, a record and a picture."""
     check_seed(options.seed)
     kept = stored_lengths(run.experiment)
-    lengths = options.lengths or lengths_between(min(kept), max(kept))
+    lengths = options.lengths or _spread(min(kept), max(kept))
     for one in lengths:
         gamma_of(one)
     if len(set(lengths)) < len(lengths):
@@ -135,8 +135,8 @@ def averages(options: AveragesOptions, run: Run) -> None:
     page.refresh(options.workdir)
 
 
-def lengths_between(shortest: float, longest: float) -> tuple[float, ...]:
-    """Lengths, evenly spread in their logarithm, of three digits; one if both are."""
+def _spread(shortest: float, longest: float) -> tuple[float, ...]:
+    """Lengths, evenly spread in their logarithm."""
     spread = np.geomspace(shortest, longest, COUNT if longest > shortest else 1)
     return tuple(float(f"{length:.3g}") for length in spread)
 
