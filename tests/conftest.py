@@ -27,6 +27,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.storage.cache import cache_folder
 from jaxdiff.storage.compilation_cache import kind_of_cpu
+from jaxdiff.training.model import param_shapes
 from tests.helpers.runs import TINY
 
 pytest_plugins = ["tests.helpers.budget"]
@@ -113,9 +114,7 @@ def tiny():
     """Network of tiny size, class-conditional, with random (not zero) outputs."""
     config = jd.UNetConfig(channels=4, multipliers=(1, 2), blocks=1, attention=())
     network = config.build(out_channels=1, num_classes=10)
-
-    images, times = jnp.zeros((1, 8, 8, 1)), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), images, times)["params"]
+    shapes = param_shapes(network, (8, 8, 1), 10)
     chance = np.random.default_rng(1)
 
     def random(path, leaf):

@@ -17,7 +17,7 @@ from jaxdiff.data import from_arrays
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Training
-from jaxdiff.training.initialize import init_state
+from jaxdiff.training.recipe import compiled_init, state_shapes
 
 Options = argparse.Namespace
 NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
@@ -83,9 +83,8 @@ class Case:
     @cached_property
     def state(self) -> Any:
         """Train state of step 0 on the devices, in the form of the layout's step."""
-        init = partial(init_state, self.trainer.experiment, self.trainer.info)
-        shardings = self.layout.shardings(jax.eval_shape(init))
-        return self.layout.localize(jax.jit(init, out_shardings=shardings)())
+        init = compiled_init(self.trainer.recipe, self.layout)
+        return self.layout.localize(init({}))
 
     @cached_property
     def forward_flops(self) -> float:
@@ -113,7 +112,7 @@ def count(trainer: Trainer, what: str) -> float:
 
     Nothing is compiled. XLA counts the program for a TPU on any machine.
     """
-    state = jax.eval_shape(partial(init_state, trainer.experiment, trainer.info))
+    state = state_shapes(trainer.recipe)
     batch = trainer.batch(0)
     arguments: tuple[Any, ...] = (state, batch)
     fn: Callable[..., Any] = partial(jd.train_step, **trainer.recipe.options)

@@ -79,7 +79,7 @@ def averages(options: AveragesOptions, run: Run) -> None:
     """Compares averages of a trained run; writes a table, a JSON file and a picture."""
     check_seed(options.seed)
     kept = stored_lengths(run.experiment)
-    lengths = options.lengths or lengths_between(min(kept), max(kept))
+    lengths = options.lengths or _spread(min(kept), max(kept))
     for one in lengths:
         gamma_of(one)
     if len(set(lengths)) < len(lengths):
@@ -136,11 +136,8 @@ def averages(options: AveragesOptions, run: Run) -> None:
     page.refresh(options.workdir)
 
 
-def lengths_between(shortest: float, longest: float) -> tuple[float, ...]:
-    """Returns lengths with three digits, evenly spaced in their logarithm.
-
-    Returns one length if the shortest is the longest.
-    """
+def _spread(shortest: float, longest: float) -> tuple[float, ...]:
+    """Returns lengths with three digits, evenly spaced in their logarithm."""
     spread = np.geomspace(shortest, longest, COUNT if longest > shortest else 1)
     return tuple(float(f"{length:.3g}") for length in spread)
 

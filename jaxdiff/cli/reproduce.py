@@ -18,8 +18,7 @@ from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import train
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
-from jaxdiff.training.initialize import build_model, placed, recipe_of
-from jaxdiff.training.recipe import state_shapes
+from jaxdiff.training.initialize import init_shapes, placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def reproduce(options: ReproduceOptions) -> bool:
         raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
     train(experiment, again, until=step)
 
-    shapes = state_shapes(recipe_of(experiment, build_model(experiment, info)))
+    shapes = init_shapes(experiment, info)
     template = placed(shapes, Pmap().shardings(shapes))
     found = []
     for folder in (first, again):

@@ -7,7 +7,7 @@ import jax
 
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
-from jaxdiff.training.recipe import Recipe
+from jaxdiff.training.recipe import Recipe, state_shapes
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import AnySchedule, Array, Network
 
@@ -70,6 +70,13 @@ def init_state(
 ) -> TrainState:
     """Returns the train state at step 0; `start` replaces parameters by name."""
     return recipe_of(experiment, build_model(experiment, info)).init(start)
+
+
+def init_shapes(
+    experiment: Experiment, info: DataInfo, network: Network | None = None
+) -> TrainState:
+    """Returns the shapes and types of an experiment's train state."""
+    return state_shapes(recipe_of(experiment, build_model(experiment, info, network)))
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

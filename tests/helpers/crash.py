@@ -14,7 +14,6 @@ second or both. Each start must resume the run without help.
 
 import argparse
 import collections
-import functools
 import os
 import pathlib
 import random
@@ -32,7 +31,7 @@ from jaxdiff.cli.reproduce import digest
 from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.training.initialize import init_state
+from jaxdiff.training.initialize import init_shapes
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 30
@@ -178,7 +177,7 @@ def kill_once(arguments, env, log, workdir, chance, startup):
 def final(workdir):
     """Returns the hashes of a finished run's results."""
     experiment, info = read_config(workdir)
-    template = jax.eval_shape(functools.partial(init_state, experiment, info))
+    template = init_shapes(experiment, info)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = jax.device_get(checkpoints.restore(template))
     if int(state.step) != experiment.training.num_steps:

@@ -10,7 +10,7 @@ import jaxdiff as jd
 from jaxdiff.runs.folder import training_part, write_record
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
-from jaxdiff.training.initialize import init_state
+from jaxdiff.training.initialize import init_shapes
 from jaxdiff.training.optimizer import Optimizer
 from tests.helpers.runs import NETWORK
 
@@ -42,7 +42,7 @@ def fake_run(
     info = DataInfo((8, 8, 1), *classes)
     workdir.mkdir()
     write_record(workdir, experiment, info)
-    shapes = jax.eval_shape(lambda: init_state(experiment, info))
+    shapes = init_shapes(experiment, info)
     state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         checkpoints.save(2, state, {"configuration": training_part(experiment, info)})

@@ -11,12 +11,18 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.networks import layers, time_embedding
+from jaxdiff.training.model import param_shapes
 
 
-def init_shapes(network, size=32):
-    channels = network.out_channels
-    images, t = jnp.zeros((1, size, size, channels)), jnp.zeros(1, jnp.int32)
-    return jax.eval_shape(network.init, jax.random.key(0), images, t)["params"]
+def init_above_zero(network, x, t):
+    """Returns initial parameters plus 0.1, as the last layers start at zero."""
+
+    @jax.jit
+    def init():
+        params = network.init(jax.random.key(0), x, t)["params"]
+        return jax.tree.map(lambda a: a + 0.1, params)
+
+    return init()
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,7 @@ def init_shapes(network, size=32):
 )
 def test_parameters_are_ddpms(multipliers, size, count):
     network = jd.UNetConfig(multipliers=multipliers).build(out_channels=3)
-    shapes = init_shapes(network, size)
+    shapes = param_shapes(network, (size, size, 3), None)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
@@ -57,11 +63,7 @@ def test_a_network_on_patches():
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 1)), jnp.array([3, 500])
     patched = dataclasses.replace(config, patch=2).build(out_channels=1)
 
-    @jax.jit
-    def init():  # the last layer starts at zero
-        return jax.tree.map(lambda a: a + 0.1, patched.init(jax.random.key(0), x, t))
-
-    params = init()
+    params = {"params": init_above_zero(patched, x, t)}
     plain = config.build(out_channels=4)
     expected: Any = jax.jit(plain.apply)(params, layers.to_patches(x, 2), t)
     got: Any = jax.jit(patched.apply)(params, x, t)
@@ -190,12 +192,7 @@ def test_rematerialisation_and_bfloat16():
     network = config.build(1, 10)
     x, t = jnp.ones((2, 8, 8, 1)), jnp.array([3, 500])
 
-    @jax.jit
-    def init():  # the last layers start at zero
-        params = network.init(jax.random.key(0), x, t)["params"]
-        return jax.tree.map(lambda a: a + 0.1, params)
-
-    params = init()
+    params = init_above_zero(network, x, t)
     keys = jax.random.split(jax.random.key(0), 2)
 
     def loss(params, network):
@@ -218,7 +215,8 @@ def test_rematerialisation_and_bfloat16():
     ]
     for change, tolerance in changes:
         changed = dataclasses.replace(config, **change).build(1, 10)
-        assert jax.tree.all(jax.tree.map(same, init_shapes(changed, 8), params))
+        shapes = param_shapes(changed, (8, 8, 1), 10)
+        assert jax.tree.all(jax.tree.map(same, shapes, params))
         other, other_gradient = compiled(params, changed)
         np.testing.assert_allclose(other, value, rtol=tolerance)
         difference = flat(jax.device_get(other_gradient)) - gradient

@@ -27,11 +27,10 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.runs.folder import read_record
+from jaxdiff.runs.folder import read_config
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Training
-from jaxdiff.training.initialize import build_model, recipe_of
-from jaxdiff.training.recipe import state_shapes
+from jaxdiff.training.initialize import build_model, init_shapes, recipe_of
 from tests.helpers.layouts import (
     BATCH,
     EXPERIMENT,
@@ -84,13 +83,13 @@ def results(folder):
 
 def start_of(workdir, network=None):
     """Returns the state that a run starts from."""
-    experiment, info = read_record(json.loads((workdir / "config.json").read_text()))
+    experiment, info = read_config(workdir)
     return recipe_of(experiment, build_model(experiment, info, network)).init()
 
 
 def final(workdir, network=None):
     """Returns the last state of a run, on one device."""
-    shapes = jax.eval_shape(lambda: start_of(workdir, network))
+    shapes = init_shapes(*read_config(workdir), network)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(shapes, STEPS))
 
@@ -257,7 +256,7 @@ def test_a_device_holds_its_part_of_the_state():
         parallel=layout("fsdp-8").parallel,
     )
     info = DataInfo((8, 8, 1), 10, None)
-    shapes = state_shapes(recipe_of(experiment, build_model(experiment, info)))
+    shapes = init_shapes(experiment, info)
     state = jax.tree.map(
         lambda a, sharding: jax.device_put(np.zeros(a.shape, a.dtype), sharding),
         shapes, experiment.parallel.shardings(shapes),

@@ -28,8 +28,7 @@ from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep
-from jaxdiff.training.initialize import build_model, recipe_of
-from jaxdiff.training.recipe import state_shapes
+from jaxdiff.training.initialize import init_shapes
 from tests.helpers.fake_run import snapshot
 from tests.helpers.own_networks import Wide
 from tests.helpers.runs import TINY, same_bits
@@ -65,9 +64,7 @@ def events(workdir, name):
 
 
 def state_of(workdir, step):
-    experiment, info = read_config(workdir)
-    model = build_model(experiment, info, OWN)
-    template = state_shapes(recipe_of(experiment, model))
+    template = init_shapes(*read_config(workdir), OWN)
     return jax.device_get(Checkpoints(workdir / "checkpoints").restore(template, step))
 
 
@@ -323,12 +320,11 @@ def test_a_start_records_where_it_comes_from(finished):
 def test_the_code_is_all_of_the_package():
     """A change of any module changes the hash of the code."""
     package = pathlib.Path(jd.__file__).parent
-    names = sorted(
-        path.relative_to(package).as_posix() for path in package.rglob("*.py")
-    )
+    paths = sorted(package.rglob("*.py"))
+    names = [path.relative_to(package).as_posix() for path in paths]
     assert {"__init__.py", "runs/provenance.py", "samplers/ddim.py"} <= set(names)
     digest = hashlib.sha256()
-    for name in sorted(names, key=pathlib.PurePosixPath):
+    for name in names:
         digest.update(name.encode() + b"\0" + (package / name).read_bytes() + b"\0")
     assert provenance.code()["source"] == digest.hexdigest()[:16]
 

@@ -242,10 +242,12 @@ def test_images_in_memory_train_and_resume(finished, tmp_path):
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
-    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
-    mine = jd.data.from_arrays(images, np.arange(40) % 10)
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)
+    mine = jd.data.from_arrays(images)
     jd.train(TINY, tmp_path, dataset=mine, progress=False)
-    assert jd.load(tmp_path).info == DataInfo((8, 8, 1), 10, None, mine.fingerprint())
+    run = jd.load(tmp_path)
+    assert run.info == DataInfo((4, 4, 3), None, None, mine.fingerprint())
+    assert run.generate(None, 2, 0).shape == (2, 4, 4, 3)
     with pytest.raises(jd.InputError, match="another configuration"):
         jd.train(TINY, tmp_path, progress=False)
     with pytest.raises(SystemExit):
