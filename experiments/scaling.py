@@ -1,7 +1,7 @@
-"""A cost model of training on many devices: communication per step, and efficiency.
+"""A cost model of training on many devices: communication and efficiency.
 
-N devices train on b images each. An image takes F floating-point operations, and a
-device computes S operations per second. A step computes for
+N devices train on b images each. An image takes F floating-point operations,
+and a device computes S operations per second. A step computes for
 
     (1)  t_compute = b F / S
 
@@ -10,31 +10,34 @@ With P bytes of float32 parameters and N = data * fsdp, each device sends
     (2)  Pmap      2 (N - 1)/N P
     (3)  Sharded   2 (fsdp - 1)/fsdp P + 2 (data - 1)/data P/fsdp
 
-by rings (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms"); see
-`jaxdiff.parallel`. Of N devices, G share the fast links of a machine (`inside`, bytes
-per second and device). Each has its share of the network between machines (`outside`).
-The rings of a machine first add up its gradients, so a device sends P/G to other
-machines in either layout.
+by rings (Patarasuk and Yuan 2009, "Bandwidth optimal all-reduce algorithms");
+see `jaxdiff.parallel`. Of N devices, G share the fast links of a machine
+(`inside`, bytes per second and device). Each has its share of the network
+between machines (`outside`). The rings of a machine first add up its
+gradients, so a device sends P/G to other machines in either layout.
 
     (4)  t_send = 2 (G - 1)/G P / inside + 2 (N/G - 1)/(N/G) (P/G) / outside
 
-The efficiency ranges from no overlap of communication and computation (5) to full
-overlap with the backward pass, two thirds of the computation (6):
+The efficiency ranges from no overlap of communication and computation (5) to
+full overlap with the backward pass, two thirds of the computation (6):
 
     (5)  t_compute / (t_compute + t_send)
     (6)  t_compute / (t_compute + max(0, t_send - 2/3 t_compute))
 
-F is XLA's count for a step of one image. The model assumes weak scaling, b images per
-device for any N. It ignores latency, reading of data and slow neighbours.
+F is XLA's count for a step of one image. The model assumes weak scaling, b
+images per device for any N. It ignores latency, reading of data and slow
+neighbours.
 
     python experiments/scaling.py            the prediction
-    python experiments/scaling.py --measure  against this machine, on the CPU; 7 minutes
+    python experiments/scaling.py --measure  against this machine, on the CPU;
+                                             7 minutes
 
-The measurement splits one batch over 1 to 8 devices of one process, and over 1 to 4
-processes. It compares the time of a step with the time of a step that only sends. The
-devices share the cores, so it shows the cost of more devices, not their gain. If (5)
-holds, the two times differ by the same computation for any number of devices. If (2)
-and (3) hold, sending takes as long as all devices' bytes take at one rate.
+The measurement splits one batch over 1 to 8 devices of one process, and over 1
+to 4 processes. It compares the time of a step with the time of a step that
+only sends. The devices share the cores, so it shows the cost of more devices,
+not their gain. If (5) holds, the two times differ by the same computation for
+any number of devices. If (2) and (3) hold, sending takes as long as all
+devices' bytes take at one rate.
 """
 
 import argparse

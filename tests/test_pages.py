@@ -126,7 +126,7 @@ def test_the_readmes_program_runs(tmp_path):
     """Trains for two steps instead of the printed number."""
     assert len(python(PAGES[0])[0].splitlines()) <= 30
     quickstart(
-        tmp_path, ("num_steps=600", "num_steps=2"), ("channels=32", "channels=8")
+        tmp_path, ("num_steps=300", "num_steps=2"), ("channels=32", "channels=8")
     )
 
 
@@ -134,6 +134,7 @@ def test_the_readmes_program_runs(tmp_path):
 def test_the_readmes_program_draws_digits_as_printed(tmp_path):
     images = quickstart(tmp_path)
     digits = jd.data.Digits().load("train")
+    assert digits.labels is not None
     share = label_agreement(
         jd.data.to_uint8(images), np.repeat(np.arange(10), 8),
         np.asarray(digits.images), digits.labels,

@@ -39,9 +39,9 @@ def texts(path):
 def docstrings(path):
     """Docstrings of modules, classes, functions and fields: (line, text)."""
     for node in ast.walk(ast.parse(path.read_text())):
-        value = node.value if isinstance(node, ast.Expr) else None
-        if isinstance(value, ast.Constant) and isinstance(value.value, str):
-            yield node.lineno, value.value.strip()
+        match node:
+            case ast.Expr(ast.Constant(str(text)), lineno=line):
+                yield line, text.strip()
 
 
 def sentences(page):

@@ -1,38 +1,49 @@
-"""The benchmark: images per second, memory, compile times, and costs of the loops.
+"""The benchmark: images per second, memory, compile times, costs of the loops.
 
     python experiments/benchmark                 speeds, memory and utilisation
-    python experiments/benchmark --compile       from the start to the first step
-    python experiments/benchmark --growth        against batch size and sampling steps
-    python experiments/benchmark --peer COMMAND  against another program, in turns
+    python experiments/benchmark --compile       from the start to the first
+                                                 step
+    python experiments/benchmark --growth        against batch size and
+                                                 sampling steps
+    python experiments/benchmark --peer COMMAND  against another program, in
+                                                 turns
 
-It measures two networks without dropout on random images: `small` (6.47 M parameters,
-32x32x1) and `cifar` (35.7 M, 32x32x3, the network of DDPM). The first form has the rows
+It measures two networks without dropout on random images: `small` (6.47 M
+parameters, 32x32x1) and `cifar` (35.7 M, 32x32x3, the network of DDPM). The
+first form has the rows
 
     forward     one evaluation of the network; its inputs are on the devices
-    train_step  a step of `jaxdiff.train_step` as the trainer runs it: transfer of the
-                batch, loss, backward pass, clipping, Adam, moving average
-    sample      `jaxdiff.sample` with --steps steps of DDIM; evaluations_per_s counts
-                the images of every step. Its ratio is to as many forwards in a loop
+    train_step  a step of `jaxdiff.train_step` as the trainer runs it: transfer
+                of the batch, loss, backward pass, clipping, Adam, moving
+                average
+    sample      `jaxdiff.sample` with --steps steps of DDIM; evaluations_per_s
+                counts the images of every step. Its ratio is to as many
+                forwards in a loop
     layouts     train_step with Sharded; its ratio is to Pmap
-    trainer     `jaxdiff.train` with its data, logs and checkpoints; its ratio is to the
-                same compiled step alone. ratio_saved includes a checkpoint every 5,000
-                steps. This row needs jaxdiff[experiments]
-    feed        batches on the devices, with the trainer's prefetch from memory and from
-                ArrayRecord on disk; its ratio is to train_step
+    trainer     `jaxdiff.train` with its data, logs and checkpoints; its ratio
+                is to the same compiled step alone. ratio_saved includes a
+                checkpoint every 5,000 steps. This row needs
+                jaxdiff[experiments]
+    feed        batches on the devices, with the trainer's prefetch from memory
+                and from ArrayRecord on disk; its ratio is to train_step
 
-The last three rows use the first requested network and type. Compared programs take
-turns. Numbers are medians of times, or of ratios of consecutive timings; low and high
-are the quartiles. A ratio above 1 is faster. The batch is spread over the devices.
+The last three rows use the first requested network and type. Compared programs
+take turns. Numbers are medians of times, or of ratios of consecutive timings;
+low and high are the quartiles. A ratio above 1 is faster. The batch is spread
+over the devices.
 
-    tflop_per_s    XLA's count of operations, per second. The count is of the program
-                   for a TPU: a CPU program may have loops, whose bodies count once
-    of_matmul      share of the speed of a large matrix product of the same type, which
-                   takes turns with the other programs
-    mfu            share of the peak that the maker states for the device, if known
+    tflop_per_s    XLA's count of operations, per second. The count is of the
+                   program for a TPU: a CPU program may have loops, whose
+                   bodies count once
+    of_matmul      share of the speed of a large matrix product of the same
+                   type, which takes turns with the other programs
+    mfu            share of the peak that the maker states for the device, if
+                   known
     memory_mb      memory per device: arguments, results and temporary arrays
 
-Each result is also a JSON line with the machine and the versions, printed or appended
-to --out. All rows except `trainer` and `feed` need only jax, flax and optax.
+Each result is also a JSON line with the machine and the versions, printed or
+appended to --out. All rows except `trainer` and `feed` need only jax, flax and
+optax.
 """
 
 import argparse

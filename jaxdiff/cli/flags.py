@@ -12,6 +12,9 @@ import difflib
 import io
 import json
 import re
+import shutil
+import sys
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_type_hints
@@ -30,6 +33,7 @@ from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
 _LONGEST = 10_000  # characters: longer options could overflow Python's parser
+_FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups in the help
 
 
 def parse(
@@ -74,10 +78,10 @@ def _read(
     """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
     options = list(options)
-    said = io.StringIO()
-    registry = _bounds_in_help(tyro)
+    said, help_text = io.StringIO(), _Terminal()
+    registry = _rules_of_help(tyro)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(help_text):
             # Parse the choices first; repeat, because a chosen class may add choices.
             while True:
                 names = _names(options)
@@ -88,7 +92,7 @@ def _read(
                 if chosen == names:
                     break
                 options = [_replaced(option, vars(chosen)) for option in options]
-            parts = [names, *options]
+            parts = [*options, names]
             unnamed = tyro.conf.arg(name="")
             together: Any = dataclasses.make_dataclass(
                 "Together",
@@ -97,12 +101,14 @@ def _read(
             result, left = tyro.cli(
                 together, default=together(*parts), args=args,
                 return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
-                prog=prog, description=description, registry=registry,
+                prog=prog, description="", registry=registry,
             )  # fmt: skip
     except InputError as error:
         return Outcome(options, [], str(error), own=True)
     except SystemExit as stop:
         if not stop.code:
+            usage, _, flags = help_text.getvalue().partition("\n")
+            print(f"{usage}\n\n{_wrapped(description)}\n{flags}", end="")
             raise
         # tyro prints the error of an option class, and exits while handling it.
         reason: BaseException | None = stop
@@ -110,11 +116,42 @@ def _read(
             reason = reason.__context__
         own = reason is not None
         return Outcome(options, [], str(reason) if own else said.getvalue(), own)
-    return Outcome(list(vars(result).values())[1:], left)
+    return Outcome(list(vars(result).values())[:-1], left)
 
 
-def _bounds_in_help(tyro: Any) -> Any:
-    """Returns rules for tyro that show the bounds of a field next to its default."""
+class _Terminal(io.StringIO):
+    """Buffer that tyro formats the help for as for the standard output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = sys.stdout
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Encoding of the standard output, which decides the style of boxes."""
+        return self._shown.encoding.lower()
+
+    def isatty(self) -> bool:
+        """Returns True for a terminal, where the help has colours."""
+        return self._shown.isatty()
+
+
+def _wrapped(description: str) -> str:
+    """Wraps a text to the terminal, except lines that start with a space."""
+    width = shutil.get_terminal_size().columns
+    paragraphs = re.split(r"\n(?: *\n)+", description.strip())
+    return "\n\n".join(
+        part if re.search(r"^ ", part, re.M) else textwrap.fill(part, width)
+        for part in paragraphs
+    )
+
+
+def _rules_of_help(tyro: Any) -> Any:
+    """Returns rules for tyro that make the help of a class.
+
+    They show the bounds of a field next to its default, join the lines of its text,
+    and put the groups for daily use first.
+    """
     registry = tyro.constructors.ConstructorRegistry()
     read: list[Any] = []  # the class that the rule of tyro reads now
 
@@ -125,26 +162,39 @@ def _bounds_in_help(tyro: Any) -> Any:
         read.append(info.type)
         spec = registry.get_struct_spec(info)
         read.pop()
-        fields = tuple(
-            dataclasses.replace(field, type=_with_bounds(tyro, field.type))
+        fields = [
+            dataclasses.replace(
+                field,
+                type=_with_bounds(tyro, field.type, field.default),
+                helptext=_joined(field.helptext),
+            )
             for field in spec.fields
+        ]
+        fields.sort(
+            key=lambda f: _FIRST.index(f.name) if f.name in _FIRST else len(_FIRST)
         )
-        return dataclasses.replace(spec, fields=fields)
+        return dataclasses.replace(spec, fields=tuple(fields))
 
     return registry
 
 
-def _with_bounds(tyro: Any, hint: Any) -> Any:
+def _joined(text: Any) -> str | None:
+    """Returns the text of a field in one line, from a text or a function."""
+    found: str | None = text() if callable(text) else text
+    return found and " ".join(found.split())
+
+
+def _with_bounds(tyro: Any, hint: Any, default: Any) -> Any:
     """Returns the type of a field with its bounds for the help of tyro.
 
     The help shows "(default: 1; at least 1)".
     """
     bounds = bounds_of(hint)
-    if not bounds:
+    if not bounds and default != ():
         return hint
 
     def words(default: str) -> str:
-        return f"(default: {default}; {bounds})"
+        return f"(default: {default or 'none'}{bounds and '; '}{bounds})"
 
     return Annotated[hint, tyro.conf.arg(help_behavior_hint=words)]
 

@@ -5,6 +5,7 @@ import difflib
 import os
 import platform
 import sys
+import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
@@ -104,15 +105,24 @@ COMMANDS = {command.name: command for command in (
 NOT_FINITE = 4
 """Exit code of a run that a non-finite loss stopped."""
 HELP = """
-Commands: {}. Each has its own flags and --help. --version prints the versions.
+
+Commands; each has its own flags and --help:
+{}
+
+--version prints the versions of jaxdiff, JAX and Python.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
 a full disk; 3 another process died; 4 a loss was not finite; 130 Ctrl-C; 143 SIGTERM.
 Ctrl-C and SIGTERM end a training after the step is saved.
 """.format(
-    "; ".join(
-        " ".join([command.name, *map(str.upper, command.words), command.about])
-        for command in COMMANDS.values()
+    "\n".join(
+        textwrap.fill(
+            command.about,
+            width=78,
+            initial_indent=f"  {' '.join([name, *map(str.upper, command.words)]):21}",
+            subsequent_indent=" " * 23,
+        )
+        for name, command in COMMANDS.items()
     )
 )
 

@@ -438,6 +438,22 @@ def test_help_lists_every_field_with_its_text(capsys, args):
         assert entry.replace(" ", "") in text.replace(" ", "")
 
 
+def test_help_fits_80_columns_with_the_daily_groups_first(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    long = "word " * 40 + "end.\n\n    python program.py   as it is"
+    with pytest.raises(SystemExit):
+        parse([CONFIG], ["--help"], "program", long)
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) == 80
+    assert "\n    python program.py   as it is\n" in text
+    groups = re.findall(r"^╭─ ([\w.]+)(?: options)? ─+╮$", text, re.M)
+    first = ["options", "data", "training", "sampling", "network"]
+    assert groups[: len(first)] == first
+    assert groups.index("upkeep") < groups.index("schedule")
+    assert "--training.ema-lengths [FLOAT" in text
+    assert "(default: )" not in text
+
+
 def test_option_names():
     names = {
         FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "u-net-config",

@@ -83,7 +83,7 @@ def test_a_printed_command_line_is_read(page, name, words, runs, monkeypatch):
     module = importlib.import_module(f"experiments.{name}")
     words = [word for word in words if word != "DIR"] if name == "folder" else words
     with pytest.raises(Parsed):
-        main(module.CONFIG, module.__doc__, args=list(words))
+        main(module.CONFIG, module.__doc__ or "", args=list(words))
 
 
 def known_flags():
