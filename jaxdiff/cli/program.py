@@ -42,7 +42,7 @@ from jaxdiff.cli.sample import SampleOptions, draw
 from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.cli.status import StatusOptions, status
 from jaxdiff.cli.train import TrainOptions, run, train
-from jaxdiff.errors import InputError, NonFiniteError
+from jaxdiff.errors import InputError, NonFiniteError, printable
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.storage import compilation_cache
@@ -216,7 +216,7 @@ def _command(
 def _warnings_of_one_line() -> Iterator[None]:
     """Formats each warning as one line, without its place in the code."""
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
     try:
         yield
     finally:

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 
 from jaxdiff import plots
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, printable, require
 from jaxdiff.report.sections import PARTS, Seen, took
 from jaxdiff.report.text import plain, reached
 from jaxdiff.runs.folder import HISTORY, METRICS, PAGE, read_config
@@ -44,7 +44,7 @@ def write_page(workdir: Path) -> Path:
         lstrip_blocks=True, undefined=jinja.StrictUndefined,
     )  # fmt: skip
     text = environment.get_template("page.html.j2").render(
-        name=workdir.resolve().name,
+        name=printable(workdir.resolve().name),
         reached=reached(step, end),
         share=min(1.0, step / end),
         took=took(run),
@@ -60,7 +60,7 @@ def write_page(workdir: Path) -> Path:
 
 def print_place(workdir: Path) -> None:
     """Writes the page, and prints the page's path."""
-    print(f"the run on one page: {write_page(workdir)}")
+    print(printable(f"the run on one page: {write_page(workdir)}"))
 
 
 def refresh(workdir: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
+from jaxdiff.errors import printable
 from jaxdiff.report.text import number, plain, reached
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, NONFINITE, read_config
 from jaxdiff.runs.log import events_of
@@ -58,7 +59,7 @@ def status(workdir: Path) -> str:
         f"  {name:<12} {plain(value)}"
         for name, value in serialization.to_dict(experiment).items()
     ]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _start(event: dict[str, Any]) -> str:

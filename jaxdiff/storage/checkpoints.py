@@ -4,10 +4,9 @@ A checkpoint is a folder `<step>`. It gets this name after all files are written
 back and listed with their checksums in its manifest (see `write_manifest`). Folders of
 other names are leftovers of a killed run: `<step>.writing...` and `<step>.removed`.
 
-Only this file uses Orbax, and loads it when the first `Checkpoints` is created.
+Orbax is loaded when the first `Checkpoints` is created.
 """
 
-import logging
 import os
 import shutil
 import warnings
@@ -18,9 +17,10 @@ from typing import Any, Self
 
 import jax
 
-from jaxdiff.errors import InputError, first_few, require
+from jaxdiff.errors import InputError, first_few
 from jaxdiff.storage.files import cannot_write, error_number, flush_folder
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
+from jaxdiff.storage.orbax_paths import literal_path, orbax, read_back
 
 FORMAT = 1
 """Version of the checkpoint format; this code reads no other version."""
@@ -57,8 +57,9 @@ class Checkpoints:
             raise InputError(f"keep must be at least 1, got {keep}")
         if keep_every is not None and keep_every < 1:
             raise InputError(f"keep_every must be at least 1, got {keep_every}")
-        self._ocp = _orbax()
+        self._ocp = orbax()
         self._directory = Path(directory).absolute()
+        self._literal = literal_path(self._directory, self)
         self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._damaged: dict[int, str] = {}
         self._proven: int | None = None
@@ -95,7 +96,8 @@ class Checkpoints:
                 f"step must be above {newest}, the newest in '{self._directory}', got "
                 f"{step}. Continue from the newest step, or choose another directory."
             )
-        writing = self._directory / f"{step}.writing"
+        writing = self._literal / f"{step}.writing"
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
             # Orbax measures timeouts by a clock that may jump: this disables them.
@@ -114,7 +116,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from None
         record = {**(record or {}), "format": FORMAT, "step": step}
-        self._saving = self._writer.submit(self._finish, saved, step, record)
+        self._saving = self._writer.submit(self._finish, saved, step, shapes, record)
 
     def check(self) -> None:
         """Raises the error of a failed save, if that save has already finished."""
@@ -230,7 +232,8 @@ class Checkpoints:
                 verify(path)
             except Damaged as reason:
                 raise _damaged(path, reason) from reason
-        there = self._ocp.metadata(path).metadata
+        literal = self._literal / path.name
+        there = self._ocp.metadata(literal).metadata
         self._check(path, there, template, partial)
         first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
@@ -245,7 +248,7 @@ class Checkpoints:
         asked = jax.tree.map_with_path(
             lambda p, _: wanted.get(leaf_name(p), skipped), there
         )
-        found = by_name(self._ocp.load(path, asked))
+        found = by_name(self._ocp.load(literal, asked))
         return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
     def close(self) -> None:
@@ -263,7 +266,9 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _finish(self, saved: Any, step: int, record: dict[str, Any]) -> None:
+    def _finish(
+        self, saved: Any, step: int, shapes: Any, record: dict[str, Any]
+    ) -> None:
         """Verifies a checkpoint, gives it its final name, and removes older ones.
 
         Runs in a thread; process 0 does this for all processes.
@@ -273,6 +278,7 @@ class Checkpoints:
             if jax.process_index() != 0:
                 return
             writing = self._directory / f"{step}.writing"
+            read_back(self._ocp, self._literal / writing.name, shapes)
             write_manifest(writing, record)
             target = self._directory / str(step)
             if target.exists():  # a damaged one, from which the run did not go on
@@ -368,17 +374,6 @@ class Checkpoints:
 
 def _damaged(path: Path, reason: Damaged) -> InputError:
     return InputError(f"the checkpoint '{path}' is damaged ({reason}). Choose another.")
-
-
-def _orbax() -> Any:
-    v1 = require("orbax.checkpoint").v1
-    logging.getLogger("absl").addFilter(_is_worth_saying)
-    return v1
-
-
-def _is_worth_saying(record: logging.LogRecord) -> bool:
-    """Returns False for Orbax's log messages: its errors are raised as well."""
-    return "orbax" not in record.pathname
 
 
 def _leaves(tree: Any) -> dict[str, str]:

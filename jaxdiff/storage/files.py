@@ -1,17 +1,26 @@
-"""Atomic writes, JSON files, and errors of a full or read-only disk."""
+"""Atomic writes, safe reads, JSON files, and errors of a full or read-only disk."""
 
 import errno
 import json
 import os
 import re
 import shutil
+import stat
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, BinaryIO
 
 import jax
 
 from jaxdiff.errors import InputError
+
+LARGEST = 2**25
+"""Most bytes of a JSON file or a picture that is read."""
+_LONGEST = 140
+"""Length of the longest path below a run folder, in characters."""
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
@@ -21,28 +30,70 @@ def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> Non
 
 def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
     """Writes text or bytes through to the disk, and replaces the old file at once."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Opens a new file, which replaces the file at `path` at the end of the block.
+
+    The new file has a temporary name in the same folder until it is on the disk. After
+    an error or a crash, the old file is complete. A link at `path` is replaced, and the
+    file behind it remains.
+
+    Raises:
+        InputError: If the file cannot be written.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "xb") as file:  # "x" follows no link
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         flush_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | os.PathLike[str], most: int | None = None) -> IO[bytes]:
+    """Opens a regular file to read bytes.
+
+    Reading a pipe would block, and a device may have no end.
+
+    Args:
+        path: Path of the file; a link is followed.
+        most: Largest number of bytes of the file; None for any.
+
+    Raises:
+        OSError: If the path is not of a regular file, or the file is too large.
+    """
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "It is not a regular file", path)
+    if most is not None and status.st_size > most:
+        reason = f"It has {size(status.st_size)}, of at most {size(most)}"
+        raise OSError(errno.EFBIG, reason, path)
+    return open(path, "rb")
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Returns the dictionary in a JSON file.
 
     Raises:
-        InputError: If the file is missing, or holds anything else.
+        InputError: If the file is missing or too large, or holds anything else.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        with open_regular(path, LARGEST) as file:
+            data = json.loads(file.read().decode("utf-8"))
     except OSError as error:
         raise InputError(f"cannot read '{path}': {error.strerror}") from error
     except ValueError as error:  # invalid JSON or UTF-8
@@ -55,16 +106,27 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") -> None:
-    """Creates the folder, and raises an `InputError` if it is not writable."""
+    """Creates the folder, and raises an `InputError` if it is not writable.
+
+    The folder must be local, and its path short enough for the files of a run.
+    """
+    if _URL.match(os.fspath(directory)):  # Python would create a folder "gs:"
+        raise InputError(
+            f"the folder must be a local path, got '{directory}'. Mount the storage, "
+            f"and name the mounted folder with {flag}."
+        )
     # Another host may have a process with the same id.
     name = f".writable.{jax.process_index()}.{os.getpid()}"
     probe = Path(directory) / name
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(Path(directory) / ("x" * _LONGEST))
         probe.parent.mkdir(parents=True, exist_ok=True)
         probe.write_bytes(b"x")
         probe.unlink()
-    except OSError as error:
-        reason = f"cannot write to the folder '{directory}': {error.strerror}"
+    except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
+        why = getattr(error, "strerror", None) or error
+        reason = f"cannot write to the folder '{directory}': {why}"
         raise InputError(f"{reason}. Choose another with {flag}.") from error
 
 
