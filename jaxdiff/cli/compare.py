@@ -19,7 +19,7 @@ from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of, with_steps
 from jaxdiff.data import Dataset, to_uint8
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
@@ -206,4 +206,4 @@ def _write(
         row_labels=[f"{name}, {evaluations}" for name, evaluations in rows.items()],
         columns=min(options.columns, options.num),
     )
-    print(f"compare.json, compare.png and samplers.png are in {workdir}")
+    print(printable(f"compare.json, compare.png and samplers.png are in {workdir}"))

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jaxdiff.cli.sampling_options import samplings_of
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
 from jaxdiff.runs.load import load
 from jaxdiff.training.experiment import Experiment
@@ -58,7 +58,7 @@ def import_model(options: ImportOptions, config: Experiment) -> None:
         null_class=options.null_class, allow_bin=options.bin, base=config,
     )  # fmt: skip
     write_run(run, options.workdir)
-    print(f"the model of '{options.path}' is in {options.workdir}")
+    print(printable(f"the model of '{options.path}' is in {options.workdir}"))
 
 
 def export_model(options: ExportOptions) -> None:
@@ -71,4 +71,4 @@ def export_model(options: ExportOptions) -> None:
     experiment = replace(run.experiment, sampling=sampling)
     call = to_diffusers(replace(run, experiment=experiment), options.path)
     given = ", ".join(f"{name}={value}" for name, value in call.items())
-    print(f"the model is in {options.path}. Call its pipeline with {given}")
+    print(printable(f"the model is in {options.path}. Call its pipeline with {given}"))

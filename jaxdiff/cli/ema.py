@@ -23,7 +23,7 @@ from jaxdiff.cli.quality_options import (
     sampler_name,
     sampling_record,
 )
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.fidelity import Comparison, check_num
 from jaxdiff.evaluation.frechet import frechet_distance
@@ -132,7 +132,7 @@ def averages(options: AveragesOptions, run: Run) -> None:
     }
     write_json_atomic(options.workdir / "ema.json", record)
     _draw(options.workdir / "ema.png", floor, found, decay)
-    print(f"ema.json and ema.png are in {options.workdir}")
+    print(printable(f"ema.json and ema.png are in {options.workdir}"))
     page.refresh(options.workdir)
 
 

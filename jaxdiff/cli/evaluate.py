@@ -18,7 +18,7 @@ from jaxdiff.cli.quality_options import (
     sampler_name,
     sampling_record,
 )
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.dataset_likelihood import (
     Likelihood,
     check_evaluation,
@@ -191,7 +191,11 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
         },
     }
     write_json_atomic(options.workdir / "evaluation.json", record)
-    print(f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}")
+    print(
+        printable(
+            f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}"
+        )
+    )
     page.refresh(options.workdir)
 
 

@@ -154,7 +154,7 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         processes.exit_process(2)
     except NonFiniteError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         processes.exit_process(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
         print(
@@ -216,7 +216,9 @@ def _command(
 def _warnings_of_one_line() -> Iterator[None]:
     """Formats each warning as one line, without its place in the code."""
     before = warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {printable(str(message))}\n"
+    warnings.formatwarning = lambda message, *_, **__: (
+        f"warning: {printable(str(message))}\n"
+    )
     try:
         yield
     finally:

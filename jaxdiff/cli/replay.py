@@ -12,7 +12,7 @@ from jaxdiff import data, plots
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.losses.loss import draw, loss_fn
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.runs.folder import (
@@ -124,7 +124,11 @@ def replay(options: ReplayOptions) -> None:
     picture = file.with_suffix(".png")
     shown = np.nan_to_num(batch.images[order][:64], nan=1.0)
     plots.save_grid(picture, to_uint8(shown), columns=8)
-    print(f"the batch is in {file}; its images, by decreasing loss, are in {picture}")
+    print(
+        printable(
+            f"the batch is in {file}; its images, by decreasing loss, are in {picture}"
+        )
+    )
 
 
 def _one_by_one(

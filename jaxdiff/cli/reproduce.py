@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxdiff.cli.train import devices_again
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import Pmap, cpu_devices
 from jaxdiff.parallel.processes import exit_process, is_first
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
@@ -74,12 +74,12 @@ def reproduce(options: ReproduceOptions) -> bool:
         found.append(hashes | {METRICS: digest([repr(line) for line in lines])})
     same = found[0] == found[1]
     if is_first():
-        print(f"step {step} of '{first}' and of '{again}'")
+        print(printable(f"step {step} of '{first}' and of '{again}'"))
         for name, one in found[0].items():
             two = found[1][name]
             print(f"  {name:<14} {one}  {'the same' if one == two else f'now {two}'}")
         for line in _differences(first, again):
-            print(f"  {line}")
+            print(printable(f"  {line}"))
         print("bitwise identical" if same else "NOT identical")
     return same
 

@@ -11,7 +11,7 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import check_labels
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
 from jaxdiff.runs.load import Run
@@ -113,7 +113,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         if labels is not None:
             arrays["labels"] = labels
         np.savez_compressed(written[-1], allow_pickle=False, **arrays)
-    print(f"{options.num} images are in {' and '.join(map(str, written))}")
+    print(printable(f"{options.num} images are in {' and '.join(map(str, written))}"))
 
 
 def _labels(

@@ -16,7 +16,7 @@ from jaxdiff.cli.quality_options import (
     build_features,
     describe_features,
 )
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.reference_statistics import moments_of
 from jaxdiff.parallel import cpu_devices
@@ -62,4 +62,4 @@ def statistics(options: StatisticsOptions, experiment: Experiment) -> None:
         out, allow_pickle=False, mu=moments.mean, sigma=moments.covariance,
         num=np.array(num), of=np.array(of),
     )  # fmt: skip
-    print(f"statistics {hash_of(moments)} of {of}, are in {out}")
+    print(printable(f"statistics {hash_of(moments)} of {of}, are in {out}"))

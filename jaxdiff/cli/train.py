@@ -10,6 +10,7 @@ from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
 from jaxdiff.data import to_uint8
+from jaxdiff.errors import printable
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page, run_pictures
@@ -76,7 +77,8 @@ def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
     run_training(trainer, workdir)
-    print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
+    took = time.monotonic() - start
+    print(printable(f"trained in {took:.0f} s; checkpoints are in {workdir}"))
     return trainer
 
 
@@ -96,7 +98,8 @@ def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
         workdir / "samples.png", to_uint8(images), labels, run.info.class_names, 10
     )
     run_pictures.save_pictures(run, dataset, frames, workdir)
-    print(f"pictures are in {workdir}: {', '.join(run_pictures.PICTURES)}")
+    names = ", ".join(run_pictures.PICTURES)
+    print(printable(f"pictures are in {workdir}: {names}"))
     if judge and labels is not None and dataset.labels is not None:
         known = np.asarray(dataset.images)
         share = judge(to_uint8(images), labels, known, dataset.labels)

@@ -16,7 +16,7 @@ from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.image_files import Channels, Size, read_image
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
-from jaxdiff.errors import InputError, first_line, require
+from jaxdiff.errors import InputError, first_line, printable, require
 from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -134,7 +134,7 @@ class ImageFolder(Checked):
 
         numbers = {name: number for number, name in enumerate(classes or ())}
         files = Files(
-            title=f"{root.name} {split}",
+            title=printable(f"{root.name} {split}"),
             split=split,
             names=names,
             labels=[numbers[name.parts[0]] for name in names] if classes else None,

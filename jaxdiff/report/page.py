@@ -54,7 +54,8 @@ def write_page(workdir: Path) -> Path:
         script=require("markupsafe").Markup(script),  # the only unescaped text
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-    write_atomic(workdir / PAGE, text)
+    # A path in the configuration may hold bytes that are not UTF-8.
+    write_atomic(workdir / PAGE, text.encode(errors="backslashreplace"))
     return workdir / PAGE
 
 

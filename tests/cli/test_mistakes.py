@@ -189,10 +189,10 @@ def test_an_error_of_several_lines_is_one_line(monkeypatch, capsys):
 
 def test_warnings_are_one_line_while_a_command_runs(monkeypatch, capsys):
     def warn(*args: Any) -> None:
-        print(warnings.formatwarning("so", UserWarning, "file.py", 1), end="")
+        print(warnings.formatwarning("so\x1b[2J\n", UserWarning, "file.py", 1), end="")
 
     monkeypatch.setattr(program, "_command", warn)
     before = warnings.formatwarning
     program.main(CONFIG, "What it is.", args=[])
-    assert capsys.readouterr().out == "warning: so\n"
+    assert capsys.readouterr().out == "warning: so\\x1b[2J\\n\n"
     assert warnings.formatwarning is before
