@@ -24,7 +24,7 @@ from jaxdiff.runs.folder import (
 )
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
-from jaxdiff.storage.files import ensure_writable, read_json
+from jaxdiff.storage.files import ensure_writable, read_json, replacing
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Batch
 
@@ -114,19 +114,20 @@ def replay(options: ReplayOptions) -> None:
         parts = [f"{name} {norms[name]:.3g}" for name in largest]
         print(f"  the largest gradients: {', '.join(parts)}")
 
-    file = out / f"replay-{step}.npz"
+    path = out / f"replay-{step}.npz"
     arrays: dict[str, Any] = {
         "images": batch.images, "examples": places, "times": times, "losses": losses
     }  # fmt: skip
     if batch.labels is not None:
         arrays["labels"] = batch.labels
-    np.savez_compressed(file, allow_pickle=False, **arrays)
-    picture = file.with_suffix(".png")
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    picture = path.with_suffix(".png")
     shown = np.nan_to_num(batch.images[order][:64], nan=1.0)
     plots.save_grid(picture, to_uint8(shown), columns=8)
     print(
         printable(
-            f"the batch is in {file}; its images, by decreasing loss, are in {picture}"
+            f"the batch is in {path}; its images, by decreasing loss, are in {picture}"
         )
     )
 

@@ -16,7 +16,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers.editing import blend_labels
-from jaxdiff.storage.files import ensure_writable
+from jaxdiff.storage.files import ensure_writable, replacing
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
@@ -112,7 +112,8 @@ def draw(options: SampleOptions, run: Run) -> None:
         arrays = {_array_name(name, drawn): to_uint8(x) for name, x in drawn.items()}
         if labels is not None:
             arrays["labels"] = labels
-        np.savez_compressed(written[-1], allow_pickle=False, **arrays)
+        with replacing(written[-1]) as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
     print(printable(f"{options.num} images are in {' and '.join(map(str, written))}"))
 
 

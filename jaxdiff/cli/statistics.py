@@ -22,7 +22,7 @@ from jaxdiff.evaluation.reference_statistics import moments_of
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.load import load_data
-from jaxdiff.storage.files import ensure_writable
+from jaxdiff.storage.files import ensure_writable, replacing
 from jaxdiff.training.experiment import Experiment
 
 
@@ -58,8 +58,9 @@ def statistics(options: StatisticsOptions, experiment: Experiment) -> None:
         return
     data = f"{num} {options.split} images of data {images.fingerprint()}"
     of = f"{data}, {describe_features(extractor)}"
-    np.savez(
-        out, allow_pickle=False, mu=moments.mean, sigma=moments.covariance,
-        num=np.array(num), of=np.array(of),
-    )  # fmt: skip
+    with replacing(out) as file:
+        np.savez(
+            file, allow_pickle=False, mu=moments.mean, sigma=moments.covariance,
+            num=np.array(num), of=np.array(of),
+        )  # fmt: skip
     print(printable(f"statistics {hash_of(moments)} of {of}, are in {out}"))

@@ -6,8 +6,9 @@ from typing import Any
 from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
-from jaxdiff.errors import InputError, first_line, require
-from jaxdiff.storage.cache import cache_folder
+from jaxdiff.errors import require
+from jaxdiff.storage.cache import cache_folder, cannot_cache
+from jaxdiff.storage.files import error_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,8 @@ class Digits:
         try:
             with quiet():
                 builder = prepared(make_builder, verbose=False)
-        except OSError as error:
-            raise InputError(
-                f"cannot use the cache folder {folder}: {first_line(error)}. "
-                "Set JAXDIFF_CACHE to a writable folder."
-            ) from error
+        except Exception as error:
+            if error_number(error) is None:
+                raise
+            raise cannot_cache(folder, error) from error
         return read(builder, split, image_key="image", label_key="label")

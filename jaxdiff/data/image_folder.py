@@ -16,8 +16,9 @@ from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.image_files import Channels, Size, read_image
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
-from jaxdiff.errors import InputError, first_line, printable, require
-from jaxdiff.storage.cache import cache_folder
+from jaxdiff.errors import InputError, printable, require
+from jaxdiff.storage.cache import cache_folder, cannot_cache
+from jaxdiff.storage.files import error_number
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
@@ -148,11 +149,12 @@ class ImageFolder(Checked):
                 return prepared(
                     lambda: JaxdiffFolder(files, data_dir=folder), verbose=False
                 )
-        except OSError as error:
-            raise InputError(
-                f"cannot prepare the images in the cache folder {folder}: "
-                f"{first_line(error)}. Set JAXDIFF_CACHE to a writable folder."
-            ) from error
+        except InputError:
+            raise
+        except Exception as error:
+            if error_number(error) is None:
+                raise
+            raise cannot_cache(folder, error) from error
 
     def _key(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
         """Returns a hash of the current files and of the options of the preparation."""

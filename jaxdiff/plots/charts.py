@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from jaxdiff.errors import InputError, require
-from jaxdiff.plots.images import INK, PathLike
+from jaxdiff.plots.images import INK, PathLike, save_picture
 from jaxdiff.typing import ArrayLike
 
 # Okabe and Ito's colours, distinct for colour-blind readers; without the yellow.
@@ -249,4 +249,4 @@ def _save_figure(path: PathLike, figure: Any, axes: Any, below: bool = False) ->
     canvas.draw()
     pixels = np.asarray(canvas.buffer_rgba())[..., :3]
     picture = require("PIL.Image").fromarray(pixels)
-    picture.quantize(128).save(path, "PNG", optimize=True)
+    save_picture(path, picture.quantize(128), "PNG", optimize=True)

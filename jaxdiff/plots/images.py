@@ -2,7 +2,8 @@
 
 Images are uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB), enlarged by a whole factor,
 pixel by pixel. Every function writes one file: `path` lies in an existing folder, or is
-an open binary file. Invalid arguments raise an `InputError`.
+an open binary file. An existing file is replaced when the new one is complete.
+Invalid arguments and a full disk raise an `InputError`.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 
 from jaxdiff.errors import InputError, require
+from jaxdiff.storage.files import replacing
 from jaxdiff.typing import ArrayLike
 
 PathLike: TypeAlias = str | os.PathLike[str] | BinaryIO
@@ -136,7 +138,16 @@ def save_gif(
         picture.putpalette(palette)
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
     options = {"append_images": pictures[1:], "duration": durations, "loop": 0}
-    pictures[0].save(path, "GIF", save_all=True, **options)
+    save_picture(path, pictures[0], "GIF", save_all=True, **options)
+
+
+def save_picture(path: PathLike, picture: Any, form: str, **options: Any) -> None:
+    """Writes one of Pillow's pictures; a file at `path` is replaced when complete."""
+    if isinstance(path, str | os.PathLike):
+        with replacing(path) as file:
+            picture.save(file, form, **options)
+    else:
+        picture.save(path, form, **options)
 
 
 def check_installed() -> None:
@@ -205,4 +216,4 @@ def _save_png(
     draw = require("PIL.ImageDraw").Draw(picture)
     for x, y, text in texts:
         draw.text((x, y), text, fill=INK, font=font(), anchor=anchor)
-    picture.save(path, "PNG", optimize=True)
+    save_picture(path, picture, "PNG", optimize=True)

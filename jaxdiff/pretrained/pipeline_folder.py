@@ -30,7 +30,12 @@ from jaxdiff.runs.folder import CHECKPOINTS
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
-from jaxdiff.storage.files import cannot_write, read_json, write_json_atomic
+from jaxdiff.storage.files import (
+    cannot_write,
+    error_number,
+    read_json,
+    write_json_atomic,
+)
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 from jaxdiff.training.model import Model as TrainedModel
@@ -317,7 +322,11 @@ def to_diffusers(
         write_json_atomic(writing / OURS, ours)
         write_json_atomic(writing / "model_index.json", index)
         writing.replace(path)
-    except OSError as error:
+    except InputError:
+        raise
+    except Exception as error:  # safetensors has its own type
+        if error_number(error) is None:
+            raise
         raise cannot_write(path, error) from error
     finally:
         shutil.rmtree(writing, ignore_errors=True)

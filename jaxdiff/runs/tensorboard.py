@@ -64,6 +64,7 @@ def open_board(
         content = path.read_bytes()
         if picture_kind(content) == "png":
             events.picture(at, GRIDS, content, path.stat().st_mtime)
+    events.replace_earlier()
     return events
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_line, require
+from jaxdiff.storage.files import FULL, error_number, replacing
 
 
 def cache_folder() -> Path:
@@ -43,17 +44,22 @@ def save_arrays(name: str, arrays: dict[str, np.ndarray]) -> None:
         InputError: If the cache folder is not writable.
     """
     path = _path(name)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, allow_pickle=False, **arrays)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(
-            f"cannot cache results in {str(path.parent)!r}: {error.strerror}. "
-            "Set JAXDIFF_CACHE to a writable folder."
-        ) from error
+        with replacing(path) as file:
+            np.savez(file, allow_pickle=False, **arrays)
+    except (OSError, InputError) as error:
+        raise cannot_cache(path.parent, error) from error
+
+
+def cannot_cache(folder: Path, error: BaseException) -> InputError:
+    """Returns the error for a cache folder that is full or not writable."""
+    code = error_number(error)
+    reason = os.strerror(code) if code else first_line(error)
+    remedy = "Set JAXDIFF_CACHE to a writable folder"
+    if code in FULL:
+        remedy = "Free space there, or set JAXDIFF_CACHE to a folder on another disk"
+    return InputError(f"cannot use the cache folder '{folder}': {reason}. {remedy}.")
 
 
 def _path(name: str) -> Path:

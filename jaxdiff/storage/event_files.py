@@ -16,9 +16,10 @@ SUFFIX = ".jaxdiff"
 class Events:
     """Writer of scalars and pictures to an event file; a context manager.
 
-    The earlier file of this class in the folder is removed: the caller writes all
-    points again, so none is duplicated. An event of a new session makes a running
-    TensorBoard drop the points it has read.
+    The caller writes all points again, and then calls `replace_earlier` to remove the
+    earlier file of this class in the folder, so no point is duplicated. After a failed
+    write before that, the earlier file remains instead. An event of a new session makes
+    a running TensorBoard drop the points it has read.
 
     tensorboardX's own writer runs in a thread, which blocks for ever after a failed
     write. Here each event is flushed before a call returns.
@@ -37,9 +38,10 @@ class Events:
         self._folder = folder.resolve()  # a relative name may look like a cloud address
         try:
             self._folder.mkdir(exist_ok=True)
-            for path in self._folder.glob(f"events.out.tfevents.*{SUFFIX}"):
-                path.unlink()
-            self._writer = writer.EventsWriter(str(self._folder / "events"), SUFFIX)
+            self._earlier = self._files()
+            # The writer's own name has seconds: a second start would overwrite it.
+            suffix = f".{time.time_ns()}{SUFFIX}"
+            self._writer = writer.EventsWriter(str(self._folder / "events"), suffix)
         except OSError as error:
             raise cannot_write(folder, error) from error
         start = self._protocol.SessionLog.START
@@ -67,6 +69,21 @@ class Events:
         )  # fmt: skip
         self._add(step, [self._summary.Value(tag=name, image=image)], when)
 
+    def replace_earlier(self) -> None:
+        """Removes the earlier files."""
+        try:
+            self._remove(self._earlier)
+        except OSError as error:
+            raise cannot_write(self._folder, error) from error
+        self._earlier.clear()
+
+    def _files(self) -> set[Path]:
+        return set(self._folder.glob(f"events.out.tfevents.*{SUFFIX}"))
+
+    def _remove(self, paths: set[Path]) -> None:
+        for path in paths:
+            path.unlink(missing_ok=True)
+
     def _add(self, step: int, values: list[Any], when: float | None) -> None:
         summary = self._summary(value=values)
         self._write(self._protocol.Event(step=step, summary=summary), when)
@@ -77,6 +94,9 @@ class Events:
             self._writer.write_event(event)
             self._writer.flush()
         except OSError as error:
+            if self._earlier:
+                with contextlib.suppress(OSError):
+                    self._remove(self._files() - self._earlier)
             raise cannot_write(self._folder, error) from error
 
     def close(self) -> None:

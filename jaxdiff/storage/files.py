@@ -18,6 +18,9 @@ from jaxdiff.errors import InputError
 
 LARGEST = 2**25
 """Most bytes of a JSON file or a picture that is read."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the errors of a full disk."""
+_OF_DISKS = (*FULL, errno.EROFS, errno.EIO)
 _LONGEST = 140
 """Length of the longest path below a run folder, in characters."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -142,12 +145,15 @@ def flush_folder(folder: str | os.PathLike[str]) -> None:
 
 
 def error_number(error: BaseException) -> int | None:
-    """Returns the system's error number, or None; also reads TensorStore's messages."""
+    """Returns the system's error number, or None; also reads libraries' messages."""
     for one in (error, error.__cause__):
         if isinstance(one, OSError):
             return one.errno
-    found = re.search(r"os_error_code='(\d+)'", str(error))
-    return int(found[1]) if found else None
+    found = re.search(r"os_error_code='(\d+)'", str(error))  # TensorStore
+    if found:
+        return int(found[1])
+    # ArrayRecord and safetensors give the text only.
+    return next((code for code in _OF_DISKS if os.strerror(code) in str(error)), None)
 
 
 def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputError:
@@ -155,7 +161,7 @@ def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputErr
     code = error_number(error)
     reason = os.strerror(code) if code else str(error)
     remedy = "Make it writable"
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in FULL:
         place = Path(path)
         while not place.exists():
             place = place.parent

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,16 +17,23 @@ class _Appended:
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
         try:
-            self._file = self._path.open("a", encoding="utf-8", newline="\n")
+            # Unbuffered: a failed write leaves nothing for `close` to write again.
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(path, error) from error
 
     def append(self, value: dict[str, Any]) -> None:
-        """Appends a value as one line."""
+        """Appends a value as one line; a full disk leaves the lines before it."""
+        self._append(_line(value).encode())
+
+    def _append(self, content: bytes) -> None:
+        end = os.fstat(self._file.fileno()).st_size
         try:
-            self._file.write(_line(value))
-            self._file.flush()
+            while content:  # a disk that is almost full takes a part
+                content = content[self._file.write(content) :]
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
             raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
@@ -105,7 +113,7 @@ class History(_Appended):
             self._lock.release()
             raise
         if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
-            self._file.write("\n")  # a kill truncated the last line
+            self._append(b"\n")  # a kill truncated the last line
 
     def write(self, event: str, **values: Any) -> None:
         """Appends an event as one line."""
