@@ -71,7 +71,7 @@ def replay(options: ReplayOptions) -> None:
             f"step must lie in 1..{experiment.training.num_steps}, got {step!r}"
         )
     out = options.out or workdir
-    ensure_writable(out, "--out" if options.out else "--workdir")
+    ensure_writable(out, "--out")
     trainer = Trainer.of(experiment)
     check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:

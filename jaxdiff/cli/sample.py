@@ -81,9 +81,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         run.check_request(labels, options.num, options.seed, sampling)
     if single != ".npz":
         plots.check_installed()
-    ensure_writable(
-        out.parent if single else out, "--out" if options.out else "--workdir"
-    )
+    ensure_writable(out.parent if single else out, "--out")
 
     every = None
     drawn = {}

@@ -1,8 +1,10 @@
 """Decoder of a single image file, whatever its format."""
 
 import os
-import stat
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -11,13 +13,16 @@ from annotated_types import Interval
 
 from jaxdiff.checks import check_value
 from jaxdiff.errors import InputError, first_line, require
+from jaxdiff.storage.files import open_regular
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 """Pillow's decoders to try. Some of the others run external programs (EPS), or are
 old and rarely used."""
 MAX_PIXELS = 2**30 // 12
-"""Largest number of pixels of a file. The header of a larger file is enough to
-reject it. Pillow warns above the same number."""
+"""Largest number of pixels of a file, and of all files that are decoded at a time. The
+header of a larger file is enough to reject it. Pillow warns above the same number."""
+MAX_BYTES = 2**30
+"""Largest size of a file, in bytes."""
 Size = Annotated[int, Interval(ge=1, le=4096)]
 """Height and width of a resized image, in pixels."""
 Channels = Literal[1, 3]
@@ -35,7 +40,8 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.nda
     shorter side, is then resized by Pillow's Lanczos filter, which averages when it
     reduces.
 
-    Any number of threads may read at the same time. The first call hides Pillow's own
+    Any number of threads may read at the same time. They wait for each other before
+    they decode more than 2^30 / 12 pixels together. The first call hides Pillow's own
     warnings in this process.
 
     Args:
@@ -48,16 +54,15 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.nda
 
     Raises:
         InputError: If the file cannot be read, is damaged or truncated, has another
-            format, or has more than 2^30 / 12 pixels according to its header.
+            format, has more than 2^30 bytes, or has more than 2^30 / 12 pixels
+            according to its header.
     """
     check_value("size", size, Size)
     check_value("channels", channels, Channels)
     image_module = require("PIL.Image")
     _hide_warnings()
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe would block
-            raise InputError("it is not a regular file")
-        with open(path, "rb") as file:
+        with open_regular(path, MAX_BYTES) as file:
             return _pixels(image_module, file, size, channels)
     except Exception as error:  # Pillow raises many types for damaged files
         reason = _reason(image_module, error, path)
@@ -92,28 +97,77 @@ def _too_large(pixels: str) -> str:
 
 
 def _pixels(image_module: Any, file: IO[bytes], size: int, channels: int) -> np.ndarray:
-    with image_module.open(file, formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > MAX_PIXELS:
+    webp = _webp_size(file.read(30))  # Pillow allocates a WebP when it opens the file
+    file.seek(0)
+    with ExitStack() as stack:
+        if webp is not None:
+            stack.enter_context(_budget.taken(*webp))
+        image = stack.enter_context(image_module.open(file, formats=FORMATS))
+        if webp is None:
+            stack.enter_context(_budget.taken(*image.size))
+        return _decoded(image_module, image, size, channels)
+
+
+class _Budget:
+    """Number of pixels that all threads together may decode at a time."""
+
+    def __init__(self) -> None:
+        self._left = MAX_PIXELS
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def taken(self, width: int, height: int) -> Iterator[None]:
+        """Waits until the pixels of a picture are free, and takes them for a while."""
+        pixels = width * height
+        if pixels > MAX_PIXELS:
             raise InputError(_too_large(f"{width} x {height}"))
-        kind = image.tile[0][3] if image.tile else None  # pixel format of the file
-        image.load()
+        with self._changed:
+            self._changed.wait_for(lambda: pixels <= self._left)
+            self._left -= pixels
         try:
-            require("PIL.ImageOps").exif_transpose(image, in_place=True)
-        except MemoryError:
-            raise
-        except Exception:
-            pass  # many photographs have damaged EXIF data
-        # Crop first: a narrow image, resized whole, might not fit into memory.
-        width, height = image.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        square = image.crop((left, top, left + side, top + side))
-        plain = _without_alpha(image_module, square, kind)
-        plain = plain.convert("L" if channels == 1 else "RGB")
-        if side != size:
-            plain = plain.resize((size, size), image_module.Resampling.LANCZOS)
-        return np.array(plain, np.uint8).reshape(size, size, channels)
+            yield
+        finally:
+            with self._changed:
+                self._left += pixels
+                self._changed.notify_all()
+
+
+_budget = _Budget()
+
+
+def _webp_size(head: bytes) -> tuple[int, int] | None:
+    """Returns width and height of a WebP file by its first 30 bytes (RFC 9649)."""
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP" or len(head) < 30:
+        return None
+    if head[12:16] == b"VP8X":
+        width, height = (int.from_bytes(head[i : i + 3], "little") for i in (24, 27))
+        return width + 1, height + 1
+    if head[12:16] == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _decoded(image_module: Any, image: Any, size: int, channels: int) -> np.ndarray:
+    kind = image.tile[0][3] if image.tile else None  # pixel format of the file
+    image.load()
+    try:
+        require("PIL.ImageOps").exif_transpose(image, in_place=True)
+    except MemoryError:
+        raise
+    except Exception:
+        pass  # many photographs have damaged EXIF data
+    # Crop first: a narrow image, resized whole, might not fit into memory.
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    plain = _without_alpha(image_module, square, kind)
+    plain = plain.convert("L" if channels == 1 else "RGB")
+    if side != size:
+        plain = plain.resize((size, size), image_module.Resampling.LANCZOS)
+    return np.array(plain, np.uint8).reshape(size, size, channels)
 
 
 def _without_alpha(image_module: Any, image: Any, kind: Any) -> Any:

@@ -1,6 +1,7 @@
 """Mean and covariance of features: of a dataset, or from a file."""
 
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from jaxdiff.data import Dataset
 from jaxdiff.errors import InputError, first_line
 from jaxdiff.evaluation.features import Extractor
 from jaxdiff.evaluation.frechet import Moments
+from jaxdiff.storage.files import open_regular, size
 
 _PART = 4096
 """Images per part: the features of a whole dataset may not fit into memory."""
+_MOST = 2**31
+"""Most bytes of the arrays in a file; 2,048 features need 34 MB."""
 
 
 def moments_of(
@@ -45,18 +49,24 @@ def load_statistics(path: Path) -> Moments:
         InputError: the file cannot be read, or holds no mean and covariance.
     """
     try:
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
+            if sum(info.file_size for info in archive.infolist()) > _MOST:
+                raise ValueError(f"more than {size(_MOST)}")
         with np.load(path, allow_pickle=False) as file:
             mean, covariance = (np.asarray(file[k], float) for k in ("mu", "sigma"))
             num = int(file["num"]) if "num" in file else 0
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'. Check --statistics.") from None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (
+        OSError, ValueError, KeyError, EOFError, MemoryError, NotImplementedError,
+        RuntimeError, zipfile.BadZipFile, zlib.error,
+    ) as error:  # fmt: skip
         raise InputError(
             f"'{path}' must hold statistics, got: {first_line(error)}. Give a .npz "
             "file with mu and sigma."
         ) from error
-    size = mean.size
-    if mean.shape != (size,) or covariance.shape != (size, size):
+    features = mean.size
+    if mean.shape != (features,) or covariance.shape != (features, features):
         raise InputError(
             f"'{path}': mu and sigma must have shapes [features] and [features, "
             f"features], got {mean.shape} and {covariance.shape}"

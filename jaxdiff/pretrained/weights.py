@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError, first_line, require, shown
-from jaxdiff.storage.files import read_json
+from jaxdiff.storage.files import open_regular, read_json
 from jaxdiff.storage.torch_pickle import read_torch
 
 STEM = "diffusion_pytorch_model"
@@ -91,6 +91,7 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of one safetensors file."""
     safetensors = require("safetensors")
     try:
+        open_regular(path).close()  # the library would wait for a pipe
         with safetensors.safe_open(path, "numpy") as file:
             heads = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             shapes = {name: tuple(head.get_shape()) for name, head in heads.items()}

@@ -15,7 +15,7 @@ from jaxdiff import plots
 from jaxdiff.checks import is_finite
 from jaxdiff.errors import InputError
 from jaxdiff.report.text import plain
-from jaxdiff.storage.files import picture_kind, read_json
+from jaxdiff.storage.files import LARGEST, open_regular, picture_kind, read_json
 
 
 class Picture(NamedTuple):
@@ -108,12 +108,17 @@ def pictures_of(folder: Path, *names: str) -> list[Picture]:
 
 
 def picture_of(path: Path, title: str = "", alt: str = "") -> list[Picture]:
-    """Returns a picture, or an empty list if the file is missing or a link."""
-    if path.is_symlink() or not path.is_file():
+    """Returns a picture; an empty list for a link and a file that cannot be read."""
+    if path.is_symlink():
+        return []
+    try:
+        with open_regular(path, LARGEST) as file:
+            content = file.read()
+    except OSError:
         return []
     known, kind = NAMED.get(path.name, (path.name, "pixels"))
     title = title or known
-    return _picture(path.read_bytes(), title, alt or title, kind)
+    return _picture(content, title, alt or title, kind)
 
 
 def _picture(content: bytes, title: str, alt: str, kind: str) -> list[Picture]:

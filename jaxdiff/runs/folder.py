@@ -15,6 +15,7 @@ The folder holds
 """
 
 import json
+import os
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,15 @@ def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
     Raises:
         InputError: there is no run, or its config.json cannot be read.
     """
-    if not (workdir / CONFIG).exists():
+    try:
+        os.stat(workdir / CONFIG)
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
             f"there is no run in '{workdir}'. Train one, or name another folder."
-        )
+        ) from error
+    except (OSError, ValueError) as error:  # no permission, too long, or with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot read '{workdir}': {reason}") from error
     return read_record(read_json(workdir / CONFIG))
 
 

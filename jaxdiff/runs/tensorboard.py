@@ -14,7 +14,7 @@ from typing import Any
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import GRIDS, TENSORBOARD
 from jaxdiff.storage.event_files import Events, check_installed
-from jaxdiff.storage.files import picture_kind
+from jaxdiff.storage.files import LARGEST, open_regular, picture_kind
 
 MOST = 20
 """Largest number of earlier grids to rewrite; TensorBoard shows 10 by default."""
@@ -61,7 +61,11 @@ def open_board(
         if line["step"] <= step:
             events.write(line["step"], values, when)
     for at, path in grids(workdir, MOST, until=step):
-        content = path.read_bytes()
+        try:
+            with open_regular(path, LARGEST) as file:
+                content = file.read()
+        except OSError:
+            continue
         if picture_kind(content) == "png":
             events.picture(at, GRIDS, content, path.stat().st_mtime)
     events.replace_earlier()

@@ -98,7 +98,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         with open_regular(path, LARGEST) as file:
             data = json.loads(file.read().decode("utf-8"))
     except OSError as error:
-        raise InputError(f"cannot read '{path}': {error.strerror}") from error
+        raise cannot_read(path, error) from error
     except ValueError as error:  # invalid JSON or UTF-8
         raise InputError(f"'{path}' is not a JSON file: {error}") from error
     except RecursionError as error:
@@ -125,7 +125,9 @@ def ensure_writable(directory: str | os.PathLike[str], flag: str = "--workdir") 
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(Path(directory) / ("x" * _LONGEST))
         probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"x")
+        probe.unlink(missing_ok=True)
+        with open(probe, "xb") as file:  # "x" follows no link
+            file.write(b"x")
         probe.unlink()
     except (OSError, ValueError) as error:  # a ValueError for a NUL in the path
         why = getattr(error, "strerror", None) or error
@@ -154,6 +156,11 @@ def error_number(error: BaseException) -> int | None:
         return int(found[1])
     # ArrayRecord and safetensors give the text only.
     return next((code for code in _OF_DISKS if os.strerror(code) in str(error)), None)
+
+
+def cannot_read(path: str | os.PathLike[str], error: OSError) -> InputError:
+    """Returns the error for a failed read."""
+    return InputError(f"cannot read '{path}': {error.strerror}")
 
 
 def cannot_write(path: str | os.PathLike[str], error: BaseException) -> InputError:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from jaxdiff.errors import InputError, require
-from jaxdiff.storage.files import cannot_write, write_atomic
+from jaxdiff.storage.files import cannot_read, cannot_write, open_regular, write_atomic
+
+MOST = 2**30
+"""Most bytes of a file that is read."""
 
 
 class _Appended:
@@ -16,6 +19,10 @@ class _Appended:
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
+        if self._path.is_symlink() or self._path.exists() != self._path.is_file():
+            raise InputError(  # the lines would go elsewhere, or to a pipe
+                f"'{path}' must be a regular file, got something else. Remove it."
+            )
         try:
             # Unbuffered: a failed write leaves nothing for `close` to write again.
             self._file = self._path.open("ab", buffering=0)
@@ -134,19 +141,27 @@ def read(path: str | os.PathLike[str], key: str) -> list[dict[str, Any]]:
     Args:
         path: Path of the file.
         key: Key that each line must have.
+
+    Raises:
+        InputError: If the file cannot be read, or is too large.
     """
-    path = Path(path)
-    if not path.exists():
-        return []
     found, lost = [], 0
-    for line in path.read_bytes().split(b"\n")[:-1]:
-        try:
-            value = json.loads(line)
-            value[key]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            lost += bool(line)
-        else:
-            found.append(value)
+    try:
+        with open_regular(path, MOST) as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    value = json.loads(line)
+                    value[key]
+                except (ValueError, TypeError, KeyError, RecursionError):
+                    lost += line != b"\n"
+                else:
+                    found.append(value)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise cannot_read(path, error) from error
     if lost:
         warnings.warn(f"skipped {lost} unreadable lines of '{path}'", stacklevel=2)
     return found

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.storage.files import flush_folder, write_atomic
+from jaxdiff.storage.files import LARGEST, flush_folder, open_regular, write_atomic
 
 RECORD = "jaxdiff.json"
 
@@ -51,7 +51,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         raise Damaged(f"{RECORD} is missing")
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path, LARGEST) as file:
+            text = file.read().decode("utf-8")
         record = json.loads(text)
         del record["sha256"]
         whole = text == _text(record) and all(

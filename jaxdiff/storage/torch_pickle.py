@@ -9,6 +9,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -16,6 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxdiff.errors import InputError, first_line
+from jaxdiff.storage.files import open_regular
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _DTYPES = {
@@ -61,10 +63,10 @@ class _Tensor(NamedTuple):
         if self.offset + sum((side - 1) * step for side, step in steps) >= size:
             raise ValueError(f"a tensor of shape {self.shape} lies outside its storage")
         strides = [step * dtype.itemsize for step in self.strides]
-        view = np.lib.stride_tricks.as_strided(
+        # A view: many tensors of one storage take its memory once.
+        return np.lib.stride_tricks.as_strided(
             whole[self.offset :], self.shape, strides, writeable=False
         )
-        return view.copy()
 
 
 def _rebuild(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> _Tensor:
@@ -115,7 +117,7 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
         InputError: If the file does not exist, or holds anything else.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
             file.seek(0)
             state, numbers_of = read(file)
@@ -139,15 +141,13 @@ def _items(state: Any) -> list[tuple[str, Any]]:
     return list(state.items())
 
 
-def _array(
-    name: Any, value: Any, numbers_of: Callable[[_Storage], bytes]
-) -> np.ndarray:
+def _array(name: Any, value: Any, numbers_of: Callable[[str], bytes]) -> np.ndarray:
     if not isinstance(name, str) or not isinstance(value, _Tensor):
         raise ValueError(f"{name!r} is not a tensor")
-    return value.array(numbers_of(value.storage))
+    return value.array(numbers_of(value.storage.key))
 
 
-def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[str], bytes]]:
     archive = zipfile.ZipFile(file)
     (head,) = (n for n in archive.namelist() if n.endswith("/data.pkl"))
     folder = head.removesuffix("data.pkl")
@@ -155,12 +155,15 @@ def _read_zip(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
         order = archive.read(f"{folder}byteorder")
         if order != b"little":
             raise ValueError(f"its numbers are {order!r} endian")
+    # PyTorch compresses nothing; a few compressed bytes could fill the memory.
+    if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+        raise ValueError("its parts are compressed")
     with archive.open(head) as pickled:
         state = _Unpickler(pickled).load()
-    return state, lambda storage: archive.read(f"{folder}data/{storage.key}")
+    return state, cache(lambda key: archive.read(f"{folder}data/{key}"))
 
 
-def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[str], bytes]]:
     def load() -> Any:
         return _Unpickler(file).load()
 
@@ -178,4 +181,4 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[_Storage], bytes]]:
         if key not in dtypes:
             raise ValueError(f"no tensor uses the storage {key!r}")
         numbers[key] = file.read(count * dtypes[key].itemsize)
-    return state, lambda storage: numbers[storage.key]
+    return state, numbers.__getitem__
