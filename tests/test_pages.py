@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -109,6 +110,15 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run(page)
     assert capsys.readouterr().out
+
+
+def test_the_schedule_of_the_architecture_page_is_linear_in_log_snr():
+    blocks = python(ROOT / "jaxdiff" / "README.md")
+    (block,) = (block for block in blocks if "class LinearLogSNR" in block)
+    names: dict[str, Any] = {"__name__": "page", "jd": jd}
+    exec(block, names)
+    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
+    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=0.01)
 
 
 def quickstart(folder, *changes):
