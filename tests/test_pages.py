@@ -133,11 +133,12 @@ def quickstart(folder, *changes):
 
 
 def test_the_readmes_program_runs(tmp_path):
-    """Trains for two steps instead of the printed number."""
+    """Trains and samples in two steps instead of the printed numbers."""
     assert len(python(PAGES[0])[0].splitlines()) <= 30
     quickstart(
-        tmp_path, ("num_steps=300", "num_steps=2"), ("channels=32", "channels=8")
-    )
+        tmp_path, ("num_steps=300", "num_steps=2"), ("num_steps=20", "num_steps=2"),
+        ("channels=32", "channels=8"), ("multipliers=(1, 2)", "multipliers=(1,)"),
+    )  # fmt: skip
 
 
 @pytest.mark.long
