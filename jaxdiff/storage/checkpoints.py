@@ -21,6 +21,7 @@ import jax
 from jaxdiff.errors import InputError, first_few, require
 from jaxdiff.storage.files import cannot_write, error_number, flush_folder
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
+from jaxdiff.storage.retention import Retention
 
 FORMAT = 1
 """Version of the checkpoint format; this code reads no other version."""
@@ -53,13 +54,9 @@ class Checkpoints:
         keep_every: int | None = None,
         keep_best: str | None = None,
     ):
-        if keep < 1:
-            raise InputError(f"keep must be at least 1, got {keep}")
-        if keep_every is not None and keep_every < 1:
-            raise InputError(f"keep_every must be at least 1, got {keep_every}")
+        self._retention = Retention(keep, keep_every, keep_best)
         self._ocp = _orbax()
         self._directory = Path(directory).absolute()
-        self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._damaged: dict[int, str] = {}
         self._proven: int | None = None
         self._writer: ThreadPoolExecutor | None = None
@@ -280,40 +277,33 @@ class Checkpoints:
             writing.rename(target)
             flush_folder(self._directory)
             self._damaged.pop(step, None)
-            for old in self._steps() - self._kept(step):
-                self._remove(old)
+            steps = self._steps()
+            # Damaged checkpoints above `step` are retained as well.
+            kept = self._retention.kept(steps - self._damaged.keys(), self._directory)
+            for old in steps - kept - {s for s in steps if s > step}:
+                self._remove_old(old)
         except (OSError, ValueError) as error:
             self._clean()
             raise self._failed(step, error) from None
-
-    def _kept(self, newest: int) -> set[int]:
-        """Returns the steps to retain once `newest` is complete.
-
-        Damaged checkpoints above `newest` are retained as well.
-        """
-        steps = self._steps()
-        whole = sorted(steps - self._damaged.keys())
-        kept = {step for step in steps if step > newest} | set(whole[-self._keep :])
-        if self._keep_every is not None:
-            kept |= {step for step in whole if step % self._keep_every == 0}
-        if self._keep_best is not None:
-            values = {}
-            for step in whole:
-                try:
-                    metrics = read_manifest(self._directory / str(step))["metrics"]
-                    values[step] = float(metrics[self._keep_best])
-                except (Damaged, KeyError, TypeError, ValueError):
-                    continue  # this checkpoint has no such value
-            if values:
-                kept.add(min(values, key=lambda step: (values[step], -step)))
-        return kept
 
     def _remove(self, step: int) -> None:
         """Removes a checkpoint; after a kill, the remains have another name."""
         removed = self._directory / f"{step}.removed"
         shutil.rmtree(removed, ignore_errors=True)
         (self._directory / str(step)).rename(removed)
-        shutil.rmtree(removed)
+        # The next run removes files that are still in use on a network disk.
+        shutil.rmtree(removed, ignore_errors=True)
+
+    def _remove_old(self, step: int) -> None:
+        """Removes a checkpoint that the run no longer needs, or warns."""
+        try:
+            self._remove(step)
+        except OSError as error:
+            warnings.warn(
+                f"kept the old checkpoint '{self._directory / str(step)}', which "
+                f"cannot be removed: {error.strerror}",
+                stacklevel=2,
+            )
 
     def _clean(self) -> None:
         """Removes half-written and half-removed checkpoints."""
