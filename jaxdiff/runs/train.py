@@ -96,9 +96,6 @@ def run_training(
     told = tolerant(sys.stderr)
 
     with ExitStack() as stack:
-        # Lock the run: other processes must not train it, or save meanwhile.
-        history = stack.enter_context(open_history(workdir))
-
         # Restore the newest checkpoint, or initialize.
         asked = stack.enter_context(stop_between_steps())
         checkpoints = stack.enter_context(
@@ -116,7 +113,8 @@ def run_training(
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
-        # Open the log files.
+        # Open the log files; their lock excludes other training processes.
+        history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
             tqdm(
                 total=end, initial=step, unit="step", smoothing=0.1,
