@@ -9,11 +9,12 @@ import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
 
-from jaxdiff import __version__, interrupts
+from jaxdiff import interrupts
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -200,7 +201,7 @@ def _command(
     name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
     if name == "--version":
         python = platform.python_version()
-        print(f"jaxdiff {__version__}, jax {jax.__version__}, Python {python}")
+        print(f"jaxdiff {version('jaxdiff')}, jax {jax.__version__}, Python {python}")
         return
     if not name[:1].isalnum():
         name, words = "run", [name, *words]
