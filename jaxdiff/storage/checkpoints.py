@@ -11,10 +11,10 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 
@@ -25,14 +25,20 @@ from jaxdiff.storage.retention import Retention
 
 FORMAT = 1
 """Version of the checkpoint format; this code reads no other version."""
+ATTEMPTS = 10
+"""Number of attempts to read the newest checkpoint while another process trains."""
 LARGE = 2**20
 """Smallest part of an array that one of several devices writes, in bytes."""
+
+
+Read = TypeVar("Read")
 
 
 class Checkpoints:
     """Checkpoints of one run, with retention.
 
     Reading changes nothing on disk: other processes may read while one process trains.
+    The training process may remove a checkpoint meanwhile; see `read_newest`.
 
     Args:
         directory: Folder of the checkpoints; the first `save` creates it.
@@ -134,25 +140,34 @@ class Checkpoints:
             below: Upper bound of the steps, exclusive; None for no bound.
 
         Raises:
-            InputError: If checkpoints exist, and all are damaged.
+            InputError: If checkpoints exist, and all are damaged, or each is removed
+                while it is verified.
         """
-        found = self._steps()
-        steps = sorted((s for s in found if below is None or s < below), reverse=True)
-        for step in steps:
-            try:
-                verify(self._directory / str(step))
-            except Damaged as reason:
-                self._damaged[step] = str(reason)
-                continue
-            for damaged in sorted(self._damaged):
-                if damaged > step:
-                    warnings.warn(
-                        f"skipped '{self._directory / str(damaged)}', which is damaged "
-                        f"({self._damaged[damaged]}), and used step {step}",
-                        stacklevel=2,
-                    )
-            self._proven = step
-            return step
+        for _ in range(ATTEMPTS):
+            found, removed = self._steps(), False
+            steps = sorted(s for s in found if below is None or s < below)[::-1]
+            for step in steps:
+                try:
+                    verify(self._directory / str(step))
+                except Damaged as reason:
+                    if step in self._steps():
+                        self._damaged[step] = str(reason)
+                    else:
+                        removed = True
+                    continue
+                for damaged in sorted(self._damaged):
+                    if damaged > step:
+                        warnings.warn(
+                            f"skipped '{self._directory / str(damaged)}', which is "
+                            f"damaged ({self._damaged[damaged]}), and used step {step}",
+                            stacklevel=2,
+                        )
+                self._proven = step
+                return step
+            if not removed:
+                break
+        else:
+            raise self._too_fast()
         if not steps:
             return None
         reasons = first_few([f"{step}: {self._damaged[step]}" for step in steps])
@@ -160,6 +175,33 @@ class Checkpoints:
             f"all checkpoints in '{self._directory}' are damaged ({reasons}). "
             "Restore one from a copy, or move the folder away to start again."
         )
+
+    def read_newest(
+        self,
+        read: Callable[[int | None], Read],
+        latest: Callable[[], int | None] | None = None,
+    ) -> Read:
+        """Returns `read(step)` for the newest undamaged checkpoint, or `read(None)`.
+
+        If the training process removes the checkpoint meanwhile, `read` is called again
+        with the next one. With several processes, there is one attempt.
+
+        Args:
+            read: Function of a step, or of None if no checkpoint exists.
+            latest: Function that returns the newest step; the method `latest` by
+                default.
+
+        Raises:
+            InputError: If each checkpoint is removed while it is read; or see `latest`.
+        """
+        for _ in range(ATTEMPTS if jax.process_count() == 1 else 1):
+            step = (latest or self.latest)()
+            try:
+                return read(step)
+            except Exception:  # Orbax and TensorStore raise many types
+                if step is None or step in self._steps():
+                    raise
+        raise self._too_fast()
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints in order; some may be damaged."""
@@ -210,7 +252,8 @@ class Checkpoints:
             template: Structure of the state. Its leaves have a `shape`, a `dtype` and
                 optionally a `sharding`, by default on the first local device. Arrays
                 work, but shapes (`jax.eval_shape`) use no device memory.
-            step: Step of the checkpoint; None restores the newest undamaged one.
+            step: Step of the checkpoint; None restores the newest undamaged one, as
+                `read_newest` does.
             partial: If True, reads the template's leaves only.
 
         Raises:
@@ -218,9 +261,24 @@ class Checkpoints:
                 different state.
         """
         self.wait()
-        step = self.latest() if step is None else step
+        if step is None:
+            return self.read_newest(
+                lambda newest: self._restore(self._path(newest), template, partial)
+            )
         path = self._path(step)
-        self.record(int(path.name))
+        try:
+            return self._restore(path, template, partial)
+        except Exception as error:
+            if path.is_dir():
+                raise
+            raise InputError(
+                f"the checkpoint '{path}' was removed while it was read: a process "
+                "trains this run. Choose a newer one."
+            ) from error
+
+    def _restore(self, path: Path, template: Any, partial: bool) -> Any:
+        step = int(path.name)
+        self.record(step)
         # Process 0 verifies all bytes for all processes.
         if step != self._proven and jax.process_index() == 0:
             try:
@@ -320,6 +378,12 @@ class Checkpoints:
         reason = cannot_write(self._directory / str(step), error)
         left = "none exists yet" if newest is None else f"step {newest} remains"
         return InputError(f"the checkpoint of step {step} is lost ({left}): {reason}")
+
+    def _too_fast(self) -> InputError:
+        return InputError(
+            f"each checkpoint in '{self._directory}' was removed while it was read: a "
+            "process trains this run. Try again, or train with a larger --upkeep.keep."
+        )
 
     def _path(self, step: int | None) -> Path:
         steps = self._steps()
