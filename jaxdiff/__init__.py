@@ -21,6 +21,9 @@ Five namespaces load on first use: `jd.data`, `jd.runs`, `jd.evaluation`, `jd.pl
 import sys
 from typing import TYPE_CHECKING
 
+from jaxdiff import interrupts as interrupts  # handles Ctrl-C during the imports below
+
+# isort: split
 from jaxdiff import denoisers as denoisers
 from jaxdiff import losses as losses
 from jaxdiff import networks as networks

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+from jaxdiff.interrupts import deferred
 from jaxdiff.names import lazy
 
 
@@ -68,8 +69,9 @@ def require(module: str) -> Any:
     """
     package = module.partition(".")[0]
     try:
-        importlib.import_module(package)
-        return importlib.import_module(module)
+        with deferred():
+            importlib.import_module(package)
+            return importlib.import_module(module)
     except ImportError as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(

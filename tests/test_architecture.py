@@ -13,9 +13,10 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "typing", "errors", "checks", "rng", "serialization", "parallel",
-    "storage", "plots", "schedules", "denoisers", "networks", "data", "samplers",
-    "losses", "training", "runs", "evaluation", "report", "pretrained", "cli",
+    "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
+    "serialization", "parallel", "storage", "plots", "schedules", "denoisers",
+    "networks", "data", "samplers", "losses", "training", "runs", "evaluation",
+    "report", "pretrained", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {

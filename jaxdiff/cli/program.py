@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdiff import interrupts
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -45,6 +46,7 @@ from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.runs.provenance import versions
 from jaxdiff.storage import compilation_cache
+from jaxdiff.streams import check_output, tolerant_streams
 from jaxdiff.training.experiment import Experiment
 
 COMMANDS = {command.name: command for command in (
@@ -111,8 +113,9 @@ Commands; each has its own flags and --help:
 --version prints the versions of jaxdiff, JAX and Python.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
-a full disk; 3 another process died; 4 a loss was not finite; 130 Ctrl-C; 143 SIGTERM.
-Ctrl-C and SIGTERM end a training after the step is saved.
+a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n: 129
+SIGHUP, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM. These end a training after the step is
+saved.
 """.format(
     "\n".join(
         textwrap.fill(
@@ -143,6 +146,17 @@ def main(
             print this share; see `evaluation.label_agreement`.
         args: the words of the command line. None takes the words of this process.
     """
+    with tolerant_streams():
+        _main(config, description, judge, args)
+
+
+def _main(
+    config: Experiment,
+    description: str,
+    judge: Judge | None,
+    args: Sequence[str] | None,
+) -> None:
+    """Runs the command line; turns errors into one line and an exit code."""
     try:
         with _warnings_of_one_line(), open(os.devnull, "w") as nowhere:
             processes.join()
@@ -160,7 +174,8 @@ def main(
             f"{str(error) or 'stopped'}. Run the same command to resume.",
             file=sys.stderr,
         )
-        processes.exit_process(143 if isinstance(error, Terminated) else 130)
+        code = error.code if isinstance(error, Terminated) else interrupts.CODE
+        processes.exit_process(code)
     except jax.errors.JaxRuntimeError as error:
         reason = processes.lost(error)
         if reason is None:
@@ -211,6 +226,8 @@ def _command(
         prog=f"{program} {name}", description=description + HELP,
     )  # fmt: skip
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
+    if EXPERIMENT not in command.needs:  # a training's results are in its folder
+        check_output()
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The command `replay`: one step of a run again, in detail."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,16 @@ def replay(options: ReplayOptions) -> None:
     trainer = Trainer.of(experiment)
     check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-        start = checkpoints.latest(below=step)
-        if start is not None:
-            check_record(checkpoints.record(start), workdir, experiment, trainer.info)
-        state = experiment.parallel.localize(trainer.initial_state(checkpoints, start))
-    start = start or 0
+
+        def read(start: int | None) -> tuple[int, TrainState]:
+            if start is not None:
+                record = checkpoints.record(start)
+                check_record(record, workdir, experiment, trainer.info)
+            return start or 0, trainer.initial_state(checkpoints, start)
+
+        latest = partial(checkpoints.latest, below=step)
+        start, state = checkpoints.read_newest(read, latest)
+        state = experiment.parallel.localize(state)
     with bar(step - start, "replay", "step") as done:
         for at, batches in trainer.feed(start, step - 1):
             state, _ = trainer.advance(state, batches)

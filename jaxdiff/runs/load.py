@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,15 @@ def load(
     if parallel is not None:
         wanted = placed(wanted, parallel.shardings(wanted))
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-        step = newest_step(checkpoints) if step is None else step
-        if step is not None:
-            check_record(checkpoints.record(step), workdir, experiment, info)
-        found = checkpoints.restore(wanted, step, partial=True)
+
+        def read(step: int | None) -> tuple[int | None, Any]:
+            if step is not None:
+                check_record(checkpoints.record(step), workdir, experiment, info)
+            return step, checkpoints.restore(wanted, step, partial=True)
+
+        newest = partial(newest_step, checkpoints)
+        given = step is not None
+        step, found = read(step) if given else checkpoints.read_newest(read, newest)
     assert step is not None, "there is a checkpoint"
     if ema is None:
         params = found["ema"]

@@ -1,5 +1,6 @@
 """Policy for a loss or gradient that is not finite: stop, skip or go on."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import NONFINITE
 from jaxdiff.storage.files import write_json_atomic
 from jaxdiff.storage.json_lines import History
+from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Experiment
 
 
@@ -47,16 +49,19 @@ class NonFinitePolicy:
                 "nonfinite", step=step, loss=str(loss), grad_norm=str(norm)
             )
         if training.nonfinite == "go-on":
-            self._bar.write(f"warning: {what}: the update was applied")
+            self._warn(f"{what}: the update was applied")
             return
         if training.nonfinite == "skip":
             self.skipped += 1
             count = f"{self.skipped} of at most {training.max_skips}"
             if self.skipped <= training.max_skips:
-                self._bar.write(f"warning: {what}: the step was skipped ({count})")
+                self._warn(f"{what}: the step was skipped ({count})")
                 return
             what += f", and {training.max_skips} steps were skipped before"
         self._stop(step, loss, norm, what)
+
+    def _warn(self, text: str) -> None:
+        self._bar.write(f"warning: {text}", file=tolerant(sys.stdout))
 
     def _stop(self, step: int, loss: float, norm: float, what: str) -> None:
         path = self._workdir / NONFINITE

@@ -26,6 +26,7 @@ from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
+from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Network
@@ -63,7 +64,7 @@ def train(
             be written, is full, or holds a run of another configuration or data.
         NonFiniteError: a loss or a gradient is not finite.
         KeyboardInterrupt: Ctrl-C; the state is saved.
-        Terminated: SIGTERM, which is a SystemExit; the state is saved.
+        Terminated: SIGTERM, SIGHUP or SIGUSR1; the state is saved. It is a SystemExit.
     """
     require("tqdm")
     # Check all options before anything is written.
@@ -92,6 +93,7 @@ def run_training(
     if is_first():
         check_workdir(workdir, experiment, info)
     grids = SampleGrids(trainer) if upkeep.sample_every else None
+    told = tolerant(sys.stderr)
 
     with ExitStack() as stack:
         # Restore the newest checkpoint, or initialize.
@@ -117,7 +119,7 @@ def run_training(
             tqdm(
                 total=end, initial=step, unit="step", smoothing=0.1,
                 disable=not (progress and is_first()), desc="train",
-                dynamic_ncols=True,
+                dynamic_ncols=True, file=told,
             )
         )  # fmt: skip
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
@@ -125,7 +127,7 @@ def run_training(
             write_record(workdir, experiment, info)
         if step < end:
             if progress and is_first():
-                bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
+                bar.write(f"training on {describe_devices(parallel)}", file=told)
             bar.set_postfix_str("compiling")
         saver = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
         dispatches = trainer.feed(step, end)

@@ -10,10 +10,10 @@ Orbax is loaded when the first `Checkpoints` is created.
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 
@@ -21,17 +21,24 @@ from jaxdiff.errors import InputError, first_few
 from jaxdiff.storage.files import cannot_write, error_number, flush_folder
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
 from jaxdiff.storage.orbax_paths import literal_path, orbax, read_back
+from jaxdiff.storage.retention import Retention
 
 FORMAT = 1
 """Version of the checkpoint format; this code reads no other version."""
+ATTEMPTS = 10
+"""Number of attempts to read the newest checkpoint while another process trains."""
 LARGE = 2**20
 """Smallest part of an array that one of several devices writes, in bytes."""
+
+
+Read = TypeVar("Read")
 
 
 class Checkpoints:
     """Checkpoints of one run, with retention.
 
     Reading changes nothing on disk: other processes may read while one process trains.
+    The training process may remove a checkpoint meanwhile; see `read_newest`.
 
     Args:
         directory: Folder of the checkpoints; the first `save` creates it.
@@ -53,14 +60,10 @@ class Checkpoints:
         keep_every: int | None = None,
         keep_best: str | None = None,
     ):
-        if keep < 1:
-            raise InputError(f"keep must be at least 1, got {keep}")
-        if keep_every is not None and keep_every < 1:
-            raise InputError(f"keep_every must be at least 1, got {keep_every}")
+        self._retention = Retention(keep, keep_every, keep_best)
         self._ocp = orbax()
         self._directory = Path(directory).absolute()
         self._literal = literal_path(self._directory, self)
-        self._keep, self._keep_every, self._keep_best = keep, keep_every, keep_best
         self._damaged: dict[int, str] = {}
         self._proven: int | None = None
         self._writer: ThreadPoolExecutor | None = None
@@ -139,25 +142,34 @@ class Checkpoints:
             below: Upper bound of the steps, exclusive; None for no bound.
 
         Raises:
-            InputError: If checkpoints exist, and all are damaged.
+            InputError: If checkpoints exist, and all are damaged, or each is removed
+                while it is verified.
         """
-        found = self._steps()
-        steps = sorted((s for s in found if below is None or s < below), reverse=True)
-        for step in steps:
-            try:
-                verify(self._directory / str(step))
-            except Damaged as reason:
-                self._damaged[step] = str(reason)
-                continue
-            for damaged in sorted(self._damaged):
-                if damaged > step:
-                    warnings.warn(
-                        f"skipped '{self._directory / str(damaged)}', which is damaged "
-                        f"({self._damaged[damaged]}), and used step {step}",
-                        stacklevel=2,
-                    )
-            self._proven = step
-            return step
+        for _ in range(ATTEMPTS):
+            found, removed = self._steps(), False
+            steps = sorted(s for s in found if below is None or s < below)[::-1]
+            for step in steps:
+                try:
+                    verify(self._directory / str(step))
+                except Damaged as reason:
+                    if step in self._steps():
+                        self._damaged[step] = str(reason)
+                    else:
+                        removed = True
+                    continue
+                for damaged in sorted(self._damaged):
+                    if damaged > step:
+                        warnings.warn(
+                            f"skipped '{self._directory / str(damaged)}', which is "
+                            f"damaged ({self._damaged[damaged]}), and used step {step}",
+                            stacklevel=2,
+                        )
+                self._proven = step
+                return step
+            if not removed:
+                break
+        else:
+            raise self._too_fast()
         if not steps:
             return None
         reasons = first_few([f"{step}: {self._damaged[step]}" for step in steps])
@@ -165,6 +177,33 @@ class Checkpoints:
             f"all checkpoints in '{self._directory}' are damaged ({reasons}). "
             "Restore one from a copy, or move the folder away to start again."
         )
+
+    def read_newest(
+        self,
+        read: Callable[[int | None], Read],
+        latest: Callable[[], int | None] | None = None,
+    ) -> Read:
+        """Returns `read(step)` for the newest undamaged checkpoint, or `read(None)`.
+
+        If the training process removes the checkpoint meanwhile, `read` is called again
+        with the next one. With several processes, there is one attempt.
+
+        Args:
+            read: Function of a step, or of None if no checkpoint exists.
+            latest: Function that returns the newest step; the method `latest` by
+                default.
+
+        Raises:
+            InputError: If each checkpoint is removed while it is read; or see `latest`.
+        """
+        for _ in range(ATTEMPTS if jax.process_count() == 1 else 1):
+            step = (latest or self.latest)()
+            try:
+                return read(step)
+            except Exception:  # Orbax and TensorStore raise many types
+                if step is None or step in self._steps():
+                    raise
+        raise self._too_fast()
 
     def steps(self) -> list[int]:
         """Returns the steps of all checkpoints in order; some may be damaged."""
@@ -215,7 +254,8 @@ class Checkpoints:
             template: Structure of the state. Its leaves have a `shape`, a `dtype` and
                 optionally a `sharding`, by default on the first local device. Arrays
                 work, but shapes (`jax.eval_shape`) use no device memory.
-            step: Step of the checkpoint; None restores the newest undamaged one.
+            step: Step of the checkpoint; None restores the newest undamaged one, as
+                `read_newest` does.
             partial: If True, reads the template's leaves only.
 
         Raises:
@@ -223,9 +263,24 @@ class Checkpoints:
                 different state.
         """
         self.wait()
-        step = self.latest() if step is None else step
+        if step is None:
+            return self.read_newest(
+                lambda newest: self._restore(self._path(newest), template, partial)
+            )
         path = self._path(step)
-        self.record(int(path.name))
+        try:
+            return self._restore(path, template, partial)
+        except Exception as error:
+            if path.is_dir():
+                raise
+            raise InputError(
+                f"the checkpoint '{path}' was removed while it was read: a process "
+                "trains this run. Choose a newer one."
+            ) from error
+
+    def _restore(self, path: Path, template: Any, partial: bool) -> Any:
+        step = int(path.name)
+        self.record(step)
         # Process 0 verifies all bytes for all processes.
         if step != self._proven and jax.process_index() == 0:
             try:
@@ -286,40 +341,33 @@ class Checkpoints:
             writing.rename(target)
             flush_folder(self._directory)
             self._damaged.pop(step, None)
-            for old in self._steps() - self._kept(step):
-                self._remove(old)
+            steps = self._steps()
+            # Damaged checkpoints above `step` are retained as well.
+            kept = self._retention.kept(steps - self._damaged.keys(), self._directory)
+            for old in steps - kept - {s for s in steps if s > step}:
+                self._remove_old(old)
         except (OSError, ValueError) as error:
             self._clean()
             raise self._failed(step, error) from None
-
-    def _kept(self, newest: int) -> set[int]:
-        """Returns the steps to retain once `newest` is complete.
-
-        Damaged checkpoints above `newest` are retained as well.
-        """
-        steps = self._steps()
-        whole = sorted(steps - self._damaged.keys())
-        kept = {step for step in steps if step > newest} | set(whole[-self._keep :])
-        if self._keep_every is not None:
-            kept |= {step for step in whole if step % self._keep_every == 0}
-        if self._keep_best is not None:
-            values = {}
-            for step in whole:
-                try:
-                    metrics = read_manifest(self._directory / str(step))["metrics"]
-                    values[step] = float(metrics[self._keep_best])
-                except (Damaged, KeyError, TypeError, ValueError):
-                    continue  # this checkpoint has no such value
-            if values:
-                kept.add(min(values, key=lambda step: (values[step], -step)))
-        return kept
 
     def _remove(self, step: int) -> None:
         """Removes a checkpoint; after a kill, the remains have another name."""
         removed = self._directory / f"{step}.removed"
         shutil.rmtree(removed, ignore_errors=True)
         (self._directory / str(step)).rename(removed)
-        shutil.rmtree(removed)
+        # The next run removes files that are still in use on a network disk.
+        shutil.rmtree(removed, ignore_errors=True)
+
+    def _remove_old(self, step: int) -> None:
+        """Removes a checkpoint that the run no longer needs, or warns."""
+        try:
+            self._remove(step)
+        except OSError as error:
+            warnings.warn(
+                f"kept the old checkpoint '{self._directory / str(step)}', which "
+                f"cannot be removed: {error.strerror}",
+                stacklevel=2,
+            )
 
     def _clean(self) -> None:
         """Removes half-written and half-removed checkpoints."""
@@ -336,6 +384,12 @@ class Checkpoints:
         reason = cannot_write(self._directory / str(step), error)
         left = "none exists yet" if newest is None else f"step {newest} remains"
         return InputError(f"the checkpoint of step {step} is lost ({left}): {reason}")
+
+    def _too_fast(self) -> InputError:
+        return InputError(
+            f"each checkpoint in '{self._directory}' was removed while it was read: a "
+            "process trains this run. Try again, or train with a larger --upkeep.keep."
+        )
 
     def _path(self, step: int | None) -> Path:
         steps = self._steps()

@@ -1,6 +1,7 @@
 """Training without a run folder, for notebooks and for your own networks."""
 
 import importlib.util
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from jaxdiff.errors import InputError, NonFiniteError, require
 from jaxdiff.losses.loss import check_batch, check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.streams import tolerant
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
@@ -111,7 +113,9 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
     if not progress or importlib.util.find_spec("tqdm") is None:
         yield lambda: None
         return
-    with require("tqdm").tqdm(total=total, unit="step", desc="fit") as bar:
+    with require("tqdm").tqdm(
+        total=total, unit="step", desc="fit", file=tolerant(sys.stderr)
+    ) as bar:
         yield bar.update
 
 

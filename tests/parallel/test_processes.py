@@ -425,7 +425,9 @@ def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
 @pytest.mark.long
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name
+    "number",
+    [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1],
+    ids=lambda n: n.name,
 )
 def test_one_process_that_is_asked_to_stop_stops_all(tmp_path, rank, number):
     """Both stop after the same saved step, although pre-emption may signal only one."""

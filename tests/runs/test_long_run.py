@@ -415,6 +415,11 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
             143,
             "step 3 is saved. Run the same comman",
         ),
+        (
+            jd.parallel.Terminated("step 3 is saved", signal.SIGUSR1),
+            138,
+            "step 3 is saved. Run the same comman",
+        ),
         (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved. Run the same"),
         (KeyboardInterrupt(), 130, "stopped. Run the same command to resume."),
     ],
@@ -454,6 +459,32 @@ def test_a_second_ctrl_c_ends_it_at_once():
             assert process.wait(timeout=10) == 130
         finally:
             process.kill()
+
+
+def test_a_second_ctrl_c_does_not_end_a_notebook():
+    """Two signals inside one call reach Python as one; the variables remain."""
+    code = (
+        "import hashlib, os, signal, sys, threading, time\n"
+        "from jaxdiff.parallel.preemption import stop_between_steps\n"
+        "sys.ps1 = 'In : '\n"
+        "def press():\n"
+        "    for _ in range(2):\n"
+        "        time.sleep(0.2)\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=press).start()\n"
+        "try:\n"
+        "    with stop_between_steps():\n"
+        "        hashlib.pbkdf2_hmac('sha256', b'', b'', 2_000_000)\n"
+        "        time.sleep(60)\n"
+        "except KeyboardInterrupt as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=pathlib.Path(jd.__file__).parents[1],
+        text=True, capture_output=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "stopped at once; the newest checkpoint remains\n"
 
 
 def test_a_run_may_keep_the_best(tmp_path):

@@ -1,5 +1,6 @@
 """Disk faults: damage is reported by name, and no good checkpoint is lost."""
 
+import errno
 import json
 import os
 import pathlib
@@ -288,6 +289,49 @@ def test_a_folder_that_becomes_read_only(disk):
         with pytest.raises(InputError, match=message):
             save()
         assert used(folder) == (1, [])
+
+
+@pytest.mark.parametrize("call", ["rename", "unlink"])
+def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(two, monkeypatch, call):
+    """As on a network disk: a folder is busy, or its files are still open."""
+
+    def busy(path, *args, **options):
+        if "1" in pathlib.Path(path).parts or "1.removed" in pathlib.Path(path).parts:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        return real(path, *args, **options)
+
+    if call == "rename":
+        real = pathlib.Path.rename
+        monkeypatch.setattr(pathlib.Path, "rename", busy)
+    else:
+        real = shutil.rmtree
+
+        def rmtree(path, ignore_errors=False):
+            try:
+                busy(path)
+            except OSError:
+                if not ignore_errors:
+                    raise
+
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with Checkpoints(two, keep=2) as checkpoints:
+            for step in (3, 4):
+                checkpoints.save(step, state(step))
+    names = {path.name for path in two.iterdir()}
+    if call == "rename":
+        assert names == {"1", "3", "4"}
+        message = f"kept the old checkpoint '{two / '1'}', which cannot be removed: "
+        assert [str(w.message) for w in caught] == [
+            f"{message}Device or resource busy"
+        ] * 2
+    else:
+        assert names == {"1.removed", "3", "4"}
+    monkeypatch.undo()
+    with Checkpoints(two, keep=1) as checkpoints:
+        checkpoints.save(5, state(5))
+    assert [path.name for path in two.iterdir()] == ["5"]
 
 
 def on_devices():
