@@ -304,6 +304,8 @@ class Checkpoints:
             lambda p, _: wanted.get(leaf_name(p), skipped), there
         )
         found = by_name(self._ocp.load(literal, asked))
+        if not path.is_dir():  # TensorStore reads zeros where a file is missing
+            raise FileNotFoundError(path)
         return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
 
     def close(self) -> None:

@@ -19,9 +19,11 @@ class _Appended:
 
     def __init__(self, path: str | os.PathLike[str]):
         self._path = Path(path)
-        if self._path.is_symlink() or self._path.exists() != self._path.is_file():
+        if self._path.is_symlink() or (
+            self._path.exists() and not (self._path.is_file() or self._path.is_dir())
+        ):
             raise InputError(  # the lines would go elsewhere, or to a pipe
-                f"'{path}' must be a regular file, got something else. Remove it."
+                f"'{path}' must be a regular file, got a link or a device. Remove it."
             )
         try:
             # Unbuffered: a failed write leaves nothing for `close` to write again.
@@ -116,11 +118,12 @@ class History(_Appended):
             pass
         try:
             super().__init__(path)
+            content = path.read_bytes()
+            if content and not content.endswith(b"\n"):
+                self._append(b"\n")  # a kill truncated the last line
         except InputError:
             self._lock.release()
             raise
-        if self._path.stat().st_size and not self._path.read_bytes().endswith(b"\n"):
-            self._append(b"\n")  # a kill truncated the last line
 
     def write(self, event: str, **values: Any) -> None:
         """Appends an event as one line."""
