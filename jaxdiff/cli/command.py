@@ -1,16 +1,18 @@
 """`Command`, an entry of the table of commands, and the arguments it may need."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxdiff.cli.flags import value_of
+from jaxdiff.data import Data, Digits
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
 from jaxdiff.runs.fine_tune import with_model_of
 from jaxdiff.runs.folder import CONFIG as CONFIG_FILE
+from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import Run, load
 from jaxdiff.training.experiment import Experiment
 
@@ -83,6 +85,41 @@ class Trained(Devices):
     None takes the average of constant decay."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Located:
+    """Options of commands that read the data of a run."""
+
+    data: Data = field(default_factory=Digits)
+    """Data of the run. The paths may differ if the data has moved."""
+
+    def where(self, experiment: Experiment) -> Experiment:
+        """Returns the experiment with its data in its present place."""
+        return replace(experiment, data=self.data)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured(Devices, Located):
+    """Options of commands that compare a trained model with its data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredAverage(Trained, Located):
+    """Options of commands that compare one average with the data of the run."""
+
+
+def _with_data(kind: type[Located]) -> Callable[[File, Sequence[str]], Located]:
+    """Returns a function that returns options with the data of the run folder."""
+
+    def options(file: File, words: Sequence[str]) -> Located:
+        workdir = Path(value_of("--workdir", words) or file.workdir)
+        if not (workdir / CONFIG_FILE).exists():
+            return kind()
+        experiment, _ = read_config(workdir)
+        return kind(data=experiment.data)
+
+    return options
+
+
 def _with_init(file: File, words: Sequence[str]) -> Experiment:
     """Returns the experiment with the model of the run that --init names.
 
@@ -100,7 +137,10 @@ def _load(file: File, options: Any, devices: Devices) -> Run:
     """Loads the model of the run folder in the options."""
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
     ema = devices.ema if isinstance(devices, Trained) else None
-    return load(options.workdir, parallel=devices.parallel, ema=ema)
+    run = load(options.workdir, parallel=devices.parallel, ema=ema)
+    if isinstance(devices, Located):
+        run = replace(run, experiment=devices.where(run.experiment))
+    return run
 
 
 CONFIG = Need(lambda file, *_: file.config)
@@ -113,5 +153,9 @@ EXPERIMENT = Need(lambda _, __, experiment: experiment, _with_init)
 """Experiment with the model of --init and the changes of the flags."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
-USUAL_MODEL = Need(_load, lambda *_: Devices())
-"""Trained model with its average of constant decay."""
+MODEL_AND_DATA = Need(_load, _with_data(MeasuredAverage))
+"""Trained model, with the present place of its data."""
+USUAL_MODEL_AND_DATA = Need(_load, _with_data(Measured))
+"""Trained model with its average of constant decay, and the place of its data."""
+PLACE = Need(lambda _, __, located: located, _with_data(Located))
+"""Present place of the data of a run."""

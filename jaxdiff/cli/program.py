@@ -19,7 +19,9 @@ from jaxdiff.cli.command import (
     EXPERIMENT,
     JUDGE,
     MODEL,
-    USUAL_MODEL,
+    MODEL_AND_DATA,
+    PLACE,
+    USUAL_MODEL_AND_DATA,
     Command,
     File,
     Judge,
@@ -64,17 +66,17 @@ COMMANDS = {command.name: command for command in (
     Command(
         "compare", CompareOptions, compare,
         "measures sampler quality by number of network evaluations",
-        needs=(MODEL, JUDGE),
+        needs=(MODEL_AND_DATA, JUDGE),
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
         "measures the likelihood of held-out images and the sample quality",
-        needs=(MODEL,),
+        needs=(MODEL_AND_DATA,),
     ),
     Command(
         "ema", AveragesOptions, averages,
         "compares averages of the parameters by sample quality",
-        needs=(USUAL_MODEL,),
+        needs=(USUAL_MODEL_AND_DATA,),
     ),
     Command(
         "statistics", StatisticsOptions, statistics,
@@ -86,11 +88,13 @@ COMMANDS = {command.name: command for command in (
     ),
     Command("status", StatusOptions, status, "prints the contents of a run folder"),
     Command(
-        "replay", ReplayOptions, replay, "repeats one step and shows its batch"
+        "replay", ReplayOptions, replay, "repeats one step and shows its batch",
+        needs=(PLACE,),
     ),
     Command(
         "reproduce", ReproduceOptions, reproduce_or_exit,
         "repeats a run and compares checksums",
+        needs=(PLACE,),
     ),
     Command(
         "import", ImportOptions, import_model,

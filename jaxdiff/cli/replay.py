@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import data, plots
+from jaxdiff.cli.command import Located
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
@@ -24,8 +25,9 @@ from jaxdiff.runs.folder import (
     read_config,
 )
 from jaxdiff.runs.trainer import Trainer
-from jaxdiff.storage.checkpoints import Checkpoints, by_name
+from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable, read_json, replacing
+from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Batch
 
@@ -46,7 +48,7 @@ class ReplayOptions:
     """Folder for replay-STEP.npz and replay-STEP.png. None takes the run folder."""
 
 
-def replay(options: ReplayOptions) -> None:
+def replay(options: ReplayOptions, located: Located | None = None) -> None:
     """Repeats a step from the checkpoint before it, and prints its details.
 
     On the same devices, the steps up to it are bitwise identical to the run's. If
@@ -61,6 +63,8 @@ def replay(options: ReplayOptions) -> None:
         raise InputError("replay must run in one process. Start it without a launcher.")
     workdir, step = options.workdir, options.step
     experiment, _ = read_config(workdir)
+    if located is not None:
+        experiment = located.where(experiment)
     if step is None:
         if not (workdir / NONFINITE).exists():
             raise InputError(

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxdiff.cli.command import Located
 from jaxdiff.cli.train import devices_again
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import Pmap, cpu_devices
@@ -17,7 +18,8 @@ from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import train
 from jaxdiff.storage import json_lines
-from jaxdiff.storage.checkpoints import Checkpoints, by_name
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.initialize import init_shapes, placed
 
 
@@ -31,7 +33,7 @@ class ReproduceOptions:
     """Folder of the second run. None adds -again to the name of the run folder."""
 
 
-def reproduce(options: ReproduceOptions) -> bool:
+def reproduce(options: ReproduceOptions, located: Located | None = None) -> bool:
     """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
     The second run has the first one's configuration, and the code, versions and devices
@@ -54,6 +56,8 @@ def reproduce(options: ReproduceOptions) -> bool:
     if again.exists() and not again.is_dir():
         raise InputError(f"--again must be a folder, got '{again}'. Name a folder.")
     experiment, info = read_config(first)
+    if located is not None:
+        experiment = located.where(experiment)
     with Checkpoints(first / CHECKPOINTS) as checkpoints:
         step = newest_step(checkpoints)
     if step is None:
@@ -84,9 +88,9 @@ def reproduce(options: ReproduceOptions) -> bool:
     return same
 
 
-def reproduce_or_exit(options: ReproduceOptions) -> None:
+def reproduce_or_exit(options: ReproduceOptions, located: Located) -> None:
     """Runs a run again; exits with code 1 if the two runs differ."""
-    if not reproduce(options):
+    if not reproduce(options, located):
         exit_process(1)
 
 

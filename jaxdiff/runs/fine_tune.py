@@ -12,7 +12,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import load
 from jaxdiff.serialization import differences, to_dict
-from jaxdiff.storage.checkpoints import by_name
+from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 

@@ -16,7 +16,7 @@ The folder holds
 
 import json
 import os
-from functools import reduce
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ NOT_TRAINING = (
     "network.remat",
 )
 """Parts of an experiment that do not change the result of training."""
+PLACES = ("data.path", "data.data_dir")
+"""Paths of the data. The fingerprint identifies the data, wherever they are."""
 _LARGEST = 2**20  # most pixels per side, channels and classes
 
 
@@ -68,8 +70,12 @@ def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
 
 
 def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Writes the configuration to the run folder."""
-    write_json_atomic(workdir / CONFIG, _record(experiment, info))
+    """Writes the configuration to the run folder, with absolute paths of the data."""
+    record = _record(experiment, info)
+    for parent, name in _found(PLACES, record["experiment"]):
+        if parent[name]:
+            parent[name] = os.path.abspath(os.path.expanduser(parent[name]))
+    write_json_atomic(workdir / CONFIG, record)
 
 
 def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
@@ -105,6 +111,9 @@ def _refuse_other(
     if isinstance(told, dict) and told.get("fingerprint") is None:
         here["info"]["fingerprint"] = None  # older runs did not store it
         told.setdefault("fingerprint", None)
+    else:
+        for part in here, there:
+            _drop(PLACES, part)
     found = serialization.differences(there, here)
     if not found:
         return
@@ -178,7 +187,22 @@ def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     # "data" of config.json is the shape and classes; "data" of the experiment is the
     # options of the dataset. The former is called "info" here.
     kept = plain["experiment"]
-    for path in NOT_TRAINING:
-        *parents, name = path.split(".")
-        reduce(dict.__getitem__, parents, kept).pop(name, None)
+    _drop(NOT_TRAINING, kept)
     return {**kept, "info": plain["data"]}
+
+
+def _drop(paths: tuple[str, ...], options: dict[str, Any]) -> None:
+    """Removes the options of these dotted paths."""
+    for parent, name in _found(paths, options):
+        del parent[name]
+
+
+def _found(
+    paths: tuple[str, ...], options: dict[str, Any]
+) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yields the parent and the name of each option that exists."""
+    for path in paths:
+        parent, _, name = path.rpartition(".")
+        found = options.get(parent, {}) if parent else options
+        if isinstance(found, dict) and name in found:
+            yield found, name

@@ -21,6 +21,7 @@ from jaxdiff.errors import InputError, first_few
 from jaxdiff.storage.files import cannot_write, error_number, flush_folder
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
 from jaxdiff.storage.orbax_paths import literal_path, orbax, read_back
+from jaxdiff.storage.read_state import read_state
 from jaxdiff.storage.retention import Retention
 
 FORMAT = 1
@@ -29,8 +30,6 @@ ATTEMPTS = 10
 """Number of attempts to read the newest checkpoint while another process trains."""
 LARGE = 2**20
 """Smallest part of an array that one of several devices writes, in bytes."""
-
-
 Read = TypeVar("Read")
 
 
@@ -279,8 +278,7 @@ class Checkpoints:
             ) from error
 
     def _restore(self, path: Path, template: Any, partial: bool) -> Any:
-        step = int(path.name)
-        self.record(step)
+        self.record(step := int(path.name))
         # Process 0 verifies all bytes for all processes.
         if step != self._proven and jax.process_index() == 0:
             try:
@@ -288,25 +286,10 @@ class Checkpoints:
             except Damaged as reason:
                 raise _damaged(path, reason) from reason
         literal = self._literal / path.name
-        there = self._ocp.metadata(literal).metadata
-        self._check(path, there, template, partial)
-        first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-
-        def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-            sharding = getattr(leaf, "sharding", None) or first
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-        # Leaves are matched by name. Orbax would also compare the empty subtrees, whose
-        # number may differ between versions.
-        wanted = {name: abstract(leaf) for name, leaf in by_name(template).items()}
-        skipped = self._ocp.PLACEHOLDER
-        asked = jax.tree.map_with_path(
-            lambda p, _: wanted.get(leaf_name(p), skipped), there
-        )
-        found = by_name(self._ocp.load(literal, asked))
+        state = read_state(self._ocp, literal, path, template, partial)
         if not path.is_dir():  # TensorStore reads zeros where a file is missing
             raise FileNotFoundError(path)
-        return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
+        return state
 
     def close(self) -> None:
         """Waits for the last save, and stops the writing thread."""
@@ -412,36 +395,6 @@ class Checkpoints:
             int(n) for n in names if n.isascii() and n.isdigit() and str(int(n)) == n
         }
 
-    def _check(self, path: Path, metadata: Any, template: Any, partial: bool) -> None:
-        """Raises an error for a different state: Orbax would cast dtypes silently."""
-        there, here = _leaves(metadata), _leaves(template)
-        if partial:
-            there = {name: leaf for name, leaf in there.items() if name in here}
-        differing = [
-            f"{name}: {there.get(name, 'none')}, expected {here.get(name, 'none')}"
-            for name in sorted({name for name, _ in there.items() ^ here.items()})
-        ]
-        if differing:
-            raise InputError(
-                f"the checkpoint '{path}' holds a different state "
-                f"({first_few(differing)}). Use the configuration of the checkpoint."
-            )
-
 
 def _damaged(path: Path, reason: Damaged) -> InputError:
     return InputError(f"the checkpoint '{path}' is damaged ({reason}). Choose another.")
-
-
-def _leaves(tree: Any) -> dict[str, str]:
-    """Returns types by path, such as "params/dense/kernel": "float32[3, 4]"."""
-    return {n: f"{leaf.dtype}{list(leaf.shape)}" for n, leaf in by_name(tree).items()}
-
-
-def by_name(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of a tree by name."""
-    return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-
-
-def leaf_name(path: Any) -> str:
-    """Returns a leaf's path in its tree, such as "params/dense/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")

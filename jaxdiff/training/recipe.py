@@ -10,7 +10,7 @@ import optax
 
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import MeanOf, Parallel
-from jaxdiff.storage.checkpoints import leaf_name
+from jaxdiff.storage.read_state import leaf_name
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState

@@ -39,7 +39,11 @@ def fake_run(
     training = dataclasses.replace(CONFIG.training, ema_lengths=ema_lengths)
     experiment = dataclasses.replace(CONFIG, conditional=conditional, training=training)
     classes = (10, tuple("0123456789")) if conditional else (None, None)
-    info = DataInfo((8, 8, 1), *classes)
+    write_run(workdir, experiment, DataInfo((8, 8, 1), *classes))
+
+
+def write_run(workdir: Path, experiment: jd.Experiment, info: DataInfo) -> None:
+    """Writes a run folder with a checkpoint of step 2, whose arrays are all zero."""
     workdir.mkdir()
     write_record(workdir, experiment, info)
     shapes = init_shapes(experiment, info)

@@ -12,7 +12,8 @@ from jaxdiff.cli import main
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.trainer import Trainer
-from jaxdiff.storage.checkpoints import Checkpoints, by_name
+from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.read_state import by_name
 from tests.helpers.fake_run import CONFIG, fake_run
 from tests.helpers.runs import TINY, same_bits
 
