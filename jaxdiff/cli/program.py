@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from jaxdiff import interrupts
+from jaxdiff.cli.cache import CacheOptions, cache
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -104,6 +105,10 @@ COMMANDS = {command.name: command for command in (
     Command(
         "export", ExportOptions, export_model,
         "converts a run to a model folder of diffusers", words=("workdir", "path"),
+    ),
+    Command(
+        "cache", CacheOptions, cache,
+        "prints or removes prepared data and compiled programs",
     ),
 )}  # fmt: skip
 """Commands by name."""

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
+from jaxdiff.data.cached import check_complete, load_cached
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import require
-from jaxdiff.storage.cache import cache_folder, cannot_cache
-from jaxdiff.storage.files import error_number
+from jaxdiff.storage.cache import cache_folder
+
+_NUM = {"train": 1500, "test": 297}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +32,12 @@ class Digits:
 
         folder = cache_folder()
 
-        def make_builder() -> Any:
-            return JaxdiffDigits(data_dir=folder)
+        def read_split(builder: Any) -> Dataset:
+            check_complete(builder, split, _NUM[split])
+            return read(builder, split, image_key="image", label_key="label")
 
-        try:
-            with quiet():
-                builder = prepared(make_builder, verbose=False)
-        except Exception as error:
-            if error_number(error) is None:
-                raise
-            raise cannot_cache(folder, error) from error
-        return read(builder, split, image_key="image", label_key="label")
+        return load_cached(
+            folder / "jaxdiff_digits",
+            lambda: JaxdiffDigits(data_dir=folder),
+            read_split,
+        )

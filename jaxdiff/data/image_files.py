@@ -69,6 +69,16 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.nda
         raise InputError(f"cannot read the image {str(path)!r}: {reason}") from error
 
 
+def is_momentary(error: InputError) -> bool:
+    """Returns True if `read_image` may succeed later for the same bytes.
+
+    The system has no permission, no memory, too many open files, or a failing disk.
+    """
+    cause = error.__cause__
+    # Pillow raises an OSError without a number for a damaged file.
+    return isinstance(cause, MemoryError) or getattr(cause, "errno", None) is not None
+
+
 def _hide_warnings() -> None:
     """Hides Pillow's warnings for good: a temporary filter would affect all threads."""
     hidden = {"action": "ignore", "module": r"PIL\."}
@@ -84,6 +94,8 @@ def _reason(image_module: Any, error: Exception, path: str | os.PathLike[str]) -
     """Returns the reason why a file cannot be read, in one line."""
     if isinstance(error, image_module.DecompressionBombError):
         return _too_large("far more")
+    if isinstance(error, IsADirectoryError):
+        return "it is not a regular file"
     if isinstance(error, MemoryError):
         return "it does not fit into memory"
     if isinstance(error, require("PIL").UnidentifiedImageError):

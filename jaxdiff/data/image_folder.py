@@ -12,17 +12,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from jaxdiff.checks import Checked, Share
+from jaxdiff.data.cached import check_complete, load_cached
 from jaxdiff.data.dataset import Dataset, check_split
-from jaxdiff.data.image_files import Channels, Size, read_image
-from jaxdiff.data.tfds_prepare import prepared, quiet
+from jaxdiff.data.image_files import Channels, Size, is_momentary, read_image
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, printable, require
-from jaxdiff.storage.cache import cache_folder, cannot_cache
-from jaxdiff.storage.files import error_number
+from jaxdiff.storage.cache import FOLDERS, cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
-_VERSION = 1  # of the preparation; a new version prepares all images again
+_VERSION = 2  # of the preparation; a new version prepares all images again
 _NAMED = 3  # number of unreadable files that a warning names
 
 
@@ -95,15 +94,7 @@ class ImageFolder(Checked):
                 f"none of the {len(files)} images in {str(root)!r} falls into the "
                 f"{split} split. Change held_out ({self.held_out:g}), or add images."
             )
-        builder = self._prepared(root, chosen, split, classes)
-        _warn(builder.info.metadata["left_out"], len(chosen), root, split)
-        return read(
-            builder,
-            split,
-            image_key="image",
-            label_key=None if classes is None else "label",
-            stream=self.stream,
-        )
+        return self._prepared(root, chosen, split, classes)
 
     def _root(self) -> Path:
         if not self.path:
@@ -118,54 +109,81 @@ class ImageFolder(Checked):
 
     def _prepared(
         self, root: Path, names: list[Path], split: str, classes: list[str] | None
-    ) -> Any:
-        """Returns the TFDS builder of these files; prepares the data if necessary."""
+    ) -> Dataset:
+        """Returns the images of these files; prepares them if necessary."""
         require("tensorflow_datasets")
         from jaxdiff.data.image_folder_builder import Files, JaxdiffFolder
 
-        def read(name: Path) -> np.ndarray | str:
+        momentary: list[int] = []
+
+        def decode(i: int) -> np.ndarray | str:
             try:
-                return read_image(root / name, self.size, self.channels)
+                return read_image(root / names[i], self.size, self.channels)
             except InputError as error:
                 if self.bad_files == "stop":
                     raise InputError(
                         f"{error}. Set bad_files to skip to leave it out."
                     ) from None
+                if is_momentary(error):
+                    momentary.append(i)
                 return str(error)
 
         numbers = {name: number for number, name in enumerate(classes or ())}
         files = Files(
             title=printable(f"{root.name} {split}"),
             split=split,
-            names=names,
+            num=len(names),
             labels=[numbers[name.parts[0]] for name in names] if classes else None,
-            class_names=classes,
+            class_names=classes and [printable(name) for name in classes],
             shape=(self.size, self.size, self.channels),
-            read=read,
+            decode=decode,
+            momentary=momentary,
         )
-        folder = cache_folder() / "folders" / self._key(root, files.names, classes)
-        try:
-            with quiet():
-                return prepared(
-                    lambda: JaxdiffFolder(files, data_dir=folder), verbose=False
-                )
-        except InputError:
-            raise
-        except Exception as error:
-            if error_number(error) is None:
-                raise
-            raise cannot_cache(folder, error) from error
+        folder, state = self._place(root, split), self._state(root, names, classes)
 
-    def _key(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
-        """Returns a hash of the current files and of the options of the preparation."""
-        rules = _VERSION, self.size, self.channels, self.bad_files, classes
-        digest = hashlib.sha256(repr((os.fspath(root.resolve()), rules)).encode())
+        def is_current(builder: Any) -> bool:
+            """Returns False if a file that could not be read now can be read."""
+            before = builder.info.metadata["momentary"]
+            return all(isinstance(decode(i), str) for i in before)
+
+        left_out: list[str] = []
+
+        def read_split(builder: Any) -> Dataset:
+            left_out[:] = builder.info.metadata["left_out"]
+            check_complete(builder, split, len(names) - len(left_out))
+            label_key = None if classes is None else "label"
+            return read(
+                builder, split, image_key="image", label_key=label_key,
+                stream=self.stream,
+            )  # fmt: skip
+
+        dataset = load_cached(
+            folder,
+            lambda: JaxdiffFolder(files, data_dir=folder / state),
+            read_split,
+            about=f"{split} split of {str(root.resolve())!r}, size {self.size}, "
+            f"channels {self.channels}",
+            is_current=is_current,
+        )
+        _warn(left_out, len(names), root, split)
+        return dataset
+
+    def _place(self, root: Path, split: str) -> Path:
+        """Returns the folder in the cache for the current state of the images."""
+        options = self.size, self.channels, self.bad_files, self.held_out
+        known = repr((os.fspath(root.resolve()), split, _VERSION, options))
+        name = hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:16]
+        return cache_folder() / FOLDERS / name
+
+    def _state(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
+        """Returns a hash of the current files."""
+        digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
         for name in names:
             with contextlib.suppress(OSError):  # an unreadable file is left out
                 found = os.stat(root / name)
                 known = os.fspath(name), found.st_size, found.st_mtime_ns
-                digest.update(repr(known).encode())
-        return digest.hexdigest()[:24]
+                digest.update(repr(known).encode(errors="surrogateescape"))
+        return digest.hexdigest()[:16]
 
 
 def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
@@ -176,7 +194,7 @@ def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
             f"skipped {len(reasons)} of {count} images of the {split} split in "
             f"{str(root)!r}: {'; '.join(reasons[:_NAMED])}"
             + (f"; and {more} more" if more > 0 else ""),
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -1,7 +1,6 @@
 """TFDS builder of an image folder; import it lazily, because it imports TFDS."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,20 +19,23 @@ class Files(NamedTuple):
     Attributes:
         title: Title of the progress bar.
         split: Name of the split, "train" or "test".
-        names: Paths of the files, in order.
+        num: Number of files.
         labels: Class of each file, or None.
         class_names: Name of each class, or None.
         shape: Height, width and channels of every image.
-        read: Function that returns a file's image, or the reason why it is unreadable.
+        decode: Function of a file's index that returns its image, or the reason why it
+            cannot be read.
+        momentary: Indices of the files that may be readable later; `decode` adds them.
     """
 
     title: str
     split: str
-    names: list[Path]
+    num: int
     labels: list[int] | None
     class_names: list[str] | None
     shape: tuple[int, int, int]
-    read: Callable[[Path], np.ndarray | str]
+    decode: Callable[[int], np.ndarray | str]
+    momentary: list[int]
 
 
 class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
@@ -63,7 +65,7 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
             builder=self,
             description="The images of a folder.",
             features=tfds.features.FeaturesDict(features),
-            metadata=tfds.core.MetadataDict(left_out=[]),
+            metadata=tfds.core.MetadataDict(left_out=[], momentary=[]),
             disable_shuffling=True,
         )
 
@@ -73,11 +75,11 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
         files = self._files
         progress = require("tqdm").tqdm(
-            read_ahead(lambda i: files.read(files.names[i]), 0, len(files.names)),
+            read_ahead(files.decode, 0, files.num),
             desc=files.title,
-            total=len(files.names),
+            total=files.num,
             unit="image",
-            disable=None if len(files.names) >= _BIG else True,  # None: in a terminal
+            disable=None if files.num >= _BIG else True,  # None: in a terminal
         )
         reasons = []
         for i, result in enumerate(progress):
@@ -88,9 +90,10 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
             if files.labels is not None:
                 example[LABEL] = files.labels[i]
             yield i, example
-        if len(reasons) == len(files.names):
+        if len(reasons) == files.num:
             raise InputError(
                 f"none of the {len(reasons)} images of the {files.split} split can be "
                 f"read: {reasons[0]}. Check the files."
             )
         self.info.metadata["left_out"] = reasons
+        self.info.metadata["momentary"] = sorted(set(files.momentary))

@@ -69,13 +69,17 @@ Images: TypeAlias = np.ndarray | Records
 """Images uint8 [size, height, width, channels]; integers or a slice select an array."""
 
 
+class Unreadable(InputError):
+    """Prepared data that is damaged, or whose disk fails."""
+
+
 def examples_at(
     source: Source, features: Any, places: np.ndarray
 ) -> Iterator[dict[str, Any]]:
     """Yields the examples at these positions, in this order (integers [n]).
 
     Raises:
-        InputError: If an example cannot be read.
+        Unreadable: If an example cannot be read.
     """
     for first in range(0, len(places), _AT_ONCE):
         some = places[first : first + _AT_ONCE].tolist()
@@ -84,7 +88,7 @@ def examples_at(
         except InputError:
             raise
         except Exception as error:  # the file's reader may raise anything
-            raise InputError(
+            raise Unreadable(
                 f"cannot read the examples {some[0]} to {some[-1]} of the prepared "
                 f"data: {error}. Remove the data's folder to prepare the data again."
             ) from error

@@ -1,13 +1,35 @@
 """Cache folder, and arrays in it that can be computed again."""
 
 import os
+import shutil
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff.errors import InputError, first_line, require
-from jaxdiff.storage.files import FULL, error_number, replacing
+from jaxdiff.storage.files import (
+    FULL,
+    error_number,
+    read_json,
+    replacing,
+    write_json_atomic,
+)
+
+FOLDERS = "folders"
+"""Part of the cache with the prepared image folders."""
+PARTS = {
+    FOLDERS: "images of a folder",
+    "jaxdiff_digits": "scikit-learn's digits",
+    "streams": "labels and fingerprints of datasets on disk",
+    "classifiers": "feature classifiers of evaluate",
+    "compiled": "compiled programs",
+}
+"""Folders in the cache folder, and their contents."""
+ABOUT = "about.json"
 
 
 def cache_folder() -> Path:
@@ -60,6 +82,105 @@ def cannot_cache(folder: Path, error: BaseException) -> InputError:
     if code in FULL:
         remedy = "Free space there, or set JAXDIFF_CACHE to a folder on another disk"
     return InputError(f"cannot use the cache folder '{folder}': {reason}. {remedy}.")
+
+
+class Entry(NamedTuple):
+    """Part of the cache that can be removed alone.
+
+    Attributes:
+        name: Path below the cache folder.
+        about: Description of the contents.
+        bytes: Size of its files.
+    """
+
+    name: str
+    about: str
+    bytes: int
+
+
+def entries() -> list[Entry]:
+    """Returns what the cache holds; files of other programs do not count."""
+    found = []
+    for part, about in PARTS.items():
+        folder = cache_folder() / part
+        if part != FOLDERS and folder.is_dir():
+            found.append(Entry(part, about, _bytes(folder)))
+        for path in sorted(folder.glob("*")) if part == FOLDERS else ():
+            if path.is_dir():
+                text = _about(path) or about
+                found.append(Entry(f"{part}/{path.name}", text, _bytes(path)))
+    return found
+
+
+def remove(name: str) -> None:
+    """Removes an entry.
+
+    Raises:
+        InputError: If there is no such entry, or it cannot be removed.
+    """
+    names = [entry.name for entry in entries()]
+    if name not in names:
+        raise InputError(
+            f"there is no entry {name!r} in the cache '{cache_folder()}'. Choose one "
+            f"of {', '.join(['all', *names])}."
+        )
+    folder = cache_folder() / name
+    try:
+        with locked(folder, wait=False):
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise cannot_cache(folder, error) from error
+
+
+def describe(folder: Path, about: str) -> None:
+    """Writes the description of an entry."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json_atomic(folder / ABOUT, {"about": about})
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Excludes other processes that prepare or remove a folder of the cache.
+
+    The system releases the lock of a killed process. In a file system without locks,
+    nothing is excluded.
+
+    Raises:
+        InputError: If another process has the lock and `wait` is False.
+        OSError: If the lock cannot be written.
+    """
+    filelock = require("filelock")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    path = folder.with_name(f".{folder.name}.lock")
+    path.touch()
+    lock = filelock.FileLock(path, timeout=-1 if wait else 0, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise InputError(
+            f"another process prepares '{folder}'. Wait for it."
+        ) from error
+    except OSError:  # no locks in this file system
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _about(folder: Path) -> str | None:
+    try:
+        return str(read_json(folder / ABOUT)["about"])
+    except (InputError, KeyError):
+        return None
+
+
+def _bytes(folder: Path) -> int:
+    count = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            count += path.lstat().st_size
+    return count
 
 
 def _path(name: str) -> Path:

@@ -20,7 +20,7 @@ LARGEST = 2**25
 """Most bytes of a JSON file or a picture that is read."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the errors of a full disk."""
-_OF_DISKS = (*FULL, errno.EROFS, errno.EIO)
+_OF_DISKS = (*FULL, errno.EROFS, errno.EIO, errno.EACCES, errno.EMFILE)
 _LONGEST = 140
 """Length of the longest path below a run folder, in characters."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -81,9 +81,9 @@ def open_regular(path: str | os.PathLike[str], most: int | None = None) -> IO[by
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
     if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "It is not a regular file", path)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
     if most is not None and status.st_size > most:
-        reason = f"It has {size(status.st_size)}, of at most {size(most)}"
+        reason = f"it has {size(status.st_size)}, of at most {size(most)}"
         raise OSError(errno.EFBIG, reason, path)
     return open(path, "rb")
 

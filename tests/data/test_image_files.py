@@ -4,8 +4,10 @@ import io
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.data import image_files
 from jaxdiff.data.image_files import MAX_PIXELS, read_image
 from jaxdiff.errors import InputError
 
@@ -369,3 +372,52 @@ def test_threads_read_at_once(read, tmp_path):
         thread.join()
     assert len(found) == 80
     assert all(np.array_equal(image, COLOUR) for image in found)
+
+
+@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"exif": b"Exif"}])
+def test_the_size_of_a_webp_is_read_from_its_header(options):
+    for width, height in ((1, 1), (7, 300), (1025, 2)):
+        data = encoded(Image.new("RGB", (width, height)), "WEBP", **options)
+        assert image_files._webp_size(data[:30]) == (width, height)
+    assert image_files._webp_size(encoded(flat(0), "PNG")[:30]) is None
+    assert image_files._webp_size(data[:29]) is None
+
+
+def test_a_huge_webp_is_rejected_before_it_is_opened(read, monkeypatch):
+    """Pillow allocates the canvas of a WebP file when it opens the file."""
+    side = (2**14 - 1).to_bytes(3, "little")
+    data = b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + side + side
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    with pytest.raises(InputError, match="too large: 16384 x 16384 pixels"):
+        read(data)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "PNG"])
+def test_threads_decode_a_bounded_number_of_pixels_together(
+    tmp_path, monkeypatch, form
+):
+    path = tmp_path / "image"
+    path.write_bytes(encoded(Image.new("RGB", (10, 10)), form))
+    monkeypatch.setattr(image_files, "MAX_PIXELS", 250)
+    monkeypatch.setattr(image_files, "_budget", image_files._Budget())
+    decode, now, most = image_files._decoded, [0], [0]
+
+    def decoded(*args):
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.02)
+        try:
+            return decode(*args)
+        finally:
+            now[0] -= 1
+
+    monkeypatch.setattr(image_files, "_decoded", decoded)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: read_image(path, 4, 3), range(16)))
+    assert len(found) == 16
+    assert most == [2]
+    path.write_bytes(b"RIFF")  # pixels are free again after an error
+    for _ in range(3):
+        with pytest.raises(InputError):
+            read_image(path, 4, 3)
+    assert image_files._budget._left == 250
