@@ -111,9 +111,11 @@ def errors(sampler, steps, first=None, short=None):
     pairs = [answers(kind, start) for kind, start in firsts.items()]
     starts, ends = (np.stack(part) for part in zip(*pairs, strict=True))
 
+    denoiser = Partial(counted, mixture())
+
     def run(level, x):
         return jd.sample(
-            Partial(counted, mixture()), sampler, SCHEDULES["preserving"], jax.random.key(0), x.shape,
+            denoiser, sampler, SCHEDULES["preserving"], jax.random.key(0), x.shape,
             x_T=x, levels=level,
         )  # fmt: skip
 
