@@ -134,7 +134,7 @@ class ImageFolder(Checked):
             split=split,
             num=len(names),
             labels=[numbers[name.parts[0]] for name in names] if classes else None,
-            class_names=classes and [printable(name) for name in classes],
+            class_names=_shown(classes),
             shape=(self.size, self.size, self.channels),
             decode=decode,
             momentary=momentary,
@@ -184,6 +184,22 @@ class ImageFolder(Checked):
                 known = os.fspath(name), found.st_size, found.st_mtime_ns
                 digest.update(repr(known).encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
+
+
+def _shown(classes: list[str] | None) -> list[str] | None:
+    """Returns class names that TFDS can store in lines of UTF-8.
+
+    Raises:
+        InputError: If two of them are equal.
+    """
+    names = classes and [printable(name) for name in classes]
+    if names and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(
+            f"names of classes must differ, got two folders that are shown as {twice}. "
+            "Rename one."
+        )
+    return names
 
 
 def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:

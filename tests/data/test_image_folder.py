@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff import plots
 from jaxdiff.cli.flags import parse
 from jaxdiff.data import ImageFolder, streaming, tfds_reader
 from jaxdiff.data.image_folder import is_held_out
@@ -93,6 +94,26 @@ def test_sub_folders_are_classes(tmp_path):
     assert data.images[:, 0, 0, 0].tolist() == [1, 3, 0, 2]
     put(tmp_path, "top.png")
     assert folder(tmp_path, held_out=0.0).load().class_names is None
+
+
+def test_names_of_classes_may_have_any_character(tmp_path):
+    """They are stored, and drawn beside samples, with escaped characters."""
+    latin = os.fsdecode(b"latin-\xe9")
+    for i, name in enumerate(["a\nb", "\x1b[31m", latin, "图"]):
+        put(tmp_path, f"{name}/new\nline-{latin}.png", i)
+    for _ in range(2):  # prepared, then read from the cache
+        data = folder(tmp_path, held_out=0.0).load()
+        assert data.class_names == ("\\x1b[31m", "a\\nb", "latin-\\udce9", "图")
+        assert data.images[:, 0, 0, 0].tolist() == [1, 0, 2, 3]
+        assert data.labels is not None
+        assert data.labels.tolist() == [0, 1, 2, 3]
+    picture = tmp_path / "samples.png"
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    plots.save_samples(picture, images, np.arange(4), data.class_names, 1)
+    picture.unlink()
+    put(tmp_path, "a\\nb/1.png")
+    with pytest.raises(InputError, match=r"must differ, got two .* as a.nb\. Rename"):
+        folder(tmp_path, held_out=0.0).load()
 
 
 def test_one_sub_folder_is_no_class(tmp_path):
