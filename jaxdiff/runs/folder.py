@@ -70,10 +70,10 @@ def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
 
 
 def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Writes the configuration to the run folder, with absolute paths of the data."""
+    """Writes the configuration, with absolute paths of data that has a fingerprint."""
     record = _record(experiment, info)
     for parent, name in _found(PLACES, record["experiment"]):
-        if parent[name]:
+        if parent[name] and info.fingerprint is not None:
             parent[name] = os.path.abspath(os.path.expanduser(parent[name]))
     write_json_atomic(workdir / CONFIG, record)
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.errors import InputError
+from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import checkpoints as checkpoints_lib
 from jaxdiff.storage import orbax_paths
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -120,3 +121,9 @@ def test_an_address_is_refused_before_anything_is_written(
 def test_a_path_with_a_nul_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"null byte. Choose another with --workdir"):
         ensure_writable(tmp_path / "a\0b")
+
+
+def test_a_run_folder_that_cannot_exist_is_one_error(tmp_path):
+    for name, reason in ("x" * 300, "File name too long"), ("a\0b", "null byte"):
+        with pytest.raises(InputError, match=rf"cannot read '.*': .*{reason}"):
+            read_config(tmp_path / name)
