@@ -255,3 +255,13 @@ def test_the_distance_is_that_of_the_reference(reference):
     p, q = Moments.of(a), Moments.of(b)
     expected = calculate_frechet_distance(p.mean, p.covariance, q.mean, q.covariance)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+
+
+def test_tensors_of_one_storage_take_its_memory_once(tmp_path):
+    """Otherwise a small file of many tensors would fill the memory."""
+    whole = torch.arange(4.0)
+    torch.save({"a": whole, "b": whole[1:], "c": whole}, tmp_path / "x.pth")
+    found = read_torch(tmp_path / "x.pth")
+    assert np.shares_memory(found["a"], found["b"])
+    assert np.shares_memory(found["a"], found["c"])
+    np.testing.assert_array_equal(found["b"], [1, 2, 3])
