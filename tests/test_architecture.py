@@ -15,7 +15,8 @@ ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
     "names", "typing", "errors", "checks", "rng", "serialization", "parallel",
     "storage", "plots", "schedules", "denoisers", "networks", "data", "samplers",
-    "losses", "training", "runs", "evaluation", "report", "pretrained", "cli",
+    "losses", "training", "runs", "evaluation", "report", "pretrained", "recipes",
+    "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {

@@ -28,6 +28,10 @@ class File(NamedTuple):
     """Function for the label agreement of samples, if any."""
     workdir: Path
     """Default of --workdir."""
+    description: str = ""
+    """Text at the top of --help."""
+    program: bool = False
+    """True for the program `jaxdiff`, whose own options are mere defaults."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Command:
     """Further arguments of `run`; at most one of them has flags."""
     words: tuple[str, ...] = ()
     """Flags whose values may be the first words after the command."""
+    daily: tuple[str, ...] = ()
+    """Flags that --help prints, by field; --help-all prints all. () prints all."""
 
     def defaults(self, file: File) -> Any:
         """Returns the options of the command if no flag is given."""

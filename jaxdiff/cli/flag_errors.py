@@ -14,7 +14,8 @@ from jaxdiff.cli.flag_table import KINDS, Flag, choices, flags_of, names_of, rea
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import option_name, union_members
 
-HELP = ("-h", "--help")
+HELP_ALL = "--help-all"
+HELP = ("-h", "--help", HELP_ALL)
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """Characters that text programs put in place of the hyphen."""
 

@@ -16,19 +16,20 @@ import shutil
 import sys
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.checks import bounds_of
 from jaxdiff.cli.flag_errors import (
     HELP,
+    HELP_ALL,
     Outcome,
     check_words,
     explain,
     flag_of,
     groups_of,
 )
-from jaxdiff.cli.flag_table import choices
+from jaxdiff.cli.flag_table import choices, flags_of, owners_of
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
@@ -37,7 +38,11 @@ _FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups in the 
 
 
 def parse(
-    options: Sequence[Any], args: list[str], prog: str, description: str
+    options: Sequence[Any],
+    args: list[str],
+    prog: str,
+    description: str,
+    daily: Collection[str] = (),
 ) -> list[Any]:
     """Parses flags into option classes. With --help, prints the help and exits.
 
@@ -46,6 +51,8 @@ def parse(
         args: the words of the command line.
         prog: name of the command, for the help and for errors.
         description: text at the top of the help.
+        daily: fields that --help prints, such as "training.num_steps"; --help-all
+            prints all. () prints all with either.
 
     Returns:
         The instances with the values of the flags.
@@ -56,7 +63,9 @@ def parse(
     words = [word for word in args if word not in HELP]
     if words == args:
         check_words(args)
-    outcome = _read(options, args, prog, description)
+    asks = [] if words == args else ["--help"]
+    shown = daily if asks and HELP_ALL not in args else ()
+    outcome = _read(options, words + asks, prog, description, shown)
     if outcome.refusal or outcome.left:
         reason = explain(outcome, words)
         raise InputError(reason if outcome.own else f"{reason}. See {prog} --help")
@@ -73,13 +82,16 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
 
 
 def _read(
-    options: Sequence[Any], args: list[str], prog: str, description: str
+    options: Sequence[Any],
+    args: list[str],
+    prog: str,
+    description: str,
+    shown: Collection[str],
 ) -> Outcome:
     """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
     options = list(options)
     said, help_text = io.StringIO(), _Terminal()
-    registry = _rules_of_help(tyro)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(help_text):
             # Parse the choices first; repeat, because a chosen class may add choices.
@@ -98,6 +110,7 @@ def _read(
                 "Together",
                 [(_field(p), Annotated[type(p), unnamed]) for p in parts],
             )
+            registry = _rules_of_help(tyro, parts, shown, together)
             result, left = tyro.cli(
                 together, default=together(*parts), args=args,
                 return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
@@ -107,8 +120,11 @@ def _read(
         return Outcome(options, [], str(error), own=True)
     except SystemExit as stop:
         if not stop.code:
-            usage, _, flags = help_text.getvalue().partition("\n")
-            print(f"{usage}\n\n{_wrapped(description)}\n{flags}", end="")
+            _, _, flags = help_text.getvalue().partition("\n")
+            print_help(description, f"{prog} [OPTIONS]", flags.lstrip("\n"))
+            if shown:
+                count = len(flags_of(options))
+                print(f"These flags are for daily use. {HELP_ALL} prints all {count}.")
             raise
         # tyro prints the error of an option class, and exits while handling it.
         reason: BaseException | None = stop
@@ -136,6 +152,28 @@ class _Terminal(io.StringIO):
         return self._shown.isatty()
 
 
+def print_help(description: str, usage: str, flags: str = "") -> None:
+    """Prints the help of a program or a command.
+
+    Args:
+        description: paragraphs, which are wrapped to the terminal except those that
+            start with a space.
+        usage: the command line.
+        flags: the description of the flags.
+    """
+    print(f"usage: {usage}\n\n{_wrapped(description)}\n\n{flags}", end="")
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Returns names with their texts, wrapped into two columns."""
+    return "\n".join(
+        textwrap.fill(
+            text, width=78, initial_indent=f"  {name:21}", subsequent_indent=" " * 23
+        )
+        for name, text in rows.items()
+    )
+
+
 def _wrapped(description: str) -> str:
     """Wraps a text to the terminal, except lines that start with a space."""
     width = shutil.get_terminal_size().columns
@@ -146,13 +184,16 @@ def _wrapped(description: str) -> str:
     )
 
 
-def _rules_of_help(tyro: Any) -> Any:
+def _rules_of_help(
+    tyro: Any, options: Sequence[Any], shown: Collection[str], together: type
+) -> Any:
     """Returns rules for tyro that make the help of a class.
 
     They show the bounds of a field next to its default, join the lines of its text,
-    and put the groups for daily use first.
+    put the groups for daily use first, and omit fields that are not in `shown`.
     """
     registry = tyro.constructors.ConstructorRegistry()
+    owners = set(owners_of(options, shown))
     read: list[Any] = []  # the class that the rule of tyro reads now
 
     @registry.struct_rule
@@ -165,7 +206,11 @@ def _rules_of_help(tyro: Any) -> Any:
         fields = [
             dataclasses.replace(
                 field,
-                type=_with_bounds(tyro, field.type, field.default),
+                type=_with_bounds(tyro, field.type, field.default)
+                if not shown
+                or info.type is together
+                or (info.type, field.name) in owners
+                else tyro.conf.Suppress[field.type],
                 helptext=_joined(field.helptext),
             )
             for field in spec.fields

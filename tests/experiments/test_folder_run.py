@@ -1,7 +1,9 @@
 """Folder experiment, from photographs of many sizes and formats to samples."""
 
 import dataclasses
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.cbook
@@ -12,7 +14,9 @@ from sklearn.datasets import load_sample_images
 
 import jaxdiff as jd
 from experiments import folder
-from jaxdiff.cli import main
+from jaxdiff.cli import program
+from jaxdiff.cli.command import MODEL
+from jaxdiff.recipes import folder as recipe
 from tests.helpers.runs import TINY, same_bits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -55,8 +59,17 @@ def here(tmp_path_factory):
 CONFIG = dataclasses.replace(TINY, data=jd.data.ImageFolder(size=8))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Recipe with a tiny network and few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (folder, recipe):
+            patch.setattr(module, "CONFIG", CONFIG)
+        yield
+
+
 def command(*args: str) -> None:
-    main(CONFIG, "What it is.", args=folder.arguments(list(args)))
+    folder.start(list(args))
 
 
 @pytest.fixture(scope="module")
@@ -104,23 +117,47 @@ def test_its_images_are_the_photographs(photographs, trained):
 
 
 @pytest.mark.parametrize(
-    ("args", "line"),
+    ("args", "command", "path", "workdir"),
     [
-        ("cats", "run --data.path cats --workdir runs/cats"),
-        (
-            "cats/ train --seed 1",
-            "train --data.path cats/ --workdir runs/cats --seed 1",
-        ),
-        ("a/cats sample --num 2", "sample --workdir runs/cats --num 2"),
-        ("cats train --workdir x", "train --data.path cats --workdir x"),
-        ("cats --workdir=x", "run --data.path cats --workdir=x"),
-        ("train --data.path cats", "train --data.path cats"),
-        ("--help", "--help"),
-        ("", ""),
+        ("cats", "run", "cats", "runs/cats"),
+        ("cats/ train --seed 1", "train", "cats/", "runs/cats"),
+        ("a/cats sample --num 2", "sample", None, "runs/cats"),
+        ("cats train --workdir x", "train", "cats", "x"),
+        ("cats --workdir=x", "run", "cats", "x"),
+        ("cats statistics --num 2", "statistics", "cats", None),
+        ("train --data.path cats", "train", "cats", "runs/folder"),
+        ("train --data.path cats --workdir x", "train", "cats", "x"),
+        ("", "run", "", "runs/folder"),
     ],
 )
-def test_the_folder_comes_first(args, line):
-    assert folder.arguments(args.split()) == line.split()
+def test_the_folder_comes_first(args, command, path, workdir, monkeypatch, tmp_path):
+    """As `jaxdiff COMMAND folder DIR`, which has no command left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["experiments/folder.py"])
+    found: list[Any] = []
+
+    def run(options, *needs):
+        found.append(
+            (command, needs[0].data.path if path is not None else None,
+             str(options.workdir) if workdir else None)
+        )  # fmt: skip
+
+    entry = program.COMMANDS[command]
+    needs = tuple(need for need in entry.needs if need is not MODEL)
+    fake = dataclasses.replace(entry, run=run, needs=needs)
+    monkeypatch.setitem(program.COMMANDS, command, fake)
+    folder.start(args.split())
+    words = args.split()
+    if words and words[0] != "train":
+        rest = [word for word in words[1:] if word != command]
+        program.jaxdiff([command, "folder", words[0], *rest])
+    assert set(found) == {(command, path, workdir)}
+
+
+def test_no_flag_is_named_that_nobody_typed(photographs, here, capsys):
+    """`statistics` has no --workdir, and DIR sets the default of --data.path."""
+    command(str(photographs), "statistics", "--features", "pixels", "--num", "40")
+    assert " of 40 train images of data " in capsys.readouterr().out
 
 
 def test_what_is_no_folder_is_told(here, capsys):

@@ -1,0 +1,150 @@
+"""The program `jaxdiff`: its help, its recipes, and output that goes nowhere."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from experiments import cifar10, digits, fashion_mnist
+from jaxdiff.cli import program
+from jaxdiff.evaluation.label_agreement import label_agreement
+from jaxdiff.recipes import RECIPES, recipe
+from tests.helpers.runs import TINY
+
+SCREEN = 40
+"""Lines of a screen."""
+
+
+@pytest.fixture(autouse=True)
+def _program(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["jaxdiff"])
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys: Any, *args: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        program.jaxdiff(list(args))
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"error: .+\n", err)
+    return err
+
+
+@pytest.mark.parametrize("args", [[], ["--help"], ["-h"], ["--help-all"]])
+def test_without_a_command_it_prints_one_screen(capsys, args, tmp_path):
+    program.jaxdiff(args)
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert len(lines) <= SCREEN
+    assert max(map(len, lines)) <= 80
+    for name in (*program.COMMANDS, *RECIPES):
+        assert re.search(rf"^  {name}\b", text, re.M), name
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", program.COMMANDS)
+def test_help_of_a_command_is_one_screen(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        program.jaxdiff([command, "--help"])
+    assert stop.value.code == 0
+    short = capsys.readouterr().out
+    assert len(short.splitlines()) <= SCREEN + 6, short
+    with pytest.raises(SystemExit):
+        program.jaxdiff([command, "--help-all"])
+    whole = capsys.readouterr().out
+    for flag in program.COMMANDS[command].daily:
+        flag = f"--{flag}".replace("_", "-")
+        if not flag.startswith("--data."):  # of a choice that is not the default
+            assert f"{flag} " in short
+            assert f"{flag} " in whole
+    if "--help-all" in short:
+        assert len(whole) > len(short)
+
+
+def test_help_of_a_recipe_shows_its_defaults(capsys):
+    with pytest.raises(SystemExit):
+        program.jaxdiff(["train", "folder", "DIR", "--help"])
+    text = capsys.readouterr().out
+    assert "--data.size INT" in text
+    assert "(default: DIR)" in text
+    assert "(default: runs/DIR)" in text
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_command_takes_a_recipe(monkeypatch, name):
+    found: list[Any] = []
+    monkeypatch.setattr(
+        program, "parse", lambda options, *_, **__: found.extend(options)
+    )
+    with pytest.raises(TypeError):
+        program.jaxdiff(["run", name])
+    options, experiment = found
+    assert experiment == recipe(name).CONFIG
+    assert options.workdir == Path("runs") / name
+
+
+def test_the_scripts_are_the_recipes():
+    for script, name in ((digits, "digits"), (fashion_mnist, "fashion")):
+        assert script.CONFIG is recipe(name).CONFIG
+    assert cifar10.CONFIG is recipe("cifar10").CONFIG
+    assert recipe("digits").JUDGE is label_agreement
+    for name, module in RECIPES.items():
+        text = importlib.import_module(f"experiments.{module}").about
+        assert f"jaxdiff train {name}" in text or f"jaxdiff run {name}" in text
+
+
+def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys):
+    """Only `jaxdiff` is installed: no file of experiments/ is read."""
+    monkeypatch.setattr(recipe("digits"), "CONFIG", TINY)
+    with jax.numpy_dtype_promotion("standard"):
+        program.jaxdiff(["train", "digits"])
+    program.jaxdiff(["status", "digits"])
+    assert "runs/digits: step 8 of 8" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "train digitz",
+            "unknown recipe 'digitz'. Perhaps you meant 'digits'. Recipes",
+        ),
+        ("statistics cats", "unknown recipe 'cats'. Recipes: digits, fashion, folder"),
+        (
+            "train",
+            "train must have a recipe or a run, got none. Run jaxdiff train digi",
+        ),
+        (
+            "--seed 1",
+            "run must have a recipe or a run, got none. Run jaxdiff run digits",
+        ),
+        ("train --workdir x", "there is no run in 'x' to go on with. Name another, or"),
+        (
+            "status cats",
+            "unrecognized argument 'cats'. Name the option before its valu",
+        ),
+        ("train folder", "path must name a folder, got ''. Set --data.path."),
+        ("train digits fashion", "unrecognized argument 'fashion'."),
+    ],
+)
+def test_what_is_no_recipe_is_told(capsys, line, message):
+    assert refused(capsys, *line.split()).startswith(f"error: {message}")
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "from jaxdiff.cli.program import jaxdiff; jaxdiff(['--help'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
+        assert child.stdout
+        assert child.stderr
+        child.stdout.close()
+        assert child.stderr.read() == b""
+        assert child.wait() in (0, 141)
