@@ -29,7 +29,8 @@ class TrainOptions:
     """Options of the commands `train` and `run`."""
 
     workdir: Path
-    """Run folder. An existing run resumes from its newest checkpoint."""
+    """Run folder. An existing run resumes from its newest checkpoint with its own
+    options. Flags may change its number of steps and its optimizer from there on."""
 
 
 def train(options: TrainOptions, experiment: Experiment) -> None:

@@ -42,11 +42,18 @@ def status(workdir: Path) -> str:
             f"a loss that was not finite stopped the training once: see {NONFINITE}",
         ]
 
-    starts, speeds = (events_of(workdir, kind) for kind in ("start", "speed"))
+    starts, speeds, changes = (
+        events_of(workdir, kind) for kind in ("start", "speed", "change")
+    )
     lines += ["", "history"]
     lines += [f"  {_start(event)}" for event in starts[-5:]] or ["  none"]
     if len(starts) > 5:
         lines.insert(-5, f"  {len(starts) - 5} earlier starts")
+    lines += [
+        f"  {event.get('time')}  changed from step {event.get('step')} on: "
+        f"{plain(event.get('options'))}"
+        for event in changes
+    ]
     if speeds:
         speed, when = speeds[-1].get("images_per_s"), speeds[-1].get("time")
         lines.append(f"  {when}  {number(speed)} images/s, the last throughput")

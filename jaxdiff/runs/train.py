@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff.data import Dataset
-from jaxdiff.errors import require
+from jaxdiff.errors import InputError, require
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
 from jaxdiff.parallel.processes import is_first
@@ -20,8 +20,10 @@ from jaxdiff.runs.folder import (
 )
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import Log, open_history
+from jaxdiff.runs.provenance import now
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.saver import Saver
+from jaxdiff.runs.stages import stages_before
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -41,6 +43,10 @@ def train(
     network: Network | None = None,
 ) -> TrainState:
     """Trains a run, or resumes it from the newest whole checkpoint in `workdir`.
+
+    A resume may change `Experiment.optimizer` and `Training.num_steps` for the next
+    steps; learning-rate schedules are functions of the step. The checkpoints and the
+    history record the change.
 
     With several processes (see `jaxdiff.parallel.processes`), each calls it with the
     same arguments. All of them must see the same `workdir`.
@@ -108,6 +114,8 @@ def run_training(
         if newest is not None:
             record = checkpoints.record(newest)
             check_record(record, workdir, experiment, info)
+        _check_end(newest, num_steps, workdir)
+        stages = stages_before(record, experiment)
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
@@ -123,11 +131,16 @@ def run_training(
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
         if is_first():
             write_record(workdir, experiment, info)
+        if stages and stages[-1].until == step:
+            changes = stages[-1].changes(experiment)
+            log.event("change", step=step, time=now(), options=changes)
         if step < end:
             if progress and is_first():
                 bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
             bar.set_postfix_str("compiling")
-        saver = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
+        saver = Saver(
+            experiment, info, checkpoints, snapshots, last_snapshot, end, stages
+        )
         dispatches = trainer.feed(step, end)
 
         for step, batches in dispatches:
@@ -157,3 +170,13 @@ def run_training(
         checkpoints.wait()
         log.event("end", step=step)
     return parallel.globalize(state)
+
+
+def _check_end(newest: int | None, num_steps: int, workdir: Path) -> None:
+    """Raises an InputError for fewer steps than the run has done."""
+    if newest is not None and newest > num_steps:
+        raise InputError(
+            f"training.num_steps must be at least {newest}, the steps that the run in "
+            f"'{workdir}' has done, got {num_steps}. Give more steps, or choose another "
+            "--workdir."
+        )
