@@ -129,10 +129,8 @@ def _warn_of_own(
     workdir: str, own: dict[str, Any], ours: dict[str, Any], words: Sequence[str]
 ) -> None:
     """Warns about options of a run that differ from the file's and are no flags."""
-    flags = [
-        flag_of(group)[0].lstrip("-").replace("-", "_") for group in groups_of(words)
-    ]
-    typed = [re.sub(r"(^|\.)no_", r"\1", flag) for flag in flags]
+    flags = [flag_of(group)[0].lstrip("-") for group in groups_of(words)]
+    typed = [re.sub(r"(^|\.)no_", r"\1", flag.replace("-", "_")) for flag in flags]
     found = [
         one for one in differences(own, ours)
         if not any(f"{one.partition(':')[0]}.".startswith(f"{flag}.") for flag in typed)

@@ -35,8 +35,8 @@ class ReproduceOptions:
 def reproduce(options: ReproduceOptions) -> bool:
     """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
-    The second run has the first one's configuration and its stages, and the code, versions and devices
-    of now. Their differences are printed.
+    The second run has the first one's configuration and stages, and the code, versions
+    and devices of now. Their differences are printed.
 
     Returns:
         True if all parts of the train state (parameters, averages, optimizer) and the

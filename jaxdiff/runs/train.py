@@ -177,6 +177,6 @@ def _check_end(newest: int | None, num_steps: int, workdir: Path) -> None:
     if newest is not None and newest > num_steps:
         raise InputError(
             f"training.num_steps must be at least {newest}, the steps that the run in "
-            f"'{workdir}' has done, got {num_steps}. Give more steps, or choose another "
-            "--workdir."
+            f"'{workdir}' has done, got {num_steps}. Give more steps, or choose "
+            "another --workdir."
         )
