@@ -93,6 +93,8 @@ class Trained(Devices):
     ema: float | None = None
     """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
     None takes the average of constant decay."""
+    step: int | None = None
+    """Step of the checkpoint. None takes the newest."""
 
 
 def _experiment(file: File, words: Sequence[str]) -> Experiment:
@@ -146,8 +148,10 @@ def _warn_of_own(
 def _load(file: File, options: Any, devices: Devices) -> Run:
     """Loads the model of the run folder in the options."""
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
-    ema = devices.ema if isinstance(devices, Trained) else None
-    return load(options.workdir, parallel=devices.parallel, ema=ema)
+    step, ema = None, None
+    if isinstance(devices, Trained):
+        step, ema = devices.step, devices.ema
+    return load(options.workdir, step, devices.parallel, ema)
 
 
 CONFIG = Need(lambda file, *_: file.config)

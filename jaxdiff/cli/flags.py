@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -148,8 +149,8 @@ class _Terminal(io.StringIO):
         return self._shown.encoding.lower()
 
     def isatty(self) -> bool:
-        """Returns True for a terminal, where the help has colours."""
-        return self._shown.isatty()
+        """Returns True for a terminal, where the help has colours, unless NO_COLOR."""
+        return self._shown.isatty() and not os.environ.get("NO_COLOR")
 
 
 def print_help(description: str, usage: str, flags: str = "") -> None:

@@ -35,6 +35,7 @@ from jaxdiff.cli.convert import (
 from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
 from jaxdiff.cli.flag_errors import HELP as ASKS
+from jaxdiff.cli.flag_errors import QUIET
 from jaxdiff.cli.flags import parse, print_help, table
 from jaxdiff.cli.recipe_words import with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
@@ -47,6 +48,7 @@ from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
+from jaxdiff.progress import quiet
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
@@ -187,8 +189,8 @@ def _guarded(file: File, args: Sequence[str] | None) -> None:
     try:
         with _warnings_of_one_line(), open(os.devnull, "w") as nowhere:
             processes.join()
-            quiet = contextlib.nullcontext()
-            with quiet if processes.is_first() else contextlib.redirect_stdout(nowhere):
+            here = contextlib.nullcontext()
+            with here if processes.is_first() else contextlib.redirect_stdout(nowhere):
                 _command(file, list(sys.argv[1:] if args is None else args))
                 sys.stdout.flush()
     except BrokenPipeError:  # the reader of the output has ended, as in `| head`
@@ -222,6 +224,10 @@ def _guarded(file: File, args: Sequence[str] | None) -> None:
 def _command(file: File, args: list[str]) -> None:
     """Parses the command line and runs its command."""
     compilation_cache.enable()
+    if QUIET in args:
+        with quiet():
+            _command(file, [word for word in args if word != QUIET])
+        return
     if "--version" in args:
         python = platform.python_version()
         own = importlib.import_module("jaxdiff").__version__

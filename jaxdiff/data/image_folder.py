@@ -21,6 +21,8 @@ from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+"""Names of sub-folders that are splits in other programs."""
 _VERSION = 1  # of the preparation; a new version prepares all images again
 _NAMED = 3  # number of unreadable files that a warning names
 
@@ -74,7 +76,8 @@ class ImageFolder(Checked):
                 `bad_files` is "stop".
 
         Warns:
-            UserWarning: If unreadable files are left out.
+            UserWarning: If unreadable files are left out, or if the classes have the
+                names of splits, such as train and test.
         """
         check_split(split)
         root = self._root()
@@ -85,6 +88,13 @@ class ImageFolder(Checked):
                 f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
             )
         classes = class_names(files)
+        if classes and SPLITS.issuperset(map(str.lower, classes)):
+            warnings.warn(
+                f"took the sub-folders {', '.join(classes)} of {str(root)!r} as "
+                f"classes. Name one as the path, such as {str(root / classes[-1])!r}, "
+                "to use its images alone.",
+                stacklevel=2,
+            )
         chosen = [
             name for name in files
             if is_held_out(name, self.held_out) == (split == "test")

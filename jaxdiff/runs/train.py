@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from jaxdiff.errors import InputError, require
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.progress import bar as progress_bar
+from jaxdiff.progress import is_shown
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     SNAPSHOTS,
@@ -18,6 +21,7 @@ from jaxdiff.runs.folder import (
     check_workdir,
     write_record,
 )
+from jaxdiff.runs.forecast import Forecast
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import Log, open_history
 from jaxdiff.runs.provenance import now
@@ -55,7 +59,8 @@ def train(
         experiment: the experiment to train.
         workdir: the run folder; see `jaxdiff.runs.folder`.
         until: stop after this step, with a checkpoint; None for the last step.
-        progress: if True, show a progress bar and the devices.
+        progress: if True, show a progress bar (lines outside a terminal), the devices
+            and the time of a step.
         dataset: training data, such as `data.from_arrays` returns; the experiment's by
             default. A resume needs the same data.
         network: a Flax module of your own (see `typing.Network`) instead of the
@@ -86,12 +91,12 @@ def run_training(
     progress: bool = True,
 ) -> TrainState:
     """Trains a run whose data are loaded; see `train`."""
-    tqdm = require("tqdm").tqdm
     experiment, info = trainer.experiment, trainer.info
     upkeep, parallel = experiment.upkeep, experiment.parallel
     num_steps = experiment.training.num_steps
     end = num_steps if until is None else min(until, num_steps)
     workdir = Path(workdir)
+    shows = progress and is_shown() and is_first()
 
     # Check the folder and the sampler of the grids.
     ensure_writable(workdir)
@@ -122,12 +127,8 @@ def run_training(
         # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
-            tqdm(
-                total=end, initial=step, unit="step", smoothing=0.1,
-                disable=not (progress and is_first()), desc="train",
-                dynamic_ncols=True,
-            )
-        )  # fmt: skip
+            progress_bar(end, "train", "step", initial=step, show=shows)
+        )
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
         if is_first():
             write_record(workdir, experiment, info)
@@ -135,18 +136,21 @@ def run_training(
             changes = stages[-1].changes(experiment)
             log.event("change", step=step, time=now(), options=changes)
         if step < end:
-            if progress and is_first():
+            if shows:
                 bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
             bar.set_postfix_str("compiling")
         saver = Saver(
             experiment, info, checkpoints, snapshots, last_snapshot, end, stages
         )
         dispatches = trainer.feed(step, end)
+        forecast = Forecast(end, partial(bar.write, file=sys.stderr)) if shows else None
 
         for step, batches in dispatches:
             # Train; metrics are fetched while later steps run.
             state, metrics = trainer.advance(state, batches)
             log.add(step, metrics)
+            if forecast is not None:
+                forecast.add(step, metrics)
 
             # Draw a grid of samples.
             if grids is not None and grids.due(step):

@@ -1,15 +1,20 @@
 """The program `jaxdiff`: its help, its recipes, and output that goes nowhere."""
 
+import dataclasses
 import importlib
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 
+import jaxdiff as jd
 from experiments import cifar10, digits, fashion_mnist
 from jaxdiff.cli import program
 from jaxdiff.evaluation.label_agreement import label_agreement
@@ -100,13 +105,54 @@ def test_the_scripts_are_the_recipes():
         assert f"jaxdiff train {name}" in text or f"jaxdiff run {name}" in text
 
 
-def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys):
+def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys, finished):
     """Only `jaxdiff` is installed: no file of experiments/ is read."""
+    params = jax.tree.leaves(finished[1].params)
+    count = sum(np.size(leaf) for leaf in params)
     monkeypatch.setattr(recipe("digits"), "CONFIG", TINY)
     with jax.numpy_dtype_promotion("standard"):
         program.jaxdiff(["train", "digits"])
+    out, err = capsys.readouterr()
+    assert err.splitlines()[:3] == [
+        "data: 1,500 images of 8x8x1 to train on, 297 held out; 10 classes",
+        f"network: {count:,} parameters",
+        "steps: 8 of 16 images; each image is seen 0.1 times",
+    ]
+    assert "trained in " in out
     program.jaxdiff(["status", "digits"])
     assert "runs/digits: step 8 of 8" in capsys.readouterr().out
+    with jax.numpy_dtype_promotion("standard"):
+        program.jaxdiff(["train", "--workdir", "runs/digits", "--quiet"])
+    assert capsys.readouterr().err == ""
+    program.jaxdiff(["status", "digits", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["step"], found["num_steps"]) == (8, 8)
+    assert [one["step"] for one in found["checkpoints"]] == [4, 8]
+    assert found["experiment"]["training"]["num_steps"] == 8
+
+
+def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
+    """`sample --step`; and `compare --json`, whose output is JSON alone."""
+    run = str(shutil.copytree(finished[0], tmp_path / "run"))
+    for step in (4, 8):
+        line = (
+            f"sample --workdir {run} --step {step} --num 2 --steps 2 --out {step}.npz"
+        )
+        program.jaxdiff(line.split())
+        expected = jd.load(run, step=step)
+        sampling = dataclasses.replace(
+            expected.experiment.sampling,
+            sampler=jd.DDPM(spacing=jd.spacing.Trailing(num_steps=2)),
+        )
+        images = expected.generate(np.arange(2), 2, 0, sampling=sampling)
+        with np.load(f"{step}.npz") as drawn:
+            np.testing.assert_array_equal(drawn["images"], jd.data.to_uint8(images))
+    capsys.readouterr()
+    line = f"compare --workdir {run} --sampler ddim --evaluations 2 --num 4 --step 4"
+    program.jaxdiff([*line.split(), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found == json.loads((tmp_path / "run" / "compare.json").read_text())
+    assert found["step"] == 4
 
 
 @pytest.mark.parametrize(
