@@ -7,7 +7,9 @@ and as many held-out images. All samplers start from the same noise and draw the
 labels.
 """
 
+import contextlib
 import json
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -134,7 +136,9 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
             pictures[name, evaluations] = images[: options.columns]
     if is_first():
         _write(options, run, found, pictures)
-        page.refresh(options.workdir)
+        # With --json, the output is JSON alone.
+        with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+            page.refresh(options.workdir)
 
 
 def _steps(sampler: Sampler, evaluations: int) -> int:

@@ -1,6 +1,8 @@
 """The command `evaluate`: likelihood of held-out images, and sample quality."""
 
+import contextlib
 import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,7 +196,9 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
         },
     }
     write_json_atomic(options.workdir / "evaluation.json", record)
-    page.refresh(options.workdir)
+    # With --json, the output is JSON alone.
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        page.refresh(options.workdir)
     if options.json:
         print(json.dumps(record))
         return
