@@ -54,7 +54,7 @@ from jaxdiff.training.experiment import Experiment
 
 TRAINING = (
     "workdir", "data", "data.path", "data.size", "training.num_steps",
-    "training.batch_size", "optimizer.learning_rate", "upkeep.sample_every", "init",
+    "training.batch_size", "optimizer.learning_rate", "init",
     "seed",
 )  # fmt: skip
 """Daily flags of `run` and `train`."""

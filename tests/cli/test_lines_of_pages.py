@@ -23,8 +23,11 @@ OF_OTHERS = {
     "gpus-per-node",
     "ntasks-per-node",
     "version",
+    "no-build-isolation",
+    "help-all",
+    "quiet",
 }
-"""Flags of TensorBoard, pytest and Slurm; and the one that no command has."""
+"""Flags of TensorBoard, pytest, pip and Slurm; and those of the whole program."""
 
 
 def lines():
