@@ -1,7 +1,6 @@
 """The commands `train` and `run`; `run` also draws samples and pictures."""
 
 import math
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,6 @@ from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import is_shown
 from jaxdiff.report import page, run_pictures
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import load, load_data
@@ -81,10 +79,7 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
-    about = _about(trainer)
-    if is_first() and is_shown():
-        print("\n".join(about), file=sys.stderr, flush=True)
-    run_training(trainer, workdir)
+    run_training(trainer, workdir, about="\n".join(_about(trainer)))
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     return trainer
 

@@ -48,5 +48,5 @@ CONFIG = Experiment(
 def of_folder(path: str) -> tuple[Experiment, Path]:
     """Returns the recipe for the images of a folder, and the default run folder."""
     name = Path(path).expanduser().resolve().name
-    data = replace(CONFIG.data, path=path)  # type: ignore[call-arg]
+    data = replace(CONFIG.data, path=path)  # type: ignore[arg-type]
     return replace(CONFIG, data=data), Path("runs") / name

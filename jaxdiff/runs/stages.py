@@ -66,11 +66,11 @@ def stages_before(record: Mapping[str, Any], experiment: Experiment) -> list[Sta
         return []
     try:
         there = record["configuration"]
-        last = {
+        own = {
             "until": record["step"], "num_steps": there["training"]["num_steps"],
             "optimizer": there["optimizer"],
         }  # fmt: skip
-        *stages, last = [_read(one) for one in (*record.get("stages", ()), last)]
+        *stages, last = [_read(one) for one in (*record.get("stages", ()), own)]
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(
             f"the checkpoint of step {record.get('step')} has stages that cannot be "

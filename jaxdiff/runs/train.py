@@ -89,8 +89,9 @@ def run_training(
     *,
     until: int | None = None,
     progress: bool = True,
+    about: str = "",
 ) -> TrainState:
-    """Trains a run whose data are loaded; see `train`."""
+    """Trains a run whose data are loaded; see `train`. Shows `about` first."""
     experiment, info = trainer.experiment, trainer.info
     upkeep, parallel = experiment.upkeep, experiment.parallel
     num_steps = experiment.training.num_steps
@@ -137,7 +138,8 @@ def run_training(
             log.event("change", step=step, time=now(), options=changes)
         if step < end:
             if shows:
-                bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
+                devices = f"training on {describe_devices(parallel)}"
+                bar.write("\n".join(filter(None, (about, devices))), file=sys.stderr)
             bar.set_postfix_str("compiling")
         saver = Saver(
             experiment, info, checkpoints, snapshots, last_snapshot, end, stages
