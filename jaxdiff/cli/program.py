@@ -2,9 +2,7 @@
 
 import contextlib
 import difflib
-import importlib
 import os
-import platform
 import signal
 import sys
 import traceback
@@ -36,7 +34,8 @@ from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
 from jaxdiff.cli.flag_errors import HELP as ASKS
 from jaxdiff.cli.flag_errors import QUIET
-from jaxdiff.cli.flags import parse, print_help, table
+from jaxdiff.cli.flags import parse
+from jaxdiff.cli.help_text import print_help, table
 from jaxdiff.cli.recipe_words import with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.report import ReportOptions, report
@@ -49,6 +48,7 @@ from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.progress import quiet
+from jaxdiff.runs.provenance import versions
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
@@ -229,9 +229,10 @@ def _command(file: File, args: list[str]) -> None:
             _command(file, [word for word in args if word != QUIET])
         return
     if "--version" in args:
-        python = platform.python_version()
-        own = importlib.import_module("jaxdiff").__version__
-        print(f"jaxdiff {own}, jax {jax.__version__}, Python {python}")
+        found = versions()
+        print(
+            f"jaxdiff {found['jaxdiff']}, jax {found['jax']}, Python {found['python']}"
+        )
         return
     if args[:1] in ([], *([word] for word in ASKS)) and (args or file.program):
         usage = "COMMAND [RECIPE] [OPTIONS]" if file.program else "[COMMAND] [OPTIONS]"
