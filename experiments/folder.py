@@ -7,7 +7,9 @@
 DIR comes first, then a command and its flags. `jaxdiff run folder DIR` starts the same.
 """
 
+import difflib
 import sys
+from pathlib import Path
 
 from jaxdiff.cli import COMMANDS, main
 from jaxdiff.recipes.folder import CONFIG, of_folder
@@ -19,12 +21,18 @@ def start(args: list[str]) -> None:
 
     Any other command line goes to the recipe without a folder.
     """
-    if not args or args[0][:1] in ("", "-") or args[0] in COMMANDS:
+    if not args or args[0][:1] in ("", "-") or _is_command(args[0]):
         main(CONFIG, about, args=args)
         return
     folder, *rest = args
     config, workdir = of_folder(folder)
     main(config, about, args=rest or ["run"], workdir=workdir)
+
+
+def _is_command(word: str) -> bool:
+    """Returns True for a command, or a misspelt one if no folder has this name."""
+    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.75)
+    return word in COMMANDS or (bool(close) and not Path(word).is_dir())
 
 
 if __name__ == "__main__":

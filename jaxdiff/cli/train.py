@@ -11,10 +11,12 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
-from jaxdiff.data import to_uint8
+from jaxdiff.data import ImageFolder, to_uint8
+from jaxdiff.data.image_folder import ENDINGS
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.progress import is_shown
 from jaxdiff.report import page, run_pictures
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import load, load_data
@@ -79,7 +81,8 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
-    run_training(trainer, workdir, about="\n".join(_about(trainer)))
+    about = "\n".join(_about(trainer)) if is_shown() else ""
+    run_training(trainer, workdir, about=about)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     return trainer
 
@@ -101,9 +104,17 @@ def _about(trainer: Trainer) -> list[str]:
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)
-    return [
+    lines = [
         f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
-        f"{classes}",
+        f"{classes}"
+    ]
+    if isinstance(experiment.data, ImageFolder):
+        skipped = experiment.data.skipped_files()
+        if skipped:
+            files = ", ".join(f"{count:,} {kind}" for kind, count in skipped.items())
+            lines.append(f"skipped: {files} (images are {', '.join(ENDINGS)})")
+    return [
+        *lines,
         f"network: {size:,} parameters",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",

@@ -82,6 +82,19 @@ def test_help_of_a_recipe_shows_its_defaults(capsys):
     assert "(default: runs/DIR)" in text
 
 
+@pytest.mark.parametrize(
+    ("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)]
+)
+def test_help_in_a_terminal_has_colours(monkeypatch, capsys, variables, coloured):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with pytest.raises(SystemExit):
+        program.jaxdiff(["status", "--help"])
+    assert ("\x1b[" in capsys.readouterr().out) is coloured
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_command_takes_a_recipe(monkeypatch, name):
     found: list[Any] = []

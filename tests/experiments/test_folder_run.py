@@ -161,8 +161,15 @@ def test_no_flag_is_named_that_nobody_typed(photographs, here, capsys):
 
 
 def test_what_is_no_folder_is_told(here, capsys):
-    with pytest.raises(SystemExit) as end:
+    for word, message in (
+        ("photos", "there is no folder 'photos'. Check --data.path.\n"),
+        ("trian", "unknown command 'trian'. Perhaps you meant 'train'. Commands: run"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            command(word)
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+    Path("trian").mkdir()
+    with pytest.raises(SystemExit):
         command("trian")
-    assert end.value.code == 2
-    error = capsys.readouterr().err
-    assert error == "error: there is no folder 'trian'. Check --data.path.\n"
+    assert capsys.readouterr().err.startswith("error: there is no image in 'trian'.")
