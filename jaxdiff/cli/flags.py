@@ -13,7 +13,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 from jaxdiff.cli.flag_errors import (
@@ -30,6 +30,8 @@ from jaxdiff.cli.help_text import Terminal, print_help, rules_of_help
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
+SHELLS = ("bash", "zsh", "fish")
+"""Shells with completion."""
 _LONGEST = 10_000  # characters: longer options could overflow Python's parser
 
 
@@ -101,14 +103,10 @@ def _read(
                     break
                 options = [_replaced(option, vars(chosen)) for option in options]
             parts = [*options, names]
-            unnamed = tyro.conf.arg(name="")
-            together: Any = dataclasses.make_dataclass(
-                "Together",
-                [(_field(p), Annotated[type(p), unnamed]) for p in parts],
-            )
+            together = _together(parts)
             registry = rules_of_help(tyro, parts, shown, together)
             result, left = tyro.cli(
-                together, default=together(*parts), args=args,
+                together, default=together(), args=args,
                 return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
                 prog=prog, description="", registry=registry,
             )  # fmt: skip
@@ -129,6 +127,32 @@ def _read(
         own = reason is not None
         return Outcome(options, [], str(reason) if own else said.getvalue(), own)
     return Outcome(list(vars(result).values())[:-1], left)
+
+
+def completion_script(commands: Mapping[str, Sequence[Any]], shell: str) -> str:
+    """Returns a script of the program `jaxdiff` for a shell: completion with TAB.
+
+    Args:
+        commands: instances of the option classes of each command.
+        shell: one of `SHELLS`.
+
+    Raises:
+        InputError: the shell is unknown.
+    """
+    if shell not in SHELLS:
+        raise InputError(f"the shell must be one of {', '.join(SHELLS)}, got {shell!r}")
+    tyro, script = require("tyro"), io.StringIO()
+    classes = {
+        name: _together([*options, _names(options)])
+        for name, options in commands.items()
+    }
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
+        tyro.extras.subcommand_cli_from_dict(
+            classes, prog="jaxdiff", args=["--tyro-write-completion", shell, "-"],
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=rules_of_help(tyro, (), (), object),
+        )  # fmt: skip
+    return script.getvalue()
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:
@@ -208,6 +232,17 @@ def _names(options: Sequence[Any]) -> Any:
         default = dataclasses.field(default=option_name(type(value)))
         fields.append((_field_name(path), Annotated[names, flag], default))
     return dataclasses.make_dataclass("Names", fields)()
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """Returns a dataclass whose fields are option classes, and `parts` its defaults."""
+    unnamed = require("tyro").conf.arg(name="")
+    fields = [
+        (_field(part), Annotated[type(part), unnamed],
+         dataclasses.field(default_factory=lambda part=part: part))
+        for part in parts
+    ]  # fmt: skip
+    return dataclasses.make_dataclass("Together", fields)
 
 
 def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:

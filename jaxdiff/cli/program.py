@@ -9,6 +9,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -34,7 +35,7 @@ from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
 from jaxdiff.cli.flag_errors import HELP as ASKS
 from jaxdiff.cli.flag_errors import QUIET
-from jaxdiff.cli.flags import parse
+from jaxdiff.cli.flags import completion_script, parse
 from jaxdiff.cli.help_text import print_help, table
 from jaxdiff.cli.recipe_words import with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
@@ -125,6 +126,8 @@ COMMANDS = {command.name: command for command in (
     ),
 )}  # fmt: skip
 """Commands by name."""
+COMPLETION = "--completion"
+"""First word of the command line that prints a script for a shell."""
 NOT_FINITE = 4
 """Exit code of a run that a non-finite loss stopped."""
 HELP = """
@@ -234,6 +237,10 @@ def _command(file: File, args: list[str]) -> None:
             f"jaxdiff {found['jaxdiff']}, jax {found['jax']}, Python {found['python']}"
         )
         return
+    if args[:1] == [COMPLETION] and file.program:
+        commands = {name: _options(file, one, []) for name, one in COMMANDS.items()}
+        print(completion_script(commands, " ".join(args[1:])), end="")
+        return
     if args[:1] in ([], *([word] for word in ASKS)) and (args or file.program):
         usage = "COMMAND [RECIPE] [OPTIONS]" if file.program else "[COMMAND] [OPTIONS]"
         usage = f"{Path(sys.argv[0])} {usage}"
@@ -256,13 +263,18 @@ def _command(file: File, args: list[str]) -> None:
         if words and not words[0].startswith("-"):
             flags += [f"--{word}", words.pop(0)]
     words = flags + words
-    more = [need.flags(file, words) for need in command.needs if need.flags]
     options, *more = parse(
-        [command.defaults(file), *more], words,
+        _options(file, command, words), words,
         prog=f"{Path(sys.argv[0])} {name}", description=f"{name} {command.about}.",
         daily=command.daily,
     )  # fmt: skip
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
+
+
+def _options(file: File, command: Command, words: Sequence[str]) -> list[Any]:
+    """Returns the options of a command if no flag is given."""
+    more = [need.flags(file, words) for need in command.needs if need.flags]
+    return [command.defaults(file), *more]
 
 
 def _overview(file: File) -> str:
@@ -271,8 +283,14 @@ def _overview(file: File) -> str:
         " ".join([name, *map(str.upper, command.words)]): command.about
         for name, command in COMMANDS.items()
     }
-    recipes = f"\nRecipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n"
-    return HELP.format(commands=table(commands), recipes=recipes * file.program)
+    recipes = (
+        f"\nRecipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n\n"
+        f"source <(jaxdiff {COMPLETION} bash) completes commands and flags with TAB.\n"
+    )
+    return HELP.format(
+        commands=table(commands),
+        recipes=recipes * file.program,
+    )
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def _about(trainer: Trainer) -> list[str]:
         skipped = experiment.data.skipped_files()
         if skipped:
             files = ", ".join(f"{count:,} {kind}" for kind, count in skipped.items())
-            lines.append(f"skipped: {files} (images are {', '.join(ENDINGS)})")
+            lines.append(f"not read: {files} (images are {', '.join(ENDINGS)})")
     return [
         *lines,
         f"network: {size:,} parameters",

@@ -78,8 +78,8 @@ class ImageFolder(Checked):
                 `bad_files` is "stop".
 
         Warns:
-            UserWarning: If unreadable files are left out, or if the classes have the
-                names of splits, such as train and test.
+            UserWarning: If unreadable files are left out, or if the classes of the
+                training images have the names of splits, such as train and test.
         """
         check_split(split)
         root = self._root()
@@ -90,7 +90,7 @@ class ImageFolder(Checked):
                 f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
             )
         classes = class_names(files)
-        if classes and SPLITS.issuperset(map(str.lower, classes)):
+        if classes and split == "train" and SPLITS.issuperset(map(str.lower, classes)):
             warnings.warn(
                 f"took the sub-folders {', '.join(classes)} of {str(root)!r} as "
                 f"classes. Name one as the path, such as {str(root / classes[-1])!r}, "

@@ -136,6 +136,8 @@ def run_training(
         if stages and stages[-1].until == step:
             changes = stages[-1].changes(experiment)
             log.event("change", step=step, time=now(), options=changes)
+            new = ", ".join(f"{path} {value}" for path, value in changes.items())
+            about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
         if step < end:
             if shows:
                 devices = f"training on {describe_devices(parallel)}"

@@ -23,6 +23,7 @@ OF_OTHERS = {
     "gpus-per-node",
     "ntasks-per-node",
     "version",
+    "completion",
     "no-build-isolation",
     "help-all",
     "quiet",

@@ -190,11 +190,43 @@ def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
             "unrecognized argument 'cats'. Name the option before its valu",
         ),
         ("train folder", "path must name a folder, got ''. Set --data.path."),
+        ("--completion csh", "the shell must be one of bash, zsh, fish, got 'csh'"),
+        ("--completion", "the shell must be one of bash, zsh, fish, got ''"),
         ("train digits fashion", "unrecognized argument 'fashion'."),
     ],
 )
 def test_what_is_no_recipe_is_told(capsys, line, message):
     assert refused(capsys, *line.split()).startswith(f"error: {message}")
+
+
+def test_tab_completes_commands_and_flags(capsys):
+    """The script of bash, run by bash."""
+    program.jaxdiff(["--completion", "bash"])
+    script = capsys.readouterr().out
+    for words, expected in (
+        ("tr", ["train"]),
+        ("train digits --training.num-s", ["--training.num-steps"]),
+        ("sample --guidan", ["--guidance"]),
+        ("train --schedule cos", ["cosine"]),
+    ):
+        count = len(words.split())
+        ask = (
+            f"COMP_WORDS=(jaxdiff {words}); COMP_CWORD={count}; _tyro_jaxdiff\n"
+            'printf "%s\\n" "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash"], input=f"{script}\n{ask}\n", capture_output=True, text=True,
+            check=True,
+        )  # fmt: skip
+        assert done.stdout.split() == expected, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_completion_of_other_shells(capsys, shell):
+    program.jaxdiff(["--completion", shell])
+    text = capsys.readouterr().out
+    assert "--training.num-steps" in text
+    assert "jaxdiff" in text
 
 
 def test_a_reader_that_goes_away_is_no_error():

@@ -1,6 +1,8 @@
 """Folder experiment, from photographs of many sizes and formats to samples."""
 
+import contextlib
 import dataclasses
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,8 @@ def photographs(tmp_path_factory):
         path = root / name / "nested"[: i % 2 * 6] / f"{i}{ENDINGS[i % len(ENDINGS)]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
+    for name in ("a.TIFF", "b.tiff", "notes.txt"):
+        (root / name).touch()
     return root
 
 
@@ -73,11 +77,28 @@ def command(*args: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def trained(photographs, here):
-    """Run that one command trains from the folder."""
-    with jax.numpy_dtype_promotion("standard"):
+def said(photographs, here):
+    """Output on stderr of the command that trains from the folder."""
+    text = io.StringIO()
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stderr(text):
         command(str(photographs), "train")
+    return text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(said):
+    """Run of this command."""
     return jd.load("runs/mine")
+
+
+def test_before_training_it_says_what_it_read(said, trained):
+    training, held_out = (
+        len(trained.experiment.data.load(split)) for split in ("train", "test")
+    )
+    assert said.splitlines()[:2] == [
+        f"data: {training} images of 8x8x3 to train on, {held_out} held out; 3 classes",
+        "not read: 2 .tiff, 1 .txt (images are .png, .jpg, .jpeg, .webp, .bmp, .gif)",
+    ]
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -73,7 +73,13 @@ def test_a_change_holds_from_its_step_on_and_is_recorded(changed, finished):
 
 def test_reproduce_follows_the_changes(changed, capsys):
     assert reproduce(ReproduceOptions(workdir=changed))
-    assert "bitwise identical" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "bitwise identical" in out
+    lines = [line for line in err.splitlines() if line.startswith("from step ")]
+    assert lines == [
+        "from step 4 on: optimizer.learning_rate 0.05",
+        "from step 8 on: training.num_steps 12",
+    ]
     # A second time, from the finished copy; and the copy has recorded the same changes.
     assert reproduce(ReproduceOptions(workdir=changed))
     again = changed.with_name("run-again")
