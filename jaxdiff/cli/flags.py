@@ -239,7 +239,7 @@ def _together(parts: Sequence[Any]) -> Any:
     unnamed = require("tyro").conf.arg(name="")
     fields = [
         (_field(part), Annotated[type(part), unnamed],
-         dataclasses.field(default_factory=lambda part=part: part))
+         dataclasses.field(default_factory=lambda part=part: part))  # type: ignore[misc]
         for part in parts
     ]  # fmt: skip
     return dataclasses.make_dataclass("Together", fields)
