@@ -13,7 +13,7 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "typing", "errors", "checks", "rng", "serialization", "progress",
+    "names", "typing", "errors", "checks", "rng", "serialization", "progress_bar",
     "parallel", "storage", "plots", "schedules", "denoisers", "networks", "data",
     "samplers", "losses", "training", "runs", "evaluation", "report", "pretrained",
     "recipes", "cli",
@@ -24,7 +24,7 @@ ONLY = {
     "cattrs": {"serialization"}, "filelock": {"storage"}, "platformdirs": {"storage"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
-    "tqdm": {"data", "progress", "runs"}, "tensorboardX": {"storage"},
+    "tqdm": {"data", "progress_bar", "runs"}, "tensorboardX": {"storage"},
     "grain": {"data"},
     "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip

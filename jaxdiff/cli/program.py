@@ -48,7 +48,7 @@ from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
-from jaxdiff.progress import quiet
+from jaxdiff.progress_bar import quiet
 from jaxdiff.runs.provenance import versions
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from jaxdiff import progress
+from jaxdiff import progress_bar
 from jaxdiff.parallel.processes import is_first
 
 
@@ -14,5 +14,5 @@ def bar(total: int, name: str, unit: str = "image") -> Iterator[Callable[..., No
     Yields a function of the number done. Its argument `before` adds the number of
     earlier requests.
     """
-    with progress.bar(total, name, unit, show=is_first()) as shown:
+    with progress_bar.bar(total, name, unit, show=is_first()) as shown:
         yield lambda done, before=0: shown.update(before + done - shown.n)

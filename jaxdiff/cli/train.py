@@ -16,7 +16,7 @@ from jaxdiff.data.image_folder import ENDINGS
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import is_shown
+from jaxdiff.progress_bar import is_shown
 from jaxdiff.report import page, run_pictures
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import load, load_data

@@ -12,8 +12,8 @@ from jaxdiff.errors import InputError, require
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress import bar as progress_bar
-from jaxdiff.progress import is_shown
+from jaxdiff.progress_bar import bar as progress_bar
+from jaxdiff.progress_bar import is_shown
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     SNAPSHOTS,

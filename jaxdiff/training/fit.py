@@ -15,7 +15,7 @@ from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import check_batch, check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.progress import bar
+from jaxdiff.progress_bar import bar
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from jaxdiff import progress
+from jaxdiff import progress_bar
 from jaxdiff.runs.forecast import Forecast
 
 
@@ -24,7 +24,7 @@ def clock(monkeypatch):
 
 
 def run(clock: Clock, seconds: float, steps: int = 600) -> None:
-    with progress.bar(steps, "fit", "step") as shown:
+    with progress_bar.bar(steps, "fit", "step") as shown:
         for _ in range(steps):
             clock.now += seconds
             shown.update()
@@ -44,7 +44,7 @@ def test_a_pipe_gets_few_lines(clock, capsys, seconds, lines):
 
 
 def test_a_line_says_how_long_it_takes(clock, capsys):
-    with progress.bar(100, "train", "step", initial=50) as shown:
+    with progress_bar.bar(100, "train", "step", initial=50) as shown:
         shown.set_postfix_str("loss 0.5")
         clock.now += 20
         shown.update(10)
@@ -54,16 +54,16 @@ def test_a_line_says_how_long_it_takes(clock, capsys):
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with progress.bar(10, "fit", "step") as shown:
+    with progress_bar.bar(10, "fit", "step") as shown:
         shown.update(10)
     assert "\rfit: 100%|" in capsys.readouterr().err
 
 
 def test_quiet_shows_nothing(clock, capsys):
-    with progress.quiet():
-        assert not progress.is_shown()
+    with progress_bar.quiet():
+        assert not progress_bar.is_shown()
         run(clock, 1)
-    assert progress.is_shown()
+    assert progress_bar.is_shown()
     assert capsys.readouterr().err == ""
 
 
