@@ -11,9 +11,10 @@ and derives from `Checked`. A single bound reads "must be at least 1", an `Inter
 
 import math
 import operator
+import os
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from numbers import Real
 from types import NoneType, UnionType
@@ -22,7 +23,9 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
+    TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -51,6 +54,12 @@ Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """Unsigned 32-bit number."""
 Share = Annotated[float, Interval(ge=0, lt=1)]
 """Rate, or decay of an average, in [0, 1)."""
+_ON_DISK = "a path"
+DiskPath = Annotated[str, _ON_DISK]
+"""Path of a file or folder; see `with_absolute_paths`."""
+
+
+Options = TypeVar("Options")
 
 
 class Checked:
@@ -99,6 +108,29 @@ def field_types(cls: type) -> dict[str, Any]:
     except NameError:
         return {}
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def with_absolute_paths(options: Options) -> Options:
+    """Returns nested options whose fields of the type `DiskPath` are absolute paths.
+
+    They mean the same from another working directory. Empty paths stay empty.
+    """
+    cls: Any = type(options)
+    changes: dict[str, Any] = {}
+    for name, hint in field_types(cls).items():
+        old = new = getattr(options, name)
+        if isinstance(old, str) and old and DiskPath in (hint, *get_args(hint)):
+            new = absolute_path(old)
+        elif is_dataclass(old):
+            new = with_absolute_paths(old)
+        if new is not old:
+            changes[name] = new
+    return replace(cast(Any, options), **changes) if changes else options
+
+
+def absolute_path(path: str) -> str:
+    """Returns the path from the root of the file system, without "~", "." and ".."."""
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def bounds_of(hint: Any) -> str:

@@ -21,8 +21,16 @@ class InputError(ValueError):
     def __init__(self, message: str):
         if len(message) > 5000:
             message = f"{message[:4997]}..."
-        escaped = (c if c.isprintable() else repr(c)[1:-1] for c in message)
-        super().__init__("".join(escaped))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""Returns the text with escapes for all characters that cannot be printed.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
+from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
@@ -130,6 +130,7 @@ VARIANTS = [
             FashionMNIST(path="p"),
             ImageFolder(path="p"),
             TFDS(name="mnist"),
+            Arrays(flip=True),
         )
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
@@ -300,7 +301,7 @@ def test_a_missing_field_takes_its_default(name):
     [
         ("training.num_steps", 0, "num_steps must be at least 1, got 0"),
         ("seed", -1, "seed must lie in"),
-        ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\); got 7"),
+        ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\), got 7"),
         ("schedule.type", "Cosin", "(?=.*'Cosin').*Cosine"),
         ("data", {"type": "Mnist"}, "(?=.*'Mnist').*TFDS"),
         ("sampling.sampler.variance", {}, "(?=.*type).*FixedSmall"),

@@ -17,10 +17,12 @@ from jaxdiff import __version__
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
+    DATA_OF_RUN,
     EXPERIMENT,
     JUDGE,
     MODEL,
-    USUAL_MODEL,
+    MODEL_AND_DATA,
+    USUAL_MODEL_AND_DATA,
     Command,
     File,
     Judge,
@@ -63,17 +65,17 @@ COMMANDS = {command.name: command for command in (
     Command(
         "compare", CompareOptions, compare,
         "measures sampler quality by number of network evaluations",
-        needs=(MODEL, JUDGE),
+        needs=(MODEL_AND_DATA, JUDGE),
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
         "measures the likelihood of held-out images and the sample quality",
-        needs=(MODEL,),
+        needs=(MODEL_AND_DATA,),
     ),
     Command(
         "ema", AveragesOptions, averages,
         "compares averages of the parameters by sample quality",
-        needs=(USUAL_MODEL,),
+        needs=(USUAL_MODEL_AND_DATA,),
     ),
     Command(
         "statistics", StatisticsOptions, statistics,
@@ -85,11 +87,13 @@ COMMANDS = {command.name: command for command in (
     ),
     Command("status", StatusOptions, status, "prints the contents of a run folder"),
     Command(
-        "replay", ReplayOptions, replay, "repeats one step and shows its batch"
+        "replay", ReplayOptions, replay, "repeats one step and shows its batch",
+        needs=(DATA_OF_RUN,),
     ),
     Command(
         "reproduce", ReproduceOptions, reproduce_or_exit,
         "repeats a run and compares checksums",
+        needs=(DATA_OF_RUN,),
     ),
     Command(
         "import", ImportOptions, import_model,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdiff.checks import DiskPath
 from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
 
@@ -34,7 +35,7 @@ class FashionMNIST:
     `--data tfds --data.name fashion_mnist` downloads the same images.
     """
 
-    path: str = "/usr/share/datasets/fashion-mnist"
+    path: DiskPath = "/usr/share/datasets/fashion-mnist"
     """Folder of the four IDX files, each uncompressed or compressed (.gz)."""
     flip: bool = False
     """If True, mirror training images left to right at random. All shoes point one
