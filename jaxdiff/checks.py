@@ -120,17 +120,12 @@ def with_absolute_paths(options: Options) -> Options:
     for name, hint in field_types(cls).items():
         old = new = getattr(options, name)
         if isinstance(old, str) and old and DiskPath in (hint, *get_args(hint)):
-            new = absolute_path(old)
+            new = os.path.abspath(os.path.expanduser(old))
         elif is_dataclass(old):
             new = with_absolute_paths(old)
         if new is not old:
             changes[name] = new
     return replace(cast(Any, options), **changes) if changes else options
-
-
-def absolute_path(path: str) -> str:
-    """Returns the path from the root of the file system, without "~", "." and ".."."""
-    return os.path.abspath(os.path.expanduser(path))
 
 
 def bounds_of(hint: Any) -> str:

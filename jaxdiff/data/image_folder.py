@@ -45,9 +45,9 @@ class ImageFolder(Checked):
     read the prepared images, as long as the files and the options are the same.
 
     Image files have the extension .png, .jpg, .jpeg, .webp, .bmp or .gif; hidden files
-    and links are skipped. A warning counts image files of other extensions. If every image lies in a sub-folder and there are at least
-    two sub-folders, these are the classes. `read_image` describes the conversion of an
-    image.
+    and links are skipped. A warning counts image files of other extensions. If every
+    image lies in a sub-folder and there are at least two sub-folders, these are the
+    classes. `read_image` describes the conversion of an image.
     """
 
     FLAG: ClassVar[str] = "folder"

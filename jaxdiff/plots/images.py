@@ -1,8 +1,9 @@
 """Pictures of images: grids of samples, strips and animations.
 
 Images are uint8 [N, H, W, C], enlarged by a whole factor, pixel by pixel. C = 1 is grey
-and C = 3 is RGB. Any other number of channels is drawn as grey images, side by side. Every function writes one file: `path` lies in an existing folder, or is
-an open binary file. Invalid arguments raise an `InputError`.
+and C = 3 is RGB. Any other number of channels is drawn as grey images, side by side.
+Every function writes one file: `path` lies in an existing folder, or is an open binary
+file. Invalid arguments raise an `InputError`.
 """
 
 import math

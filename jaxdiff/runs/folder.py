@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
-from jaxdiff.checks import absolute_path, with_absolute_paths
+from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
@@ -109,8 +109,6 @@ def _refuse_other(
     if known is not None and known == info.fingerprint and isinstance(options, dict):
         there["data"] = {"flip": options.get("flip")}
         here["data"] = {"flip": experiment.data.flip}
-    if isinstance(there.get("init"), str):  # relative in older runs
-        there["init"] = absolute_path(there["init"])
     found = serialization.differences(there, here)
     if not found:
         return

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, IsFinite
 
-from jaxdiff.checks import Checked, DiskPath, Seed, Share, check_finite
+from jaxdiff.checks import Checked, Seed, Share, check_finite
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -156,7 +156,7 @@ class Experiment(Checked):
     """Number of steps, batches, averages, and the policy for non-finite steps."""
     parallel: Parallel = field(default_factory=Pmap)
     """Layout of the devices; it changes the result only by rounding."""
-    init: DiskPath | None = None
+    init: str | None = None
     """Folder of another run, such as an imported model, whose averaged parameters
     are the initial ones as far as they fit; None starts from random ones. As a flag
     it makes the other run's network, schedule, prediction, objective and sampling
