@@ -25,10 +25,10 @@ class InputError(ValueError):
 
 
 def printable(text: str) -> str:
-    r"""Returns the text with escapes for all characters that cannot be printed.
+    """Returns text from elsewhere in one line that is safe to print in a terminal.
 
-    >>> printable("a\nb")
-    'a\\nb'
+    Line breaks, control characters (which start escape sequences), invisible characters
+    and bytes that are not UTF-8 are escaped.
     """
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -58,6 +58,9 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.step)  # else unpickling lacks the step
 
 
 def require(module: str) -> Any:

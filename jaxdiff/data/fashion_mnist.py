@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxdiff.checks import DiskPath
+from jaxdiff.checks import Checked, DiskPath
 from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
 
@@ -29,7 +29,7 @@ _MOST = 2**31  # most bytes of an IDX file's data; a header could claim any numb
 
 
 @dataclass(frozen=True, kw_only=True)
-class FashionMNIST:
+class FashionMNIST(Checked):
     """60,000 grey images of clothes to train on and 10,000 to test, of 28x28 pixels.
 
     `--data tfds --data.name fashion_mnist` downloads the same images.
