@@ -105,8 +105,8 @@ def _plain(value: Any, hint: Any) -> Any:
         parts = tuple(_plain(part, kinds[0]) for part in value)
         same = isinstance(value, tuple) and all(map(operator.is_, parts, value))
         return value if same else parts
-    if hint is int and isinstance(value, Real) and float(value).is_integer():
-        return value if isinstance(value, int) else int(value)
+    if hint is int and isinstance(value, float | np.floating) and _is_whole(value):
+        return int(value)
     if isinstance(value, np.bool_ | np.integer | np.floating):
         return value.item()
     if hint is str and isinstance(value, os.PathLike):

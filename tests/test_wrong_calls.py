@@ -111,7 +111,7 @@ NO_CLASSES = (
             r"schedule must be a built schedule, got Linear\. Call its method build",
         ),
         (
-            lambda: jd.sample(oracle, jd.DDIM(eta=jnp.ones(4)), SCHEDULE, KEY, B),
+            lambda: jd.sample(oracle, jd.DDIM(eta=jnp.ones(4)), SCHEDULE, KEY, B),  # type: ignore[arg-type]
             r"eta must be one number for all images, got shape \(4,\)\. Use jax\.vmap",
         ),
         (

@@ -153,7 +153,8 @@ def sample(
             f"sampler must be a pytree, got {type(sampler).__name__}. Decorate the "
             "class with jax.tree_util.register_dataclass."
         )
-    for name, hint in field_types(type(sampler)).items():
+    cls: Any = type(sampler)
+    for name, hint in field_types(cls).items():
         if bare(hint) is float and np.shape(getattr(sampler, name)):
             raise InputError(
                 f"{name} must be one number for all images, got shape "

@@ -33,6 +33,13 @@ def at(path, **changes):
     return dataclasses.replace(EXPERIMENT, data=data)
 
 
+def path_of(workdir):
+    """Returns the path of the images in a run's configuration."""
+    data = read_config(workdir)[0].data
+    assert isinstance(data, jd.data.ImageFolder)
+    return data.path
+
+
 @pytest.fixture(scope="module")
 def moved(tmp_path_factory):
     """Folder of a run whose images were moved after the first step, and their place."""
@@ -53,7 +60,7 @@ def moved(tmp_path_factory):
 
 def test_the_path_is_absolute_in_the_configuration(moved):
     workdir, _ = moved
-    assert read_config(workdir)[0].data.path == str(workdir.parent / "images")
+    assert path_of(workdir) == str(workdir.parent / "images")
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -65,7 +72,7 @@ def test_a_run_resumes_on_moved_data(moved, tmp_path, monkeypatch):
     monkeypatch.chdir(images.parent)
     for path in ("photos/", "./photos", str(images)):
         jd.train(at(path, stream=path == "./photos"), run, until=1, progress=False)
-        assert read_config(run)[0].data.path == str(images)
+        assert path_of(run) == str(images)
     monkeypatch.chdir(tmp_path)
     training, held_out = load_data_of(jd.load(run))
     assert len(training) + len(held_out) == 40
