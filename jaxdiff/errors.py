@@ -21,8 +21,16 @@ class InputError(ValueError):
     def __init__(self, message: str):
         if len(message) > 5000:
             message = f"{message[:4997]}..."
-        escaped = (c if c.isprintable() else repr(c)[1:-1] for c in message)
-        super().__init__("".join(escaped))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Returns text from elsewhere in one line that is safe to print in a terminal.
+
+    Line breaks, control characters (which start escape sequences), invisible characters
+    and bytes that are not UTF-8 are escaped.
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def shown(value: Any) -> str:
@@ -50,6 +58,9 @@ class NonFiniteError(FloatingPointError):
     def __init__(self, message: str, step: int):
         super().__init__(message)
         self.step = step
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.step)  # else unpickling lacks the step
 
 
 def require(module: str) -> Any:

@@ -3,7 +3,7 @@
 import re
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,8 @@ import numpy as np
 
 from jaxdiff.cli.flag_errors import HELP, flag_of, groups_of
 from jaxdiff.cli.flags import value_of
+from jaxdiff.data import Data, Digits
+from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.fine_tune import with_model_of
@@ -97,6 +99,37 @@ class Trained(Devices):
     """Step of the checkpoint. None takes the newest."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """Options of commands that read the data of a run."""
+
+    data: Data = field(default_factory=Digits)
+    """Dataset of the run. Its images and labels must be those of the training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedOnData(Trained, RunData):
+    """Options of commands that use a trained model and its data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DevicesAndData(Devices, RunData):
+    """Options of commands that load a trained model and its data."""
+
+
+def _with_data(cls: type[RunData]) -> Callable[[File, Sequence[str]], RunData]:
+    """Returns a function that creates the options with the data of the run folder."""
+
+    def create(file: File, words: Sequence[str]) -> RunData:
+        workdir = Path(value_of("--workdir", words) or file.workdir)
+        try:
+            return cls(data=read_config(workdir)[0].data)
+        except InputError:  # the command raises it again
+            return cls(data=file.config.data)
+
+    return create
+
+
 def _experiment(file: File, words: Sequence[str]) -> Experiment:
     """Returns the defaults of the flags of a training.
 
@@ -151,7 +184,10 @@ def _load(file: File, options: Any, devices: Devices) -> Run:
     step, ema = None, None
     if isinstance(devices, Trained):
         step, ema = devices.step, devices.ema
-    return load(options.workdir, step, devices.parallel, ema)
+    run = load(options.workdir, step, devices.parallel, ema)
+    if not isinstance(devices, RunData):
+        return run
+    return replace(run, experiment=replace(run.experiment, data=devices.data))
 
 
 CONFIG = Need(lambda file, *_: file.config)
@@ -164,5 +200,9 @@ EXPERIMENT = Need(lambda _, __, experiment: experiment, _experiment)
 """Experiment, or the options of the run that resumes, with the changes of the flags."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
-USUAL_MODEL = Need(_load, lambda *_: Devices())
-"""Trained model with its average of constant decay."""
+MODEL_AND_DATA = Need(_load, _with_data(TrainedOnData))
+"""Trained model, whose experiment names the data of the flags."""
+USUAL_MODEL_AND_DATA = Need(_load, _with_data(DevicesAndData))
+"""Trained model with its average of constant decay, and the data of the flags."""
+DATA_OF_RUN = Need(lambda _, __, options: options.data, _with_data(RunData))
+"""Data of the run, with the changes of the flags."""

@@ -16,10 +16,12 @@ import jax
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
+    DATA_OF_RUN,
     EXPERIMENT,
     JUDGE,
     MODEL,
-    USUAL_MODEL,
+    MODEL_AND_DATA,
+    USUAL_MODEL_AND_DATA,
     Command,
     File,
     Judge,
@@ -83,7 +85,7 @@ COMMANDS = {command.name: command for command in (
     Command(
         "compare", CompareOptions, compare,
         "measures samplers by number of network evaluations",
-        needs=(MODEL, JUDGE),
+        needs=(MODEL_AND_DATA, JUDGE),
         daily=(
             "workdir", "sampler", "evaluations", "guidance", "num", "seed", "json",
         ),
@@ -91,12 +93,13 @@ COMMANDS = {command.name: command for command in (
     Command(
         "evaluate", EvaluateOptions, evaluate,
         "measures the likelihood and the sample quality",
-        needs=(MODEL,), daily=("num", "num_terms", "ode_steps", *JUDGING, "json"),
+        needs=(MODEL_AND_DATA,),
+        daily=("num", "num_terms", "ode_steps", *JUDGING, "json"),
     ),
     Command(
         "ema", AveragesOptions, averages,
         "compares averages of the parameters by sample quality",
-        needs=(USUAL_MODEL,), daily=("lengths", *JUDGING),
+        needs=(USUAL_MODEL_AND_DATA,), daily=("lengths", *JUDGING),
     ),
     Command(
         "statistics", StatisticsOptions, statistics,
@@ -109,11 +112,13 @@ COMMANDS = {command.name: command for command in (
     ),
     Command("status", StatusOptions, status, "prints the contents of a run folder"),
     Command(
-        "replay", ReplayOptions, replay, "repeats one step and shows its batch"
+        "replay", ReplayOptions, replay, "repeats one step and shows its batch",
+        needs=(DATA_OF_RUN,),
     ),
     Command(
         "reproduce", ReproduceOptions, reproduce_or_exit,
         "repeats a run and compares checksums",
+        needs=(DATA_OF_RUN,),
     ),
     Command(
         "import", ImportOptions, import_model,

@@ -1,6 +1,6 @@
 """The command `replay`: one step of a run again, in detail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,16 @@ class ReplayOptions:
     """Folder for replay-STEP.npz and replay-STEP.png. None takes the run folder."""
 
 
-def replay(options: ReplayOptions) -> None:
+def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None:
     """Repeats a step from the checkpoint before it, and prints its details.
 
     On the same devices, the steps up to it are bitwise identical to the run's. If
     `steps_per_dispatch` is above 1, they agree up to rounding. The files of the run
     stay as they are.
+
+    Args:
+        options: options of the command.
+        data_of_run: data of the run, if they have moved.
 
     Raises:
         InputError: there is no such run or step, or the data has changed.
@@ -73,6 +77,8 @@ def replay(options: ReplayOptions) -> None:
         )
     out = options.out or workdir
     ensure_writable(out, "--out" if options.out else "--workdir")
+    if data_of_run is not None:
+        experiment = replace(experiment, data=data_of_run)
     trainer = Trainer.of(experiment)
     check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:

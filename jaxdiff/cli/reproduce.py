@@ -1,7 +1,7 @@
 """The command `reproduce`: a run again from its folder, compared by checksums."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ import jax
 import numpy as np
 
 from jaxdiff.cli.train import devices_again
+from jaxdiff.data import Data
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Pmap, cpu_devices
 from jaxdiff.parallel.processes import exit_process, is_first
-from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
+from jaxdiff.runs.folder import CHECKPOINTS, METRICS, check_workdir, read_config
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.stages import segments, stages_before
-from jaxdiff.runs.train import train
+from jaxdiff.runs.train import run_training
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.training.initialize import init_shapes, placed
@@ -32,18 +34,23 @@ class ReproduceOptions:
     """Folder of the second run. None adds -again to the name of the run folder."""
 
 
-def reproduce(options: ReproduceOptions) -> bool:
+def reproduce(options: ReproduceOptions, data: Data | None = None) -> bool:
     """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
     The second run has the first one's configuration and stages, and the code, versions
     and devices of now. Their differences are printed.
+
+    Args:
+        options: options of the command.
+        data: data of the run, if they have moved.
 
     Returns:
         True if all parts of the train state (parameters, averages, optimizer) and the
         lines of metrics are bitwise identical.
 
     Raises:
-        InputError: there is no run, or it has no checkpoint; see also `train`.
+        InputError: there is no run, it has no checkpoint, or the data have changed; see
+            also `train`.
     """
     first = options.workdir
     cpu_devices.use(devices_again(first))
@@ -60,10 +67,14 @@ def reproduce(options: ReproduceOptions) -> bool:
         if step is None:
             raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
         stages = stages_before(checkpoints.record(step), experiment)
+    if data is not None:
+        experiment = replace(experiment, data=data)
     with Checkpoints(again / CHECKPOINTS) as checkpoints:
         done = newest_step(checkpoints) or 0
     for part, _, until in segments(stages, experiment, min(done, step - 1), step):
-        train(part, again, until=until)
+        trainer = Trainer.of(part)
+        check_workdir(first, experiment, trainer.info)
+        run_training(trainer, again, until=until)
 
     shapes = init_shapes(experiment, info)
     template = placed(shapes, Pmap().shardings(shapes))
@@ -89,9 +100,9 @@ def reproduce(options: ReproduceOptions) -> bool:
     return same
 
 
-def reproduce_or_exit(options: ReproduceOptions) -> None:
+def reproduce_or_exit(options: ReproduceOptions, data: Data | None = None) -> None:
     """Runs a run again; exits with code 1 if the two runs differ."""
-    if not reproduce(options):
+    if not reproduce(options, data):
         exit_process(1)
 
 

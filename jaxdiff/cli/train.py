@@ -11,8 +11,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
-from jaxdiff.data import ImageFolder, to_uint8
-from jaxdiff.data.image_folder import ENDINGS
+from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
@@ -104,17 +103,9 @@ def _about(trainer: Trainer) -> list[str]:
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)
-    lines = [
-        f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
-        f"{classes}"
-    ]
-    if isinstance(experiment.data, ImageFolder):
-        skipped = experiment.data.skipped_files()
-        if skipped:
-            files = ", ".join(f"{count:,} {kind}" for kind, count in skipped.items())
-            lines.append(f"not read: {files} (images are {', '.join(ENDINGS)})")
     return [
-        *lines,
+        f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
+        f"{classes}",
         f"network: {size:,} parameters",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",

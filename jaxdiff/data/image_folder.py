@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -13,18 +12,26 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from jaxdiff.checks import Checked, Share
+from jaxdiff.checks import Checked, DiskPath, Share
 from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.image_files import Channels, Size, read_image
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
-from jaxdiff.errors import InputError, first_line, require
+from jaxdiff.errors import InputError, first_line, printable, require
 from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
-SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
-"""Names of sub-folders that are splits in other programs."""
+_OTHERS = (
+    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".heic", ".heif", ".jfif",
+    ".jp2", ".jpe", ".jxl", ".nef", ".pbm", ".pgm", ".pnm", ".ppm", ".raw",
+    ".svg", ".tga", ".tif", ".tiff",
+)  # fmt: skip
+"""Extensions of other image files, which are counted in a warning."""
+_SPLITS = {
+    "dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"
+}  # fmt: skip
+"""Names of sub-folders that look like the splits of a dataset, not like classes."""
 _VERSION = 1  # of the preparation; a new version prepares all images again
 _NAMED = 3  # number of unreadable files that a warning names
 
@@ -38,14 +45,14 @@ class ImageFolder(Checked):
     read the prepared images, as long as the files and the options are the same.
 
     Image files have the extension .png, .jpg, .jpeg, .webp, .bmp or .gif; hidden files
-    and links are skipped. If every image lies in a sub-folder and there are at least
-    two sub-folders, these are the classes. `read_image` describes the conversion of an
-    image.
+    and links are skipped. A warning counts image files of other extensions. If every
+    image lies in a sub-folder and there are at least two sub-folders, these are the
+    classes. `read_image` describes the conversion of an image.
     """
 
     FLAG: ClassVar[str] = "folder"
 
-    path: str = ""
+    path: DiskPath = ""
     """Path of the folder."""
 
     size: Size = 32
@@ -78,25 +85,22 @@ class ImageFolder(Checked):
                 `bad_files` is "stop".
 
         Warns:
-            UserWarning: If unreadable files are left out, or if the classes of the
-                training images have the names of splits, such as train and test.
+            UserWarning: If unreadable files or image files of other extensions are left
+                out, or if the classes have the names of splits, such as train and test.
         """
         check_split(split)
         root = self._root()
-        files = image_files(root)
+        files, others = image_files(root)
+        skipped = f" ({_counted(others)} are skipped)" if others else ""
         if not files:
             raise InputError(
-                f"there is no image in {str(root)!r}. Give a folder of files with the "
-                f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
+                f"there is no image in {str(root)!r}{skipped}. Give a folder of files "
+                f"with the extensions {' '.join(ENDINGS)} (links and hidden files are "
+                "skipped)."
             )
         classes = class_names(files)
-        if classes and split == "train" and SPLITS.issuperset(map(str.lower, classes)):
-            warnings.warn(
-                f"took the sub-folders {', '.join(classes)} of {str(root)!r} as "
-                f"classes. Name one as the path, such as {str(root / classes[-1])!r}, "
-                "to use its images alone.",
-                stacklevel=2,
-            )
+        if split == "train":
+            _warn_contents(root, others, classes or [])
         chosen = [
             name for name in files
             if is_held_out(name, self.held_out) == (split == "test")
@@ -115,17 +119,6 @@ class ImageFolder(Checked):
             label_key=None if classes is None else "label",
             stream=self.stream,
         )
-
-    def skipped_files(self) -> dict[str, int]:
-        """Returns the number of files that are not read, by extension, largest first.
-
-        Links count as "link", and files without extension as "other". Hidden files do
-        not count.
-        """
-        found = Counter(
-            _kind(entry) for _, entry in _walk(self._root()) if not _is_image(entry)
-        )
-        return dict(found.most_common())
 
     def _root(self) -> Path:
         if not self.path:
@@ -161,7 +154,7 @@ class ImageFolder(Checked):
             split=split,
             names=names,
             labels=[numbers[name.parts[0]] for name in names] if classes else None,
-            class_names=classes,
+            class_names=classes and list(map(printable, classes)),
             shape=(self.size, self.size, self.channels),
             read=read,
         )
@@ -189,6 +182,31 @@ class ImageFolder(Checked):
         return digest.hexdigest()[:24]
 
 
+def _warn_contents(root: Path, others: list[Path], classes: list[str]) -> None:
+    """Warns about image files of other extensions, and about splits as classes."""
+    if others:
+        warnings.warn(
+            f"skipped {_counted(others)} in {str(root)!r}. Convert them to PNG or JPEG "
+            "to use them.",
+            stacklevel=3,
+        )
+    if classes and _SPLITS.issuperset(map(str.lower, classes)):
+        likely = max(classes, key=lambda name: name.lower().startswith("train"))
+        warnings.warn(
+            f"used the sub-folders {', '.join(classes)} of {str(root)!r} as classes, "
+            "although they look like splits. To train on one of them, set --data.path "
+            f"to {str(root / likely)!r}.",
+            stacklevel=3,
+        )
+
+
+def _counted(files: list[Path]) -> str:
+    """Returns the number of files by extension: "2 ... (1 .jfif, 1 .tiff)"."""
+    counts = Counter(file.suffix.lower() for file in files)
+    parts = ", ".join(f"{counts[ending]} {ending}" for ending in sorted(counts))
+    return f"{len(files)} image files of other extensions ({parts})"
+
+
 def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
     """Warns about the files that were left out, if any."""
     if reasons:
@@ -201,18 +219,22 @@ def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
         )
 
 
-def image_files(root: Path) -> list[Path]:
-    """Returns the image files below a folder, as sorted relative paths.
+def image_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the image files below a folder, and those of other extensions.
+
+    The paths are relative to the folder, and sorted.
 
     Raises:
         InputError: If a folder cannot be listed.
     """
-    found = (path for path, entry in _walk(root) if _is_image(entry))
-    return sorted(found, key=lambda path: path.parts)
+    images, others = list[Path](), list[Path]()
+    for path in sorted(_walk(root), key=lambda path: path.parts):
+        known = path.name.lower().endswith(ENDINGS)
+        (images if known else others).append(path)
+    return images, others
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:
-    """Yields the relative path and the entry of each file or link below a folder."""
+def _walk(root: Path) -> Iterator[Path]:
     folders = [Path()]
     while folders:
         folder = folders.pop()
@@ -229,20 +251,10 @@ def _walk(root: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:
             # A link might lead out of the folder, or back into it without end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(folder / entry.name)
-            else:
-                yield folder / entry.name, entry
-
-
-def _is_image(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower().endswith(ENDINGS) and entry.is_file(follow_symlinks=False)
-
-
-def _kind(entry: os.DirEntry[str]) -> str:
-    """Returns the extension of a file, "link" or "other"."""
-    ending = Path(entry.name).suffix.lower()
-    # A longer extension, or one of other characters, is part of a name.
-    plain = re.fullmatch(r"\.\w{1,8}", ending, re.ASCII)
-    return "link" if entry.is_symlink() else ending if plain else "other"
+            elif entry.name.lower().endswith(ENDINGS + _OTHERS) and entry.is_file(
+                follow_symlinks=False
+            ):
+                yield folder / entry.name
 
 
 def class_names(files: list[Path]) -> list[str] | None:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
+from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
@@ -44,9 +45,14 @@ NOT_TRAINING = (
     "training.max_skips",
     "network.remat",
 )
-"""Parts of an experiment that do not change the result of training."""
+"""Parts of an experiment that do not change the result of training.
+
+The fingerprint identifies the training images. If it is equal, only `flip` matters of
+the experiment's options of the data: the images may lie elsewhere.
+"""
 CHANGEABLE = ("optimizer", "training.num_steps")
 """Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
+_PLACES = ("data.path: ", "data.data_dir: ")
 _LARGEST = 2**20  # most pixels per side, channels and classes
 
 
@@ -103,17 +109,22 @@ def _refuse_other(
 ) -> None:
     here = _without(training_part(experiment, info), CHANGEABLE)
     there = _without(serialization.with_new_names(there), CHANGEABLE)
-    told = there.get("info")
-    if isinstance(told, dict) and told.get("fingerprint") is None:
+    told, options = there.get("info"), there.get("data")
+    known = told.get("fingerprint") if isinstance(told, dict) else None
+    if isinstance(told, dict) and known is None:
         here["info"]["fingerprint"] = None  # older runs did not store it
         told.setdefault("fingerprint", None)
+    if known is not None and known == info.fingerprint and isinstance(options, dict):
+        there["data"] = {"flip": options.get("flip")}
+        here["data"] = {"flip": experiment.data.flip}
     found = serialization.differences(there, here)
     if not found:
         return
-    if len(found) == 1 and found[0].startswith("info.fingerprint: "):
+    others = [line for line in found if not line.startswith(_PLACES)]
+    if len(others) == 1 and others[0].startswith("info.fingerprint: "):
         raise InputError(
-            f"{what} of other data (fingerprint {found[0].partition(': ')[2]}): images "
-            f"or labels have changed. Restore them, or {remedy}."
+            f"{what} of other data (fingerprint {others[0].partition(': ')[2]}): "
+            f"images or labels have changed. Restore them, or {remedy}."
         )
     raise InputError(
         f"{what} of another configuration ({'; '.join(found)}). Use the same options, "
@@ -171,7 +182,8 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """Returns the contents of config.json."""
-    return {"experiment": serialization.to_dict(experiment), "data": info._asdict()}
+    options = serialization.to_dict(with_absolute_paths(experiment))
+    return {"experiment": options, "data": info._asdict()}
 
 
 def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

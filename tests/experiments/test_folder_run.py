@@ -95,10 +95,9 @@ def test_before_training_it_says_what_it_read(said, trained):
     training, held_out = (
         len(trained.experiment.data.load(split)) for split in ("train", "test")
     )
-    assert said.splitlines()[:2] == [
-        f"data: {training} images of 8x8x3 to train on, {held_out} held out; 3 classes",
-        "not read: 2 .tiff, 1 .txt (images are .png, .jpg, .jpeg, .webp, .bmp, .gif)",
-    ]
+    assert said.splitlines()[0] == (
+        f"data: {training} images of 8x8x3 to train on, {held_out} held out; 3 classes"
+    )
 
 
 @pytest.mark.usefixtures("standard_promotion")
