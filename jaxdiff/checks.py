@@ -11,9 +11,10 @@ and derives from `Checked`. A single bound reads "must be at least 1", an `Inter
 
 import math
 import operator
+import os
 import warnings
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from numbers import Real
 from types import NoneType, UnionType
@@ -22,7 +23,9 @@ from typing import (
     Any,
     Literal,
     NamedTuple,
+    TypeVar,
     Union,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -51,6 +54,10 @@ Seed = Annotated[int, Interval(ge=0, lt=2**32)]
 """Unsigned 32-bit number."""
 Share = Annotated[float, Interval(ge=0, lt=1)]
 """Rate, or decay of an average, in [0, 1)."""
+DiskPath = Annotated[str, "a path"]
+"""Path of a file or folder; see `with_absolute_paths`."""
+
+Options = TypeVar("Options")
 
 
 class Checked:
@@ -63,8 +70,9 @@ class Checked:
 def check_fields(options: Any) -> None:
     """Checks that all fields lie in the bounds, or choices, that their types declare.
 
-    Only numbers are compared with bounds. Tracers, which JAX puts into fields, are
-    skipped.
+    NumPy numbers, whole floats for integers, lists for tuples and `os.PathLike` objects
+    for text become the plain values that they stand for. Only numbers are compared with
+    bounds. Tracers, which JAX puts into fields, are skipped.
 
     Raises:
         InputError: a field is out of its bounds.
@@ -72,6 +80,38 @@ def check_fields(options: Any) -> None:
     cls: Any = type(options)
     for name, hint in field_types(cls).items():
         check_value(name, getattr(options, name), hint)
+    make_plain(options)
+
+
+def make_plain(options: Any) -> None:
+    """Replaces values of the fields by the plain values of their types; in place.
+
+    The values stay equal, except paths. Values of other types stay as they are.
+    """
+    cls: Any = type(options)
+    for name, hint in field_types(cls).items():
+        plain = _plain(getattr(options, name), hint)
+        if plain is not getattr(options, name):
+            object.__setattr__(options, name, plain)
+
+
+def _plain(value: Any, hint: Any) -> Any:
+    """Returns the plain value of a type for one that stands for it; else the value."""
+    hint = bare(hint)
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType) and kinds[1:] == (NoneType,):
+        return _plain(value, kinds[0])
+    if origin is tuple and isinstance(value, list | tuple):
+        parts = tuple(_plain(part, kinds[0]) for part in value)
+        same = isinstance(value, tuple) and all(map(operator.is_, parts, value))
+        return value if same else parts
+    if hint is int and isinstance(value, float | np.floating) and _is_whole(value):
+        return int(value)
+    if isinstance(value, np.bool_ | np.integer | np.floating):
+        return value.item()
+    if hint is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
 
 
 def check_value(name: str, value: Any, hint: Any) -> None:
@@ -101,6 +141,29 @@ def field_types(cls: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(cls)}
 
 
+def with_absolute_paths(options: Options) -> Options:
+    """Returns nested options whose fields of the type `DiskPath` are absolute paths.
+
+    They mean the same from another working directory. Empty paths stay empty.
+    """
+    cls: Any = type(options)
+    changes: dict[str, Any] = {}
+    for name, hint in field_types(cls).items():
+        old = new = getattr(options, name)
+        if isinstance(old, str) and old and DiskPath in (hint, *get_args(hint)):
+            new = os.path.abspath(os.path.expanduser(old))
+        elif is_dataclass(old):
+            new = with_absolute_paths(old)
+        if new is not old:
+            changes[name] = new
+    return replace(cast(Any, options), **changes) if changes else options
+
+
+def bare(hint: Any) -> Any:
+    """Returns a type without the bounds that it declares."""
+    return get_args(hint)[0] if get_origin(hint) is Annotated else hint
+
+
 def bounds_of(hint: Any) -> str:
     """Returns the bounds that a type declares, such as "at least 1", or "" if none."""
     return ", ".join(rule.words for rule in _rules(hint) if rule.is_bound)
@@ -121,6 +184,8 @@ def _rules(hint: Any) -> tuple[_Rule, ...]:
     origin, kinds = get_origin(hint), get_args(hint)
     if hint is int:
         return (_Rule("a whole number", _is_whole, is_bound=False),)
+    if hint is float:
+        return (_Rule("a number", _is_number, is_bound=False),)
     if origin is Annotated:
         bounds = [bound for bound in kinds[1:] if isinstance(bound, _BOUNDS)]
         return _rules(kinds[0]) + tuple(_rule(bound, kinds[0]) for bound in bounds)
@@ -129,14 +194,25 @@ def _rules(hint: Any) -> tuple[_Rule, ...]:
         words = f"{', '.join(most)} or {last}"
         return (_Rule(words, lambda value: value in kinds, is_bound=False),)
     if origin is tuple:
-        return _lifted(lambda holds, value: all(map(holds, value)), kinds[0])
+        rules = _lifted(lambda holds, value: all(map(holds, value)), kinds[0])
+        return (_Rule("a tuple", _is_tuple, is_bound=False), *rules)
     if origin in (Union, UnionType) and kinds[1:] == (NoneType,):
         return _lifted(lambda holds, value: value is None or holds(value), kinds[0])
     return ()
 
 
 def _is_whole(value: Any) -> bool:
-    return not isinstance(value, Real) or float(value).is_integer()
+    if isinstance(value, Real):
+        return float(value).is_integer()
+    return _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, str)
+
+
+def _is_tuple(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _lifted(lift: Callable[..., bool], hint: Any) -> tuple[_Rule, ...]:
@@ -201,22 +277,6 @@ def check_seed(seed: int) -> None:
 def is_finite(value: float) -> bool:
     """Returns True if a number is finite in float32, the type of the computation."""
     return abs(value) <= float(np.finfo(np.float32).max)
-
-
-def check_finite(options: Any, prefix: str = "") -> None:
-    """Checks that all floats in nested options are finite in float32.
-
-    A larger number would become infinite in float32, and JSON has no infinite numbers.
-
-    Raises:
-        InputError: a field has another number.
-    """
-    for field in fields(options):
-        value, name = getattr(options, field.name), f"{prefix}{field.name}"
-        if is_dataclass(value):
-            check_finite(value, f"{name}.")
-        elif isinstance(value, float) and not is_finite(value):
-            raise InputError(f"{name} must be a finite float32, got {value:g}")
 
 
 VISIBLE_SIGNAL = 0.05

@@ -60,6 +60,9 @@ class NonFiniteError(FloatingPointError):
         super().__init__(message)
         self.step = step
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.step)  # else unpickling lacks the step
+
 
 def require(module: str) -> Any:
     """Imports an optional package, or a module in it, when the caller needs it.

@@ -7,9 +7,18 @@ name the field.
 import dataclasses
 import re
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import (
+    Any,
+    Literal,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from jaxdiff.checks import is_finite
+from jaxdiff.checks import bare, field_types, is_finite, make_plain
 from jaxdiff.errors import InputError, require, shown
 from jaxdiff.names import CLASSES
 
@@ -49,6 +58,78 @@ def from_dict(
     except Exception as error:
         reasons = "; ".join(cattrs.transform_error(error, cls.__name__, _reason))
         raise InputError(f"{what}: {reasons}") from error
+
+
+def check_plain(options: Any, prefix: str = "") -> None:
+    """Checks that a configuration file can hold nested options.
+
+    Values that stand for plain ones, such as NumPy numbers, are replaced by these.
+
+    Raises:
+        InputError: a field has a value of another type, an object of a class that its
+            union lacks, or a number that is not finite in float32.
+    """
+    cls: Any = type(options)
+    make_plain(options)
+    for name, hint in field_types(cls).items():
+        value, path = getattr(options, name), f"{prefix}{name}"
+        members = union_members(hint) or ((hint,) if _is_options(hint) else ())
+        if type(value) in members:
+            check_plain(value, f"{path}.")
+        elif members:
+            raise InputError(_other_object(path, value, members))
+        elif isinstance(value, float) and not is_finite(value):
+            raise InputError(f"{path} must be a finite float32, got {value:g}")
+        elif not _fits(value, hint):
+            raise InputError(f"{path} must be {_described(hint)}, got {shown(value)}")
+
+
+def _is_options(hint: Any) -> bool:
+    return isinstance(hint, type) and dataclasses.is_dataclass(hint)
+
+
+def _other_object(path: str, value: Any, members: tuple[type, ...]) -> str:
+    """Returns the message for an object that is not one of the union's options."""
+    names = ", ".join(member.__name__ for member in members)
+    message = f"{path} must be an object of {names}, got "
+    if value in members:
+        return f"{message}the class. Write {value.__name__}()."
+    return (
+        f"{message}{shown(type(value).__name__)}. A run folder records options of "
+        "these classes only. Pass parts of your own to jaxdiff.Model, training.fit and "
+        "sample."
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Returns True if a value has a plain type, such as `tuple[int, ...]`."""
+    hint = bare(hint)
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(_fits(value, kind) for kind in kinds)
+    if origin is Literal:
+        return any(type(value) is type(kind) and value == kind for kind in kinds)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(v, kinds[0]) for v in value)
+    if hint is NoneType:
+        return value is None
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def _described(hint: Any) -> str:
+    """Returns the values of a plain type in words."""
+    hint = bare(hint)
+    origin, kinds = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(map(_described, kinds))
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, kinds))}"
+    if origin is tuple:
+        return f"a tuple, each entry {_described(kinds[0])}"
+    return _KINDS.get(hint, "None")
 
 
 def differences(

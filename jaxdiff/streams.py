@@ -63,6 +63,12 @@ class Tolerant:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
+    def __eq__(self, other: object) -> bool:  # tqdm clears bars of equal streams
+        return self._stream is getattr(other, "_stream", other)
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
 
 def tolerant(stream: Any) -> Any:
     """Returns a stream as a `Tolerant`; the same object if it is one already."""

@@ -14,9 +14,9 @@ import jaxdiff
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
     "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
-    "serialization", "parallel", "storage", "plots", "schedules", "denoisers",
-    "networks", "data", "samplers", "losses", "training", "runs", "evaluation",
-    "report", "pretrained", "cli",
+    "serialization", "progress_bar", "parallel", "storage", "plots", "schedules",
+    "denoisers", "networks", "data", "samplers", "losses", "training", "runs",
+    "evaluation", "report", "pretrained", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
@@ -24,7 +24,7 @@ ONLY = {
     "cattrs": {"serialization"}, "filelock": {"storage"}, "platformdirs": {"storage"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
-    "tqdm": {"data", "cli", "runs", "training"}, "tensorboardX": {"storage"},
+    "tqdm": {"data", "progress_bar", "runs"}, "tensorboardX": {"storage"},
     "grain": {"data"},
     "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
@@ -91,6 +91,7 @@ def test_import_is_light():
         "jaxdiff.networks.unet",
         "jaxdiff.schedules.discrete",
         "jaxdiff.training.ema",
+        "jaxdiff.runs.forecast",
     ],
 )
 def test_examples_in_docstrings(name):

@@ -24,6 +24,7 @@ from annotated_types import (
 
 from jaxdiff.checks import (
     Checked,
+    DiskPath,
     Seed,
     bounds_of,
     check_fields,
@@ -67,7 +68,7 @@ def probes(hint: Any) -> Iterator[tuple[Any, bool]]:
     elif type(None) in kinds:
         yield None, True
         yield from probes(kinds[0])
-    elif get_origin(hint) is Annotated:
+    elif get_origin(hint) is Annotated and hint is not DiskPath:
         kind = kinds[0]
         for bound in kinds[1:]:
             for part in bound if isinstance(bound, Interval) else [bound]:

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
+from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
@@ -130,6 +130,7 @@ VARIANTS = [
             FashionMNIST(path="p"),
             ImageFolder(path="p"),
             TFDS(name="mnist"),
+            Arrays(flip=True),
         )
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 class Broken(io.StringIO):
     """Stream on which each write and flush fails."""
 
-    encoding = "utf-8"  # type: ignore[assignment]
+    encoding = "utf-8"
 
     def __init__(self, number):
         super().__init__()
@@ -64,7 +64,7 @@ def test_text_is_written_again_after_a_fault():
 def test_a_character_that_the_terminal_lacks_is_replaced():
     inner = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
     print("1.5 ± 0.1 bits", file=Tolerant(inner))
-    assert inner.buffer.getvalue() == b"1.5 ? 0.1 bits\n"  # type: ignore[attr-defined]
+    assert inner.buffer.getvalue() == b"1.5 ? 0.1 bits\n"
 
 
 @FAULTS

@@ -1,6 +1,7 @@
 """Wrong calls in Python: each raises a one-line `InputError` with name and value."""
 
 import dataclasses
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -94,6 +95,25 @@ NO_CLASSES = (
         (lambda: sample(()), r"shape must have positive sizes, got \(\)"),
         (lambda: sample((4, 0, 8, 1)), r"positive sizes, got \(4, 0, 8, 1\)"),
         (lambda: sample(every=0), "every must be at least 1, got 0"),
+        (lambda: sample(every=1.5), r"every must be a whole number, got 1\.5"),
+        (
+            lambda: sample(
+                levels=SCHEDULE.level(SCHEDULE.times)._replace(t=jnp.ones(2))
+            ),
+            r"levels must have fields of one shape \[N \+ 1\], got \[\(2,\), \(8,\)",
+        ),
+        (
+            lambda: jd.sample(oracle, jd.DDIM, SCHEDULE, KEY, B),  # type: ignore[arg-type]
+            r"sampler must be an object, got the class\. Write DDIM\(\)",
+        ),
+        (
+            lambda: jd.sample(oracle, jd.DDPM(), jd.Linear(), KEY, B),  # type: ignore[arg-type]
+            r"schedule must be a built schedule, got Linear\. Call its method build",
+        ),
+        (
+            lambda: jd.sample(oracle, jd.DDIM(eta=jnp.ones(4)), SCHEDULE, KEY, B),  # type: ignore[arg-type]
+            r"eta must be one number for all images, got shape \(4,\)\. Use jax\.vmap",
+        ),
         (
             lambda: sample(indices=jnp.arange(3)),
             r"indices must have shape \(4,\), got \(3,\)",
@@ -236,6 +256,11 @@ def test_a_wrong_call_of_a_network_with_classes(classes, call: Call, message):
 def test_more_wrong_calls(classes, call: Call, message):
     with pytest.raises(jd.InputError, match=message):
         call(*classes)
+
+
+def test_a_non_finite_error_crosses_process_borders():
+    error = pickle.loads(pickle.dumps(jd.errors.NonFiniteError("the loss is nan", 3)))
+    assert (str(error), error.step) == ("the loss is nan", 3)
 
 
 def test_an_input_error_is_one_line_of_limited_length():

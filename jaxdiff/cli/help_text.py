@@ -2,13 +2,16 @@
 
 import dataclasses
 import io
+import os
 import re
 import shutil
 import sys
 import textwrap
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from jaxdiff.checks import bounds_of
+from jaxdiff.cli.flag_table import owners_of
 
 _FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups for daily use
 
@@ -26,11 +29,33 @@ class Terminal(io.StringIO):
         return self._shown.encoding.lower()
 
     def isatty(self) -> bool:
-        """Returns True for a terminal, where the help has colours."""
-        return self._shown.isatty()
+        """Returns True for a terminal, where the help has colours, unless NO_COLOR."""
+        return self._shown.isatty() and not os.environ.get("NO_COLOR")
 
 
-def wrapped(description: str) -> str:
+def print_help(description: str, usage: str, flags: str = "") -> None:
+    """Prints the help of a program or a command.
+
+    Args:
+        description: paragraphs, which are wrapped to the terminal except those that
+            start with a space.
+        usage: the command line.
+        flags: the description of the flags.
+    """
+    print(f"usage: {usage}\n\n{_wrapped(description)}\n\n{flags}", end="")
+
+
+def table(rows: Mapping[str, str]) -> str:
+    """Returns names with their texts, wrapped into two columns."""
+    return "\n".join(
+        textwrap.fill(
+            text, width=78, initial_indent=f"  {name:21}", subsequent_indent=" " * 23
+        )
+        for name, text in rows.items()
+    )
+
+
+def _wrapped(description: str) -> str:
     """Wraps a text to the terminal, except lines that start with a space."""
     width = shutil.get_terminal_size().columns
     paragraphs = re.split(r"\n(?: *\n)+", description.strip())
@@ -40,13 +65,16 @@ def wrapped(description: str) -> str:
     )
 
 
-def rules_of_help(tyro: Any) -> Any:
+def rules_of_help(
+    tyro: Any, options: Sequence[Any], shown: Collection[str], together: type
+) -> Any:
     """Returns rules for tyro that make the help of a class.
 
     They show the bounds of a field next to its default, join the lines of its text,
-    and put the groups for daily use first.
+    put the groups for daily use first, and omit fields that are not in `shown`.
     """
     registry = tyro.constructors.ConstructorRegistry()
+    owners = set(owners_of(options, shown))
     read: list[Any] = []  # the class that the rule of tyro reads now
 
     @registry.struct_rule
@@ -59,7 +87,11 @@ def rules_of_help(tyro: Any) -> Any:
         fields = [
             dataclasses.replace(
                 field,
-                type=_with_bounds(tyro, field.type, field.default),
+                type=_with_bounds(tyro, field.type, field.default)
+                if not shown
+                or info.type is together
+                or (info.type, field.name) in owners
+                else tyro.conf.Suppress[field.type],
                 helptext=_joined(field.helptext),
             )
             for field in spec.fields

@@ -1,6 +1,6 @@
 """The command `replay`: one step of a run again, in detail."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import data, plots
-from jaxdiff.cli.command import Located
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
@@ -24,6 +23,7 @@ from jaxdiff.runs.folder import (
     check_workdir,
     read_config,
 )
+from jaxdiff.runs.stages import Stage, segments, stages_before
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable, read_json, replacing
@@ -48,12 +48,16 @@ class ReplayOptions:
     """Folder for replay-STEP.npz and replay-STEP.png. None takes the run folder."""
 
 
-def replay(options: ReplayOptions, located: Located | None = None) -> None:
+def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None:
     """Repeats a step from the checkpoint before it, and prints its details.
 
     On the same devices, the steps up to it are bitwise identical to the run's. If
     `steps_per_dispatch` is above 1, they agree up to rounding. The files of the run
     stay as they are.
+
+    Args:
+        options: options of the command.
+        data_of_run: data of the run, if they have moved.
 
     Raises:
         InputError: there is no such run or step, or the data has changed.
@@ -63,8 +67,6 @@ def replay(options: ReplayOptions, located: Located | None = None) -> None:
         raise InputError("replay must run in one process. Start it without a launcher.")
     workdir, step = options.workdir, options.step
     experiment, _ = read_config(workdir)
-    if located is not None:
-        experiment = located.where(experiment)
     if step is None:
         if not (workdir / NONFINITE).exists():
             raise InputError(
@@ -77,9 +79,15 @@ def replay(options: ReplayOptions, located: Located | None = None) -> None:
         )
     out = options.out or workdir
     ensure_writable(out, "--out")
+    if data_of_run is not None:
+        experiment = replace(experiment, data=data_of_run)
     trainer = Trainer.of(experiment)
     check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
+
+        def read_stages(newest: int | None) -> list[Stage]:
+            record = {} if newest is None else checkpoints.record(newest)
+            return stages_before(record, experiment)
 
         def read(start: int | None) -> tuple[int, TrainState]:
             if start is not None:
@@ -87,13 +95,16 @@ def replay(options: ReplayOptions, located: Located | None = None) -> None:
                 check_record(record, workdir, experiment, trainer.info)
             return start or 0, trainer.initial_state(checkpoints, start)
 
+        stages = checkpoints.read_newest(read_stages)
         latest = partial(checkpoints.latest, below=step)
         start, state = checkpoints.read_newest(read, latest)
         state = experiment.parallel.localize(state)
     with bar(step - start, "replay", "step") as done:
-        for at, batches in trainer.feed(start, step - 1):
-            state, _ = trainer.advance(state, batches)
-            done(at - start)
+        for part, begin, until in segments(stages, experiment, start, step):
+            trainer = Trainer.of(part, trainer.dataset)
+            for at, batches in trainer.feed(begin, min(until, step - 1)):
+                state, _ = trainer.advance(state, batches)
+                done(at - start)
         before = jax.device_get(experiment.parallel.globalize(state))
         ((_, batches),) = trainer.feed(step - 1, step)
         _, metrics = trainer.advance(state, batches)

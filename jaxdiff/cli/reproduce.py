@@ -1,22 +1,25 @@
 """The command `reproduce`: a run again from its folder, compared by checksums."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from jaxdiff.cli.command import Located
 from jaxdiff.cli.train import devices_again
+from jaxdiff.data import Data
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import Pmap, cpu_devices
 from jaxdiff.parallel.processes import exit_process, is_first
-from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
+from jaxdiff.runs.folder import CHECKPOINTS, METRICS, check_workdir, read_config
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import last_start
-from jaxdiff.runs.train import train
+from jaxdiff.runs.stages import Stage, segments, stages_before
+from jaxdiff.runs.train import run_training
+from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.read_state import by_name
@@ -33,18 +36,23 @@ class ReproduceOptions:
     """Folder of the second run. None adds -again to the name of the run folder."""
 
 
-def reproduce(options: ReproduceOptions, located: Located | None = None) -> bool:
+def reproduce(options: ReproduceOptions, data: Data | None = None) -> bool:
     """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
-    The second run has the first one's configuration, and the code, versions and devices
-    of now. Their differences are printed.
+    The second run has the first one's configuration and stages, and the code, versions
+    and devices of now. Their differences are printed.
+
+    Args:
+        options: options of the command.
+        data: data of the run, if they have moved.
 
     Returns:
         True if all parts of the train state (parameters, averages, optimizer) and the
         lines of metrics are bitwise identical.
 
     Raises:
-        InputError: there is no run, or it has no checkpoint; see also `train`.
+        InputError: there is no run, it has no checkpoint, or the data have changed; see
+            also `train`.
     """
     first = options.workdir
     cpu_devices.use(devices_again(first))
@@ -56,13 +64,25 @@ def reproduce(options: ReproduceOptions, located: Located | None = None) -> bool
     if again.exists() and not again.is_dir():
         raise InputError(f"--again must be a folder, got '{again}'. Name a folder.")
     experiment, info = read_config(first)
-    if located is not None:
-        experiment = located.where(experiment)
     with Checkpoints(first / CHECKPOINTS) as checkpoints:
-        step = newest_step(checkpoints)
-    if step is None:
-        raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
-    train(experiment, again, until=step)
+
+        def read(step: int | None) -> tuple[int, list[Stage]]:
+            if step is None:
+                raise InputError(
+                    f"the run in '{first}' has no checkpoint. Train it first."
+                )
+            return step, stages_before(checkpoints.record(step), experiment)
+
+        newest = partial(newest_step, checkpoints)
+        step, stages = checkpoints.read_newest(read, newest)
+    if data is not None:
+        experiment = replace(experiment, data=data)
+    with Checkpoints(again / CHECKPOINTS) as checkpoints:
+        done = newest_step(checkpoints) or 0
+    for part, _, until in segments(stages, experiment, min(done, step - 1), step):
+        trainer = Trainer.of(part)
+        check_workdir(first, experiment, trainer.info)
+        run_training(trainer, again, until=until)
 
     shapes = init_shapes(experiment, info)
     template = placed(shapes, Pmap().shardings(shapes))
@@ -88,9 +108,9 @@ def reproduce(options: ReproduceOptions, located: Located | None = None) -> bool
     return same
 
 
-def reproduce_or_exit(options: ReproduceOptions, located: Located) -> None:
+def reproduce_or_exit(options: ReproduceOptions, data: Data | None = None) -> None:
     """Runs a run again; exits with code 1 if the two runs differ."""
-    if not reproduce(options, located):
+    if not reproduce(options, data):
         exit_process(1)
 
 

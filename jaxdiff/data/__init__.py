@@ -2,6 +2,7 @@
 
 from typing import TypeAlias
 
+from jaxdiff.data.arrays import Arrays
 from jaxdiff.data.dataset import (
     Dataset,
     batch,
@@ -19,11 +20,12 @@ from jaxdiff.data.streaming import Images
 from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
-Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS
-"""Datasets that the command line offers."""
+Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS | Arrays
+"""Datasets of an experiment; all except `Arrays` can be loaded from their options."""
 
 __all__ = [
     "TFDS",
+    "Arrays",
     "Data",
     "Dataset",
     "Digits",

@@ -9,7 +9,7 @@ from itertools import chain, count
 import numpy as np
 
 from jaxdiff.data.streaming import Images
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, printable
 from jaxdiff.typing import ArrayLike, Batch
 
 _FLIP = 2**64 - 1  # second word of the flips' Philox key; no epoch reaches it
@@ -104,7 +104,8 @@ def from_arrays(
     Args:
         images: Images with values in 0..255 (uint8 [size, height, width, channels]).
         labels: Class of each image, from 0, or None (integers [size]).
-        class_names: Name of each class, in the order of the labels, or None.
+        class_names: Name of each class, in the order of the labels, or None. Characters
+            that cannot be printed are escaped.
 
     Raises:
         InputError: If the arrays do not fit this description.
@@ -122,7 +123,11 @@ def from_arrays(
             f"images must not be empty, got shape {images.shape}. "
             "Give at least one image."
         )
-    names = None if class_names is None else tuple(class_names)
+    names = (
+        None
+        if class_names is None
+        else tuple(printable(str(name)) for name in class_names)
+    )
     if labels is not None:
         labels = checked_labels(np.asarray(labels), len(images), names)
     elif names is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdiff.checks import Checked, DiskPath
 from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
 
@@ -28,13 +29,13 @@ _MOST = 2**31  # most bytes of an IDX file's data; a header could claim any numb
 
 
 @dataclass(frozen=True, kw_only=True)
-class FashionMNIST:
+class FashionMNIST(Checked):
     """60,000 grey images of clothes to train on and 10,000 to test, of 28x28 pixels.
 
     `--data tfds --data.name fashion_mnist` downloads the same images.
     """
 
-    path: str = "/usr/share/datasets/fashion-mnist"
+    path: DiskPath = "/usr/share/datasets/fashion-mnist"
     """Folder of the four IDX files, each uncompressed or compressed (.gz)."""
     flip: bool = False
     """If True, mirror training images left to right at random. All shoes point one

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from jaxdiff.checks import Checked, Share
+from jaxdiff.checks import Checked, DiskPath, Share
 from jaxdiff.data.cached import check_complete, load_cached
 from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.image_files import Channels, Size, is_momentary, read_image
@@ -21,6 +22,16 @@ from jaxdiff.storage.cache import FOLDERS, cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
+_OTHERS = (
+    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".heic", ".heif", ".jfif",
+    ".jp2", ".jpe", ".jxl", ".nef", ".pbm", ".pgm", ".pnm", ".ppm", ".raw",
+    ".svg", ".tga", ".tif", ".tiff",
+)  # fmt: skip
+"""Extensions of other image files, which are counted in a warning."""
+_SPLITS = {
+    "dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"
+}  # fmt: skip
+"""Names of sub-folders that look like the splits of a dataset, not like classes."""
 _VERSION = 2  # of the preparation; a new version prepares all images again
 _NAMED = 3  # number of unreadable files that a warning names
 
@@ -34,14 +45,14 @@ class ImageFolder(Checked):
     read the prepared images, as long as the files and the options are the same.
 
     Image files have the extension .png, .jpg, .jpeg, .webp, .bmp or .gif; hidden files
-    and links are skipped. If every image lies in a sub-folder and there are at least
-    two sub-folders, these are the classes. `read_image` describes the conversion of an
-    image.
+    and links are skipped. A warning counts image files of other extensions. If every
+    image lies in a sub-folder and there are at least two sub-folders, these are the
+    classes. `read_image` describes the conversion of an image.
     """
 
     FLAG: ClassVar[str] = "folder"
 
-    path: str = ""
+    path: DiskPath = ""
     """Path of the folder."""
 
     size: Size = 32
@@ -74,17 +85,22 @@ class ImageFolder(Checked):
                 `bad_files` is "stop".
 
         Warns:
-            UserWarning: If unreadable files are left out.
+            UserWarning: If unreadable files or image files of other extensions are left
+                out, or if the classes have the names of splits, such as train and test.
         """
         check_split(split)
         root = self._root()
-        files = image_files(root)
+        files, others = image_files(root)
+        skipped = f" ({_counted(others)} are skipped)" if others else ""
         if not files:
             raise InputError(
-                f"there is no image in {str(root)!r}. Give a folder of files with the "
-                f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
+                f"there is no image in {str(root)!r}{skipped}. Give a folder of files "
+                f"with the extensions {' '.join(ENDINGS)} (links and hidden files are "
+                "skipped)."
             )
         classes = class_names(files)
+        if split == "train":
+            _warn_contents(root, others, classes or [])
         chosen = [
             name for name in files
             if is_held_out(name, self.held_out) == (split == "test")
@@ -202,6 +218,31 @@ def _shown(classes: list[str] | None) -> list[str] | None:
     return names
 
 
+def _warn_contents(root: Path, others: list[Path], classes: list[str]) -> None:
+    """Warns about image files of other extensions, and about splits as classes."""
+    if others:
+        warnings.warn(
+            f"skipped {_counted(others)} in {str(root)!r}. Convert them to PNG or JPEG "
+            "to use them.",
+            stacklevel=3,
+        )
+    if classes and _SPLITS.issuperset(map(str.lower, classes)):
+        likely = max(classes, key=lambda name: name.lower().startswith("train"))
+        warnings.warn(
+            f"used the sub-folders {', '.join(classes)} of {str(root)!r} as classes, "
+            "although they look like splits. To train on one of them, set --data.path "
+            f"to {str(root / likely)!r}.",
+            stacklevel=3,
+        )
+
+
+def _counted(files: list[Path]) -> str:
+    """Returns the number of files by extension: "2 ... (1 .jfif, 1 .tiff)"."""
+    counts = Counter(file.suffix.lower() for file in files)
+    parts = ", ".join(f"{counts[ending]} {ending}" for ending in sorted(counts))
+    return f"{len(files)} image files of other extensions ({parts})"
+
+
 def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
     """Warns about the files that were left out, if any."""
     if reasons:
@@ -214,13 +255,19 @@ def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
         )
 
 
-def image_files(root: Path) -> list[Path]:
-    """Returns the image files below a folder, as sorted relative paths.
+def image_files(root: Path) -> tuple[list[Path], list[Path]]:
+    """Returns the image files below a folder, and those of other extensions.
+
+    The paths are relative to the folder, and sorted.
 
     Raises:
         InputError: If a folder cannot be listed.
     """
-    return sorted(_walk(root), key=lambda path: path.parts)
+    images, others = list[Path](), list[Path]()
+    for path in sorted(_walk(root), key=lambda path: path.parts):
+        known = path.name.lower().endswith(ENDINGS)
+        (images if known else others).append(path)
+    return images, others
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -240,7 +287,7 @@ def _walk(root: Path) -> Iterator[Path]:
             # A link might lead out of the folder, or back into it without end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(folder / entry.name)
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file(
+            elif entry.name.lower().endswith(ENDINGS + _OTHERS) and entry.is_file(
                 follow_symlinks=False
             ):
                 yield folder / entry.name

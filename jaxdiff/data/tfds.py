@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxdiff.checks import Checked, DiskPath
 from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
@@ -27,7 +28,7 @@ _NAME = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class TFDS:
+class TFDS(Checked):
     """Dataset of TensorFlow Datasets, by its name.
 
     Prepared data in the data folder is read as it is, even if your own builder made it.
@@ -50,7 +51,7 @@ class TFDS:
     label_key: str | None = "label"
     """Name of the class feature; None trains without classes."""
 
-    data_dir: str | None = None
+    data_dir: DiskPath | None = None
     """Folder of prepared data; None means $TFDS_DATA_DIR or ~/tensorflow_datasets."""
 
     flip: bool = True

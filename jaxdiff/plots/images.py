@@ -1,9 +1,10 @@
 """Pictures of images: grids of samples, strips and animations.
 
-Images are uint8 [N, H, W, C] with C = 1 (grey) or 3 (RGB), enlarged by a whole factor,
-pixel by pixel. Every function writes one file: `path` lies in an existing folder, or is
-an open binary file. An existing file is replaced when the new one is complete.
-Invalid arguments and a full disk raise an `InputError`.
+Images are uint8 [N, H, W, C], enlarged by a whole factor, pixel by pixel. C = 1 is grey
+and C = 3 is RGB. Any other number of channels is drawn as grey images, side by side.
+Every function writes one file: `path` lies in an existing folder, or is an open binary
+file. An existing file is replaced when the new one is complete. Invalid arguments and a
+full disk raise an `InputError`.
 """
 
 import math
@@ -14,7 +15,7 @@ from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, printable, require
 from jaxdiff.storage.files import replacing
 from jaxdiff.typing import ArrayLike
 
@@ -159,10 +160,13 @@ def check_installed() -> None:
 def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
     array = np.asarray(values)
     fits = array.dtype == np.uint8 and array.ndim == len(axes.split())
-    if not fits or not array.size or array.shape[-1] not in (1, 3):
-        expected = f"uint8 [{axes}] with C = 1 or 3, none empty"
+    if not fits or not array.size:
+        expected = f"uint8 [{axes}], none empty"
         raise InputError(f"{name} must be {expected}, got {array.dtype} {array.shape}")
-    return array
+    if array.shape[-1] in (1, 3):
+        return array
+    beside = np.moveaxis(array, -1, -2)  # [..., height, channels, width]
+    return beside.reshape(*beside.shape[:-2], -1, 1)
 
 
 def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int]:
@@ -171,7 +175,7 @@ def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int
         raise InputError(
             f"{name} must have one text for each of the {count} {of}, got {len(texts)}"
         )
-    strings = [] if texts is None else [str(text) for text in texts]
+    strings = [] if texts is None else [printable(str(text)) for text in texts]
     return strings, math.ceil(max(map(font().getlength, strings), default=0))
 
 

@@ -16,11 +16,12 @@ The folder holds
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jaxdiff import serialization
+from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
@@ -45,10 +46,20 @@ NOT_TRAINING = (
     "training.max_skips",
     "network.remat",
 )
-"""Parts of an experiment that do not change the result of training."""
-PLACES = ("data.path", "data.data_dir")
-"""Paths of the data. The fingerprint identifies the data, wherever they are."""
+"""Parts of an experiment that do not change the result of training.
+
+The fingerprint identifies the training images. If it is equal, only `flip` matters of
+the experiment's options of the data: the images may lie elsewhere.
+"""
+CHANGEABLE = ("optimizer", "training.num_steps")
+"""Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
+_PLACES = ("data.path: ", "data.data_dir: ")
 _LARGEST = 2**20  # most pixels per side, channels and classes
+
+
+def is_run(workdir: Path) -> bool:
+    """Returns True if the folder holds a run, and False for an impossible path."""
+    return os.path.exists(workdir / CONFIG)
 
 
 def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
@@ -70,19 +81,16 @@ def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
 
 
 def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
-    """Writes the configuration, with absolute paths of data that has a fingerprint."""
-    record = _record(experiment, info)
-    for parent, name in _found(PLACES, record["experiment"]):
-        if parent[name] and info.fingerprint is not None:
-            parent[name] = os.path.abspath(os.path.expanduser(parent[name]))
-    write_json_atomic(workdir / CONFIG, record)
+    """Writes the configuration to the run folder."""
+    write_json_atomic(workdir / CONFIG, _record(experiment, info))
 
 
 def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
     """Raises an InputError if the folder holds a run of other options or data."""
-    if (workdir / CONFIG).exists():
+    if is_run(workdir):
         there = training_part(*read_config(workdir))
-        _refuse_other(there, experiment, info, f"'{workdir}' holds a run")
+        remedy = f"start from its model: --init {workdir} and another --workdir"
+        _refuse_other(there, experiment, info, f"'{workdir}' holds a run", remedy)
 
 
 def check_record(
@@ -100,31 +108,38 @@ def check_record(
     what = f"the checkpoint of step {record['step']} in '{workdir}' is"
     if not isinstance(there, dict):
         raise InputError(f"{what} not of a training run. Choose another.")
-    _refuse_other(there, experiment, info, what)
+    _refuse_other(there, experiment, info, what, "choose another --workdir")
 
 
 def _refuse_other(
-    there: dict[str, Any], experiment: Experiment, info: DataInfo, what: str
+    there: dict[str, Any],
+    experiment: Experiment,
+    info: DataInfo,
+    what: str,
+    remedy: str,
 ) -> None:
-    here, there = training_part(experiment, info), serialization.with_new_names(there)
-    told = there.get("info")
-    if isinstance(told, dict) and told.get("fingerprint") is None:
+    here = _without(training_part(experiment, info), CHANGEABLE)
+    there = _without(serialization.with_new_names(there), CHANGEABLE)
+    told, options = there.get("info"), there.get("data")
+    known = told.get("fingerprint") if isinstance(told, dict) else None
+    if isinstance(told, dict) and known is None:
         here["info"]["fingerprint"] = None  # older runs did not store it
         told.setdefault("fingerprint", None)
-    else:
-        for part in here, there:
-            _drop(PLACES, part)
+    if known is not None and known == info.fingerprint and isinstance(options, dict):
+        there["data"] = {"flip": options.get("flip")}
+        here["data"] = {"flip": experiment.data.flip}
     found = serialization.differences(there, here)
     if not found:
         return
-    if len(found) == 1 and found[0].startswith("info.fingerprint: "):
+    others = [line for line in found if not line.startswith(_PLACES)]
+    if len(others) == 1 and others[0].startswith("info.fingerprint: "):
         raise InputError(
-            f"{what} of other data (fingerprint {found[0].partition(': ')[2]}): images "
-            "or labels have changed. Restore them, or choose another --workdir."
+            f"{what} of other data (fingerprint {others[0].partition(': ')[2]}): "
+            f"images or labels have changed. Restore them, or {remedy}."
         )
     raise InputError(
-        f"{what} of another configuration ({'; '.join(found)}). Choose another "
-        "--workdir, or the same options."
+        f"{what} of another configuration ({'; '.join(found)}). Use the same options, "
+        f"or {remedy}."
     )
 
 
@@ -178,7 +193,8 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """Returns the contents of config.json."""
-    return {"experiment": serialization.to_dict(experiment), "data": info._asdict()}
+    options = serialization.to_dict(with_absolute_paths(experiment))
+    return {"experiment": options, "data": info._asdict()}
 
 
 def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
@@ -186,23 +202,16 @@ def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     plain = json.loads(json.dumps(_record(experiment, info)))
     # "data" of config.json is the shape and classes; "data" of the experiment is the
     # options of the dataset. The former is called "info" here.
-    kept = plain["experiment"]
-    _drop(NOT_TRAINING, kept)
-    return {**kept, "info": plain["data"]}
+    return {**_without(plain["experiment"], NOT_TRAINING), "info": plain["data"]}
 
 
-def _drop(paths: tuple[str, ...], options: dict[str, Any]) -> None:
-    """Removes the options of these dotted paths."""
-    for parent, name in _found(paths, options):
-        del parent[name]
-
-
-def _found(
-    paths: tuple[str, ...], options: dict[str, Any]
-) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yields the parent and the name of each option that exists."""
+def _without(part: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Returns options without those at `paths`."""
+    part = dict(part)
     for path in paths:
-        parent, _, name = path.rpartition(".")
-        found = options.get(parent, {}) if parent else options
-        if isinstance(found, dict) and name in found:
-            yield found, name
+        name, _, rest = path.partition(".")
+        if not rest:
+            part.pop(name, None)
+        elif isinstance(part.get(name), dict):
+            part[name] = _without(part[name], [rest])
+    return part

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.data import Dataset
+from jaxdiff.data import Arrays, Dataset
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
@@ -204,13 +204,19 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
     Raises:
         InputError: the data that the experiment names differ from the training data.
     """
-    training = load_data(run.experiment, "train")
-    known, found = run.info.fingerprint, training.fingerprint()
+    experiment, known = run.experiment, run.info.fingerprint
+    wrong = f"data must have the fingerprint of the run's training data, {known}, got "
+    if isinstance(experiment.data, Arrays):
+        raise InputError(
+            f"{wrong}arrays of a Python program. Name the same images on disk with "
+            "--data, or pass them in Python (jaxdiff.evaluation)."
+        )
+    training = load_data(experiment, "train")
+    found = training.fingerprint()
     if known not in (None, found):  # None in older and imported runs
         raise InputError(
-            f"data must have the fingerprint of the run's training data, {known}, got "
-            f"{found}. Restore its images and labels, or pass them in Python "
-            "(jaxdiff.evaluation)."
+            f"{wrong}{found}. Restore its images and labels, or name them with "
+            "--data or --data.path."
         )
     if training.image_shape != run.info.image_shape:
         raise InputError(

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -33,7 +33,8 @@ class Trainer:
     """Parts of a training run.
 
     Attributes:
-        experiment: the run's configuration.
+        experiment: the run's configuration; its data is `Arrays` if the dataset was
+            passed.
         dataset: the training data.
         info: shape, classes and fingerprint of the training data.
         model: network, schedule and prediction.
@@ -63,6 +64,9 @@ class Trainer:
         """
         training, parallel = experiment.training, experiment.parallel
         parallel.check_batch_size(training.batch_size, training.accumulate)
+        if dataset is not None:
+            arrays = data.Arrays(flip=experiment.data.flip)
+            experiment = replace(experiment, data=arrays)
         schedule = experiment.schedule.build()
         experiment.check(schedule)
         dataset = dataset or load_data(experiment, "train")

@@ -1,13 +1,15 @@
 """Sampling loop: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from annotated_types import Ge
 
 from jaxdiff import rng
-from jaxdiff.checks import Checked
+from jaxdiff.checks import Checked, bare, check_value, field_types
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
@@ -142,10 +144,26 @@ def sample(
         InputError: an argument does not match the shape or the number of steps, or the
             network's prediction does not fit the schedule.
     """
+    if isinstance(sampler, type):
+        raise InputError(
+            f"sampler must be an object, got the class. Write {sampler.__name__}()."
+        )
     if jax.tree_util.all_leaves([sampler]):
         raise InputError(
             f"sampler must be a pytree, got {type(sampler).__name__}. Decorate the "
             "class with jax.tree_util.register_dataclass."
+        )
+    cls: Any = type(sampler)
+    for name, hint in field_types(cls).items():
+        if bare(hint) is float and np.shape(getattr(sampler, name)):
+            raise InputError(
+                f"{name} must be one number for all images, got shape "
+                f"{np.shape(getattr(sampler, name))}. Use jax.vmap for several."
+            )
+    if not hasattr(schedule, "level"):
+        raise InputError(
+            f"schedule must be a built schedule, got {type(schedule).__name__}. Call "
+            "its method build()."
         )
     check_schedule(denoiser, schedule)
     shape = tuple(shape)
@@ -158,9 +176,13 @@ def sample(
         raise InputError(f"x_T must have shape {shape}, got {x_T.shape}")
     if x_T is not None and not jnp.issubdtype(x_T.dtype, jnp.floating):
         raise InputError(f"x_T must be floating point, got {x_T.dtype}")
-    if every is not None and every < 1:
-        raise InputError(f"every must be at least 1, got {every}")
+    if every is not None:
+        check_value("every", every, Annotated[int, Ge(1)])
+        every = int(every)
     grid = sampler.grid(schedule) if levels is None else levels
+    shapes = [np.shape(values) for values in grid]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
+        raise InputError(f"levels must have fields of one shape [N + 1], got {shapes}")
     num_steps = grid.alpha.shape[0] - 1
     if noise is not None and noise.shape != (num_steps, *shape):
         raise InputError(

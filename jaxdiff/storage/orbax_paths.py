@@ -96,7 +96,7 @@ def read_back(ocp: Any, path: Path, shapes: Any) -> None:
         ]
         try:
             with ocp.Context(multiprocessing_options=alone):
-                ocp.load(path, structure.unflatten(asked))
+                ocp.load(path, jax.tree.unflatten(structure, asked))
         except Exception as error:  # Orbax raises many types
             if error_number(error) is not None:
                 raise

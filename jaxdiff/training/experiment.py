@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, IsFinite
 
-from jaxdiff.checks import Checked, Seed, Share, check_finite
+from jaxdiff.checks import Checked, Seed, Share
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -17,6 +17,7 @@ from jaxdiff.samplers import DDPM, SamplerOptions
 from jaxdiff.samplers.ancestral import LearnedRange
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear
+from jaxdiff.serialization import check_plain
 from jaxdiff.training.ema import is_length
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import AnySchedule
@@ -170,7 +171,7 @@ class Experiment(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_finite(self)
+        check_plain(self)
 
     @property
     def snapshot_every(self) -> int | None:

@@ -18,7 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
-from jaxdiff.data import TFDS, Digits, FashionMNIST, ImageFolder
+from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
@@ -42,7 +42,7 @@ CONFIG = Experiment(
 )
 """Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
-    "data": (Digits, FashionMNIST, ImageFolder, TFDS),
+    "data": (Digits, FashionMNIST, ImageFolder, TFDS, Arrays),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "network.embedding": get_args(TimeEmbedding),

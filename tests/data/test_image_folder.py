@@ -66,6 +66,53 @@ def test_other_files_are_passed_over_quietly(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_images_of_other_extensions_are_counted(tmp_path):
+    put(tmp_path, "a.png", 1)
+    for name in ("b.tiff", "sub/c.TIFF", "d.jfif", ".hidden.tiff"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    counted = r"3 image files of other extensions \(1 \.jfif, 2 \.tiff\)"
+    with pytest.warns(UserWarning, match=f"skipped {counted} in '.*Convert them"):
+        assert values(folder(tmp_path, held_out=0.0)) == [1]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(InputError, match=f"is no image in '.*' \\({counted} are skip"):
+        folder(tmp_path).load()
+
+
+@pytest.mark.parametrize("names", [("test", "train"), ("Train", "Val")])
+def test_splits_as_classes_are_named_in_a_warning(tmp_path, names):
+    for name in names:
+        for number in range(8):
+            put(tmp_path, f"{name}/{number}.png")
+    train = str(tmp_path / next(name for name in names if name.lower() == "train"))
+    data = folder(tmp_path, held_out=0.5)
+    with pytest.warns(
+        UserWarning, match=f"{', '.join(names)} of .* as classes"
+    ) as told:
+        sets = [data.load(split) for split in ("train", "test")]  # a run loads both
+    assert [one.class_names for one in sets] == [names, names]
+    assert len(told) == 1
+    assert f"set --data.path to {train!r}" in str(told[0].message)
+
+
+def test_some_splits_among_the_classes_are_classes(tmp_path, recwarn):
+    put(tmp_path, "train/1.png")  # a railway
+    put(tmp_path, "ship/1.png")
+    assert folder(tmp_path, held_out=0.0).load().num_classes == 2
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_names_of_classes_that_cannot_be_printed_are_escaped(tmp_path, stream):
+    for value, name in enumerate((b"caf\xe9", b"two\nlines")):
+        os.mkdir(os.fsencode(tmp_path) + b"/" + name)
+        put(tmp_path / os.fsdecode(name), "1.png", value)
+    data = folder(tmp_path, held_out=0.0, stream=stream).load()
+    assert data.class_names == (r"caf\udce9", r"two\nlines")
+    assert data.labels is not None
+    assert data.labels.tolist() == np.asarray(data.images)[:, 0, 0, 0].tolist()
+
+
 def test_links_are_not_followed(tmp_path):
     put(tmp_path, "secret/s.png", 9)
     inside = tmp_path / "images"

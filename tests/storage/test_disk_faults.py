@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import threading
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,7 @@ def test_an_old_checkpoint_that_cannot_be_removed_stops_nothing(two, monkeypatch
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
         return real(path, *args, **options)
 
+    real: Any
     if call == "rename":
         real = pathlib.Path.rename
         monkeypatch.setattr(pathlib.Path, "rename", busy)

@@ -50,7 +50,7 @@ WRITERS = {
     "npz": save_npz,
     "grid": lambda path: plots.save_grid(path, NOISE),
     "gif": lambda path: plots.save_gif(path, NOISE[None]),
-    "curve": lambda path: plots.save_curve(path, [1, 2], {"a": [1, 2]}),
+    "curve": lambda path: plots.save_curve(path, np.arange(1, 3), {"a": np.arange(2)}),
 }
 
 
@@ -122,10 +122,17 @@ def test_log_lines_are_complete_on_a_full_disk(disk):
     assert len(read(folder / "metrics.jsonl", "step")) == len(found) + 1
 
 
+def write_events(folder, lines):
+    """Writes the event files of a run of 200 steps."""
+    board = tensorboard.open_board(folder, lines, [], 200)
+    assert board is not None
+    board.close()
+
+
 def test_earlier_event_files_remain_on_a_full_disk(disk, tmp_path):
     folder, _ = disk
     lines = [{"step": i, "loss": 0.5} for i in range(200)]
-    tensorboard.open_board(folder, lines, [], 200).close()
+    write_events(folder, lines)
     (old,) = (folder / "tensorboard").iterdir()
     content = old.read_bytes()
     filling = fill(folder)
@@ -134,7 +141,7 @@ def test_earlier_event_files_remain_on_a_full_disk(disk, tmp_path):
     assert list((folder / "tensorboard").iterdir()) == [old]
     assert old.read_bytes() == content
     filling.unlink()
-    tensorboard.open_board(folder, lines, [], 200).close()
+    write_events(folder, lines)
     (new,) = (folder / "tensorboard").iterdir()
     assert new != old
     # An event file that fails later keeps its own points.
@@ -183,7 +190,9 @@ def test_arrays_that_do_not_fit_into_the_cache(full_cache):
     fill(full_cache)
     with pytest.raises(InputError, match=CACHE):
         save_arrays("a/b", {"x": np.arange(10_000)})
-    np.testing.assert_array_equal(load_arrays("a/b")["x"], np.arange(4))
+    found = load_arrays("a/b")
+    assert found is not None
+    np.testing.assert_array_equal(found["x"], np.arange(4))
 
 
 def test_images_that_do_not_fit_into_the_cache(full_cache, tmp_path):

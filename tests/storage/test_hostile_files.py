@@ -83,7 +83,9 @@ def test_pictures_that_are_no_files_are_left_out(tmp_path, kind):
     assert picture_of(tmp_path / "samples.png") == []
     (tmp_path / GRIDS).mkdir()
     make(tmp_path / GRIDS / "00000002.png", kind)
-    tensorboard.open_board(tmp_path, [], [], 4).close()
+    board = tensorboard.open_board(tmp_path, [], [], 4)
+    assert board is not None
+    board.close()
 
 
 def test_a_history_behind_a_link_is_not_written(tmp_path):

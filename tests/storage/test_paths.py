@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxdiff.errors import InputError
-from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.folder import is_run, read_config
 from jaxdiff.storage import checkpoints as checkpoints_lib
 from jaxdiff.storage import orbax_paths
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -99,9 +99,12 @@ def test_arrays_are_read_back_part_by_part(tmp_path, monkeypatch):
     monkeypatch.setattr(orbax_paths, "AT_ONCE", 2400)
     parts = []
     context = checkpoints_lib.orbax().Context
-    monkeypatch.setattr(
-        checkpoints_lib.orbax(), "Context", lambda **o: parts.append(o) or context(**o)
-    )
+
+    def counted(**options):
+        parts.append(options)
+        return context(**options)
+
+    monkeypatch.setattr(checkpoints_lib.orbax(), "Context", counted)
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, [jnp.full(300, i) for i in range(5)])
     assert len(parts) == 1 + 3  # the save; 2, 2 and 1 arrays of 1,200 bytes
@@ -127,3 +130,4 @@ def test_a_run_folder_that_cannot_exist_is_one_error(tmp_path):
     for name, reason in ("x" * 300, "File name too long"), ("a\0b", "null byte"):
         with pytest.raises(InputError, match=rf"cannot read '.*': .*{reason}"):
             read_config(tmp_path / name)
+        assert not is_run(tmp_path / name)

@@ -1,17 +1,22 @@
 """Options out of range raise errors with their name and value."""
 
+import json
 import math
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from jaxdiff.data import TFDS, Digits
+from jaxdiff.data import TFDS, Digits, ImageFolder
 from jaxdiff.denoisers.predictions import Eps
 from jaxdiff.errors import InputError
 from jaxdiff.networks import UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, Sinusoids
-from jaxdiff.samplers import DDPM, Karras, Leading
+from jaxdiff.samplers import DDIM, DDPM, Karras, Leading
 from jaxdiff.schedules.continuous import VE, RectifiedFlow
 from jaxdiff.schedules.discrete import (
     Cosine,
@@ -20,6 +25,7 @@ from jaxdiff.schedules.discrete import (
     Sigmoid,
     ZeroTerminalSNR,
 )
+from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
@@ -112,6 +118,80 @@ def test_an_experiment_has_finite_numbers(options, path):
     """An experiment with other numbers could be written to a file, but not read."""
     with pytest.raises(InputError, match=f"^{path} must be a finite float32, got"):
         Experiment(**options)
+
+
+def test_values_that_stand_for_plain_ones_become_plain():
+    options = Experiment(
+        data=ImageFolder(path=Path("images"), size=np.int64(8), flip=np.True_),  # type: ignore[arg-type]
+        init=Path("runs/a"),  # type: ignore[arg-type]
+        seed=np.uint32(3),  # type: ignore[arg-type]
+        schedule=Linear(num_steps=20.0, beta_end=np.float32(0.5)),  # type: ignore[arg-type]
+        network=UNetConfig(multipliers=[1, np.int8(2)]),  # type: ignore[arg-type]
+        training=Training(num_steps=2.0, ema_lengths=(np.float64(0.1),)),  # type: ignore[arg-type]
+    )
+    plain = Experiment(
+        data=ImageFolder(path="images", size=8, flip=True),
+        init="runs/a",
+        seed=3,
+        schedule=Linear(num_steps=20, beta_end=0.5),
+        network=UNetConfig(multipliers=(1, 2)),
+        training=Training(num_steps=2, ema_lengths=(0.1,)),
+    )
+    assert repr(options) == repr(plain)
+    data = json.loads(json.dumps(to_dict(options)))
+    assert from_dict(Experiment, data) == plain
+
+
+class Own(DDPM):
+    pass
+
+
+def untyped(cls: Any, **options: Any) -> Any:
+    """Creates options from values that the types forbid."""
+    return cls(**options)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: {"conditional": "no"}, "conditional must be True or False, got 'no'"),
+        (lambda: {"seed": jnp.int32(3)}, "seed must be a whole number, got Array"),
+        (lambda: {"seed": True}, "seed must be a whole number, got True"),
+        (lambda: {"init": 3}, "init must be text or None, got 3"),
+        (
+            lambda: {"data": untyped(ImageFolder, path=b"x")},
+            "data.path must be text, got b'x'",
+        ),
+        (
+            lambda: {"sampling": Sampling(sampler=untyped(DDIM, eta=jnp.ones(())))},
+            r"sampling\.sampler\.eta must be a number, got Array\(1",
+        ),
+        (
+            lambda: {"training": untyped(Training, num_steps="8")},
+            "a whole number, got '8'",
+        ),
+        (
+            lambda: {"optimizer": untyped(Optimizer, learning_rate="1")},
+            "a number, got '1'",
+        ),
+        (
+            lambda: {"network": untyped(UNetConfig, multipliers=2)},
+            "must be a tuple, got 2",
+        ),
+        (lambda: {"schedule": Linear}, r"got the class\. Write Linear\(\)\."),
+        (
+            lambda: {"schedule": Linear().build()},
+            "schedule .* Linear, .*'Schedule'",
+        ),
+        (lambda: {"sampling": Sampling(sampler=Own())}, r"sampling\.sampler .* 'Own'"),
+        (lambda: {"data": "digits"}, "data must be an object of Digits, .*got 'str'"),
+    ],
+)
+def test_an_experiment_that_no_file_can_hold_is_refused_by_name(
+    make: Callable[[], Any], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        Experiment(**make())
 
 
 @pytest.mark.parametrize("spacing", [Leading, Karras])
