@@ -87,8 +87,9 @@ def test_splits_as_classes_are_named_in_a_warning(tmp_path, names):
     with pytest.warns(
         UserWarning, match=f"{', '.join(names)} of .* as classes"
     ) as told:
-        for split in ("train", "test"):  # a run loads both
-            assert folder(tmp_path, held_out=0.5).load(split).class_names == names
+        # A run loads both.
+        loaded = [folder(tmp_path, held_out=0.5).load(s) for s in ("train", "test")]
+    assert [data.class_names for data in loaded] == [names, names]
     assert len(told) == 1
     assert f"set --data.path to {train!r}" in str(told[0].message)
 
