@@ -943,7 +943,7 @@ BREAKS = (
     Break(
         "message-of-many-lines",
         "jaxdiff/errors.py",
-        'super().__init__("".join(escaped))',
+        "super().__init__(printable(message))",
         "super().__init__(message)",
         "tests/test_wrong_calls.py",
         "test_an_input_error_is_one_line_of_limited_length",
