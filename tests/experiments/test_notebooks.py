@@ -1,11 +1,12 @@
 """The notebooks: they run, and are stored with their pictures."""
 
-import os
 import pathlib
 
 import nbclient
 import nbformat
 import pytest
+
+from tests.helpers.compilations import environment_of_users
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -49,8 +50,6 @@ def test_a_notebook_runs(path):
     again = nbformat.read(path, as_version=4)
     for cell in code_of(again):
         cell.outputs = []
-    # The suite compiles without optimisation; a training of minutes needs it.
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
     client = nbclient.NotebookClient(again, timeout=900, kernel_name="python3")
-    client.execute(env=env)
+    client.execute(env=environment_of_users())
     assert pictures_of(again) == pictures_of(stored)
