@@ -178,7 +178,7 @@ def _unrecognized(
     for choice, members, present in choices(outcome.options):
         path = f"--{choice}.".replace("_", "-")
         field = name.removeprefix(path).removeprefix("no-").replace("-", "_")
-        owners = [option_name(m) for m in members if field in m.__dataclass_fields__]  # type: ignore[attr-defined]
+        owners = _owners(members, field)
         if name.startswith(path) and owners:
             chosen = option_name(type(present))
             return f"{what} with {path[:-1]} {chosen}. Choose {' or '.join(owners)}"
@@ -198,11 +198,16 @@ def _hint(name: str, outcome: Outcome, known: Sequence[str]) -> str:
     if not flags:
         for choice, members, _ in choices(outcome.options):
             field = wanted.replace("-", "_")
-            owners = [m for m in members if field in m.__dataclass_fields__]  # type: ignore[attr-defined]
+            owners = _owners(members, field)
             if owners:
                 path = f"--{choice}".replace("_", "-")
-                flags.append(f"{path}.{wanted} with {path} {option_name(owners[0])}")
+                flags.append(f"{path}.{wanted} with {path} {owners[0]}")
     return " or ".join(flags[:3]) + NOTES.get(word, "") if flags else ""
+
+
+def _owners(members: Sequence[type[Any]], field: str) -> list[str]:
+    """Returns the names of the option classes that have a field."""
+    return [option_name(m) for m in members if field in m.__dataclass_fields__]
 
 
 def _expected(hint: Any) -> str:

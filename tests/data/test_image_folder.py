@@ -85,12 +85,12 @@ def test_splits_as_classes_are_named_in_a_warning(tmp_path, names):
         for number in range(8):
             put(tmp_path, f"{name}/{number}.png")
     train = str(tmp_path / next(name for name in names if name.lower() == "train"))
-    data = folder(tmp_path, held_out=0.5)
     with pytest.warns(
         UserWarning, match=f"{', '.join(names)} of .* as classes"
     ) as told:
-        sets = [data.load(split) for split in ("train", "test")]  # a run loads both
-    assert [one.class_names for one in sets] == [names, names]
+        # A run loads both.
+        loaded = [folder(tmp_path, held_out=0.5).load(s) for s in ("train", "test")]
+    assert [data.class_names for data in loaded] == [names, names]
     assert len(told) == 1
     assert f"set --data.path to {train!r}" in str(told[0].message)
 

@@ -1,6 +1,5 @@
 """Digits experiment from start to end, which takes minutes."""
 
-import os
 import pathlib
 import re
 import subprocess
@@ -8,13 +7,15 @@ import sys
 
 import pytest
 
+from tests.helpers.compilations import environment_of_users
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.long
 def test_samples_are_read_as_the_class_asked_for(tmp_path):
     # A user runs the script without the settings of the tests.
-    env = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    env = environment_of_users()
     script = [sys.executable, str(ROOT / "experiments" / "digits.py")]
     workdir = tmp_path / "digits"
     result = subprocess.run(

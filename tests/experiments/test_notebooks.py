@@ -6,6 +6,8 @@ import nbclient
 import nbformat
 import pytest
 
+from tests.helpers.compilations import environment_of_users
+
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -48,5 +50,6 @@ def test_a_notebook_runs(path):
     again = nbformat.read(path, as_version=4)
     for cell in code_of(again):
         cell.outputs = []
-    nbclient.NotebookClient(again, timeout=900, kernel_name="python3").execute()
+    client = nbclient.NotebookClient(again, timeout=900, kernel_name="python3")
+    client.execute(env=environment_of_users())
     assert pictures_of(again) == pictures_of(stored)

@@ -20,19 +20,13 @@ import jaxdiff as jd
 from jaxdiff.samplers import SamplerOptions
 from jaxdiff.samplers.base import STATIC
 from jaxdiff.samplers.base import _chain as chain
+from tests.helpers.compilations import counted, traces
 
 CHAIN: Any = chain
 SAMPLERS = {cls.__name__: cls for cls in get_args(SamplerOptions)}
 KEY = jax.random.key(0)
 STEPS = 4
 SCHEDULE = jd.schedules.VP().build()
-traces: list[tuple[int, ...]] = []
-
-
-def counted(denoiser, x_t, level):
-    """Calls the denoiser and counts the traces: Python runs only during a trace."""
-    traces.append(x_t.shape)
-    return denoiser(x_t, level)
 
 
 def compiled_so_far():

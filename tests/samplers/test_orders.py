@@ -16,6 +16,7 @@ from jax.tree_util import Partial
 from scipy.integrate import solve_ivp
 
 import jaxdiff as jd
+from tests.helpers.compilations import counted, traces
 
 WEIGHTS = np.array([0.3, 0.7])
 MEANS = np.array([[0.5, -0.2], [-0.6, 0.4]])
@@ -42,15 +43,6 @@ def mixture():
         for mean, variance in zip(MEANS, VARIANCES, strict=True)
     ]
     return jd.oracles.GaussianMixture.of(WEIGHTS, parts)
-
-
-evaluations: list[tuple[int, ...]] = []
-
-
-def counted(denoiser, x_t, level):
-    """Calls the denoiser and counts the traces: Python runs only during a trace."""
-    evaluations.append(x_t.shape)
-    return denoiser(x_t, level)
 
 
 def eps_hat(y, s):
@@ -162,10 +154,10 @@ SOLVERS = [
 def test_error_falls_at_the_order(sampler, order):
     """The slope covers two octaves, from pure noise, where x_0-hat hardly changes."""
     steps = (64, 256) if order == 4 else (32, 128)
-    evaluations.clear()
+    traces.clear()
     error = errors(sampler, steps)
     assert error.max() < 0.1
-    traced = f"{len(evaluations)} evaluations of the denoiser were traced"
+    traced = f"{len(traces)} evaluations of the denoiser were traced"
     np.testing.assert_allclose(slopes(error, steps), order, atol=0.25, err_msg=traced)
 
 
