@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
-from jaxdiff.schedules.forward import posterior, transition
+from jaxdiff.schedules.forward import posterior, root, transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
 
 Levels: TypeAlias = tuple[Level, Level]
@@ -130,7 +130,7 @@ def p_step(estimate: Estimate, x_t: Array, info: StepInfo, variance: Variance) -
     level, next_level, noise, _ = info
     mean, var = p_mean_variance(estimate, x_t, level, next_level, variance)
     _, sigma_s = next_level.scales(x_t)
-    return mean + jnp.where(sigma_s > 0, jnp.sqrt(var), 0.0) * noise
+    return mean + root(jnp.where(sigma_s > 0, var, 0.0)) * noise
 
 
 @jax.tree_util.register_dataclass
