@@ -1051,8 +1051,8 @@ def check(folder: pathlib.Path, breaks: Sequence[Break]) -> None:
     start = time.monotonic()
     found = run_tests(folder, list(tests))
     if found.code != 0:
-        printed = f"{found.failed} {found.why}".strip()
-        raise Refused(f"without a break the tests do not pass: {printed}")
+        reason = f"{found.failed} {found.why}".strip()
+        raise Refused(f"without a break the tests do not pass: {reason}")
     print(f"unbroken: the tests pass, {time.monotonic() - start:.0f} s", flush=True)
 
 
@@ -1072,8 +1072,8 @@ def table(found: dict[str, Outcome], breaks: Sequence[Break]) -> str:
     lines = ["| break | where | test that fails |", "|---|---|---|"]
     for one in breaks:
         test = one.test.partition("[")[0]
-        printed = f"`{one.test_file}`: {test}" if found[one.name].caught else "MISSED"
-        lines.append(f"| {one.name} | `{one.file}` | {printed} |")
+        result = f"`{one.test_file}`: {test}" if found[one.name].caught else "MISSED"
+        lines.append(f"| {one.name} | `{one.file}` | {result} |")
     return "\n".join(lines)
 
 

@@ -12,14 +12,10 @@ import difflib
 import io
 import json
 import re
-import shutil
-import sys
-import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.checks import bounds_of
 from jaxdiff.cli.flag_errors import (
     HELP,
     Outcome,
@@ -29,11 +25,11 @@ from jaxdiff.cli.flag_errors import (
     groups_of,
 )
 from jaxdiff.cli.flag_table import choices
+from jaxdiff.cli.help_text import Terminal, rules_of_help, wrapped
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
 _LONGEST = 10_000  # characters: longer options could overflow Python's parser
-_FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups in the help
 
 
 def parse(
@@ -78,8 +74,8 @@ def _read(
     """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
     options = list(options)
-    said, help_text = io.StringIO(), _Terminal()
-    registry = _rules_of_help(tyro)
+    said, help_text = io.StringIO(), Terminal()
+    registry = rules_of_help(tyro)
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(help_text):
             # Parse the choices first; repeat, because a chosen class may add choices.
@@ -108,7 +104,7 @@ def _read(
     except SystemExit as stop:
         if not stop.code:
             usage, _, flags = help_text.getvalue().partition("\n")
-            print(f"{usage}\n\n{_wrapped(description)}\n{flags}", end="")
+            print(f"{usage}\n\n{wrapped(description)}\n{flags}", end="")
             raise
         # tyro prints the error of an option class, and exits while handling it.
         reason: BaseException | None = stop
@@ -117,86 +113,6 @@ def _read(
         own = reason is not None
         return Outcome(options, [], str(reason) if own else said.getvalue(), own)
     return Outcome(list(vars(result).values())[:-1], left)
-
-
-class _Terminal(io.StringIO):
-    """Buffer that tyro formats the help for as for the standard output."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown = sys.stdout
-
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Encoding of the standard output, which decides the style of boxes."""
-        return self._shown.encoding.lower()
-
-    def isatty(self) -> bool:
-        """Returns True for a terminal, where the help has colours."""
-        return self._shown.isatty()
-
-
-def _wrapped(description: str) -> str:
-    """Wraps a text to the terminal, except lines that start with a space."""
-    width = shutil.get_terminal_size().columns
-    paragraphs = re.split(r"\n(?: *\n)+", description.strip())
-    return "\n\n".join(
-        part if re.search(r"^ ", part, re.M) else textwrap.fill(part, width)
-        for part in paragraphs
-    )
-
-
-def _rules_of_help(tyro: Any) -> Any:
-    """Returns rules for tyro that make the help of a class.
-
-    They show the bounds of a field next to its default, join the lines of its text,
-    and put the groups for daily use first.
-    """
-    registry = tyro.constructors.ConstructorRegistry()
-    read: list[Any] = []  # the class that the rule of tyro reads now
-
-    @registry.struct_rule
-    def rule(info: Any) -> Any:
-        if not dataclasses.is_dataclass(info.type) or info.type in read:
-            return None
-        read.append(info.type)
-        spec = registry.get_struct_spec(info)
-        read.pop()
-        fields = [
-            dataclasses.replace(
-                field,
-                type=_with_bounds(tyro, field.type, field.default),
-                helptext=_joined(field.helptext),
-            )
-            for field in spec.fields
-        ]
-        fields.sort(
-            key=lambda f: _FIRST.index(f.name) if f.name in _FIRST else len(_FIRST)
-        )
-        return dataclasses.replace(spec, fields=tuple(fields))
-
-    return registry
-
-
-def _joined(text: Any) -> str | None:
-    """Returns the text of a field in one line, from a text or a function."""
-    found: str | None = text() if callable(text) else text
-    return found and " ".join(found.split())
-
-
-def _with_bounds(tyro: Any, hint: Any, default: Any) -> Any:
-    """Returns the type of a field with its bounds for the help of tyro.
-
-    The help shows "(default: 1; at least 1)".
-    """
-    bounds = bounds_of(hint)
-    if not bounds and default != ():
-        return hint
-
-    def words(default: str) -> str:
-        return f"(default: {default or 'none'}{bounds and '; '}{bounds})"
-
-    return Annotated[hint, tyro.conf.arg(help_behavior_hint=words)]
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import os
-import platform
 import sys
 import textwrap
 import traceback
@@ -13,7 +12,6 @@ from pathlib import Path
 
 import jax
 
-from jaxdiff import __version__
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -45,6 +43,7 @@ from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
+from jaxdiff.runs.provenance import versions
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
@@ -185,8 +184,10 @@ def _command(
     compilation_cache.enable()
     name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
     if name == "--version":
-        python = platform.python_version()
-        print(f"jaxdiff {__version__}, jax {jax.__version__}, Python {python}")
+        found = versions()
+        print(
+            f"jaxdiff {found['jaxdiff']}, jax {found['jax']}, Python {found['python']}"
+        )
         return
     if not name[:1].isalnum():
         name, words = "run", [name, *words]

@@ -287,7 +287,10 @@ def test_pixels_are_features(shape, size, expected):
 
 def test_a_classifier_needs_classes():
     dataset = from_arrays(np.zeros((5, 8, 8, 1), np.uint8))
-    with pytest.raises(jd.InputError, match="a classifier needs classes"):
+    with pytest.raises(
+        jd.InputError,
+        match="the dataset must have classes to train a classifier, got none",
+    ):
         Classifier(num_steps=1).build(dataset, dataset, Pmap())
 
 

@@ -127,5 +127,5 @@ def test_what_is_no_folder_is_told(here, capsys):
     with pytest.raises(SystemExit) as end:
         command("trian")
     assert end.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed == "error: there is no folder 'trian'. Check --data.path.\n"
+    error = capsys.readouterr().err
+    assert error == "error: there is no folder 'trian'. Check --data.path.\n"

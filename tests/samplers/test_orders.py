@@ -234,7 +234,7 @@ def test_encode_refuses_noise(sampler):
 
 def test_encode_needs_two_levels():
     sampler = jd.DDIM(spacing=jd.spacing.Trailing(num_steps=1))
-    with pytest.raises(jd.InputError, match="at least 2 levels, got 1"):
+    with pytest.raises(jd.InputError, match=r"2 levels, got 1\. Take more steps"):
         jd.samplers.encode(
             mixture(), sampler, SCHEDULES["exploding"], jnp.asarray(STARTS)
         )
