@@ -245,8 +245,8 @@ BREAKS = (
     Break(
         "last-step-adds-noise",
         "jaxdiff/samplers/ancestral.py",
-        "mean + jnp.where(sigma_s > 0, jnp.sqrt(var), 0.0) * noise",
-        "mean + jnp.sqrt(var) * noise",
+        "mean + jnp.where(sigma_s > 0, root(var), 0.0) * noise",
+        "mean + root(var) * noise",
         "tests/samplers/test_ancestral.py",
         "test_last_step_adds_no_noise",
     ),

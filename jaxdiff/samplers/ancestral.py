@@ -130,7 +130,7 @@ def p_step(estimate: Estimate, x_t: Array, info: StepInfo, variance: Variance) -
     level, next_level, noise, _ = info
     mean, var = p_mean_variance(estimate, x_t, level, next_level, variance)
     _, sigma_s = next_level.scales(x_t)
-    return mean + root(jnp.where(sigma_s > 0, var, 0.0)) * noise
+    return mean + jnp.where(sigma_s > 0, root(var), 0.0) * noise
 
 
 @jax.tree_util.register_dataclass
