@@ -171,8 +171,8 @@ BREAKS = (
     Break(
         "guidance-outside-the-interval",
         "jaxdiff/denoisers/guidance.py",
-        "(level.sigma <= high * level.alpha), weight, 1.0)",
-        "(level.sigma <= high * level.alpha), 1.0, weight)",
+        "(s <= high), weight, 1.0)",
+        "(s <= high), 1.0, weight)",
         "tests/denoisers/test_guidance.py",
         (
             "test_guided_only_in_the_interval[VP(num_steps=1000, beta_min=0.1, "
