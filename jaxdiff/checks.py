@@ -29,6 +29,7 @@ from typing import (
 )
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from annotated_types import (
     BaseMetadata,
@@ -99,6 +100,11 @@ def field_types(cls: type) -> dict[str, Any]:
     except NameError:
         return {}
     return {field.name: hints[field.name] for field in fields(cls)}
+
+
+def holds_float(hint: Any) -> bool:
+    """Returns True for the type of a number, with or without bounds or None."""
+    return hint is float or any(map(holds_float, get_args(hint)))
 
 
 def bounds_of(hint: Any) -> str:
@@ -232,6 +238,20 @@ def warn_visible_signal(left: float) -> None:
             "trained on. Use more steps or larger betas.",
             stacklevel=4,
         )
+
+
+def at_least_float32(name: str, x: Any) -> jax.Array:
+    """Returns an array of floats in its type, but at least float32.
+
+    Raises:
+        InputError: the array is not floating point.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"{name} must be floating point, got {x.dtype}. Scale images to [-1, 1]."
+        )
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def check_range(name: str, array: Any, size: int) -> None:

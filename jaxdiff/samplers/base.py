@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
-from jaxdiff.checks import Checked
+from jaxdiff.checks import Checked, concrete, field_types, holds_float
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
@@ -139,7 +139,8 @@ def sample(
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
-        InputError: an argument does not match the shape or the number of steps, or the
+        InputError: an argument does not match the shape or the number of steps, two
+            neighbouring levels are equal, a number of the sampler is an array, or the
             network's prediction does not fit the schedule.
     """
     if jax.tree_util.all_leaves([sampler]):
@@ -160,7 +161,9 @@ def sample(
         raise InputError(f"x_T must be floating point, got {x_T.dtype}")
     if every is not None and every < 1:
         raise InputError(f"every must be at least 1, got {every}")
+    check_numbers(sampler)
     grid = sampler.grid(schedule) if levels is None else levels
+    check_grid(grid)
     num_steps = grid.alpha.shape[0] - 1
     if noise is not None and noise.shape != (num_steps, *shape):
         raise InputError(
@@ -170,6 +173,47 @@ def sample(
         as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
         x_T, noise, every,
     )  # fmt: skip
+
+
+def check_grid(grid: Level) -> None:
+    """Checks the levels of a sampling loop; values that `jit` traces are skipped.
+
+    Raises:
+        InputError: the fields do not have one shape [N + 1], N at least 1, or two
+            neighbouring levels are equal.
+    """
+    shapes = [jnp.shape(field) for field in grid]
+    if len({*shapes}) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
+        raise InputError(
+            "levels must have fields of one shape [N + 1], N at least 1, got shapes "
+            f"{', '.join(map(str, shapes))}"
+        )
+    alpha, sigma = concrete(grid.alpha), concrete(grid.sigma)
+    if alpha is not None and sigma is not None:
+        equal = (alpha[1:] == alpha[:-1]) & (sigma[1:] == sigma[:-1])
+        if equal.any():
+            place = int(equal.argmax())
+            raise InputError(
+                "levels must change in each step, got equal levels at "
+                f"{place} and {place + 1}. Take fewer steps, or remove one level."
+            )
+
+
+def check_numbers(sampler: Sampler) -> None:
+    """Checks that a sampler's numbers, such as eta, are single numbers.
+
+    Raises:
+        InputError: a number is an array, such as one number per image.
+    """
+    for name, hint in field_types(type(sampler)).items():
+        value = getattr(sampler, name)
+        if isinstance(value, Sampler):
+            check_numbers(value)
+        elif holds_float(hint) and jnp.ndim(value):
+            raise InputError(
+                f"{name} must be one number for all images, got shape "
+                f"{jnp.shape(value)}. Call sample once for each number."
+            )
 
 
 @jax.jit(static_argnames=("shape", "every"))
@@ -199,12 +243,15 @@ def _chain(
     def draw(steps_left: Array | int) -> Array:
         return rng.step_noise(key, indices, steps_left, shape[1:]).astype(dtype)
 
+    def estimate(x_t: Array, level: Level) -> Estimate:
+        return jax.tree.map(lambda a: a.astype(dtype), denoiser(x_t, level))
+
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry
         level, next_level, steps_left, given = now
         eps = draw(steps_left) if given is None else given
         info = StepInfo(level, next_level, eps, steps_left)
-        return sampler.denoise_and_step(denoiser, schedule, x, info, memory), None
+        return sampler.denoise_and_step(estimate, schedule, x, info, memory), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]

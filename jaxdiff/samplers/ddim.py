@@ -72,6 +72,6 @@ def ddim_step(
     _, variance = posterior(estimate.x_0, x_t, level, next_level)
     # This variance does not exist for steps up, from data to noise.
     fresh = jnp.minimum(eta * root(variance), sigma_s)
-    # All noise is fresh with an eta above 1, and with eta 1 from a level without signal.
+    # All noise is fresh for a large eta, and for eta 1 from a level without signal.
     kept = jnp.where(fresh < sigma_s, root(sigma_s**2 - fresh**2), 0.0)
     return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise
