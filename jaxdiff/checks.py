@@ -32,6 +32,7 @@ from typing import (
 )
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from annotated_types import (
     BaseMetadata,
@@ -164,6 +165,13 @@ def bare(hint: Any) -> Any:
     return get_args(hint)[0] if get_origin(hint) is Annotated else hint
 
 
+def holds_float(hint: Any) -> bool:
+    """Returns True for the type of a number, with or without bounds or None."""
+    if get_origin(hint) in (Annotated, Union, UnionType):
+        return any(map(holds_float, get_args(hint)))
+    return hint is float
+
+
 def bounds_of(hint: Any) -> str:
     """Returns the bounds that a type declares, such as "at least 1", or "" if none."""
     return ", ".join(rule.words for rule in _rules(hint) if rule.is_bound)
@@ -292,6 +300,20 @@ def warn_visible_signal(left: float) -> None:
             "trained on. Use more steps or larger betas.",
             stacklevel=4,
         )
+
+
+def at_least_float32(name: str, x: Any) -> jax.Array:
+    """Returns an array of floats in its type, but at least float32.
+
+    Raises:
+        InputError: the array is not floating point.
+    """
+    x = jnp.asarray(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(
+            f"{name} must be floating point, got {x.dtype}. Scale images to [-1, 1]."
+        )
+    return x.astype(jnp.float32) if x.dtype.itemsize < 4 else x
 
 
 def check_range(name: str, array: Any, size: int) -> None:

@@ -64,6 +64,18 @@ class NonFiniteError(FloatingPointError):
         return type(self), (str(self), self.step)  # else unpickling lacks the step
 
 
+class NonFiniteSamples(InputError):
+    """Some samples are not finite.
+
+    Attributes:
+        images: all samples of the request, float32 [num, ...].
+    """
+
+    def __init__(self, message: str, images: Any = None):
+        super().__init__(message)
+        self.images = images
+
+
 def require(module: str) -> Any:
     """Imports an optional package, or a module in it, when the caller needs it.
 

@@ -10,17 +10,31 @@ import jax.numpy as jnp
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, Key
 
+KIND = "threefry2x32"
+"""Kind of all keys. Others, such as rbg, draw a batch of numbers from its first key."""
+
+
+def key(seed: int | Array) -> Key:
+    """Returns the key of a seed; of `KIND`, for any `jax_default_prng_impl`."""
+    return jax.random.key(seed, impl=KIND)
+
 
 def example_keys(key: Key, indices: Array) -> Key:
     """Returns one key per example: `fold_in(key, i)` for each i of indices [batch].
 
     Raises:
-        InputError: the key is not one typed key.
+        InputError: the key is not one typed key, or is not of `KIND`.
     """
     dtype = getattr(key, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.ndim:
         raise InputError(
             f"key must be one typed key, jax.random.key(seed), got {key!r:.60}"
+        )
+    kind = str(jax.random.key_impl(key))
+    if kind != KIND:
+        raise InputError(
+            f"key must be of the kind {KIND}, got {kind}. Make it with "
+            f'jax.random.key(seed, impl="{KIND}").'
         )
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 

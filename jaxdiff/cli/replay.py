@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff import data, plots
+from jaxdiff import data, plots, rng
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
@@ -161,7 +161,7 @@ def _one_by_one(
     Runs on one device, one example at a time, so that it fits in memory if a step did.
     """
     experiment = trainer.experiment
-    key = jax.random.fold_in(jax.random.key(experiment.seed), state.step)
+    key = jax.random.fold_in(rng.key(experiment.seed), state.step)
     prediction, objective = experiment.prediction, experiment.objective
 
     @jax.jit

@@ -33,6 +33,7 @@ from jaxdiff.denoisers.network import (
     networks_of,
 )
 from jaxdiff.errors import InputError
+from jaxdiff.schedules.forward import root
 from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level
 
 
@@ -49,8 +50,9 @@ def classifier_free_guidance(
         denoiser: denoiser bound to labels, such as `run.denoiser(labels)` or an oracle.
         weight: guidance weight [] or [batch]: 0 for the unconditional model, 1 for the
             conditional one, above 1 for guidance.
-        interval: lowest and highest sigma / alpha with guidance; the model is
-            conditional outside (Kynkaanniemi et al. 2024). None for all levels.
+        interval: lowest and highest sigma / alpha with guidance, 0 to infinity; the
+            model is conditional outside (Kynkaanniemi et al. 2024). None for all
+            levels.
         rescale: share, in 0..1, by which each image's standard deviation returns to the
             conditional model's, for x_0 (Lin et al. 2024, section 3.4).
 
@@ -157,16 +159,23 @@ def _classifier_free(
     given = jax.tree.map(itemgetter(0), estimates)
     free = jax.tree.map(itemgetter(1), estimates)
     guided = _extrapolated(free, given, weight, interval, x_t, level)
-    axes = tuple(range(1, x_t.ndim))
+    spread, wanted = _deviation(guided.x_0), _deviation(given.x_0)
     # An image without contrast is not rescaled.
-    spread = jnp.std(guided.x_0, axis=axes, keepdims=True)
-    wanted = jnp.std(given.x_0, axis=axes, keepdims=True)
     ratio = jnp.where(spread > 0, wanted / jnp.where(spread > 0, spread, 1.0), 1.0)
     change = rescale * (ratio - 1) * guided.x_0
     alpha, sigma = level.scales(x_t)
     return guided._replace(
         x_0=guided.x_0 + change, eps=guided.eps - alpha / sigma * change
     )
+
+
+def _deviation(x: Array) -> Array:
+    """Returns each image's standard deviation [batch, 1, ...].
+
+    Its derivative is 0, instead of NaN, if the image has no contrast.
+    """
+    axes = tuple(range(1, x.ndim))
+    return root(jnp.var(x, axis=axes, keepdims=True))
 
 
 def _autoguided(
@@ -193,8 +202,8 @@ def _extrapolated(
     weight = jnp.asarray(weight, x_t.dtype)
     if interval is not None:
         low, high = interval
-        above = level.sigma >= low * level.alpha
-        weight = jnp.where(above & (level.sigma <= high * level.alpha), weight, 1.0)
+        s = level.sigma / level.alpha  # infinite in a level without signal
+        weight = jnp.where((low <= s) & (s <= high), weight, 1.0)
     weight = weight.reshape(weight.shape + (1,) * (x_t.ndim - weight.ndim))
     return better._replace(
         x_0=base.x_0 + weight * (better.x_0 - base.x_0),

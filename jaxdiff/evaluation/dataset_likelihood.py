@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxdiff import rng
 from jaxdiff.data import Dataset, to_float
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.likelihood import (
@@ -117,7 +118,7 @@ def evaluate_likelihood(
         variances = (*variances, LearnedRange())
 
     bound = _Bound(run.model, sampling.clip, variances, num_terms)
-    parallel, shared = run.parallel, (run.params, jax.random.key(seed))
+    parallel, shared = run.parallel, (run.params, rng.key(seed))
     found = parallel.chunks(
         map_by_value(parallel, bound), shared, batch, sampling.chunk, on_chunk
     )

@@ -159,7 +159,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def _init(network: Classifier, shape: tuple[int, int, int], recipe: Recipe) -> _State:
-    params = network.init(jax.random.key(recipe.seed), jnp.zeros((1, *shape)))["params"]
+    params = network.init(rng.key(recipe.seed), jnp.zeros((1, *shape)))["params"]
     return _State(jnp.zeros((), jnp.int32), params, _optimizer(recipe).init(params))
 
 
@@ -172,7 +172,7 @@ def _step(
     recipe: Recipe,
 ) -> tuple[_State, dict[str, Array]]:
     """Runs one Adam step on the cross-entropy of randomly shifted images."""
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    key = jax.random.fold_in(rng.key(recipe.seed), state.step)
 
     def gradient_of(shared: Any, batch: Batch) -> Params:
         params, key = shared

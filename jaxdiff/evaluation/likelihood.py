@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
+from jaxdiff.checks import at_least_float32
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.losses.variational import BIN, bound_term, prior_term
@@ -83,7 +84,9 @@ def variational_bound(
         x_0: 8-bit images scaled to [-1, 1], float [batch, ...].
         key: PRNG key. The noise of example i at step t depends only on (key,
             indices[i], t).
-        variances: variances of the reverse step; each gets its own bound.
+        variances: variances of the reverse step; each gets its own bound. In L_0,
+            `FixedLarge` has the variance beta_0, and `FixedLargeFloored` has the
+            posterior's variance of step 1, as in improved DDPM.
         indices: positions of the examples in the dataset, integers [batch]; 0, 1, ...
             by default.
         num_terms: number of terms to evaluate per image, 2..T; all by default.
@@ -92,9 +95,10 @@ def variational_bound(
         The terms for each of the variances.
 
     Raises:
-        InputError: num_terms is out of range, or the network's prediction does not fit
-            the schedule.
+        InputError: num_terms is out of range, x_0 is not floating point, or the
+            network's prediction does not fit the schedule.
     """
+    x_0 = at_least_float32("x_0", x_0)
     check_schedule(denoiser, schedule)
     indices = jnp.arange(len(x_0)) if indices is None else indices
     edges = None
@@ -200,9 +204,10 @@ def ode_log_density(
         Log-densities in nats, [batch].
 
     Raises:
-        InputError: num_steps is not positive, or the network's prediction does not fit
-            the schedule.
+        InputError: num_steps is not positive, x is not floating point, or the network's
+            prediction does not fit the schedule.
     """
+    x = at_least_float32("x", x)
     if num_steps < 1:
         raise InputError(f"num_steps must be at least 1, got {num_steps}")
     check_schedule(denoiser, schedule)
@@ -269,7 +274,11 @@ def dequantise(images: Array, key: Key, indices: Array | None = None) -> Array:
         images: float [batch, ...] in [-1, 1].
         key: PRNG key. The noise of image i depends only on (key, indices[i]).
         indices: integers [batch]; 0, 1, ... by default.
+
+    Raises:
+        InputError: images are not floating point.
     """
+    images = at_least_float32("images", images)
     indices = jnp.arange(len(images)) if indices is None else indices
     keys = rng.example_keys(key, indices)
     u = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)

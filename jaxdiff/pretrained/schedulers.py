@@ -115,8 +115,17 @@ class Common:
         raise NotImplementedError
 
     def spacing(self, num_steps: int, schedule: Schedule) -> Spacing:
-        """Returns a spacing of jaxdiff with the same time grid."""
+        """Returns a spacing of jaxdiff with the same time grid.
+
+        Raises:
+            InputError: the grid has no step.
+        """
         wanted = self.grid(num_steps, schedule)
+        if len(wanted.times) < 2 - wanted.to_data:
+            raise InputError(
+                f"num_steps must be at least 2 for a grid that ends at time 0, got "
+                f"{num_steps}. Take more steps."
+            )
         count, offset = num_steps, self.steps_offset
         candidates: list[Spacing] = [AllTimes()]
         for to_data, skip_last in ((True, False), (True, True), (False, False)):

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import rng
 from jaxdiff.checks import check_seed
 from jaxdiff.denoisers.network import check_labels, check_null_class
-from jaxdiff.errors import InputError
+from jaxdiff.errors import InputError, NonFiniteSamples
 from jaxdiff.parallel import Parallel, Pmap, map_by_value
 from jaxdiff.samplers import DDIM, Spacing, sample
+from jaxdiff.samplers.base import check_grid
 from jaxdiff.training.experiment import Sampling
 from jaxdiff.training.model import Model
 from jaxdiff.typing import Array, Params
@@ -77,7 +79,7 @@ def check_request(
             raise InputError(
                 f"labels must have one entry per image ({num}), got {len(labels)}"
             )
-    sampling.sampler.grid(model.schedule)
+    check_grid(sampling.sampler.grid(model.schedule))
 
 
 def generate(
@@ -119,6 +121,8 @@ def generate(
 
     Raises:
         InputError: labels do not fit the model, or an argument is out of range.
+        NonFiniteSamples: an image is not finite. The error, an `InputError` too, has
+            the images.
     """
     if num is None:
         if labels is None:
@@ -133,10 +137,19 @@ def generate(
     draw = Draw(model, sampler.spacing, guided, sampling.clip, keep_eps, every)
     numbers = jax.tree.map(np.float32, sampler.rule())
     weight = np.float32(sampling.guidance)
-    shared = (params, jax.random.key(seed), weight, numbers)
+    shared = (params, rng.key(seed), weight, numbers)
     indices = np.arange(num) if indices is None else indices
     batch = (indices, None if labels is None else np.asarray(labels))
     parallel = parallel or Pmap()
-    return parallel.chunks(
+    images = parallel.chunks(
         map_by_value(parallel, draw), shared, batch, sampling.chunk, on_chunk
     )
+    bad = np.flatnonzero(~np.isfinite(images).reshape(num, -1).all(axis=1))
+    if bad.size:
+        raise NonFiniteSamples(
+            f"samples must be finite, got NaN or infinity in {bad.size} of {num} "
+            f"images, the first of index {indices[bad[0]]}. Take more sampling steps "
+            "or a smaller guidance weight, or clip x_0 (sampling.clip).",
+            images,
+        )
+    return images

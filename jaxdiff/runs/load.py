@@ -17,6 +17,7 @@ from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import broadcast_int, first_then_others, is_first
 from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
 from jaxdiff.runs.generate import check_request, generate
+from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -29,7 +30,7 @@ from jaxdiff.typing import AnySchedule, Network, Params
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model, as `load` returns it.
+    """A trained model, as `load` returns it. Its parameters must be finite.
 
     Attributes:
         experiment: the run's configuration.
@@ -46,6 +47,9 @@ class Run:
     params: Params
     step: int
     parallel: Parallel = field(default_factory=Pmap)
+
+    def __post_init__(self) -> None:
+        check_params(self.params)
 
     @property
     def network(self) -> Network:
@@ -138,7 +142,7 @@ def load(
 
     Raises:
         InputError: there is no run, no such checkpoint, or no stored average for `ema`;
-            or the network is not the run's.
+            the network is not the run's; or the parameters are not finite.
 
     Warns:
         UserWarning: the stored averages approximate the average of length `ema` badly.

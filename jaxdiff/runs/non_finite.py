@@ -1,20 +1,47 @@
-"""Policy for a loss or gradient that is not finite: stop, skip or go on."""
+"""Numbers that are not finite: in parameters, and in a training step."""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.errors import NonFiniteError
+import jax
+import jax.numpy as jnp
+
+from jaxdiff.errors import InputError, NonFiniteError, first_few
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import NONFINITE
+from jaxdiff.storage.checkpoints import by_name
 from jaxdiff.storage.files import write_json_atomic
 from jaxdiff.storage.json_lines import History
 from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Experiment
+from jaxdiff.typing import Array, Params
+
+
+def check_params(params: Params) -> None:
+    """Checks that all parameters are finite.
+
+    Raises:
+        InputError: an array has NaN or infinity; the message names it.
+    """
+    leaves = by_name(params)
+    finite = _finite(list(leaves.values()))
+    bad = [name for name, good in zip(leaves, finite, strict=True) if not good]
+    if bad:
+        raise InputError(
+            f"parameters must be finite, got NaN or infinity in {len(bad)} of "
+            f"{len(leaves)} arrays ({first_few(bad)}). Use an earlier checkpoint, or "
+            "download the weights again."
+        )
+
+
+@jax.jit
+def _finite(arrays: list[Array]) -> list[Array]:
+    return [jnp.isfinite(array).all() for array in arrays]
 
 
 class NonFinitePolicy:
-    """Policy of `Training.nonfinite`.
+    """Policy of `Training.nonfinite` for a step: stop, skip or go on.
 
     Args:
         workdir: the run folder, for `nonfinite.json`.

@@ -1,5 +1,6 @@
 """Grids of samples during training, always from the same noise."""
 
+import warnings
 from dataclasses import replace
 from io import BytesIO
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import to_uint8
+from jaxdiff.errors import NonFiniteSamples
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.samplers import DPMSolver, Trailing
@@ -57,12 +60,20 @@ class SampleGrids:
 
         Args:
             state: train state on the devices, as `Parallel.globalize` returns it.
+
+        Warns:
+            UserWarning: some samples are not finite.
         """
         trainer = self._trainer
-        images = generate(
-            trainer.model, state.ema, self._sampling, self._labels, 0, num=self._num,
-            parallel=trainer.experiment.parallel,
-        )  # fmt: skip
+        try:
+            images = generate(
+                trainer.model, state.ema, self._sampling, self._labels, 0,
+                num=self._num, parallel=trainer.experiment.parallel,
+            )  # fmt: skip
+        except NonFiniteSamples as error:
+            if is_first():
+                warnings.warn(f"the sample grid is damaged: {error}", stacklevel=2)
+            images = np.nan_to_num(error.images)
         png = BytesIO()
         names = trainer.info.class_names
         plots.save_samples(png, to_uint8(images), self._labels, names, COLUMNS)

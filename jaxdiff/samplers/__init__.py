@@ -5,6 +5,7 @@ from typing import TypeAlias
 from jaxdiff.names import lazy
 from jaxdiff.samplers.ancestral import DDPM as DDPM
 from jaxdiff.samplers.ancestral import FixedLarge as FixedLarge
+from jaxdiff.samplers.ancestral import FixedLargeFloored as FixedLargeFloored
 from jaxdiff.samplers.ancestral import FixedSmall as FixedSmall
 from jaxdiff.samplers.ancestral import LearnedRange as LearnedRange
 from jaxdiff.samplers.ancestral import MarginalNoise as MarginalNoise

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
-from jaxdiff.schedules.forward import posterior, transition
+from jaxdiff.schedules.forward import posterior, root, transition
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level, Timesteps
 
 Levels: TypeAlias = tuple[Level, Level]
@@ -45,13 +45,36 @@ class FixedSmall:
 
 @dataclass(frozen=True)
 class FixedLarge:
-    """Variance of the forward step, DDPM's beta; equation (3)."""
+    """Variance of the forward step, DDPM's beta; equation (3).
+
+    In the step onto the data it is beta_0; see `FixedLargeFloored`.
+    """
 
     def variance(
         self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
     ) -> Array:
         """Returns the reverse step's variance, shaped to multiply x_t."""
         return transition(x_t, *levels)[1]
+
+
+@dataclass(frozen=True)
+class FixedLargeFloored(FixedLarge):
+    """`FixedLarge`, except in a likelihood's last step, where it is the lower variance.
+
+    Improved DDPM's code evaluates its bound so: in the step onto the data it takes the
+    posterior's variance of step 1 instead of beta_0. The bound differs by about 0.1
+    bits per dimension. Samples are equal, because a sampler adds no noise there.
+    """
+
+    def variance(
+        self, estimate: Estimate, x_t: Array, levels: Levels, floor: Array | float = 0.0
+    ) -> Array:
+        """Returns the reverse step's variance, shaped to multiply x_t.
+
+        It is `floor` in the step onto the data.
+        """
+        large = super().variance(estimate, x_t, levels)
+        return jnp.where(levels[1].scales(x_t)[1] > 0, large, floor)
 
 
 @dataclass(frozen=True)
@@ -130,7 +153,7 @@ def p_step(estimate: Estimate, x_t: Array, info: StepInfo, variance: Variance) -
     level, next_level, noise, _ = info
     mean, var = p_mean_variance(estimate, x_t, level, next_level, variance)
     _, sigma_s = next_level.scales(x_t)
-    return mean + jnp.where(sigma_s > 0, jnp.sqrt(var), 0.0) * noise
+    return mean + jnp.where(sigma_s > 0, root(var), 0.0) * noise
 
 
 @jax.tree_util.register_dataclass

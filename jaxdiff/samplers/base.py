@@ -5,11 +5,16 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from annotated_types import Ge
 
 from jaxdiff import rng
-from jaxdiff.checks import Checked, bare, check_value, field_types
+from jaxdiff.checks import (
+    Checked,
+    check_value,
+    concrete,
+    field_types,
+    holds_float,
+)
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.spacing import AllTimes, Spacing
@@ -141,7 +146,8 @@ def sample(
         [N // every + 1, *shape], whose last entry is the images.
 
     Raises:
-        InputError: an argument does not match the shape or the number of steps, or the
+        InputError: an argument does not match the shape or the number of steps, two
+            neighbouring levels are equal, a number of the sampler is an array, or the
             network's prediction does not fit the schedule.
     """
     if isinstance(sampler, type):
@@ -153,13 +159,6 @@ def sample(
             f"sampler must be a pytree, got {type(sampler).__name__}. Decorate the "
             "class with jax.tree_util.register_dataclass."
         )
-    cls: Any = type(sampler)
-    for name, hint in field_types(cls).items():
-        if bare(hint) is float and np.shape(getattr(sampler, name)):
-            raise InputError(
-                f"{name} must be one number for all images, got shape "
-                f"{np.shape(getattr(sampler, name))}. Use jax.vmap for several."
-            )
     if not hasattr(schedule, "level"):
         raise InputError(
             f"schedule must be a built schedule, got {type(schedule).__name__}. Call "
@@ -179,10 +178,9 @@ def sample(
     if every is not None:
         check_value("every", every, Annotated[int, Ge(1)])
         every = int(every)
+    check_numbers(sampler)
     grid = sampler.grid(schedule) if levels is None else levels
-    shapes = [np.shape(values) for values in grid]
-    if len(set(shapes)) > 1 or len(shapes[0]) != 1:
-        raise InputError(f"levels must have fields of one shape [N + 1], got {shapes}")
+    check_grid(grid)
     num_steps = grid.alpha.shape[0] - 1
     if noise is not None and noise.shape != (num_steps, *shape):
         raise InputError(
@@ -192,6 +190,47 @@ def sample(
         as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
         x_T, noise, every,
     )  # fmt: skip
+
+
+def check_grid(grid: Level) -> None:
+    """Checks the levels of a sampling loop; values that `jit` traces are skipped.
+
+    Raises:
+        InputError: the fields do not have one shape [N + 1], N at least 1, or two
+            neighbouring levels are equal.
+    """
+    shapes = [jnp.shape(field) for field in grid]
+    if len({*shapes}) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
+        raise InputError(
+            "levels must have fields of one shape [N + 1], N at least 1, got shapes "
+            f"{', '.join(map(str, shapes))}"
+        )
+    alpha, sigma = concrete(grid.alpha), concrete(grid.sigma)
+    if alpha is not None and sigma is not None:
+        equal = (alpha[1:] == alpha[:-1]) & (sigma[1:] == sigma[:-1])
+        if equal.any():
+            place = int(equal.argmax())
+            raise InputError(
+                "levels must change in each step, got equal levels at "
+                f"{place} and {place + 1}. Take fewer steps, or remove one level."
+            )
+
+
+def check_numbers(sampler: Sampler) -> None:
+    """Checks that a sampler's numbers, such as eta, are single numbers.
+
+    Raises:
+        InputError: a number is an array, such as one number per image.
+    """
+    for name, hint in field_types(type(sampler)).items():
+        value = getattr(sampler, name)
+        if isinstance(value, Sampler):
+            check_numbers(value)
+        elif holds_float(hint) and jnp.ndim(value):
+            raise InputError(
+                f"{name} must be one number for all images, got shape "
+                f"{jnp.shape(value)}. Use jax.vmap for several."
+            )
 
 
 @jax.jit(static_argnames=("shape", "every"))
@@ -221,12 +260,15 @@ def _chain(
     def draw(steps_left: Array | int) -> Array:
         return rng.step_noise(key, indices, steps_left, shape[1:]).astype(dtype)
 
+    def estimate(x_t: Array, level: Level) -> Estimate:
+        return jax.tree.map(lambda a: a.astype(dtype), denoiser(x_t, level))
+
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry
         level, next_level, steps_left, given = now
         eps = draw(steps_left) if given is None else given
         info = StepInfo(level, next_level, eps, steps_left)
-        return sampler.denoise_and_step(denoiser, schedule, x, info, memory), None
+        return sampler.denoise_and_step(estimate, schedule, x, info, memory), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]

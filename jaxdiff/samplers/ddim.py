@@ -5,7 +5,7 @@
 
 With eta 0 the step is deterministic. It is Euler's rule for the probability-flow ODE,
 both in (x_t / alpha, sigma / alpha) and along a straight path. With eta 1 it is the
-ancestral step of DDPM with the small variance.
+ancestral step of DDPM with the small variance. c is at most sigma_s, for any eta.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from annotated_types import Ge
 from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.spacing import Spacing, Trailing
-from jaxdiff.schedules.forward import posterior
+from jaxdiff.schedules.forward import posterior, root
 from jaxdiff.typing import Array, Estimate, Level
 
 
@@ -71,6 +71,7 @@ def ddim_step(
     alpha_s, sigma_s = next_level.scales(x_t)
     _, variance = posterior(estimate.x_0, x_t, level, next_level)
     # This variance does not exist for steps up, from data to noise.
-    fresh = jnp.minimum(eta * jnp.sqrt(jnp.maximum(variance, 0.0)), sigma_s)
-    kept = jnp.sqrt(sigma_s**2 - fresh**2)
+    fresh = jnp.minimum(eta * root(variance), sigma_s)
+    # All noise is fresh for a large eta, and for eta 1 from a level without signal.
+    kept = jnp.where(fresh < sigma_s, root(sigma_s**2 - fresh**2), 0.0)
     return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise

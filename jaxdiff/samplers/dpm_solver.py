@@ -18,7 +18,7 @@ from annotated_types import Ge, Interval
 
 from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
-from jaxdiff.samplers.exponential import first_order, half_log_snr, integral
+from jaxdiff.samplers.exponential import first_order, half_log_snr, integral, length
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate
 
@@ -99,7 +99,7 @@ class DPMSolver(Sampler):
         now = half_log_snr(info.level)
         if self.order > 1:
             count = usable(self.order, self.lower_order_final, memory, info)
-            h = half_log_snr(info.next_level) - now
+            h = length(now, info.next_level, count)
             rate = (1 + self.eta) * h
             slope = -jnp.expm1(-rate) / 2 if self.variant == "midpoint" else None
             values, lambdas = (estimate.x_0, *memory.values), (now, *memory.lambdas)

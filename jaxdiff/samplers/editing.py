@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
+from jaxdiff.checks import at_least_float32
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import Sampler, sample
 from jaxdiff.samplers.inversion import decode, encode
@@ -116,8 +117,9 @@ def image_to_image(
             `sample`.
 
     Raises:
-        InputError: strength is out of range.
+        InputError: strength is out of range, or the images are not floating point.
     """
+    images = at_least_float32("images", images)
     if not 0 < strength <= 1:
         raise InputError(f"strength must be above 0 and at most 1, got {strength:g}")
     grid = sampler.grid(schedule)

@@ -23,7 +23,7 @@ from jaxdiff.checks import above_0
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Karras, Spacing
-from jaxdiff.schedules.forward import log_snr
+from jaxdiff.schedules.forward import log_snr, root
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
 MOST_CHURN = 2**0.5 - 1
@@ -72,19 +72,22 @@ class Euler(Sampler):
     ) -> tuple[Array, Level]:
         """Applies equations (1) and (2) within the levels of the schedule."""
         level = info.level
-        s = level.sigma / level.alpha
-        churned = (gamma > 0) & (s >= self.churn_min) & jnp.isfinite(s)
+        # Without signal s is infinite, and there is nothing to churn.
+        alpha = jnp.where(level.alpha > 0, level.alpha, 1.0)
+        s = level.sigma / alpha
+        churned = (gamma > 0) & (s >= self.churn_min) & (level.alpha > 0)
         if self.churn_max is not None:
             churned &= s <= self.churn_max
-        raised = schedule.level_of_log_snr(log_snr(level) - 2 * jnp.log1p(gamma))
+        known = log_snr(level._replace(alpha=alpha))
+        raised = schedule.level_of_log_snr(known - 2 * jnp.log1p(gamma))
 
         def chosen(new: Array, old: Array) -> Array:
             return jnp.where(churned, new.astype(x_t.dtype), old.astype(x_t.dtype))
 
         raised = Level(*map(chosen, raised, level))
-        s_raised = raised.sigma / raised.alpha
-        added = jnp.sqrt(jnp.maximum(s_raised**2 - s**2, 0.0)) * self.churn_noise
-        kept = jnp.where(churned, raised.alpha / level.alpha, 1.0)
+        s_raised = raised.sigma / jnp.where(raised.alpha > 0, raised.alpha, 1.0)
+        added = root(s_raised**2 - s**2) * self.churn_noise
+        kept = jnp.where(churned, raised.alpha / alpha, 1.0)
         added = jnp.where(churned, raised.alpha * added, 0.0)
         return kept * x_t + added * info.noise, raised
 

@@ -28,23 +28,40 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.samplers.base import StepInfo
+from jaxdiff.schedules.forward import root
 from jaxdiff.typing import Array, Estimate, Level
 
 _POINTS, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 _POINTS, _WEIGHTS = (_POINTS + 1) / 2, _WEIGHTS / 2
 
 
+FAR = 1e15
+"""Substitute for an infinite lambda. Infinities would make the derivatives NaN."""
+
+
 def half_log_snr(level: Level) -> Array:
-    """Returns lambda, half the log-SNR; infinite if alpha or sigma is 0."""
-    return jnp.log(level.alpha) - jnp.log(level.sigma)
+    """Returns lambda, half the log-SNR; -FAR if alpha is 0, FAR if sigma is 0."""
+    signal, noise = level.alpha > 0, level.sigma > 0
+    alpha, sigma = jnp.where(signal, level.alpha, 1.0), jnp.where(noise, level.sigma, 1)
+    known = jnp.log(alpha) - jnp.log(sigma)
+    return jnp.where(signal & noise, known, jnp.where(signal, FAR, -FAR))
+
+
+def length(now: Array, next_level: Level, count: Array) -> Array:
+    """Returns h from lambda `now`; 1 if a step of `count` 1 does not use h, []."""
+    return jnp.where(count > 1, half_log_snr(next_level) - now, 1.0)
 
 
 def first_order(estimate: Estimate, info: StepInfo, eta: Array | float) -> Array:
     """Returns equation (1) without I."""
     level, next_level, noise, _ = info
-    ratio = next_level.sigma * level.alpha / (level.sigma * next_level.alpha)  # e^-h
-    decay = ratio**eta  # without logarithms, because h may be infinite
-    fresh = next_level.sigma * jnp.sqrt(jnp.maximum(1 - decay**2, 0.0))
+    alpha_s = jnp.where(next_level.alpha > 0, next_level.alpha, 1.0)
+    ratio = next_level.sigma * level.alpha / (level.sigma * alpha_s)  # e^-h
+    # Without logarithms, because h may be infinite. An eta below 1 then has a slope
+    # that is infinite, too.
+    regular = (ratio > 0) | (eta >= 1)
+    decay = jnp.where(regular, jnp.where(regular, ratio, 1.0) ** eta, 0.0**eta)
+    fresh = next_level.sigma * root(1 - decay**2)
     kept = next_level.sigma * decay
     return next_level.alpha * estimate.x_0 + kept * estimate.eps + fresh * noise
 

@@ -8,6 +8,8 @@ inverse. The data are taken to be y = x / alpha at the least noisy level (as for
 import jax
 import jax.numpy as jnp
 
+from jaxdiff import rng
+from jaxdiff.checks import at_least_float32
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import Sampler, sample
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
@@ -29,8 +31,10 @@ def encode(
         x at the grid's noisiest level, of x_0's shape.
 
     Raises:
-        InputError: the sampler adds noise, or its grid has one level only.
+        InputError: the sampler adds noise, its grid has one level only, or x_0 is not
+            floating point.
     """
+    x_0 = at_least_float32("x_0", x_0)
     levels = jax.tree.map(lambda a: a[::-1], _without_data(sampler, schedule))
     x = levels.alpha[0].astype(x_0.dtype) * x_0
     return _run(denoiser, sampler, schedule, x, levels)
@@ -53,7 +57,7 @@ def _run(
     denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule, x: Array, levels: Level
 ) -> Array:
     """Runs the loop along the levels; a deterministic sampler ignores the key."""
-    key = jax.random.key(0)
+    key = rng.key(0)
     return sample(denoiser, sampler, schedule, key, x.shape, x_T=x, levels=levels)
 
 

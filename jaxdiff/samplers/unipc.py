@@ -17,7 +17,7 @@ from jaxdiff.denoisers.predictions import eps_of
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.dpm_solver import History, Order, usable
-from jaxdiff.samplers.exponential import half_log_snr, integral
+from jaxdiff.samplers.exponential import half_log_snr, integral, length
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate, Level
 
@@ -102,7 +102,7 @@ class UniPC(Sampler):
         """Returns a step by the polynomial through the estimate and other x_0."""
         x_s = euler_step(estimate, next_level)
         now = half_log_snr(level)
-        h = half_log_snr(next_level) - now
+        h = length(now, next_level, count)
         slope = h / 2 if self.variant == "bh1" else -jnp.expm1(-h) / 2
         theta = [jnp.zeros_like(h), *((at - now) / h for at in lambdas)]
         every = (estimate.x_0, *values)

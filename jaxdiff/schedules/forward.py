@@ -134,8 +134,15 @@ def transition(x: Array, level: Level, next_level: Level) -> tuple[Array, Array]
     """Returns alpha_ts and beta_ts of equation (1), shaped to multiply x."""
     alpha_t, sigma_t = level.scales(x)
     alpha_s, sigma_s = next_level.scales(x)
-    alpha_ts = alpha_t / alpha_s
+    # A step up to a level without signal, of the ODE backwards, has no such q.
+    alpha_ts = jnp.where(alpha_s > 0, alpha_t / jnp.where(alpha_s > 0, alpha_s, 1.0), 0)
     return alpha_ts, sigma_t**2 - (alpha_ts * sigma_s) ** 2
+
+
+def root(x: Array) -> Array:
+    """Returns sqrt(x), and 0 with derivative 0 if x is 0 or a rounding error below."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
 def snr(level: Level) -> Array:

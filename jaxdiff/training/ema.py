@@ -89,7 +89,8 @@ def post_hoc_weights(
     """Returns the weights of the sum of stored averages that is closest to a target.
 
     The sum is the least-squares fit of the target's profile by the stored profiles
-    (EDM2, appendix C, algorithm 3), in float64.
+    (EDM2, appendix C, algorithm 3), in float64. As in EDM2's published code, the
+    weights are then divided by their sum, because the target's weights sum to 1.
 
     Args:
         steps: Step of each stored average, at least 1.
@@ -99,8 +100,7 @@ def post_hoc_weights(
         target_gamma: Exponent of the target average.
 
     Returns:
-        Weight of each stored average (float64 [n]). The sum of the weights is near 1,
-        without a constraint.
+        Weight of each stored average (float64 [n]); the weights sum to 1.
 
     Raises:
         InputError: If there is no stored average, or all are later than the target.
@@ -123,7 +123,8 @@ def post_hoc_weights(
     norms = np.sqrt(np.diag(products))
     scaled = products / np.outer(norms, norms)
     solution = np.linalg.lstsq(scaled, wanted / norms, rcond=1e-14)[0]
-    return solution / norms
+    weights = solution / norms
+    return weights / weights.sum()
 
 
 def post_hoc_error(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff import rng
 from jaxdiff.denoisers.guidance import classifier_free_guidance
 from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
@@ -68,7 +69,7 @@ class Model:
         Raises:
             InputError: If the network's call does not match `typing.Network`.
         """
-        key = jax.random.key(seed)
+        key = rng.key(seed)
         return init_params(self.network, self.image_shape, self.num_classes, key)
 
     def param_shapes(self) -> Params:
@@ -141,7 +142,7 @@ def param_shapes(
 ) -> Params:
     """Returns the shapes and types of a network's parameters."""
     init = partial(init_params, network, image_shape, num_classes)
-    return jax.eval_shape(init, jax.random.key(0))
+    return jax.eval_shape(init, rng.key(0))
 
 
 def describe_network(network: Network) -> str:

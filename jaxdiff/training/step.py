@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax.microbatching import AccumulationType, microbatch
 
+from jaxdiff import rng
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import loss_fn
@@ -60,7 +61,7 @@ def train_step(
         gradient's global norm before clipping. `finite` is True if this norm and the
         loss are finite.
     """
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(rng.key(seed), state.step)
     gradient_fn = jax.grad(loss_fn, has_aux=True)
 
     def gradient_of(shared: Any, share: Batch) -> Any:

@@ -232,6 +232,39 @@ def test_guided_only_in_the_interval(options, x64):
         assert (abs(whole.x_0 - plain.x_0).max(axis=(1, 2, 3))[1:] > 1e-3).all()
 
 
+def test_an_interval_up_to_infinity_guides_pure_noise(x64):
+    x_t, level = noised(STRAIGHT)
+    for guide in (
+        partial(jd.classifier_free_guidance, conditional()),
+        partial(jd.guidance.autoguidance, mixture(), weaker()),
+    ):
+        low = level.sigma[3] / level.alpha[3] * (1 - 1e-12)
+        got = ask(guide(3.0, interval=(low, np.inf)), x_t, level)
+        whole, plain = (ask(guide(weight), x_t, level) for weight in (3.0, 1.0))
+        inside = np.array([0, 0, 0, 1, 1], bool).reshape(5, 1, 1, 1)
+        assert float(level.alpha[-1]) == 0
+        assert_same(got, jax.tree.map(partial(jnp.where, inside), whole, plain))
+        assert abs(whole.x_0 - plain.x_0)[-1].max() > 1e-3
+
+
+def test_rescale_of_an_image_without_contrast_has_a_derivative():
+    """A single pixel has the deviation 0, at which a root has no derivative."""
+    parts = [
+        jd.oracles.Gaussian.of(np.full((1, 1), m, np.float32), 0.3) for m in (0, 1)
+    ]
+    denoiser = OF([0.5, 0.5], parts).bind(np.array([0, 1]))
+    level = jd.Linear().build().level(500)
+
+    def total(x_t, rescale):
+        guided = jd.classifier_free_guidance(denoiser, 2.0, rescale=rescale)
+        return guided(x_t, level).x_0.sum()
+
+    x_t = jnp.ones((2, 1, 1))
+    found, plain = (jax.grad(total)(x_t, rescale) for rescale in (0.7, 0.0))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, plain, rtol=1e-6)
+
+
 @pytest.mark.parametrize("options", [VP, STRAIGHT], ids=repr)
 def test_rescale_gives_back_the_contrast(options, x64):
     x_t, level = noised(options)

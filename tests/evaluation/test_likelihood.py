@@ -354,3 +354,37 @@ def test_the_parts_of_the_bound(num_steps, num_terms):
 def test_how_many_terms_there_are(num_terms):
     with pytest.raises(jd.InputError, match=rf"2\.\.200, got {num_terms}"):
         likelihood.bound_parts(200, num_terms)
+
+
+def test_types_of_images(short):
+    """Half precision is computed in float32; integers are refused."""
+    oracle, key = gaussian("diagonal"), rng.key(0)
+    x_0 = grey(oracle.draw(key, 3)).astype(jnp.bfloat16)
+    whole = x_0.astype(jnp.float32)
+    functions = [
+        lambda x: bound_of(VARIANCES[:1], oracle, short, x, key)[0].total,
+        lambda x: likelihood.ode_log_density(oracle, short, x, key, num_steps=2),
+        lambda x: likelihood.dequantise(x, key),
+        lambda x: jd.samplers.encode(oracle, jd.DPMSolver(), short, x),
+    ]
+    for function in functions:
+        found = function(x_0)
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, function(whole))
+        with pytest.raises(jd.InputError, match=r"floating point, got uint8\. Scale"):
+            function(np.zeros((3, 2, 2, 1), np.uint8))
+
+
+def test_large_variance_with_improved_ddpms_last_step(short):
+    """Their fixed-large variance is the posterior's of step 1 in the last step."""
+    oracle, key = gaussian("diagonal"), rng.key(0)
+    x_0 = grey(oracle.draw(key, 8))
+    variances = (
+        jd.samplers.FixedSmall(),
+        jd.samplers.FixedLarge(),
+        jd.samplers.FixedLargeFloored(),
+    )
+    small, large, theirs = bound_of(variances, oracle, short, x_0, key)
+    np.testing.assert_array_equal(theirs.terms[:, 0], small.terms[:, 0])
+    np.testing.assert_array_equal(theirs.terms[:, 1:], large.terms[:, 1:])
+    assert abs(theirs.total - large.total).max() > 0.01

@@ -11,6 +11,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff import rng
 from jaxdiff.samplers.base import _chain as chain
+from jaxdiff.samplers.ddim import ddim_step
 
 CHAIN: Any = chain
 SHAPE = (5, 4, 4, 1)
@@ -196,3 +197,92 @@ def test_what_is_no_key_and_no_sampler(short):
 
     with pytest.raises(ValueError, match=r"a pytree, got Unregistered\. Decorate"):
         jd.sample(shrink, Unregistered(), short, jax.random.key(0), SHAPE)
+    with pytest.raises(ValueError, match=r'threefry2x32, got rbg\. .* impl="threefry'):
+        jd.sample(shrink, jd.DDPM(), short, jax.random.key(0, impl="rbg"), SHAPE)
+
+
+def test_draws_do_not_depend_on_the_default_kind_of_key(short):
+    expected = jax.random.key_data(rng.key(3))
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(jax.random.key_data(rng.key(3)), expected)
+    np.testing.assert_array_equal(jax.random.key_data(jax.random.key(3)), expected)
+
+
+def test_wrong_levels_and_numbers_are_refused(short):
+    def draw(sampler, levels=None):
+        return jd.sample(shrink, sampler, short, rng.key(0), SHAPE, levels=levels)
+
+    grid = jd.spacing.Trailing(num_steps=4).levels(short)
+    twice = jax.tree.map(lambda a: jnp.concatenate([a[:2], a[1:]]), grid)
+    wrong = [
+        (jd.DDIM(eta=jnp.zeros(5)), None, r"^eta must be one number .* \(5,\)\. "),
+        (jd.samplers.Euler(churn=np.zeros(5)), None, r"^churn must be one number"),
+        (
+            jd.DDIM(),
+            grid._replace(sigma=grid.sigma[1:]),
+            r"shapes .* \(5,\), \(4,\)$",
+        ),
+        (jd.DDIM(), jax.tree.map(lambda a: a[:1], grid), r"N at least 1"),
+        (jd.samplers.UniPC(), twice, r"equal levels at 1 and 2\. "),
+    ]
+    for sampler, levels, match in wrong:
+        with pytest.raises(jd.InputError, match=match):
+            draw(sampler, levels)
+
+
+@pytest.mark.parametrize("sampler", [jd.DPMSolver(order=3), jd.samplers.UniPC()])
+def test_estimates_of_another_type_are_taken(short, sampler):
+    """A network may estimate in bfloat16; the multistep memory is in float32."""
+
+    def half(x_t, level):
+        estimate = shrink(x_t, level)
+        return jax.tree.map(lambda a: a.astype(jnp.bfloat16), estimate)
+
+    levels = jd.spacing.Trailing(num_steps=4).levels(short)
+    found, expected = (
+        jd.sample(denoiser, sampler, short, rng.key(0), SHAPE, levels=levels)
+        for denoiser in (half, shrink)
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0.1, atol=0.05)
+
+
+def test_one_time_of_a_schedule_is_one_step():
+    """A step onto the data is the estimate of x_0, for every sampler."""
+    schedule = jd.Linear(num_steps=1, beta_start=0.9999, beta_end=0.9999).build()
+    spacing, x = jd.spacing.AllTimes(), jax.random.normal(rng.key(0), SHAPE)
+    expected = shrink(x, schedule.level(0)).x_0
+    for sampler in (jd.samplers.UniPC(spacing=spacing), jd.DPMSolver(spacing=spacing)):
+        found = jd.sample(shrink, sampler, schedule, rng.key(0), SHAPE, x_T=x)
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_steps_of_all_noise_are_finite(x64):
+    """Eta may be 1 and more, from levels with and without signal, in any precision."""
+    dtype = jnp.float64 if x64 else jnp.float32
+    with jax.enable_x64(x64):
+        u = jnp.linspace(0.0, 1.0, 4001, dtype=dtype)
+        pairs = []
+        for a, b in ((1 - u, u), (jnp.cos(u * np.pi / 2), jnp.sin(u * np.pi / 2))):
+            alpha, sigma = a.at[-1].set(0.0), b
+            for gap in (1, 400):
+                noisy = jd.Level(u[gap:], alpha[gap:], sigma[gap:])
+                clean = jd.Level(u[:-gap], alpha[:-gap], sigma[:-gap])
+                pairs.append((noisy, clean))
+            top = jax.tree.map(lambda a: jnp.broadcast_to(a[-1], a.shape), noisy)
+            pairs.append((top, clean))
+        level, next_level = jax.tree.map(lambda *a: jnp.concatenate(a), *pairs)
+        x = jnp.full((), 0.7, dtype)
+        estimate = jd.Estimate(x, x)
+
+        @jax.jit
+        def step(eta, level, next_level):
+            info = jd.samplers.StepInfo(level, next_level, x, jnp.zeros((), int))
+            return jax.vmap(
+                lambda info: ddim_step(estimate, x, info, eta),
+                in_axes=(jd.samplers.StepInfo(0, 0, None, None),),
+            )(info)
+
+        for eta in (1.0, 1.5, 3.0):
+            assert np.isfinite(step(jnp.asarray(eta, dtype), level, next_level)).all()

@@ -112,7 +112,15 @@ def test_the_closed_form_is_the_least_squares_fit():
     )
     expected = np.linalg.lstsq(curves[:-1].T, curves[-1], rcond=None)[0]
     weights = post_hoc_weights(steps, gammas, 100, 10.0)
-    np.testing.assert_allclose(weights, expected, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(weights, expected / expected.sum(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0.03, 0.08, 0.2])
+def test_few_snapshots_do_not_scale_the_parameters(length):
+    """As in EDM2's code, the coefficients are divided by their sum."""
+    steps, gammas = snapshots((0.05, 0.10), 512, 2)
+    weights = post_hoc_weights(steps, gammas, 512, gamma_of(length))
+    assert weights.sum() == pytest.approx(1, abs=1e-12)
 
 
 def test_what_cannot_be_rebuilt_is_refused():
