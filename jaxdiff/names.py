@@ -1,5 +1,6 @@
 """Names that load when first used, and the names of earlier versions."""
 
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -8,7 +9,6 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from functools import reduce
 from typing import Any
 
 
@@ -32,7 +32,7 @@ def lazy(
             found = pkgutil.resolve_name(places[name])
         elif name in renamed:
             # By attributes: an import could take an old module, or one of a function.
-            found = reduce(
+            found = functools.reduce(
                 getattr, renamed[name].split(".")[1:], sys.modules["jaxdiff"]
             )
             _warn(f"{module}.{name}", renamed[name])
@@ -255,6 +255,19 @@ _MODULES = {
 }
 """The old modules, and where their names are now."""
 
+_OPTIONS_SECOND = ("averages", "compare", "draw", "evaluate", "statistics")
+"""Functions of commands, whose first two arguments were the other way round."""
+
+
+def _options_second(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a command with its options as the second argument."""
+
+    @functools.wraps(function)
+    def old(run: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        return function(options, run, *args, **kwargs)
+
+    return old
+
 
 class _OldModule(types.ModuleType):
     """An old module; `jaxdiff.train` and `jaxdiff.diagnose` are functions as well."""
@@ -305,6 +318,8 @@ class OldModules(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                 if own and not name.startswith("__"):
                     _warn(f"{old}.{name}", f"{place}.{new}")
                     found = getattr(there, new)
+                    if new in _OPTIONS_SECOND:
+                        found = _options_second(found)
                     setattr(module, name, found)
                     return found
             raise AttributeError(f"module {old!r} has no attribute {name!r}")

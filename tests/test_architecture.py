@@ -13,9 +13,10 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "typing", "errors", "checks", "rng", "serialization", "parallel",
-    "storage", "plots", "schedules", "denoisers", "networks", "data", "samplers",
-    "losses", "training", "runs", "evaluation", "report", "pretrained", "cli",
+    "names", "typing", "errors", "checks", "rng", "serialization", "progress",
+    "parallel", "storage", "plots", "schedules", "denoisers", "networks", "data",
+    "samplers", "losses", "training", "runs", "evaluation", "report", "pretrained",
+    "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
@@ -23,7 +24,7 @@ ONLY = {
     "cattrs": {"serialization"}, "filelock": {"storage"}, "platformdirs": {"storage"},
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
-    "tqdm": {"data", "cli", "runs", "training"}, "tensorboardX": {"storage"},
+    "tqdm": {"data", "progress", "runs"}, "tensorboardX": {"storage"},
     "grain": {"data"},
     "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
@@ -90,6 +91,7 @@ def test_import_is_light():
         "jaxdiff.networks.unet",
         "jaxdiff.schedules.discrete",
         "jaxdiff.training.ema",
+        "jaxdiff.runs.forecast",
     ],
 )
 def test_examples_in_docstrings(name):

@@ -241,3 +241,27 @@ def test_imports_of_old_experiments_run(warned, line):
 
 def test_every_old_module_is_listed():
     assert OF_MODULES.keys() == set(_MODULES) - {"metrics"}
+
+
+COMMANDS = {
+    "averages": "averages cli.ema",
+    "compare": "compare cli.compare",
+    "draw": "draw cli.sample",
+    "evaluate": "evaluate cli.evaluate",
+    "statistics": "statistics cli.statistics",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_function_of_an_old_command_takes_its_options_second(name, monkeypatch):
+    old, new = (f"jaxdiff.{module}" for module in COMMANDS[name].split())
+    # A module of its own, as if nothing had used the old name before.
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    calls = []
+    monkeypatch.setattr(
+        importlib.import_module(new), name, lambda *args: calls.append(args)
+    )
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} is now {new}.{name}"):
+        function = getattr(importlib.import_module(old), name)
+    function("run", "options")
+    assert calls == [("options", "run")]

@@ -8,6 +8,7 @@ import warnings
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +112,15 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out
 
 
+def test_the_schedule_of_the_architecture_page_is_linear_in_log_snr():
+    blocks = python(ROOT / "jaxdiff" / "README.md")
+    (block,) = (block for block in blocks if "class LinearLogSNR" in block)
+    names: dict[str, Any] = {"__name__": "page", "jd": jd}
+    exec(block, names)
+    log_snr = jd.schedules.log_snr(names["schedule"].level(jnp.arange(1000)))
+    np.testing.assert_allclose(log_snr[jnp.array([0, 999])], [9, -9], atol=0.01)
+
+
 def quickstart(folder, *changes):
     """Runs the README's program in a folder and returns images [80, 8, 8, 1]."""
     with contextlib.chdir(folder), jax.numpy_dtype_promotion("standard"):
@@ -123,11 +133,12 @@ def quickstart(folder, *changes):
 
 
 def test_the_readmes_program_runs(tmp_path):
-    """Trains for two steps instead of the printed number."""
+    """Trains and samples in two steps instead of the printed numbers."""
     assert len(python(PAGES[0])[0].splitlines()) <= 30
     quickstart(
-        tmp_path, ("num_steps=300", "num_steps=2"), ("channels=32", "channels=8")
-    )
+        tmp_path, ("num_steps=300", "num_steps=2"), ("num_steps=20", "num_steps=2"),
+        ("channels=32", "channels=8"), ("multipliers=(1, 2)", "multipliers=(1,)"),
+    )  # fmt: skip
 
 
 @pytest.mark.long

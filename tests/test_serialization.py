@@ -300,7 +300,7 @@ def test_a_missing_field_takes_its_default(name):
     [
         ("training.num_steps", 0, "num_steps must be at least 1, got 0"),
         ("seed", -1, "seed must lie in"),
-        ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\); got 7"),
+        ("upkeep.keep_every", 7, r"multiple of checkpoint_every \(5000\), got 7"),
         ("schedule.type", "Cosin", "(?=.*'Cosin').*Cosine"),
         ("data", {"type": "Mnist"}, "(?=.*'Mnist').*TFDS"),
         ("sampling.sampler.variance", {}, "(?=.*type).*FixedSmall"),

@@ -2,17 +2,14 @@
 
 import ast
 import io
-import pathlib
 import re
 import tokenize
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
-TOPS = ("jaxdiff", "experiments", "launch", "tests")
+from tests.test_pages import PAGES, ROOT, TOPS, prose
+
 FILES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
-PAGES = [ROOT / "README.md"]
-PAGES += sorted(page for top in TOPS for page in (ROOT / top).rglob("README.md"))
 
 VAGUE = re.compile(r"(What|How|Whether|Which|Where|Of|That of|Those of|So|As many)\b")
 """First words that hide the subject of a docstring."""
@@ -20,8 +17,7 @@ BANNED = re.compile(
     r"\b(tells?|told|so many|anew|shall|heeds?|but for|seam|judged by)\b", re.IGNORECASE
 )
 LONGEST = 25
-"""Words of a sentence on a page. The aim is 25."""
-FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+"""Words of a sentence on a page, at most."""
 SENTENCE = re.compile(r"(?<=[.!?:;])\s+")
 
 
@@ -46,7 +42,7 @@ def docstrings(path):
 
 def sentences(page):
     """Sentences of a page outside code blocks and tables, without the links."""
-    text = FENCED.sub("", page.read_text())
+    text = prose(page)
     lines = [re.sub(r"^(- |\d+\. |#+ )", "\n\n", line) for line in text.splitlines()]
     text = "\n".join(line for line in lines if not line.startswith("|"))
     text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
@@ -69,7 +65,7 @@ def test_no_private_words_in_docstrings_comments_and_messages(path):
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_a_page_is_in_plain_short_sentences(page):
-    text = FENCED.sub("", page.read_text())
+    text = prose(page)
     assert not BANNED.findall(text)
     found = [s for s in sentences(page) if len(s.split()) > LONGEST]
     assert not found

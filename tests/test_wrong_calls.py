@@ -57,7 +57,9 @@ T_RANGE = r"t must lie in 0\.\.7, got "
 T_TYPE = "t must be of an integer type, got float32"
 T_SHAPE = r"t must be one number, or one per example \(\(4,\)\), got shape "
 RANGE = r"images must lie in \[-1, 1\], got .*\. Scale them \(to_float"
-NO_CLASSES = "labels must be None, because the network has no classes"
+NO_CLASSES = (
+    r"labels must be None, because the network has no classes\. Omit the labels"
+)
 
 
 @pytest.mark.parametrize(

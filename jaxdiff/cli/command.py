@@ -1,5 +1,7 @@
 """`Command`, an entry of the table of commands, and the arguments it may need."""
 
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -7,11 +9,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff.cli.flag_errors import HELP, flag_of, groups_of
 from jaxdiff.cli.flags import value_of
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
+from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.fine_tune import with_model_of
 from jaxdiff.runs.folder import CONFIG as CONFIG_FILE
+from jaxdiff.runs.folder import read_config, training_part
 from jaxdiff.runs.load import Run, load
+from jaxdiff.serialization import differences
 from jaxdiff.training.experiment import Experiment
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -28,6 +34,10 @@ class File(NamedTuple):
     """Function for the label agreement of samples, if any."""
     workdir: Path
     """Default of --workdir."""
+    description: str = ""
+    """Text at the top of --help."""
+    program: bool = False
+    """True for the program `jaxdiff`, whose own options are mere defaults."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,8 @@ class Command:
     """Further arguments of `run`; at most one of them has flags."""
     words: tuple[str, ...] = ()
     """Flags whose values may be the first words after the command."""
+    daily: tuple[str, ...] = ()
+    """Flags that --help prints, by field; --help-all prints all. () prints all."""
 
     def defaults(self, file: File) -> Any:
         """Returns the options of the command if no flag is given."""
@@ -81,13 +93,26 @@ class Trained(Devices):
     ema: float | None = None
     """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
     None takes the average of constant decay."""
+    step: int | None = None
+    """Step of the checkpoint. None takes the newest."""
 
 
-def _with_init(file: File, words: Sequence[str]) -> Experiment:
-    """Returns the experiment with the model of the run that --init names.
+def _experiment(file: File, words: Sequence[str]) -> Experiment:
+    """Returns the defaults of the flags of a training.
 
-    A run that resumes takes the model from its own config.json.
+    They are the options of the run that --workdir names, if it is there and its data
+    are those of the file. Otherwise they are the file's, with the model of the run that
+    --init names. A run that resumes takes the model from its own config.json.
     """
+    typed = value_of("--workdir", words)
+    asks = any(word in HELP for word in words)
+    if typed and not asks and (Path(typed) / CONFIG_FILE).exists():
+        own, info = read_config(Path(typed))
+        if file.program or _same_data(own, file.config):
+            if not file.program:
+                _warn_of_own(typed, training_part(own, info),
+                             training_part(file.config, info), words)  # fmt: skip
+            return own
     init = value_of("--init", words)
     if init in (None, "", "None"):
         return file.config
@@ -96,11 +121,37 @@ def _with_init(file: File, words: Sequence[str]) -> Experiment:
     return with_model_of(file.config, workdir if is_there else Path(init))
 
 
+def _same_data(own: Experiment, ours: Experiment) -> bool:
+    """Returns True if the data of a run can be those of an experiment file."""
+    path, of_run = (getattr(one.data, "path", "") for one in (ours, own))
+    return type(own.data) is type(ours.data) and path in ("", of_run)
+
+
+def _warn_of_own(
+    workdir: str, own: dict[str, Any], ours: dict[str, Any], words: Sequence[str]
+) -> None:
+    """Warns about options of a run that differ from the file's and are no flags."""
+    flags = [flag_of(group)[0].lstrip("-") for group in groups_of(words)]
+    typed = [re.sub(r"(^|\.)no_", r"\1", flag.replace("-", "_")) for flag in flags]
+    found = [
+        one for one in differences(own, ours)
+        if not any(f"{one.partition(':')[0]}.".startswith(f"{flag}.") for flag in typed)
+    ]  # fmt: skip
+    if found and is_first():
+        warnings.warn(
+            f"used the options of the run in '{workdir}', which are not the file's: "
+            f"{'; '.join(found)}",
+            stacklevel=2,
+        )
+
+
 def _load(file: File, options: Any, devices: Devices) -> Run:
     """Loads the model of the run folder in the options."""
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
-    ema = devices.ema if isinstance(devices, Trained) else None
-    return load(options.workdir, parallel=devices.parallel, ema=ema)
+    step, ema = None, None
+    if isinstance(devices, Trained):
+        step, ema = devices.step, devices.ema
+    return load(options.workdir, step, devices.parallel, ema)
 
 
 CONFIG = Need(lambda file, *_: file.config)
@@ -109,8 +160,8 @@ JUDGE = Need(lambda file, *_: file.judge)
 """Label-agreement function of the file."""
 DATA = Need(lambda _, __, experiment: experiment, lambda file, _: file.config)
 """Experiment with the changes of the flags."""
-EXPERIMENT = Need(lambda _, __, experiment: experiment, _with_init)
-"""Experiment with the model of --init and the changes of the flags."""
+EXPERIMENT = Need(lambda _, __, experiment: experiment, _experiment)
+"""Experiment, or the options of the run that resumes, with the changes of the flags."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
 USUAL_MODEL = Need(_load, lambda *_: Devices())

@@ -7,6 +7,9 @@ and as many held-out images. All samplers start from the same noise and draw the
 labels.
 """
 
+import contextlib
+import json
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -64,6 +67,8 @@ class CompareOptions:
     """Seed of all randomness."""
     columns: int = 20
     """Number of images per sampler in samplers.png."""
+    json: bool = False
+    """If True, prints the contents of compare.json as JSON, and no text."""
 
 
 class Quality(NamedTuple):
@@ -131,7 +136,9 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
             pictures[name, evaluations] = images[: options.columns]
     if is_first():
         _write(options, run, found, pictures)
-        page.refresh(options.workdir)
+        # With --json, the output is JSON alone.
+        with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+            page.refresh(options.workdir)
 
 
 def _steps(sampler: Sampler, evaluations: int) -> int:
@@ -163,11 +170,7 @@ def _write(
     found: list[Quality],
     pictures: dict[tuple[str, int], np.ndarray],
 ) -> None:
-    """Prints the table and writes compare.json, compare.png and samplers.png."""
-    print(f"{'sampler':<22}{'evaluations':>12}{'label agreement':>17}{'distance':>10}")
-    for q in found:
-        share = "" if q.agreement is None else f"{q.agreement:.1%}"
-        print(f"{q.sampler:<22}{q.evaluations:>12}{share:>17}{q.distance:>10.3f}")
+    """Writes compare.json, compare.png and samplers.png, and prints the table."""
     workdir = options.workdir
     record = {
         "step": run.step,
@@ -206,4 +209,11 @@ def _write(
         row_labels=[f"{name}, {evaluations}" for name, evaluations in rows.items()],
         columns=min(options.columns, options.num),
     )
+    if options.json:
+        print(json.dumps(record))
+        return
+    print(f"{'sampler':<22}{'evaluations':>12}{'label agreement':>17}{'distance':>10}")
+    for q in found:
+        share = "" if q.agreement is None else f"{q.agreement:.1%}"
+        print(f"{q.sampler:<22}{q.evaluations:>12}{share:>17}{q.distance:>10.3f}")
     print(f"compare.json, compare.png and samplers.png are in {workdir}")

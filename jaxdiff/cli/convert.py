@@ -42,6 +42,8 @@ class ExportOptions:
     """Sampler by name, such as ddim or dpm-solver:order=2. None takes the run's."""
     steps: int | None = None
     """Number of steps of the sampler. None takes the default of its time grid."""
+    step: int | None = None
+    """Step of the checkpoint. None takes the newest."""
     ema: float | None = None
     """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
     None takes the average of constant decay."""
@@ -65,7 +67,7 @@ def export_model(options: ExportOptions) -> None:
     """Writes a model folder of diffusers from a run."""
     if options.path is None:
         raise InputError("path must be a new folder, got none. Run export WORKDIR PATH")
-    run = load(options.workdir, ema=options.ema)
+    run = load(options.workdir, options.step, ema=options.ema)
     samplers = () if options.sampler is None else (options.sampler,)
     (sampling,) = samplings_of(run, samplers, options.steps, None).values()
     experiment = replace(run.experiment, sampling=sampling)

@@ -1,5 +1,8 @@
 """The command `evaluate`: likelihood of held-out images, and sample quality."""
 
+import contextlib
+import json
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,6 +63,8 @@ class EvaluateOptions(JudgingOptions):
     statistics: Path | None = None
     """File with mu and sigma of the same features, by `statistics` or another tool.
     Adds the samples' Frechet distance to these statistics."""
+    json: bool = False
+    """If True, prints the contents of evaluation.json as JSON, and no text."""
 
 
 class Figure(NamedTuple):
@@ -157,7 +162,7 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
     given = "" if run.info.num_classes is None else ", given their class"
     figures = _likely(likelihood, f"{num} {options.split} images{given}")
     heading = f"bits per dimension of {num} {options.split} images{given}"
-    _tell(f"{heading} (mean ± standard error; lower is better)", figures)
+    shown = {f"{heading} (mean ± standard error; lower is better)": list(figures)}
     plots.save_bound(
         options.workdir / "bound.png", likelihood.terms, likelihood.edges
     )  # fmt: skip
@@ -171,7 +176,7 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
             alike.append(Figure(name, fidelity.to_others, note=how))
         by = sampler_name(sampling)
         by = f"{samples} samples by {by}, guidance {sampling.guidance:g}"
-        _tell(f"{by}; {note}", alike)
+        shown[f"{by}; {note}"] = alike
         figures += alike
         near = fidelity.pairs
         plots.save_grid(
@@ -191,8 +196,15 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
         },
     }
     write_json_atomic(options.workdir / "evaluation.json", record)
+    # With --json, the output is JSON alone.
+    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
+        page.refresh(options.workdir)
+    if options.json:
+        print(json.dumps(record))
+        return
+    for heading, those in shown.items():
+        _tell(heading, those)
     print(f"{', '.join(written[:-1])} and {written[-1]} are in {options.workdir}")
-    page.refresh(options.workdir)
 
 
 def _likely(found: Likelihood, note: str) -> list[Figure]:

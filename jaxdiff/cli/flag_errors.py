@@ -14,7 +14,37 @@ from jaxdiff.cli.flag_table import KINDS, Flag, choices, flags_of, names_of, rea
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import option_name, union_members
 
-HELP = ("-h", "--help")
+HELP_ALL = "--help-all"
+HELP = ("-h", "--help", HELP_ALL)
+QUIET = "--quiet"
+HINTS = {
+    "lr": "optimizer.learning-rate",
+    "epochs": "training.num-steps",
+    "epoch": "training.num-steps",
+    "iterations": "training.num-steps",
+    "max-steps": "training.num-steps",
+    "steps": "training.num-steps",
+    "bs": "training.batch-size",
+    "resume": "workdir",
+    "continue": "workdir",
+    "resolution": "size",
+    "image-size": "size",
+    "output": "out",
+    "o": "out",
+    "n": "num",
+    "cfg-scale": "guidance",
+    "q": "quiet",
+    "silent": "quiet",
+    "v": "version",
+}
+"""Flags by words that other programs use for them."""
+NOTES = {
+    "resume": "; a run there goes on by itself",
+    "continue": "; a run there goes on by itself",
+    "epochs": ": an epoch takes (images / batch size) steps",
+    "epoch": ": an epoch takes (images / batch size) steps",
+}
+"""Texts after a hint."""
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 """Characters that text programs put in place of the hyphen."""
 
@@ -152,10 +182,27 @@ def _unrecognized(
         if name.startswith(path) and owners:
             chosen = option_name(type(present))
             return f"{what} with {path[:-1]} {chosen}. Choose {' or '.join(owners)}"
+    known = {flag.lstrip("-"): flag for flag in [*flags, *HELP, QUIET, "--version"]}
+    if hint := _hint(name, outcome, list(known)):
+        return f"{what}. Perhaps you meant {hint}"
     # Compare without the leading hyphens, which all flags share.
-    known = {flag.lstrip("-"): flag for flag in [*flags, *HELP]}
     close = difflib.get_close_matches(name.lstrip("-").replace("_", "-"), known, n=1)
     return f"{what}. Perhaps you meant {known[close[0]]}" if close else what
+
+
+def _hint(name: str, outcome: Outcome, known: Sequence[str]) -> str:
+    """Returns the flags whose last parts a wrong flag means, or ""."""
+    word = name.lstrip("-").replace("_", "-")
+    wanted = HINTS.get(word, word)
+    flags = [f"--{flag}" for flag in known if f".{flag}".endswith(f".{wanted}")]
+    if not flags:
+        for choice, members, _ in choices(outcome.options):
+            field = wanted.replace("-", "_")
+            owners = [m for m in members if field in m.__dataclass_fields__]  # type: ignore[attr-defined]
+            if owners:
+                path = f"--{choice}".replace("_", "-")
+                flags.append(f"{path}.{wanted} with {path} {option_name(owners[0])}")
+    return " or ".join(flags[:3]) + NOTES.get(word, "") if flags else ""
 
 
 def _expected(hint: Any) -> str:

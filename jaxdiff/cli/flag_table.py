@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -53,6 +53,21 @@ def choices(options: Sequence[Any]) -> Iterator[tuple[str, tuple[type, ...], Any
     for path, hint, value in _fields(options):
         if union_members(hint):
             yield path, union_members(hint), value
+
+
+def owners_of(
+    options: Sequence[Any], paths: Collection[str], prefix: str = ""
+) -> Iterator[tuple[type, str]]:
+    """Yields class and name of the fields at `paths`, and of the fields above them."""
+    for option in options:
+        for field in dataclasses.fields(option):
+            value, path = getattr(option, field.name), f"{prefix}{field.name}"
+            # A choice is a field of another class, whose name holds the path.
+            path = path.replace("__", ".")
+            if any(one == path or one.startswith(f"{path}.") for one in paths):
+                yield type(option), field.name
+                if dataclasses.is_dataclass(value):
+                    yield from owners_of([value], paths, f"{path}.")
 
 
 def names_of(hint: Any) -> dict[str, Any]:

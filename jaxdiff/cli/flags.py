@@ -12,32 +12,35 @@ import difflib
 import io
 import json
 import re
-import shutil
-import sys
-import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
-from jaxdiff.checks import bounds_of
 from jaxdiff.cli.flag_errors import (
     HELP,
+    HELP_ALL,
     Outcome,
     check_words,
     explain,
     flag_of,
     groups_of,
 )
-from jaxdiff.cli.flag_table import choices
+from jaxdiff.cli.flag_table import choices, flags_of
+from jaxdiff.cli.help_text import Terminal, print_help, rules_of_help
 from jaxdiff.errors import InputError, require
 from jaxdiff.serialization import from_dict, option_name, union_members
 
+SHELLS = ("bash", "zsh", "fish")
+"""Shells with completion."""
 _LONGEST = 10_000  # characters: longer options could overflow Python's parser
-_FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups in the help
 
 
 def parse(
-    options: Sequence[Any], args: list[str], prog: str, description: str
+    options: Sequence[Any],
+    args: list[str],
+    prog: str,
+    description: str,
+    daily: Collection[str] = (),
 ) -> list[Any]:
     """Parses flags into option classes. With --help, prints the help and exits.
 
@@ -46,6 +49,8 @@ def parse(
         args: the words of the command line.
         prog: name of the command, for the help and for errors.
         description: text at the top of the help.
+        daily: fields that --help prints, such as "training.num_steps"; --help-all
+            prints all. () prints all with either.
 
     Returns:
         The instances with the values of the flags.
@@ -56,7 +61,9 @@ def parse(
     words = [word for word in args if word not in HELP]
     if words == args:
         check_words(args)
-    outcome = _read(options, args, prog, description)
+    asks = [] if words == args else ["--help"]
+    shown = daily if asks and HELP_ALL not in args else ()
+    outcome = _read(options, words + asks, prog, description, shown)
     if outcome.refusal or outcome.left:
         reason = explain(outcome, words)
         raise InputError(reason if outcome.own else f"{reason}. See {prog} --help")
@@ -73,13 +80,16 @@ def value_of(flag: str, args: Sequence[str]) -> str | None:
 
 
 def _read(
-    options: Sequence[Any], args: list[str], prog: str, description: str
+    options: Sequence[Any],
+    args: list[str],
+    prog: str,
+    description: str,
+    shown: Collection[str],
 ) -> Outcome:
     """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
     options = list(options)
-    said, help_text = io.StringIO(), _Terminal()
-    registry = _rules_of_help(tyro)
+    said, help_text = io.StringIO(), Terminal()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(help_text):
             # Parse the choices first; repeat, because a chosen class may add choices.
@@ -93,13 +103,10 @@ def _read(
                     break
                 options = [_replaced(option, vars(chosen)) for option in options]
             parts = [*options, names]
-            unnamed = tyro.conf.arg(name="")
-            together: Any = dataclasses.make_dataclass(
-                "Together",
-                [(_field(p), Annotated[type(p), unnamed]) for p in parts],
-            )
+            together = _together(parts)
+            registry = rules_of_help(tyro, parts, shown, together)
             result, left = tyro.cli(
-                together, default=together(*parts), args=args,
+                together, default=together(), args=args,
                 return_unknown_args=True, config=(tyro.conf.AvoidSubcommands,),
                 prog=prog, description="", registry=registry,
             )  # fmt: skip
@@ -107,8 +114,11 @@ def _read(
         return Outcome(options, [], str(error), own=True)
     except SystemExit as stop:
         if not stop.code:
-            usage, _, flags = help_text.getvalue().partition("\n")
-            print(f"{usage}\n\n{_wrapped(description)}\n{flags}", end="")
+            _, _, flags = help_text.getvalue().partition("\n")
+            print_help(description, f"{prog} [OPTIONS]", flags.lstrip("\n"))
+            if shown:
+                count = len(flags_of(options))
+                print(f"These flags are for daily use. {HELP_ALL} prints all {count}.")
             raise
         # tyro prints the error of an option class, and exits while handling it.
         reason: BaseException | None = stop
@@ -119,84 +129,30 @@ def _read(
     return Outcome(list(vars(result).values())[:-1], left)
 
 
-class _Terminal(io.StringIO):
-    """Buffer that tyro formats the help for as for the standard output."""
+def completion_script(commands: Mapping[str, Sequence[Any]], shell: str) -> str:
+    """Returns a script of the program `jaxdiff` for a shell: completion with TAB.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown = sys.stdout
+    Args:
+        commands: instances of the option classes of each command.
+        shell: one of `SHELLS`.
 
-    @property
-    def encoding(self) -> str:  # type: ignore[override]
-        """Encoding of the standard output, which decides the style of boxes."""
-        return self._shown.encoding.lower()
-
-    def isatty(self) -> bool:
-        """Returns True for a terminal, where the help has colours."""
-        return self._shown.isatty()
-
-
-def _wrapped(description: str) -> str:
-    """Wraps a text to the terminal, except lines that start with a space."""
-    width = shutil.get_terminal_size().columns
-    paragraphs = re.split(r"\n(?: *\n)+", description.strip())
-    return "\n\n".join(
-        part if re.search(r"^ ", part, re.M) else textwrap.fill(part, width)
-        for part in paragraphs
-    )
-
-
-def _rules_of_help(tyro: Any) -> Any:
-    """Returns rules for tyro that make the help of a class.
-
-    They show the bounds of a field next to its default, join the lines of its text,
-    and put the groups for daily use first.
+    Raises:
+        InputError: the shell is unknown.
     """
-    registry = tyro.constructors.ConstructorRegistry()
-    read: list[Any] = []  # the class that the rule of tyro reads now
-
-    @registry.struct_rule
-    def rule(info: Any) -> Any:
-        if not dataclasses.is_dataclass(info.type) or info.type in read:
-            return None
-        read.append(info.type)
-        spec = registry.get_struct_spec(info)
-        read.pop()
-        fields = [
-            dataclasses.replace(
-                field,
-                type=_with_bounds(tyro, field.type, field.default),
-                helptext=_joined(field.helptext),
-            )
-            for field in spec.fields
-        ]
-        fields.sort(
-            key=lambda f: _FIRST.index(f.name) if f.name in _FIRST else len(_FIRST)
-        )
-        return dataclasses.replace(spec, fields=tuple(fields))
-
-    return registry
-
-
-def _joined(text: Any) -> str | None:
-    """Returns the text of a field in one line, from a text or a function."""
-    found: str | None = text() if callable(text) else text
-    return found and " ".join(found.split())
-
-
-def _with_bounds(tyro: Any, hint: Any, default: Any) -> Any:
-    """Returns the type of a field with its bounds for the help of tyro.
-
-    The help shows "(default: 1; at least 1)".
-    """
-    bounds = bounds_of(hint)
-    if not bounds and default != ():
-        return hint
-
-    def words(default: str) -> str:
-        return f"(default: {default or 'none'}{bounds and '; '}{bounds})"
-
-    return Annotated[hint, tyro.conf.arg(help_behavior_hint=words)]
+    if shell not in SHELLS:
+        raise InputError(f"the shell must be one of {', '.join(SHELLS)}, got {shell!r}")
+    tyro, script = require("tyro"), io.StringIO()
+    classes = {
+        name: _together([*options, _names(options)])
+        for name, options in commands.items()
+    }
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(script):
+        tyro.extras.subcommand_cli_from_dict(
+            classes, prog="jaxdiff", args=["--tyro-write-completion", shell, "-"],
+            config=(tyro.conf.AvoidSubcommands,),
+            registry=rules_of_help(tyro, (), (), object),
+        )  # fmt: skip
+    return script.getvalue()
 
 
 def parse_option(text: str, union: Any, what: str) -> Any:
@@ -276,6 +232,17 @@ def _names(options: Sequence[Any]) -> Any:
         default = dataclasses.field(default=option_name(type(value)))
         fields.append((_field_name(path), Annotated[names, flag], default))
     return dataclasses.make_dataclass("Names", fields)()
+
+
+def _together(parts: Sequence[Any]) -> Any:
+    """Returns a dataclass whose fields are option classes, and `parts` its defaults."""
+    unnamed = require("tyro").conf.arg(name="")
+    fields = [
+        (_field(part), Annotated[type(part), unnamed],
+         dataclasses.field(default_factory=lambda part=part: part))  # type: ignore[misc]
+        for part in parts
+    ]  # fmt: skip
+    return dataclasses.make_dataclass("Together", fields)
 
 
 def _replaced(option: Any, names: dict[str, str], prefix: str = "") -> Any:

@@ -3,17 +3,16 @@
 import contextlib
 import difflib
 import os
-import platform
+import signal
 import sys
-import textwrap
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from jaxdiff import __version__
 from jaxdiff.cli.command import (
     CONFIG,
     DATA,
@@ -34,7 +33,11 @@ from jaxdiff.cli.convert import (
 )
 from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
-from jaxdiff.cli.flags import parse
+from jaxdiff.cli.flag_errors import HELP as ASKS
+from jaxdiff.cli.flag_errors import QUIET
+from jaxdiff.cli.flags import completion_script, parse
+from jaxdiff.cli.help_text import print_help, table
+from jaxdiff.cli.recipe_words import with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.report import ReportOptions, report
 from jaxdiff.cli.reproduce import ReproduceOptions, reproduce_or_exit
@@ -45,40 +48,61 @@ from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
+from jaxdiff.progress import quiet
+from jaxdiff.runs.provenance import versions
 from jaxdiff.storage import compilation_cache
 from jaxdiff.training.experiment import Experiment
 
+TRAINING = (
+    "workdir", "data", "data.path", "data.size", "training.num_steps",
+    "training.batch_size", "optimizer.learning_rate", "init",
+    "seed",
+)  # fmt: skip
+"""Daily flags of `run` and `train`."""
+JUDGING = ("workdir", "samples", "sampler", "steps", "guidance", "features", "seed")
+"""Daily flags of commands that measure samples."""
 COMMANDS = {command.name: command for command in (
     Command(
         "run", TrainOptions, run,
-        "(the default) trains, samples and draws pictures",
-        needs=(EXPERIMENT, JUDGE),
+        "trains, samples and draws pictures; a script's default",
+        needs=(EXPERIMENT, JUDGE), daily=TRAINING,
     ),
-    Command("train", TrainOptions, train, "only trains", needs=(EXPERIMENT,)),
+    Command(
+        "train", TrainOptions, train, "only trains", needs=(EXPERIMENT,),
+        daily=TRAINING,
+    ),
     Command(
         "sample", SampleOptions, draw,
         "draws images from a trained run, with any sampler",
         needs=(MODEL,),
+        daily=(
+            "workdir", "num", "labels", "sampler", "steps", "guidance", "seed", "out",
+            "step",
+        ),
     ),
     Command(
         "compare", CompareOptions, compare,
-        "measures sampler quality by number of network evaluations",
+        "measures samplers by number of network evaluations",
         needs=(MODEL, JUDGE),
+        daily=(
+            "workdir", "sampler", "evaluations", "guidance", "num", "seed", "json",
+        ),
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
-        "measures the likelihood of held-out images and the sample quality",
-        needs=(MODEL,),
+        "measures the likelihood and the sample quality",
+        needs=(MODEL,), daily=("num", "num_terms", "ode_steps", *JUDGING, "json"),
     ),
     Command(
         "ema", AveragesOptions, averages,
         "compares averages of the parameters by sample quality",
-        needs=(USUAL_MODEL,),
+        needs=(USUAL_MODEL,), daily=("lengths", *JUDGING),
     ),
     Command(
         "statistics", StatisticsOptions, statistics,
         "writes the mean and covariance of a dataset's features",
         needs=(DATA,),
+        daily=("out", "split", "num", "features", "data", "data.path", "data.size"),
     ),
     Command(
         "report", ReportOptions, report, "writes a page on the run, report.html"
@@ -93,7 +117,7 @@ COMMANDS = {command.name: command for command in (
     ),
     Command(
         "import", ImportOptions, import_model,
-        "converts a model folder of Hugging Face's diffusers to a run folder",
+        "converts a model folder of diffusers to a run folder",
         needs=(CONFIG,), words=("path", "workdir"),
     ),
     Command(
@@ -102,29 +126,33 @@ COMMANDS = {command.name: command for command in (
     ),
 )}  # fmt: skip
 """Commands by name."""
+COMPLETION = "--completion"
+"""First word of the command line that prints a script for a shell."""
 NOT_FINITE = 4
 """Exit code of a run that a non-finite loss stopped."""
 HELP = """
-
-Commands; each has its own flags and --help:
-{}
-
---version prints the versions of jaxdiff, JAX and Python.
+Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
+{commands}
+{recipes}
+--version prints the versions of jaxdiff, JAX and Python. --quiet shows no progress.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
 a full disk; 3 another process died; 4 a loss was not finite; 130 Ctrl-C; 143 SIGTERM.
 Ctrl-C and SIGTERM end a training after the step is saved.
-""".format(
-    "\n".join(
-        textwrap.fill(
-            command.about,
-            width=78,
-            initial_indent=f"  {' '.join([name, *map(str.upper, command.words)]):21}",
-            subsequent_indent=" " * 23,
-        )
-        for name, command in COMMANDS.items()
-    )
-)
+"""
+OF_RECIPES = {
+    "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
+    "fashion": "clothes of 28x28 pixels; an hour on 2 CPU cores",
+    "folder DIR": "your own images, 64x64 pixels; for a GPU",
+    "cifar10": "CIFAR-10 as in the paper of DDPM; for many GPUs",
+}
+"""Summaries of the recipes for --help."""
+ABOUT = """Train diffusion models and sample from them.
+
+  jaxdiff run digits            trains, and draws pictures into runs/digits
+  jaxdiff run folder DIR        does so with your own images
+  jaxdiff train --workdir RUN   goes on with a run
+"""
 
 
 def main(
@@ -133,6 +161,7 @@ def main(
     *,
     judge: Judge | None = None,
     args: Sequence[str] | None = None,
+    workdir: Path | None = None,
 ) -> None:
     """Runs the command line of an experiment; a user's mistake exits with code 2.
 
@@ -143,13 +172,34 @@ def main(
             returns the share of images that show their class. `run` and `compare`
             print this share; see `evaluation.label_agreement`.
         args: the words of the command line. None takes the words of this process.
+        workdir: the default of --workdir. None takes runs/ and the program's name.
     """
+    workdir = workdir or Path("runs") / Path(sys.argv[0]).stem
+    _guarded(File(config, judge, workdir, description), args)
+
+
+def jaxdiff(args: Sequence[str] | None = None) -> None:
+    """Runs the program `jaxdiff`, whose experiments are the recipes.
+
+    Args:
+        args: the words of the command line. None takes the words of this process.
+    """
+    _guarded(File(Experiment(), None, Path("runs/jaxdiff"), ABOUT, program=True), args)
+
+
+def _guarded(file: File, args: Sequence[str] | None) -> None:
+    """Runs a command line; turns known errors into one line and an exit code."""
     try:
         with _warnings_of_one_line(), open(os.devnull, "w") as nowhere:
             processes.join()
-            quiet = contextlib.nullcontext()
-            with quiet if processes.is_first() else contextlib.redirect_stdout(nowhere):
-                _command(config, description, judge, args)
+            here = contextlib.nullcontext()
+            with here if processes.is_first() else contextlib.redirect_stdout(nowhere):
+                _command(file, list(sys.argv[1:] if args is None else args))
+                sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        processes.exit_process(128 + signal.SIGPIPE)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         processes.exit_process(2)
@@ -157,10 +207,9 @@ def main(
         print(f"error: {error}", file=sys.stderr)
         processes.exit_process(NOT_FINITE)
     except (KeyboardInterrupt, Terminated) as error:
-        print(
-            f"{str(error) or 'stopped'}. Run the same command to resume.",
-            file=sys.stderr,
-        )
+        # The error of a training names the step that is saved.
+        resume = f"{error}. Run the same command to resume." if str(error) else ""
+        print(resume or "stopped.", file=sys.stderr)
         processes.exit_process(143 if isinstance(error, Terminated) else 130)
     except jax.errors.JaxRuntimeError as error:
         reason = processes.lost(error)
@@ -175,19 +224,29 @@ def main(
         processes.exit_process(1)
 
 
-def _command(
-    config: Experiment,
-    description: str,
-    judge: Judge | None,
-    args: Sequence[str] | None,
-) -> None:
+def _command(file: File, args: list[str]) -> None:
     """Parses the command line and runs its command."""
     compilation_cache.enable()
-    name, *words = list(sys.argv[1:] if args is None else args) or ["run"]
-    if name == "--version":
-        python = platform.python_version()
-        print(f"jaxdiff {__version__}, jax {jax.__version__}, Python {python}")
+    if QUIET in args:
+        with quiet():
+            _command(file, [word for word in args if word != QUIET])
         return
+    if "--version" in args:
+        found = versions()
+        print(
+            f"jaxdiff {found['jaxdiff']}, jax {found['jax']}, Python {found['python']}"
+        )
+        return
+    if args[:1] == [COMPLETION] and file.program:
+        commands = {name: _options(file, one, []) for name, one in COMMANDS.items()}
+        print(completion_script(commands, " ".join(args[1:])), end="")
+        return
+    if args[:1] in ([], *([word] for word in ASKS)) and (args or file.program):
+        usage = "COMMAND [RECIPE] [OPTIONS]" if file.program else "[COMMAND] [OPTIONS]"
+        usage = f"{Path(sys.argv[0])} {usage}"
+        print_help(f"{file.description}\n{_overview(file)}", usage)
+        return
+    name, *words = args or ["run"]
     if not name[:1].isalnum():
         name, words = "run", [name, *words]
     if name not in COMMANDS:
@@ -197,19 +256,41 @@ def _command(
             f"unknown command {name!r}. {hint}Commands: {', '.join(COMMANDS)}"
         )
     command = COMMANDS[name]
+    if file.program and not command.words:
+        file, words = with_recipe(file, command, words)
     flags: list[str] = []
     for word in command.words:
         if words and not words[0].startswith("-"):
             flags += [f"--{word}", words.pop(0)]
     words = flags + words
-    program = Path(sys.argv[0])
-    file = File(config, judge, Path("runs") / program.stem)
-    more = [need.flags(file, words) for need in command.needs if need.flags]
     options, *more = parse(
-        [command.defaults(file), *more], words,
-        prog=f"{program} {name}", description=description + HELP,
+        _options(file, command, words), words,
+        prog=f"{Path(sys.argv[0])} {name}", description=f"{name} {command.about}.",
+        daily=command.daily,
     )  # fmt: skip
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
+
+
+def _options(file: File, command: Command, words: Sequence[str]) -> list[Any]:
+    """Returns the options of a command if no flag is given."""
+    more = [need.flags(file, words) for need in command.needs if need.flags]
+    return [command.defaults(file), *more]
+
+
+def _overview(file: File) -> str:
+    """Returns the list of commands, and for the program `jaxdiff` that of recipes."""
+    commands = {
+        " ".join([name, *map(str.upper, command.words)]): command.about
+        for name, command in COMMANDS.items()
+    }
+    recipes = (
+        f"\nRecipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n\n"
+        f"source <(jaxdiff {COMPLETION} bash) completes commands and flags with TAB.\n"
+    )
+    return HELP.format(
+        commands=table(commands),
+        recipes=recipes * file.program,
+    )
 
 
 @contextlib.contextmanager
@@ -221,8 +302,3 @@ def _warnings_of_one_line() -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = before
-
-
-def jaxdiff() -> None:
-    """Runs the program `jaxdiff`, whose default experiment is `Experiment()`."""
-    main(Experiment(), "Train diffusion models and sample from them.")

@@ -22,6 +22,7 @@ from jaxdiff.runs.folder import (
     check_workdir,
     read_config,
 )
+from jaxdiff.runs.stages import segments, stages_before
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
 from jaxdiff.storage.files import ensure_writable, read_json
@@ -75,15 +76,20 @@ def replay(options: ReplayOptions) -> None:
     trainer = Trainer.of(experiment)
     check_workdir(workdir, experiment, trainer.info)
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-        start = checkpoints.latest(below=step)
+        newest, start = checkpoints.latest(), checkpoints.latest(below=step)
+        stages = []
+        if newest is not None:
+            stages = stages_before(checkpoints.record(newest), experiment)
         if start is not None:
             check_record(checkpoints.record(start), workdir, experiment, trainer.info)
         state = experiment.parallel.localize(trainer.initial_state(checkpoints, start))
     start = start or 0
     with bar(step - start, "replay", "step") as done:
-        for at, batches in trainer.feed(start, step - 1):
-            state, _ = trainer.advance(state, batches)
-            done(at - start)
+        for part, begin, until in segments(stages, experiment, start, step):
+            trainer = Trainer.of(part, trainer.dataset)
+            for at, batches in trainer.feed(begin, min(until, step - 1)):
+                state, _ = trainer.advance(state, batches)
+                done(at - start)
         before = jax.device_get(experiment.parallel.globalize(state))
         ((_, batches),) = trainer.feed(step - 1, step)
         _, metrics = trainer.advance(state, batches)

@@ -15,6 +15,7 @@ from jaxdiff.parallel.processes import exit_process, is_first
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, read_config
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import last_start
+from jaxdiff.runs.stages import segments, stages_before
 from jaxdiff.runs.train import train
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints, by_name
@@ -34,8 +35,8 @@ class ReproduceOptions:
 def reproduce(options: ReproduceOptions) -> bool:
     """Runs a run again, up to its newest checkpoint, and compares the two runs.
 
-    The second run has the first one's configuration, and the code, versions and devices
-    of now. Their differences are printed.
+    The second run has the first one's configuration and stages, and the code, versions
+    and devices of now. Their differences are printed.
 
     Returns:
         True if all parts of the train state (parameters, averages, optimizer) and the
@@ -56,9 +57,13 @@ def reproduce(options: ReproduceOptions) -> bool:
     experiment, info = read_config(first)
     with Checkpoints(first / CHECKPOINTS) as checkpoints:
         step = newest_step(checkpoints)
-    if step is None:
-        raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
-    train(experiment, again, until=step)
+        if step is None:
+            raise InputError(f"the run in '{first}' has no checkpoint. Train it first.")
+        stages = stages_before(checkpoints.record(step), experiment)
+    with Checkpoints(again / CHECKPOINTS) as checkpoints:
+        done = newest_step(checkpoints) or 0
+    for part, _, until in segments(stages, experiment, min(done, step - 1), step):
+        train(part, again, until=until)
 
     shapes = init_shapes(experiment, info)
     template = placed(shapes, Pmap().shardings(shapes))

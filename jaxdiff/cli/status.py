@@ -1,5 +1,6 @@
 """The command `status`: the contents of a run folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +13,13 @@ class StatusOptions:
 
     workdir: Path
     """Run folder; it is only read, also during training."""
+    json: bool = False
+    """If True, prints the contents as JSON, and no text."""
 
 
 def status(options: StatusOptions) -> None:
     """Prints the contents of a run folder."""
-    print(run_status.status(options.workdir))
+    if options.json:
+        print(json.dumps(run_status.facts(options.workdir)))
+    else:
+        print(run_status.status(options.workdir))

@@ -1,20 +1,25 @@
 """The commands `train` and `run`; `run` also draws samples and pictures."""
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
-from jaxdiff.data import to_uint8
+from jaxdiff.data import ImageFolder, to_uint8
+from jaxdiff.data.image_folder import ENDINGS
+from jaxdiff.errors import InputError
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.progress import is_shown
 from jaxdiff.report import page, run_pictures
 from jaxdiff.runs.folder import read_config
-from jaxdiff.runs.load import load
+from jaxdiff.runs.load import load, load_data
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
@@ -29,7 +34,8 @@ class TrainOptions:
     """Options of the commands `train` and `run`."""
 
     workdir: Path
-    """Run folder. An existing run resumes from its newest checkpoint."""
+    """Run folder. An existing run resumes from its newest checkpoint with its own
+    options. Flags may change its number of steps and its optimizer from there on."""
 
 
 def train(options: TrainOptions, experiment: Experiment) -> None:
@@ -75,9 +81,44 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
-    run_training(trainer, workdir)
+    about = "\n".join(_about(trainer)) if is_shown() else ""
+    run_training(trainer, workdir, about=about)
     print(f"trained in {time.monotonic() - start:.0f} s; checkpoints are in {workdir}")
     return trainer
+
+
+def _about(trainer: Trainer) -> list[str]:
+    """Returns lines on the data, the network and the steps of a training."""
+    experiment, data = trainer.experiment, trainer.dataset
+    try:
+        held_out = f"{len(load_data(experiment, 'test')):,}"
+    except InputError:
+        held_out = "none"
+    shape = "x".join(map(str, data.image_shape))
+    classes = (
+        "no classes" if data.num_classes is None else f"{data.num_classes} classes"
+    )
+    if data.num_classes is not None and trainer.info.num_classes is None:
+        classes += ", not used"
+    leaves = jax.tree.leaves(trainer.model.param_shapes())
+    size = sum(math.prod(leaf.shape) for leaf in leaves)
+    training = experiment.training
+    seen = training.num_steps * training.batch_size / len(data)
+    lines = [
+        f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
+        f"{classes}"
+    ]
+    if isinstance(experiment.data, ImageFolder):
+        skipped = experiment.data.skipped_files()
+        if skipped:
+            files = ", ".join(f"{count:,} {kind}" for kind, count in skipped.items())
+            lines.append(f"not read: {files} (images are {', '.join(ENDINGS)})")
+    return [
+        *lines,
+        f"network: {size:,} parameters",
+        f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
+        f"seen {seen:,.1f} times",
+    ]
 
 
 def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import os
+import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +23,8 @@ from jaxdiff.storage.cache import cache_folder
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
+SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev"}
+"""Names of sub-folders that are splits in other programs."""
 _VERSION = 1  # of the preparation; a new version prepares all images again
 _NAMED = 3  # number of unreadable files that a warning names
 
@@ -74,7 +78,8 @@ class ImageFolder(Checked):
                 `bad_files` is "stop".
 
         Warns:
-            UserWarning: If unreadable files are left out.
+            UserWarning: If unreadable files are left out, or if the classes of the
+                training images have the names of splits, such as train and test.
         """
         check_split(split)
         root = self._root()
@@ -85,6 +90,13 @@ class ImageFolder(Checked):
                 f"extensions {' '.join(ENDINGS)} (links and hidden files are skipped)."
             )
         classes = class_names(files)
+        if classes and split == "train" and SPLITS.issuperset(map(str.lower, classes)):
+            warnings.warn(
+                f"took the sub-folders {', '.join(classes)} of {str(root)!r} as "
+                f"classes. Name one as the path, such as {str(root / classes[-1])!r}, "
+                "to use its images alone.",
+                stacklevel=2,
+            )
         chosen = [
             name for name in files
             if is_held_out(name, self.held_out) == (split == "test")
@@ -103,6 +115,17 @@ class ImageFolder(Checked):
             label_key=None if classes is None else "label",
             stream=self.stream,
         )
+
+    def skipped_files(self) -> dict[str, int]:
+        """Returns the number of files that are not read, by extension, largest first.
+
+        Links count as "link", and files without extension as "other". Hidden files do
+        not count.
+        """
+        found = Counter(
+            _kind(entry) for _, entry in _walk(self._root()) if not _is_image(entry)
+        )
+        return dict(found.most_common())
 
     def _root(self) -> Path:
         if not self.path:
@@ -184,10 +207,12 @@ def image_files(root: Path) -> list[Path]:
     Raises:
         InputError: If a folder cannot be listed.
     """
-    return sorted(_walk(root), key=lambda path: path.parts)
+    found = (path for path, entry in _walk(root) if _is_image(entry))
+    return sorted(found, key=lambda path: path.parts)
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> Iterator[tuple[Path, os.DirEntry[str]]]:
+    """Yields the relative path and the entry of each file or link below a folder."""
     folders = [Path()]
     while folders:
         folder = folders.pop()
@@ -204,10 +229,20 @@ def _walk(root: Path) -> Iterator[Path]:
             # A link might lead out of the folder, or back into it without end.
             if entry.is_dir(follow_symlinks=False):
                 folders.append(folder / entry.name)
-            elif entry.name.lower().endswith(ENDINGS) and entry.is_file(
-                follow_symlinks=False
-            ):
-                yield folder / entry.name
+            else:
+                yield folder / entry.name, entry
+
+
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(ENDINGS) and entry.is_file(follow_symlinks=False)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Returns the extension of a file, "link" or "other"."""
+    ending = Path(entry.name).suffix.lower()
+    # A longer extension, or one of other characters, is part of a name.
+    plain = re.fullmatch(r"\.\w{1,8}", ending, re.ASCII)
+    return "link" if entry.is_symlink() else ending if plain else "other"
 
 
 def class_names(files: list[Path]) -> list[str] | None:

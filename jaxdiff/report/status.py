@@ -12,51 +12,78 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import size
 
 
+def facts(workdir: Path) -> dict[str, Any]:
+    """Returns the contents of a run folder as JSON data; see `status`."""
+    experiment, info = read_config(workdir)
+    found = Checkpoints(workdir / CHECKPOINTS).status()
+    whole = [step for step, (_, reason) in found.items() if reason is None]
+    metrics = json_lines.read(workdir / METRICS, "step")
+    starts, speeds, changes = (
+        events_of(workdir, kind) for kind in ("start", "speed", "change")
+    )
+    return {
+        "workdir": str(workdir),
+        "step": max(whole, default=0),
+        "num_steps": experiment.training.num_steps,
+        "checkpoints": [
+            {"step": step, "bytes": count, "damage": reason}
+            for step, (count, reason) in found.items()
+        ],
+        "metrics": metrics[-1] if metrics else None,
+        "skipped": sum(line.get("nonfinite", 0) for line in metrics),
+        "nonfinite": (workdir / NONFINITE).exists(),
+        "starts": starts,
+        "changes": changes,
+        "images_per_s": speeds[-1].get("images_per_s") if speeds else None,
+        "data": info._asdict(),
+        "experiment": serialization.to_dict(experiment),
+    }
+
+
 def status(workdir: Path) -> str:
     """Returns the contents of a run folder as text, after a check of every checkpoint.
 
     Raises:
         InputError: If the run does not exist, or its configuration cannot be read.
     """
-    experiment, info = read_config(workdir)
-    found = Checkpoints(workdir / CHECKPOINTS).status()
-    whole = [step for step, (_, reason) in found.items() if reason is None]
-    end = experiment.training.num_steps
-    lines = [f"{workdir}: {reached(max(whole, default=0), end)}", "", "checkpoints"]
-    for step, (count, reason) in found.items():
-        word = "whole" if reason is None else f"damaged: {reason}"
-        lines.append(f"  step {step:<10,} {size(count):>9}  {word}")
-    lines += [] if found else ["  none"]
+    found = facts(workdir)
+    lines = [f"{workdir}: {reached(found['step'], found['num_steps'])}"]
+    lines += ["", "checkpoints"]
+    for one in found["checkpoints"]:
+        word = "whole" if one["damage"] is None else f"damaged: {one['damage']}"
+        lines.append(f"  step {one['step']:<10,} {size(one['bytes']):>9}  {word}")
+    lines += [] if found["checkpoints"] else ["  none"]
 
-    metrics = json_lines.read(workdir / METRICS, "step")
-    if metrics:
-        last = metrics[-1]
+    if last := found["metrics"]:
         lines += ["", f"metrics of step {last.pop('step'):,}, the last line"]
         lines += [f"  {name:<15} {number(value)}" for name, value in last.items()]
-        skipped = sum(line.get("nonfinite", 0) for line in metrics)
-        if skipped:
-            lines.append(f"  steps with a loss that was not finite: {skipped}")
-    if (workdir / NONFINITE).exists():
+        if found["skipped"]:
+            lines.append(f"  steps with a loss that was not finite: {found['skipped']}")
+    if found["nonfinite"]:
         lines += [
             "",
             f"a loss that was not finite stopped the training once: see {NONFINITE}",
         ]
 
-    starts, speeds = (events_of(workdir, kind) for kind in ("start", "speed"))
+    starts, speeds = found["starts"], events_of(workdir, "speed")
     lines += ["", "history"]
     lines += [f"  {_start(event)}" for event in starts[-5:]] or ["  none"]
     if len(starts) > 5:
         lines.insert(-5, f"  {len(starts) - 5} earlier starts")
+    lines += [
+        f"  {event.get('time')}  changed from step {event.get('step')} on: "
+        f"{plain(event.get('options'))}"
+        for event in found["changes"]
+    ]
     if speeds:
         speed, when = speeds[-1].get("images_per_s"), speeds[-1].get("time")
         lines.append(f"  {when}  {number(speed)} images/s, the last throughput")
 
     lines += ["", "data"]
-    lines += [f"  {name:<12} {plain(v)}" for name, v in info._asdict().items()]
+    lines += [f"  {name:<12} {plain(v)}" for name, v in found["data"].items()]
     lines += ["", "configuration"]
     lines += [
-        f"  {name:<12} {plain(value)}"
-        for name, value in serialization.to_dict(experiment).items()
+        f"  {name:<12} {plain(value)}" for name, value in found["experiment"].items()
     ]
     return "\n".join(lines)
 

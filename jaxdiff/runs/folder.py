@@ -15,7 +15,7 @@ The folder holds
 """
 
 import json
-from functools import reduce
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,8 @@ NOT_TRAINING = (
     "network.remat",
 )
 """Parts of an experiment that do not change the result of training."""
+CHANGEABLE = ("optimizer", "training.num_steps")
+"""Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
 _LARGEST = 2**20  # most pixels per side, channels and classes
 
 
@@ -70,7 +72,8 @@ def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None
     """Raises an InputError if the folder holds a run of other options or data."""
     if (workdir / CONFIG).exists():
         there = training_part(*read_config(workdir))
-        _refuse_other(there, experiment, info, f"'{workdir}' holds a run")
+        remedy = f"start from its model: --init {workdir} and another --workdir"
+        _refuse_other(there, experiment, info, f"'{workdir}' holds a run", remedy)
 
 
 def check_record(
@@ -88,13 +91,18 @@ def check_record(
     what = f"the checkpoint of step {record['step']} in '{workdir}' is"
     if not isinstance(there, dict):
         raise InputError(f"{what} not of a training run. Choose another.")
-    _refuse_other(there, experiment, info, what)
+    _refuse_other(there, experiment, info, what, "choose another --workdir")
 
 
 def _refuse_other(
-    there: dict[str, Any], experiment: Experiment, info: DataInfo, what: str
+    there: dict[str, Any],
+    experiment: Experiment,
+    info: DataInfo,
+    what: str,
+    remedy: str,
 ) -> None:
-    here, there = training_part(experiment, info), serialization.with_new_names(there)
+    here = _without(training_part(experiment, info), CHANGEABLE)
+    there = _without(serialization.with_new_names(there), CHANGEABLE)
     told = there.get("info")
     if isinstance(told, dict) and told.get("fingerprint") is None:
         here["info"]["fingerprint"] = None  # older runs did not store it
@@ -105,11 +113,11 @@ def _refuse_other(
     if len(found) == 1 and found[0].startswith("info.fingerprint: "):
         raise InputError(
             f"{what} of other data (fingerprint {found[0].partition(': ')[2]}): images "
-            "or labels have changed. Restore them, or choose another --workdir."
+            f"or labels have changed. Restore them, or {remedy}."
         )
     raise InputError(
-        f"{what} of another configuration ({'; '.join(found)}). Choose another "
-        "--workdir, or the same options."
+        f"{what} of another configuration ({'; '.join(found)}). Use the same options, "
+        f"or {remedy}."
     )
 
 
@@ -171,8 +179,16 @@ def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     plain = json.loads(json.dumps(_record(experiment, info)))
     # "data" of config.json is the shape and classes; "data" of the experiment is the
     # options of the dataset. The former is called "info" here.
-    kept = plain["experiment"]
-    for path in NOT_TRAINING:
-        *parents, name = path.split(".")
-        reduce(dict.__getitem__, parents, kept).pop(name, None)
-    return {**kept, "info": plain["data"]}
+    return {**_without(plain["experiment"], NOT_TRAINING), "info": plain["data"]}
+
+
+def _without(part: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:
+    """Returns options without those at `paths`."""
+    part = dict(part)
+    for path in paths:
+        name, _, rest = path.partition(".")
+        if not rest:
+            part.pop(name, None)
+        elif isinstance(part.get(name), dict):
+            part[name] = _without(part[name], [rest])
+    return part

@@ -1,10 +1,12 @@
 """Schedule of saving: checkpoints of the state, snapshots of the averages."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from jaxdiff.parallel.processes import broadcast_int
 from jaxdiff.runs.folder import training_part
+from jaxdiff.runs.stages import Stage
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.state import TrainState
@@ -20,6 +22,7 @@ class Saver:
         snapshots: store of the averages of `ema_lengths`.
         last_snapshot: step of the newest snapshot; 0 if there is none.
         end: last step of this call of `train`.
+        stages: stages that have ended, to record with each checkpoint.
     """
 
     def __init__(
@@ -30,11 +33,16 @@ class Saver:
         snapshots: Checkpoints,
         last_snapshot: int,
         end: int,
+        stages: Sequence[Stage] = (),
     ):
         self._experiment, self._end = experiment, end
         self._checkpoints, self._snapshots = checkpoints, snapshots
         self._last_snapshot = last_snapshot
-        self._configuration = training_part(experiment, info)
+        self._record: dict[str, Any] = {
+            "configuration": training_part(experiment, info)
+        }
+        if stages:
+            self._record["stages"] = [stage.record() for stage in stages]
         self._checkpoint_due = self._snapshot_due = False
         self._saved_at = time.monotonic()
 
@@ -67,8 +75,7 @@ class Saver:
             self._snapshots.save(step, state.tracks)
             self._snapshots.wait()  # a checkpoint needs all earlier snapshots
         if self._checkpoint_due:
-            record = {**record, "configuration": self._configuration}
-            self._checkpoints.save(step, state, record)
+            self._checkpoints.save(step, state, {**record, **self._record})
             self._saved_at = time.monotonic()
 
     def _late(self, step: int) -> bool:

@@ -3,14 +3,17 @@
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jaxdiff.data import Dataset
-from jaxdiff.errors import require
+from jaxdiff.errors import InputError, require
 from jaxdiff.parallel import describe_devices
 from jaxdiff.parallel.preemption import stop_between_steps
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.progress import bar as progress_bar
+from jaxdiff.progress import is_shown
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     SNAPSHOTS,
@@ -18,10 +21,13 @@ from jaxdiff.runs.folder import (
     check_workdir,
     write_record,
 )
+from jaxdiff.runs.forecast import Forecast
 from jaxdiff.runs.load import newest_step
 from jaxdiff.runs.log import Log, open_history
+from jaxdiff.runs.provenance import now
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.saver import Saver
+from jaxdiff.runs.stages import stages_before
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -42,6 +48,10 @@ def train(
 ) -> TrainState:
     """Trains a run, or resumes it from the newest whole checkpoint in `workdir`.
 
+    A resume may change `Experiment.optimizer` and `Training.num_steps` for the next
+    steps; learning-rate schedules are functions of the step. The checkpoints and the
+    history record the change.
+
     With several processes (see `jaxdiff.parallel.processes`), each calls it with the
     same arguments. All of them must see the same `workdir`.
 
@@ -49,7 +59,8 @@ def train(
         experiment: the experiment to train.
         workdir: the run folder; see `jaxdiff.runs.folder`.
         until: stop after this step, with a checkpoint; None for the last step.
-        progress: if True, show a progress bar and the devices.
+        progress: if True, show a progress bar (lines outside a terminal), the devices
+            and the time of a step.
         dataset: training data, such as `data.from_arrays` returns; the experiment's by
             default. A resume needs the same data.
         network: a Flax module of your own (see `typing.Network`) instead of the
@@ -78,14 +89,15 @@ def run_training(
     *,
     until: int | None = None,
     progress: bool = True,
+    about: str = "",
 ) -> TrainState:
-    """Trains a run whose data are loaded; see `train`."""
-    tqdm = require("tqdm").tqdm
+    """Trains a run whose data are loaded; see `train`. Shows `about` first."""
     experiment, info = trainer.experiment, trainer.info
     upkeep, parallel = experiment.upkeep, experiment.parallel
     num_steps = experiment.training.num_steps
     end = num_steps if until is None else min(until, num_steps)
     workdir = Path(workdir)
+    shows = progress and is_shown() and is_first()
 
     # Check the folder and the sampler of the grids.
     ensure_writable(workdir)
@@ -108,32 +120,41 @@ def run_training(
         if newest is not None:
             record = checkpoints.record(newest)
             check_record(record, workdir, experiment, info)
+        _check_end(newest, num_steps, workdir)
+        stages = stages_before(record, experiment)
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
 
         # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
-            tqdm(
-                total=end, initial=step, unit="step", smoothing=0.1,
-                disable=not (progress and is_first()), desc="train",
-                dynamic_ncols=True,
-            )
-        )  # fmt: skip
+            progress_bar(end, "train", "step", initial=step, show=shows)
+        )
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
         if is_first():
             write_record(workdir, experiment, info)
+        if stages and stages[-1].until == step:
+            changes = stages[-1].changes(experiment)
+            log.event("change", step=step, time=now(), options=changes)
+            new = ", ".join(f"{path} {value}" for path, value in changes.items())
+            about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
         if step < end:
-            if progress and is_first():
-                bar.write(f"training on {describe_devices(parallel)}", file=sys.stderr)
+            if shows:
+                devices = f"training on {describe_devices(parallel)}"
+                bar.write("\n".join(filter(None, (about, devices))), file=sys.stderr)
             bar.set_postfix_str("compiling")
-        saver = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
+        saver = Saver(
+            experiment, info, checkpoints, snapshots, last_snapshot, end, stages
+        )
         dispatches = trainer.feed(step, end)
+        forecast = Forecast(end, partial(bar.write, file=sys.stderr)) if shows else None
 
         for step, batches in dispatches:
             # Train; metrics are fetched while later steps run.
             state, metrics = trainer.advance(state, batches)
             log.add(step, metrics)
+            if forecast is not None:
+                forecast.add(step, metrics)
 
             # Draw a grid of samples.
             if grids is not None and grids.due(step):
@@ -157,3 +178,13 @@ def run_training(
         checkpoints.wait()
         log.event("end", step=step)
     return parallel.globalize(state)
+
+
+def _check_end(newest: int | None, num_steps: int, workdir: Path) -> None:
+    """Raises an InputError for fewer steps than the run has done."""
+    if newest is not None and newest > num_steps:
+        raise InputError(
+            f"training.num_steps must be at least {newest}, the steps that the run in "
+            f"'{workdir}' has done, got {num_steps}. Give more steps, or choose "
+            "another --workdir."
+        )

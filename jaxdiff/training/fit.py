@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxdiff.errors import InputError, NonFiniteError, require
+from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import check_batch, check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
+from jaxdiff.progress import bar
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
@@ -55,7 +56,8 @@ def fit(
         state: State to continue from, which stays intact; a new one by default.
         on_step: Function called with each step's number and metrics; it makes the host
             wait for the devices.
-        progress: If True, shows a progress bar, if tqdm is installed.
+        progress: If True, shows a progress bar, or lines outside a terminal, if tqdm
+            is installed.
 
     Raises:
         InputError: If an argument is invalid, or `batches` has fewer than `num_steps`
@@ -111,8 +113,8 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
     if not progress or importlib.util.find_spec("tqdm") is None:
         yield lambda: None
         return
-    with require("tqdm").tqdm(total=total, unit="step", desc="fit") as bar:
-        yield bar.update
+    with bar(total, "fit", "step") as shown:
+        yield shown.update
 
 
 def _batch(item: Any, model: Model) -> Batch:

@@ -156,8 +156,11 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
     assert done == sorted(done)
 
 
-def test_some_of_the_terms(evaluated):
-    """All 12 terms give the whole bound; 5 terms come near the bound, without ODE."""
+def test_some_of_the_terms(evaluated, capsys):
+    """All 12 terms give the whole bound; 5 terms come near the bound, without ODE.
+
+    With --json, the output is JSON alone.
+    """
     run, dataset = jd.load(evaluated), jd.data.Digits().load("test")
     before = (evaluated / "evaluation.json").read_text()
     record = bits_of(json.loads(before))
@@ -171,9 +174,11 @@ def test_some_of_the_terms(evaluated):
         np.testing.assert_allclose(bound.value, expected, rtol=1e-5)
     try:
         command(
-            evaluated, f"evaluate --num {NUM} --num-terms 5 --ode-steps 0 --samples 0"
+            evaluated,
+            f"evaluate --num {NUM} --num-terms 5 --ode-steps 0 --samples 0 --json",
         )
         some = json.loads((evaluated / "evaluation.json").read_text())
+        assert json.loads(capsys.readouterr().out) == some
     finally:
         (evaluated / "evaluation.json").write_text(before)
     assert [figure["name"] for figure in some["figures"]] == list(record)[:3]
@@ -287,7 +292,10 @@ def test_pixels_are_features(shape, size, expected):
 
 def test_a_classifier_needs_classes():
     dataset = from_arrays(np.zeros((5, 8, 8, 1), np.uint8))
-    with pytest.raises(jd.InputError, match="a classifier needs classes"):
+    with pytest.raises(
+        jd.InputError,
+        match="the dataset must have classes to train a classifier, got none",
+    ):
         Classifier(num_steps=1).build(dataset, dataset, Pmap())
 
 

@@ -4,10 +4,12 @@ import dataclasses
 import importlib
 import re
 import shlex
+from functools import partial
+from typing import Any
 
 import pytest
 
-import jaxdiff as jd
+from experiments import folder
 from jaxdiff.cli import main, program
 from tests.helpers.fake_run import fake_run
 from tests.test_pages import FENCED, PAGES, ROOT, prose
@@ -21,8 +23,12 @@ OF_OTHERS = {
     "gpus-per-node",
     "ntasks-per-node",
     "version",
+    "completion",
+    "no-build-isolation",
+    "help-all",
+    "quiet",
 }
-"""Flags of TensorBoard, pytest and Slurm; and the one that no command has."""
+"""Flags of TensorBoard, pytest, pip and Slurm; and those of the whole program."""
 
 
 def lines():
@@ -76,14 +82,12 @@ def test_a_printed_command_line_is_read(page, name, words, runs, monkeypatch):
     real = program.parse
     monkeypatch.setattr(program, "parse", parse)
     monkeypatch.chdir(runs)
-    if name is None:
-        with pytest.raises(Parsed):
-            main(jd.Experiment(), "The program.", args=words)
-        return
-    module = importlib.import_module(f"experiments.{name}")
-    words = [word for word in words if word != "DIR"] if name == "folder" else words
+    start: Any = program.jaxdiff if name is None else folder.start
+    if name not in (None, "folder"):
+        module = importlib.import_module(f"experiments.{name}")
+        start = partial(main, module.CONFIG, module.__doc__ or "")
     with pytest.raises(Parsed):
-        main(module.CONFIG, module.__doc__ or "", args=list(words))
+        start(args=list(words))
 
 
 def known_flags():

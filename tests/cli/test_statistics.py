@@ -82,10 +82,16 @@ def test_evaluate_compares_with_them(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"mu": np.zeros(3)}, "no statistics .*sigma"),
-        ({"mu": np.zeros(3), "sigma": np.zeros((2, 2))}, r"shape \(3,\) and sigma"),
-        ({"mu": np.zeros(1), "sigma": np.full((1, 1), np.nan)}, "not finite"),
-        ({"mu": np.array("x"), "sigma": np.zeros((1, 1))}, "no statistics"),
+        ({"mu": np.zeros(3)}, "must hold statistics, got.*sigma"),
+        (
+            {"mu": np.zeros(3), "sigma": np.zeros((2, 2))},
+            r"must have shapes .*, got \(3,\) and \(2, 2\)",
+        ),
+        (
+            {"mu": np.zeros(1), "sigma": np.full((1, 1), np.nan)},
+            "must hold finite numbers, got nan",
+        ),
+        ({"mu": np.array("x"), "sigma": np.zeros((1, 1))}, "must hold statistics, got"),
     ],
 )
 def test_a_file_of_something_else_is_refused(tmp_path, arrays, words):
@@ -98,7 +104,7 @@ def test_no_file_and_no_archive_are_refused(tmp_path):
     with pytest.raises(jd.InputError, match="there is no file"):
         load_statistics(tmp_path / "none.npz")
     (tmp_path / "x.npz").write_bytes(b"PK\x03\x04 and no more")
-    with pytest.raises(jd.InputError, match="holds no statistics"):
+    with pytest.raises(jd.InputError, match="must hold statistics, got"):
         load_statistics(tmp_path / "x.npz")
 
 
@@ -111,4 +117,4 @@ def test_statistics_of_other_features_are_refused(tmp_path, capsys):
             "--features pixels --steps 2 --sampler ddim --statistics other.npz"
         )
     assert stop.value.code == 2
-    assert "same features; got 3 and 64" in capsys.readouterr().err
+    assert "the same number of features, got 3 and 64" in capsys.readouterr().err

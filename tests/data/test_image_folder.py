@@ -65,6 +65,21 @@ def test_other_files_are_passed_over_quietly(tmp_path, recwarn):
     assert not recwarn.list
 
 
+def test_skipped_files_are_counted_by_extension(tmp_path):
+    put(tmp_path, "a.png")
+    for name in (
+        "a.TIFF", "sub/b.tiff", "c.jfif", "notes", "d.e\x1b[31m", ".hidden.tiff",
+        "f.a long sentence",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link.png").symlink_to("a.png")
+    assert folder(tmp_path).skipped_files() == {
+        "other": 3, ".tiff": 2, ".jfif": 1, "link": 1,
+    }  # fmt: skip
+    assert folder(tmp_path / "sub").skipped_files() == {".tiff": 1}
+
+
 def test_links_are_not_followed(tmp_path):
     put(tmp_path, "secret/s.png", 9)
     inside = tmp_path / "images"
@@ -99,6 +114,28 @@ def test_one_sub_folder_is_no_class(tmp_path):
     put(tmp_path, "all/1.png")
     put(tmp_path, "all/b/2.png")
     assert folder(tmp_path, held_out=0.0).load().labels is None
+
+
+@pytest.mark.parametrize(
+    ("names", "warns"),
+    [(("train", "test"), True), (("Val", "dev"), True), (("train", "plane"), False)],
+)
+def test_classes_with_the_names_of_splits_are_told(tmp_path, recwarn, names, warns):
+    for name in names:
+        for number in range(8):
+            put(tmp_path, f"{name}/{number}.png")
+    for split in ("train", "test"):  # a run loads both
+        assert folder(tmp_path, held_out=0.5).load(split).num_classes == 2
+    messages = [str(warning.message) for warning in recwarn.list]
+    last = max(names)
+    assert messages == warns * [
+        f"took the sub-folders {', '.join(sorted(names))} of '{tmp_path}' as classes. "
+        f"Name one as the path, such as '{tmp_path / last}', to use its images alone."
+    ]
+    recwarn.clear()
+    (tmp_path / last / "1.png").rename(tmp_path / "1.png")  # no classes
+    folder(tmp_path, held_out=0.0).load()
+    assert not recwarn.list
 
 
 def test_both_splits_number_the_classes_alike(tmp_path):

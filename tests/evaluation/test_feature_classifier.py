@@ -76,7 +76,7 @@ def test_images_are_moved_by_a_sixteenth_at_most():
 
 def test_mistakes():
     plain = from_arrays(np.zeros((2, 8, 8, 1), np.uint8))
-    with pytest.raises(InputError, match="must have classes"):
+    with pytest.raises(InputError, match=r"must have classes .*, got none"):
         classifier_of(plain, RECIPE)
     with pytest.raises(InputError, match="num_steps must be at least 1, got 0"):
         Recipe(num_steps=0)

@@ -1,7 +1,11 @@
 """Folder experiment, from photographs of many sizes and formats to samples."""
 
+import contextlib
 import dataclasses
+import io
+import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import matplotlib.cbook
@@ -12,7 +16,9 @@ from sklearn.datasets import load_sample_images
 
 import jaxdiff as jd
 from experiments import folder
-from jaxdiff.cli import main
+from jaxdiff.cli import program
+from jaxdiff.cli.command import MODEL
+from jaxdiff.recipes import folder as recipe
 from tests.helpers.runs import TINY, same_bits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
@@ -41,6 +47,8 @@ def photographs(tmp_path_factory):
         path = root / name / "nested"[: i % 2 * 6] / f"{i}{ENDINGS[i % len(ENDINGS)]}"
         path.parent.mkdir(parents=True, exist_ok=True)
         image.save(path)
+    for name in ("a.TIFF", "b.tiff", "notes.txt"):
+        (root / name).touch()
     return root
 
 
@@ -55,16 +63,42 @@ def here(tmp_path_factory):
 CONFIG = dataclasses.replace(TINY, data=jd.data.ImageFolder(size=8))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small():
+    """Recipe with a tiny network and few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (folder, recipe):
+            patch.setattr(module, "CONFIG", CONFIG)
+        yield
+
+
 def command(*args: str) -> None:
-    main(CONFIG, "What it is.", args=folder.arguments(list(args)))
+    folder.start(list(args))
 
 
 @pytest.fixture(scope="module")
-def trained(photographs, here):
-    """Run that one command trains from the folder."""
-    with jax.numpy_dtype_promotion("standard"):
+def said(photographs, here):
+    """Output on stderr of the command that trains from the folder."""
+    text = io.StringIO()
+    with jax.numpy_dtype_promotion("standard"), contextlib.redirect_stderr(text):
         command(str(photographs), "train")
+    return text.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(said):
+    """Run of this command."""
     return jd.load("runs/mine")
+
+
+def test_before_training_it_says_what_it_read(said, trained):
+    training, held_out = (
+        len(trained.experiment.data.load(split)) for split in ("train", "test")
+    )
+    assert said.splitlines()[:2] == [
+        f"data: {training} images of 8x8x3 to train on, {held_out} held out; 3 classes",
+        "not read: 2 .tiff, 1 .txt (images are .png, .jpg, .jpeg, .webp, .bmp, .gif)",
+    ]
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -104,28 +138,59 @@ def test_its_images_are_the_photographs(photographs, trained):
 
 
 @pytest.mark.parametrize(
-    ("args", "line"),
+    ("args", "command", "path", "workdir"),
     [
-        ("cats", "run --data.path cats --workdir runs/cats"),
-        (
-            "cats/ train --seed 1",
-            "train --data.path cats/ --workdir runs/cats --seed 1",
-        ),
-        ("a/cats sample --num 2", "sample --workdir runs/cats --num 2"),
-        ("cats train --workdir x", "train --data.path cats --workdir x"),
-        ("cats --workdir=x", "run --data.path cats --workdir=x"),
-        ("train --data.path cats", "train --data.path cats"),
-        ("--help", "--help"),
-        ("", ""),
+        ("cats", "run", "cats", "runs/cats"),
+        ("cats/ train --seed 1", "train", "cats/", "runs/cats"),
+        ("a/cats sample --num 2", "sample", None, "runs/cats"),
+        ("cats train --workdir x", "train", "cats", "x"),
+        ("cats --workdir=x", "run", "cats", "x"),
+        ("cats statistics --num 2", "statistics", "cats", None),
+        ("train --data.path cats", "train", "cats", "runs/folder"),
+        ("train --data.path cats --workdir x", "train", "cats", "x"),
+        ("", "run", "", "runs/folder"),
     ],
 )
-def test_the_folder_comes_first(args, line):
-    assert folder.arguments(args.split()) == line.split()
+def test_the_folder_comes_first(args, command, path, workdir, monkeypatch, tmp_path):
+    """As `jaxdiff COMMAND folder DIR`, which has no command left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["experiments/folder.py"])
+    found: list[Any] = []
+
+    def run(options, *needs):
+        found.append(
+            (command, needs[0].data.path if path is not None else None,
+             str(options.workdir) if workdir else None)
+        )  # fmt: skip
+
+    entry = program.COMMANDS[command]
+    needs = tuple(need for need in entry.needs if need is not MODEL)
+    fake = dataclasses.replace(entry, run=run, needs=needs)
+    monkeypatch.setitem(program.COMMANDS, command, fake)
+    folder.start(args.split())
+    words = args.split()
+    if words and words[0] != "train":
+        rest = [word for word in words[1:] if word != command]
+        program.jaxdiff([command, "folder", words[0], *rest])
+    assert set(found) == {(command, path, workdir)}
+
+
+def test_no_flag_is_named_that_nobody_typed(photographs, here, capsys):
+    """`statistics` has no --workdir, and DIR sets the default of --data.path."""
+    command(str(photographs), "statistics", "--features", "pixels", "--num", "40")
+    assert " of 40 train images of data " in capsys.readouterr().out
 
 
 def test_what_is_no_folder_is_told(here, capsys):
-    with pytest.raises(SystemExit) as end:
+    for word, message in (
+        ("photos", "there is no folder 'photos'. Check --data.path.\n"),
+        ("trian", "unknown command 'trian'. Perhaps you meant 'train'. Commands: run"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            command(word)
+        assert end.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {message}")
+    Path("trian").mkdir()
+    with pytest.raises(SystemExit):
         command("trian")
-    assert end.value.code == 2
-    printed = capsys.readouterr().err
-    assert printed == "error: there is no folder 'trian'. Check --data.path.\n"
+    assert capsys.readouterr().err.startswith("error: there is no image in 'trian'.")

@@ -211,8 +211,8 @@ def test_a_layout_that_the_devices_do_not_fill():
     with pytest.raises(ValueError, match="for 9 devices, got 8"):
         jd.parallel.Pmap(num_devices=9).devices  # noqa: B018
     for wrong in ({"num_devices": 0},):
-        with pytest.raises(ValueError, match="at least 1; got 0"):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
             jd.parallel.Pmap(**wrong)
     for wrong in ({"data": 0}, {"fsdp": 0}):
-        with pytest.raises(ValueError, match="at least 1; got 0"):
+        with pytest.raises(ValueError, match="at least 1, got 0"):
             jd.parallel.Sharded(**wrong)

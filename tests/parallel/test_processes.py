@@ -360,7 +360,7 @@ TRAIN = (
     "experiments/digits.py train --network.channels 8 --network.multipliers 1 "
     "--network.blocks 1 --network.attention --training.num-steps 60 "
     "--training.batch-size 16 --upkeep.log-every 5 --upkeep.checkpoint-every 10 "
-    "--upkeep.no-tensorboard --workdir"
+    "--upkeep.no-tensorboard --upkeep.sample-every None --workdir"
 )
 
 

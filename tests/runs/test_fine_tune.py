@@ -47,9 +47,9 @@ def test_other_classes_and_channels_start_anew_and_are_named(finished, tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     mine = jd.data.from_arrays(images, np.arange(40) % 3)
     experiment = replace(TINY, init=str(workdir), seed=1)
-    with pytest.warns(UserWarning, match="do not match") as printed:
+    with pytest.warns(UserWarning, match="do not match") as caught:
         state = start(experiment, tmp_path, mine)
-    (message,) = [str(warning.message) for warning in printed]
+    (message,) = [str(warning.message) for warning in caught]
     assert message == (
         f"these parameters of '{workdir}' do not match and are reinitialized: "
         "conv_in/kernel: [3, 3, 1, 4], not [3, 3, 3, 4]; "
@@ -75,9 +75,9 @@ def test_a_model_trained_otherwise_is_told(finished, tmp_path):
         network=network,
         conditional=False,
     )
-    with pytest.warns(UserWarning, match="match|other options") as printed:
+    with pytest.warns(UserWarning, match="match|other options") as caught:
         start(experiment, tmp_path)
-    assert [str(warning.message) for warning in printed] == [
+    assert [str(warning.message) for warning in caught] == [
         f"these parameters of '{workdir}' do not match and are reinitialized: "
         "label/embedding: [11, 16], not None",
         f"the model of '{workdir}' was trained with other options: "

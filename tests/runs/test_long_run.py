@@ -416,7 +416,7 @@ def test_metrics_that_cannot_be_read(finished, tmp_path, monkeypatch, hostile):
             "step 3 is saved. Run the same comman",
         ),
         (KeyboardInterrupt("step 3 is saved"), 130, "step 3 is saved. Run the same"),
-        (KeyboardInterrupt(), 130, "stopped. Run the same command to resume."),
+        (KeyboardInterrupt(), 130, "stopped.\n"),
     ],
 )
 def test_the_exit_code_tells_why(monkeypatch, capsys, error, code, words):

@@ -81,8 +81,8 @@ def test_tensorboard_shows_each_line_of_metrics_and_the_speed(seen):
     speeds = scalars.pop("images_per_s")
     assert scalars == lines_of(workdir)
     assert [step for step, _ in scalars["loss"]] == [2, 4, 6, 8]
-    printed = [(e["step"], e["images_per_s"]) for e in events_of(workdir, "speed")]
-    np.testing.assert_allclose(speeds, printed, rtol=1e-6)
+    recorded = [(e["step"], e["images_per_s"]) for e in events_of(workdir, "speed")]
+    np.testing.assert_allclose(speeds, recorded, rtol=1e-6)
 
 
 def test_tensorboard_shows_the_grids(seen):
@@ -207,7 +207,8 @@ def test_a_full_disk_is_told_in_one_line(disk):
         with pytest.raises(jd.InputError) as error:
             events.picture(2, "grids", b"\x89PNG" + bytes(2_000_000))
     assert re.search(
-        r"No space left on device\. Free space on .*, then start", str(error.value)
+        r"No space left on device\. Free space on .* left\), then start",
+        str(error.value),
     )
     remount("ro")
     with pytest.raises(

@@ -194,5 +194,5 @@ def test_what_is_no_key_and_no_sampler(short):
     class Unregistered(jd.DDPM):
         pass
 
-    with pytest.raises(ValueError, match="must be a pytree, got Unregistered"):
+    with pytest.raises(ValueError, match=r"a pytree, got Unregistered\. Decorate"):
         jd.sample(shrink, Unregistered(), short, jax.random.key(0), SHAPE)

@@ -88,8 +88,8 @@ def test_every_grid_falls_to_the_data(schedule, spacing):
     assert (np.diff(half_log_snr(grid)) > 0).all()
     assert (np.diff(grid.t[:-1]) < 0).all()
     first, last = (schedule.level(schedule.times[i]).t for i in (-1, 0))
-    printed = np.asarray(grid.t)
-    assert ((printed >= np.asarray(last)) & (printed <= np.asarray(first))).all()
+    times = np.asarray(grid.t)
+    assert ((times >= np.asarray(last)) & (times <= np.asarray(first))).all()
     if spacing is jd.spacing.AllTimes:
         return
     # Without the data, the times are the same as with one step more.
@@ -201,8 +201,8 @@ def test_karras_in_any_schedule_between_given_scales(schedule):
     inner = jax.tree.map(lambda a: a[:-1], grid)
     if is_discrete(schedule):
         table = half_log_snr(schedule.level(schedule.times))
-        printed = np.interp(inner.t, np.arange(T), table)
-        np.testing.assert_allclose(printed, half_log_snr(inner), atol=1e-3)
+        at_times = np.interp(inner.t, np.arange(T), table)
+        np.testing.assert_allclose(at_times, half_log_snr(inner), atol=1e-3)
     else:
         u = schedule.fraction_of_log_snr(jd.schedules.log_snr(inner))
         np.testing.assert_allclose(schedule.level(u).t, inner.t, rtol=1e-3)

@@ -212,6 +212,6 @@ def test_noise_is_read_as_its_label_by_chance(digits):
 def test_images_of_another_shape_are_refused(digits):
     train, _ = digits
     images = np.zeros((4, 8, 8, 3), np.uint8)
-    message = r"one shape; got \(8, 8, 3\) and \(8, 8, 1\)"
+    message = r"the same shape, got \(8, 8, 3\) and \(8, 8, 1\)"
     with pytest.raises(InputError, match=message):
         label_agreement(images, np.zeros(4, int), train.images, train.labels)

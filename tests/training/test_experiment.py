@@ -68,9 +68,11 @@ NAN, INF = float("nan"), float("inf")
 )
 def test_an_option_out_of_range_is_refused_by_name_and_value(cls, field, value):
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    # "field must ..., got value", with no other field's name before it.
+    # "field must ..., got value", with no other field's name before it; ema_lengths
+    # has a remedy.
+    remedy = r"(\. Give the share of the run that each average spans\.)?"
     with pytest.raises(
-        InputError, match=rf"^{field} must .*got {re.escape(shown)}(\. |$)"
+        InputError, match=rf"^{field} must .*got {re.escape(shown)}{remedy}$"
     ):
         cls(**{field: value})
 
