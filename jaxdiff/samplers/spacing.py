@@ -261,7 +261,7 @@ class DiffusersGrid(Counted):
         return _ended(levels, self.to_data)
 
     def _times(self, total: int) -> np.ndarray:
-        """Returns the times by diffusers' rule, in integer arithmetic."""
+        """Returns the times by diffusers' rule, noisiest first."""
         count = self.num_steps + self.skip_last
         end = min(self.num_times or total, total)
         places = np.arange(count)[::-1]
@@ -271,7 +271,8 @@ class DiffusersGrid(Counted):
                 f"of this grid, got {self.num_steps}. Use fewer steps."
             )
         if self.timestep_spacing == "linspace":
-            times = _rounded_ratio(places * (end - 1), max(count - 1, 1))
+            # In floats, as in diffusers: 27 of 1000 times have 499, not 500.
+            times = np.linspace(0, end - 1, count).round().astype(int)[::-1]
         elif self.timestep_spacing == "leading":
             times = places * (end // count) + self.steps_offset
         else:
