@@ -15,11 +15,13 @@ import jaxdiff as jd
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
+from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.schedulers import read_scheduler
-from jaxdiff.pretrained.weights import find_tensors
-from jaxdiff.training.experiment import Sampling
+from jaxdiff.pretrained.unet import Model, unet_2d_of
+from jaxdiff.pretrained.weights import find_tensors, write_tensors
+from jaxdiff.serialization import to_dict
 from tests.helpers.pytorch import diffusers, torch
-from tests.pretrained.test_diffusers import changed_json, our_run
+from tests.pretrained.test_diffusers import changed_json
 
 STEM = "diffusion_pytorch_model"
 UNET, SCHEDULER = "unet/config.json", "scheduler/scheduler_config.json"
@@ -28,9 +30,33 @@ INDEX = "model_index.json"
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Folder of an exported model, complete."""
+    """Folder of a DDPM model with weights of 0; no network is compiled for it."""
     folder = tmp_path_factory.mktemp("written") / "model"
-    to_diffusers(our_run(Sampling()), folder)
+    config = jd.UNetConfig(
+        channels=8, multipliers=(1, 2), blocks=1, attention=(), groups=4, dropout=0.0
+    )
+    model = Model(config, (8, 8, 3), 3, None)
+    shapes = model.shapes()
+    found = places(shapes, 2)
+    leaves = jax.tree.leaves(found, is_leaf=lambda x: hasattr(x, "order"))
+    arrays = {
+        place.name: place.theirs(np.zeros(leaf.shape, np.float32))
+        for leaf, place in zip(jax.tree.leaves(shapes), leaves, strict=True)
+    }
+    (folder / "unet").mkdir(parents=True)
+    (folder / "scheduler").mkdir()
+    write_tensors(folder / "unet" / f"{STEM}.safetensors", arrays)
+    records = {
+        UNET: {"_class_name": "UNet2DModel", **to_dict(unet_2d_of(model))},
+        SCHEDULER: {"_class_name": "DDPMScheduler", "num_train_timesteps": 200},
+        INDEX: {
+            "_class_name": "DDPMPipeline",
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        },
+    }
+    for name, record in records.items():
+        (folder / name).write_text(json.dumps(record))
     return folder
 
 
