@@ -13,7 +13,9 @@ import math
 import operator
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from numbers import Real
@@ -291,9 +293,22 @@ VISIBLE_SIGNAL = 0.05
 """Share of the image's contrast in the last level above which a schedule warns."""
 
 
+_TRAINED = ContextVar("trained", default=False)
+
+
+@contextmanager
+def of_a_trained_model() -> Iterator[None]:
+    """Turns `warn_visible_signal` off: a trained model keeps its schedule."""
+    token = _TRAINED.set(True)
+    try:
+        yield
+    finally:
+        _TRAINED.reset(token)
+
+
 def warn_visible_signal(left: float) -> None:
     """Warns if the last level of a schedule keeps a visible share of the signal."""
-    if left > VISIBLE_SIGNAL:
+    if left > VISIBLE_SIGNAL and not _TRAINED.get():
         warnings.warn(
             f"the last step keeps {left:.3g} of the signal (alphas_bar = "
             f"{left**2:.3g}), so sampling starts from noise that the network was not "

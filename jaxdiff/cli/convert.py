@@ -19,8 +19,8 @@ class ImportOptions:
     workdir: Path
     """Run folder to write; also the second argument."""
     steps: int | None = None
-    """Number of steps of the sampler.
-    None takes all times with DDPM, 50 with DDIM, 20 with DPM-Solver++ and UniPC."""
+    """Number of steps of the sampler. None takes the number of a call in diffusers
+    (a DDPMPipeline 1000, a DDIMPipeline 50), and 20 with DPM-Solver++ and UniPC."""
     variant: str | None = None
     """Variant of the weight files, such as fp16.
     None takes the plain files, or the only variant."""

@@ -12,22 +12,38 @@ own file, with the entries that diffusers has no place for.
 
 import os
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from jaxdiff.checks import of_a_trained_model
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
+from jaxdiff.pretrained.folder_parts import (
+    INDEX,
+    NETWORK,
+    SCHEDULER,
+    Parts,
+    find_parts,
+    known_entries,
+    read_part,
+)
 from jaxdiff.pretrained.parameter_names import places, with_new_names
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
-from jaxdiff.pretrained.schedulers import DEFAULT_STEPS, DDIMScheduler, read_scheduler
+from jaxdiff.pretrained.schedulers import (
+    DEFAULT_STEPS,
+    Common,
+    DDIMScheduler,
+    Multistep,
+    read_scheduler,
+)
 from jaxdiff.pretrained.unet import Model, UNet2DModel, unet_2d_of
 from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
-from jaxdiff.runs.folder import CHECKPOINTS
 from jaxdiff.runs.load import Run, load
+from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.files import (
@@ -44,7 +60,6 @@ from jaxdiff.typing import Params
 VERSION = "0.42.1"
 """Version of diffusers that wrote and read such folders in the tests."""
 OURS = "jaxdiff.json"
-_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
 
 
 def from_diffusers(
@@ -62,10 +77,12 @@ def from_diffusers(
     filled; otherwise an error is raised.
 
     Args:
-        path: a folder with a model_index.json, or a bare UNet2DModel folder.
+        path: a folder with a model_index.json, or with unet/ and scheduler/, or a bare
+            UNet2DModel folder.
         num_steps: number of sampler steps, which such a folder does not contain. By
-            default all times for DDPM and 50 for DDIM, as in diffusers; 20 for
-            DPM-Solver++ and UniPC.
+            default the number of a call in diffusers: 1000 for a DDPMPipeline, 50 for
+            a DDIMPipeline. Without a pipeline all times for DDPM and 50 for DDIM.
+            Always 20 for DPM-Solver++ and UniPC.
         variant: variant of the weights' files, such as "fp16".
         null_class: if True, the last class embedding stands for no class, so that
             guidance is possible.
@@ -81,40 +98,29 @@ def from_diffusers(
             tensors do not match the configuration.
 
     Warns:
-        UserWarning: the sampler gives other images here than in diffusers.
+        UserWarning: diffusers draws other images, the weights are those of a variant,
+            or entries of a configuration were ignored.
     """
     compilation_cache.enable()
     path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"there is no folder '{path}'. Check the path.")
-    index = path / "model_index.json"
-    is_pipeline = index.exists()
-    if is_pipeline:
-        _check_index(read_json(index), index)
-    elif not (path / "config.json").exists():
-        raise InputError(
-            f"'{path}' must hold model_index.json or config.json, got neither. Name a "
-            "folder that diffusers wrote."
-        )
-    elif (path / CHECKPOINTS).exists():
-        raise InputError(f"'{path}' is a run of jaxdiff. Use it without an import.")
-    inner = _part(path, "unet") if is_pipeline else path
+    parts = find_parts(path)
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
-    model = _read_model(inner / "config.json", null_class)
+    inner = parts.network
+    model = _read_model(inner / NETWORK, null_class)
     base = base or Experiment()
-    if is_pipeline:
-        scheduler = _part(path, "scheduler")
-        base = _with_scheduler(base, scheduler, model, num_steps, ours)
-    experiment = replace(base, network=model.config, conditional=True)
-    schedule = experiment.schedule.build()
+    with of_a_trained_model():
+        if parts.scheduler is not None:
+            base = _with_scheduler(base, parts, model, num_steps, ours)
+        experiment = replace(base, network=model.config, conditional=True)
+        schedule = experiment.schedule.build()
     experiment.check(schedule)
     info = DataInfo(model.image_shape, model.num_classes, _names(ours, model))
     built = build_model(experiment, info, schedule=schedule)
     outputs = _outputs(built)
     if outputs != model.outputs:
         raise InputError(
-            f"'{inner / 'config.json'}': out_channels must be {outputs} "
+            f"'{inner / NETWORK}': out_channels must be {outputs} "
             f"for this prediction, got {model.outputs}"
         )
     params = _read_params(inner, model, variant, allow_bin)
@@ -126,42 +132,16 @@ def _outputs(model: TrainedModel) -> int:
     return model.image_shape[-1] * (1 + model.prediction.learn_variance)
 
 
-def _part(path: Path, name: str) -> Path:
-    """Returns the folder of a pipeline's part: its own, or the index's folder."""
-    return path / name if (path / name).is_dir() else path
-
-
-def _check_index(record: dict[str, Any], path: Path) -> None:
-    name = record.get("_class_name")
-    if name not in _PIPELINES:
-        raise InputError(
-            f"'{path}': _class_name must be one of {', '.join(_PIPELINES)}, got "
-            f"{shown(name)}"
-        )
-    parts = {
-        key: value
-        for key, value in record.items()
-        if not key.startswith("_") and value not in (None, [None, None])
-    }
-    if parts.keys() != {"unet", "scheduler"}:
-        raise InputError(
-            f"'{path}': the parts must be unet and scheduler, got "
-            f"{', '.join(sorted(parts)) or 'none'}"
-        )
-    unet = parts["unet"]
-    if not isinstance(unet, list) or unet[-1:] != ["UNet2DModel"]:
-        raise InputError(f"'{path}': unet must be a UNet2DModel, got {shown(unet)}")
-
-
 def _read_model(path: Path, null_class: bool) -> Model:
     """Returns the U-Net of a config.json."""
-    record = read_json(path)
+    record = read_part(path)
     name = record.get("_class_name", "UNet2DModel")
     if name not in ("UNet2DModel", "UNetUnconditionalModel"):
         raise InputError(
             f"'{path}': _class_name must be UNet2DModel, got {shown(name)}"
         )
-    data = {k: v for k, v in record.items() if not k.startswith("_")}
+    known = [field.name for field in fields(UNet2DModel)]
+    data = known_entries(record, known, f"'{path}'")
     if type(data.get("sample_size")) is int:
         data["sample_size"] = [data["sample_size"]] * 2
     options = from_dict(UNet2DModel, data, f"'{path}' has unsupported entries")
@@ -173,14 +153,18 @@ def _read_model(path: Path, null_class: bool) -> Model:
 
 def _with_scheduler(
     base: Experiment,
-    folder: Path,
+    parts: Parts,
     model: Model,
     num_steps: int | None,
     ours: dict[str, Any],
 ) -> Experiment:
     """Returns the experiment with a scheduler's schedule, prediction and sampling."""
-    path = folder / "scheduler_config.json"
-    scheduler = read_scheduler(read_json(path), f"'{path}'")
+    path = parts.scheduler
+    assert path is not None, "the caller has checked it"
+    # diffusers' DDIMPipeline makes a DDIMScheduler of any scheduler.
+    ddim = parts.pipeline == "DDIMPipeline"
+    name = "DDIMScheduler" if ddim else parts.scheduler_class
+    scheduler = read_scheduler(read_part(path), f"'{path}'", name)
     learns = model.outputs == 2 * model.image_shape[-1]
     variance = getattr(scheduler, "variance_type", None)
     if learns != (variance == "learned_range"):
@@ -190,12 +174,9 @@ def _with_scheduler(
             f"outputs for {model.image_shape[-1]} channels"
         )
     total = scheduler.num_train_timesteps
-    steps = num_steps
-    if steps is None:
-        steps = min(DEFAULT_STEPS.get(type(scheduler), total), total)
     try:
-        if not 1 <= steps <= total:
-            raise InputError(f"num_steps must lie in 1..{total}, got {steps}")
+        if num_steps is not None and not 1 <= num_steps <= total:
+            raise InputError(f"num_steps must lie in 1..{total}, got {num_steps}")
         if scheduler.trained_betas is not None and "schedule" in ours:
             data = {"schedule": ours["schedule"]}
             options = from_dict(Experiment, data).schedule
@@ -206,7 +187,9 @@ def _with_scheduler(
         else:
             options = scheduler.schedule()
             schedule = options.build()
-        sampling = scheduler.sampling(schedule, steps)
+        if num_steps is None:
+            num_steps = _default_steps(parts.pipeline, scheduler, schedule)
+        sampling = scheduler.sampling(schedule, num_steps)
     except InputError as error:
         raise InputError(f"'{path}': {error}") from error
     return replace(
@@ -216,6 +199,25 @@ def _with_scheduler(
         objective=Hybrid() if learns else Simple(),
         sampling=sampling,
     )
+
+
+def _default_steps(pipeline: str | None, scheduler: Common, schedule: Schedule) -> int:
+    """Returns the number of steps of a call in diffusers without one.
+
+    A DDPMPipeline takes 1000 steps. With a multistep scheduler, or with more times than
+    the schedule has, such a call fails in diffusers; the scheduler's number replaces
+    it.
+    """
+    total = scheduler.num_train_timesteps
+    own = min(DEFAULT_STEPS.get(type(scheduler), total), total)
+    if pipeline != "DDPMPipeline" or isinstance(scheduler, Multistep):
+        return own
+    steps = min(1000, total)
+    try:
+        scheduler.grid(steps, schedule).levels(schedule)
+    except InputError:
+        return own
+    return steps
 
 
 def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
@@ -312,15 +314,15 @@ def to_diffusers(
         (writing / "scheduler").mkdir()
         write_tensors(writing / "unet" / f"{STEM}.safetensors", arrays)
         write_json_atomic(
-            writing / "unet" / "config.json",
+            writing / "unet" / NETWORK,
             {"_class_name": "UNet2DModel", **version, **unet},
         )
         write_json_atomic(
-            writing / "scheduler" / "scheduler_config.json",
+            writing / "scheduler" / SCHEDULER,
             {**scheduler_record(scheduler), **version},
         )
         write_json_atomic(writing / OURS, ours)
-        write_json_atomic(writing / "model_index.json", index)
+        write_json_atomic(writing / INDEX, index)
         writing.replace(path)
     except InputError:
         raise

@@ -1,7 +1,8 @@
 """Export of schedule, prediction and sampler to a scheduler_config.json."""
 
+import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,14 +16,16 @@ from jaxdiff.pretrained.schedulers import (
     DPMSolverMultistepScheduler,
     Multistep,
     UniPCMultistepScheduler,
-    grid_of,
+    half_log_snr,
 )
 from jaxdiff.samplers import (
     DDIM,
     DDPM,
+    DiffusersGrid,
     DPMSolver,
     Leading,
     Sampler,
+    Spacing,
     UniPC,
 )
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange
@@ -48,6 +51,9 @@ def scheduler_of(
 
     Raises:
         InputError: diffusers has no such schedule, prediction, sampler or spacing.
+
+    Warns:
+        UserWarning: diffusers draws other images with this scheduler.
     """
     if not isinstance(schedule, Schedule):
         raise InputError(
@@ -66,29 +72,76 @@ def scheduler_of(
             "prediction must be eps, x0 or v for diffusers, got "
             f"{type(prediction).__name__}"
         )
-    grid = grid_of(sampler.spacing, schedule)
+    spacing: Any = sampler.spacing
+    grid = _grid_of(spacing, schedule)
     count = len(grid.times) - (not grid.to_data)
+    offset = spacing.offset if isinstance(spacing, Leading) else 0
+    num_times = None
+    if isinstance(spacing, DiffusersGrid):
+        count, offset = spacing.num_steps, spacing.steps_offset
+        num_times = spacing.num_times
     shared = {
         **_schedule_fields(schedule_options, schedule),
         "prediction_type": kinds[type(prediction)],
     }
     base = _base_of(sampler, sampling.clip, prediction.learn_variance, count, shared)
-    finals = ["zero"] if grid.to_data else ["sigma_min"]
-    offset = sampler.spacing.offset if isinstance(sampler.spacing, Leading) else 0
-    for spacing in ("leading", "trailing", "linspace"):
-        changes: dict[str, Any] = {"timestep_spacing": spacing}
-        changes["steps_offset"] = offset if spacing == "leading" else 0
+    for kind in ("leading", "trailing", "linspace"):
+        changes: dict[str, Any] = {"timestep_spacing": kind}
+        changes["steps_offset"] = offset if kind == "leading" else 0
         if isinstance(base, Multistep):
-            changes["final_sigmas_type"] = finals[0]
+            changes["final_sigmas_type"] = "zero" if grid.to_data else "sigma_min"
         elif isinstance(base, DDIMScheduler):
             changes["set_alpha_to_one"] = grid.to_data
+        if isinstance(base, DPMSolverMultistepScheduler) and num_times is not None:
+            ends = half_log_snr(schedule)[num_times - 1 : num_times + 1]
+            changes["lambda_min_clipped"] = float(ends.mean())
         found = replace(base, **changes)
-        if count <= schedule.num_steps and found.grid(count, schedule) == grid:
+        try:
+            theirs = _grid_of(found.grid(count, schedule), schedule)
+        except InputError:  # the scheduler has no such number of steps
+            continue
+        if theirs == grid:
+            _warn_of_differences(found, spacing, schedule, count)
             return found, count
     raise InputError(
         f"spacing must be available in diffusers' {type(base).__name__}, got "
         f"{sampler.spacing}. Export with another --sampler."
     )
+
+
+def _warn_of_differences(
+    scheduler: Common, spacing: Spacing, schedule: Schedule, count: int
+) -> None:
+    """Warns if diffusers draws other images from these times."""
+    sampler: Any = scheduler.sampling(schedule, count).sampler
+    alphas = (s.levels(schedule).alpha[0] for s in (spacing, sampler.spacing))
+    if isinstance(scheduler, Multistep) and len({float(a) for a in alphas}) > 1:
+        warnings.warn(
+            "exported a schedule without signal in its last step; diffusers' "
+            f"{type(scheduler).__name__} leaves a signal of "
+            f"{sampler.spacing.least_alpha:.2g} and draws slightly other images",
+            stacklevel=2,
+        )
+
+
+class _Grid(NamedTuple):
+    """Time grid: integer times, noisiest first; `to_data` if it ends at the data."""
+
+    times: tuple[int, ...]
+    to_data: bool
+
+
+def _grid_of(spacing: Spacing, schedule: Schedule) -> _Grid:
+    """Returns the time grid of a spacing on a discrete schedule."""
+    levels = spacing.levels(schedule)
+    to_data = bool(levels.sigma[-1] == 0)
+    times = np.asarray(levels.t)
+    if (times != times.round()).any():
+        raise InputError(
+            f"spacing must have integer times for diffusers, got {spacing}. Export "
+            "with another --sampler."
+        )
+    return _Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
 
 
 def _base_of(

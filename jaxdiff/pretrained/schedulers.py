@@ -6,26 +6,16 @@ Its file does not contain the number of steps, which is an argument of each call
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
-from jaxdiff.samplers import (
-    DDIM,
-    DDPM,
-    AllTimes,
-    DPMSolver,
-    Leading,
-    Linspace,
-    Spacing,
-    Times,
-    Trailing,
-    UniPC,
-)
+from jaxdiff.pretrained.folder_parts import known_entries
+from jaxdiff.samplers import DDIM, DDPM, DiffusersGrid, DPMSolver, UniPC
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import (
@@ -43,13 +33,9 @@ _LEGACY = (
     "tensor_format", "timestep_values", "skip_prk_steps", "interpolation_type",
 )  # fmt: skip
 """Fields of older versions and other schedulers that change nothing."""
-
-
-class Grid(NamedTuple):
-    """Time grid: integer times, noisiest first; `to_data` if it ends at the data."""
-
-    times: tuple[int, ...]
-    to_data: bool
+_LEAST_ALPHA = 2.0**-12
+"""Signal scale of the last time in diffusers' multistep schedulers with
+rescale_betas_zero_snr."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,82 +93,41 @@ class Common:
         return self.thresholding
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
-        """Returns the sampling of diffusers' pipeline with this number of steps."""
-        raise NotImplementedError
+        """Returns the sampling of diffusers' pipeline with this number of steps.
 
-    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Returns the time grid of a sampling loop with this number of steps."""
-        raise NotImplementedError
-
-    def spacing(self, num_steps: int, schedule: Schedule) -> Spacing:
-        """Returns a spacing of jaxdiff with the same time grid.
-
-        Raises:
-            InputError: the grid has no step.
+        Warns:
+            UserWarning: diffusers draws other images, because it departs from the
+                method.
         """
-        wanted = self.grid(num_steps, schedule)
-        if len(wanted.times) < 2 - wanted.to_data:
-            raise InputError(
-                f"num_steps must be at least 2 for a grid that ends at time 0, got "
-                f"{num_steps}. Take more steps."
-            )
-        count, offset = num_steps, self.steps_offset
-        candidates: list[Spacing] = [AllTimes()]
-        for to_data, skip_last in ((True, False), (True, True), (False, False)):
-            shared: Any = {
-                "num_steps": count, "to_data": to_data, "skip_last": skip_last
-            }  # fmt: skip
-            candidates += [
-                Leading(**shared, offset=offset), Trailing(**shared), Linspace(**shared)
-            ]  # fmt: skip
-        for candidate in candidates:
-            try:
-                if grid_of(candidate, schedule) == wanted:
-                    return candidate
-            except InputError:  # the candidate has no such grid
-                continue
-        return Times(times=tuple(map(float, wanted.times)), to_data=wanted.to_data)
+        raise NotImplementedError
 
-    def _of_each_step(self, num_steps: int) -> list[int]:
-        """Returns the times of DDPM and DDIM."""
-        total = self.num_train_timesteps
-        if self.timestep_spacing == "linspace":
-            times: Any = np.linspace(0, total - 1, num_steps).round()[::-1]
-        elif self.timestep_spacing == "leading":
-            times = np.arange(num_steps)[::-1] * (total // num_steps)
-            times = times + self.steps_offset
-        else:
-            return _trailing(total, num_steps)
-        return [int(t) for t in times]
-
-    def _before_the_last(self, num_steps: int, end: int) -> list[int]:
-        """Returns the times of the multistep schedulers, all below `end`."""
-        if self.timestep_spacing == "linspace":
-            times: Any = np.linspace(0, end - 1, num_steps + 1).round()[::-1][:-1]
-        elif self.timestep_spacing == "leading":
-            times = np.arange(num_steps + 1)[::-1][:-1] * (end // (num_steps + 1))
-            times = times + self.steps_offset
-        else:
-            return _trailing(end, num_steps)
-        return [int(t) for t in times]
-
-
-def _trailing(total: int, num_steps: int) -> list[int]:
-    times = np.arange(num_steps, 0, -1) * (total / num_steps)
-    return [int(t) - 1 for t in times.round()]
-
-
-def grid_of(spacing: Spacing, schedule: Schedule) -> Grid:
-    """Returns the time grid of a spacing on a discrete schedule."""
-    levels = spacing.levels(schedule)
-    to_data = bool(levels.sigma[-1] == 0)
-    times = np.asarray(levels.t)
-    if (times != times.round()).any():
-        raise InputError(
-            f"spacing must have integer times for diffusers, got {spacing}. Export "
-            "with another --sampler."
+    def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
+        """Returns the time grid of a sampling loop with this number of steps."""
+        return DiffusersGrid(
+            num_steps=num_steps,
+            timestep_spacing=self.timestep_spacing,
+            steps_offset=self.steps_offset * (self.timestep_spacing == "leading"),
         )
-    return Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
+
+    def times(self, num_steps: int, schedule: Schedule) -> list[int]:
+        """Returns the times at which the network is evaluated, noisiest first.
+
+        Warns:
+            UserWarning: diffusers' rounding gives it one more time, -1.
+        """
+        grid = replace(self.grid(num_steps, schedule), to_data=True)
+        times = np.asarray(grid.levels(schedule).t)[:-1]
+        if self.timestep_spacing == "trailing":
+            stride = self.num_train_timesteps / num_steps
+            theirs = np.arange(times[0] + 1, 0, -stride).round().astype(int) - 1
+            if theirs[-1] < 0:
+                warnings.warn(
+                    f"left out the step from time -1 that diffusers adds to "
+                    f"{num_steps} steps with timestep_spacing trailing; diffusers "
+                    "draws other images",
+                    stacklevel=2,
+                )
+        return [int(t) for t in times]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +152,19 @@ class DDPMScheduler(Common):
             variance = FixedLarge()
         elif self.variance_type == "learned_range":
             variance = LearnedRange()
-        spacing = self.spacing(num_steps, schedule)
-        sampler = DDPM(spacing=spacing, variance=variance)
+        grid = self.grid(num_steps, schedule)
+        ends_early = self.times(num_steps, schedule)[-1] > 0
+        # Fewer steps, chosen later, end before time 0 with trailing.
+        ends_early |= self.timestep_spacing == "trailing"
+        if ends_early and variance != FixedSmall():
+            warnings.warn(
+                "left out the noise that diffusers adds in the last step with "
+                f"variance_type {self.variance_type}, if the last time is not 0; "
+                "diffusers draws noisier images",
+                stacklevel=2,
+            )
+        sampler = DDPM(spacing=grid, variance=variance)
         return Sampling(sampler=sampler, clip=self.clips())
-
-    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Returns the time grid of a sampling loop with this number of steps."""
-        return Grid(tuple(self._of_each_step(num_steps)), True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,29 +182,27 @@ class DDIMScheduler(Common):
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
         """Returns the sampling of diffusers' pipeline with this number of steps."""
-        times = self._of_each_step(num_steps)
+        times = self.times(num_steps, schedule)
         stride = self.num_train_timesteps // num_steps
-        if any(a - b != stride for a, b in pairwise(times)):
+        if times[-1] >= stride or any(a - b != stride for a, b in pairwise(times)):
             warnings.warn(
-                f"imported DDIM of {num_steps} steps with timestep_spacing "
-                f"{self.timestep_spacing} to step from each time to the next; "
-                f"diffusers steps by strides of {stride} and draws other images",
+                f"kept DDIM's steps from each time to the next, with {num_steps} steps "
+                f"and timestep_spacing {self.timestep_spacing}; diffusers steps by "
+                f"strides of {stride} and draws other images",
                 stacklevel=2,
             )
-        clip, spacing = self.clips(), self.spacing(num_steps, schedule)
-        return Sampling(sampler=DDIM(spacing=spacing), clip=clip, keep_eps=clip)
-
-    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
-        """Returns the time grid of a sampling loop with this number of steps."""
-        times = self._of_each_step(num_steps)
-        if self.set_alpha_to_one:
-            return Grid(tuple(times), True)
-        if times[-1] == 0 and self.clips():
+        clip, grid = self.clips(), self.grid(num_steps, schedule)
+        if clip and not grid.to_data and times[-1] == 0:
             raise InputError(
                 "set_alpha_to_one must be true with clip_sample if the last time is 0, "
                 "got false: a clipping step from time 0 to itself is not supported"
             )
-        return Grid((*(t for t in times if t), 0), False)
+        return Sampling(sampler=DDIM(spacing=grid), clip=clip, keep_eps=clip)
+
+    def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
+        """Returns the time grid of a sampling loop with this number of steps."""
+        grid = super().grid(num_steps, schedule)
+        return replace(grid, to_data=self.set_alpha_to_one)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,16 +220,15 @@ class Multistep(Common):
     use_dynamic_shifting: Literal[False] = False
     time_shift_type: str = "exponential"
 
-    def grid(self, num_steps: int, schedule: Schedule) -> Grid:
+    def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
         """Returns the time grid of a sampling loop with this number of steps."""
-        times = self._before_the_last(num_steps, self.end(schedule))
-        if self.final_sigmas_type == "zero":
-            return Grid(tuple(times), True)
-        return Grid((*(t for t in times if t), 0), False)
-
-    def end(self, schedule: Schedule) -> int:
-        """Returns the number of times that the scheduler uses."""
-        return self.num_train_timesteps
+        return replace(
+            super().grid(num_steps, schedule),
+            to_data=self.final_sigmas_type == "zero",
+            skip_last=self.timestep_spacing != "trailing",
+            # diffusers makes the log-SNR of a last time without signal finite.
+            least_alpha=_LEAST_ALPHA if self.rescale_betas_zero_snr else 0.0,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,12 +254,13 @@ class DPMSolverMultistepScheduler(Multistep):
             )
         if self.solver_order == 3:
             warnings.warn(
-                "imported solver_order 3 with the whole third-order term; diffusers "
-                "uses half of the term and draws other images",
+                "kept the whole third-order term of solver_order 3; diffusers uses "
+                "half of the term and draws other images",
                 stacklevel=2,
             )
+        self.times(num_steps, schedule)
         sampler = DPMSolver(
-            spacing=self.spacing(num_steps, schedule),
+            spacing=self.grid(num_steps, schedule),
             order=self.solver_order,
             eta=float(self.algorithm_type == "sde-dpmsolver++"),
             variant=self.solver_type,
@@ -319,13 +268,20 @@ class DPMSolverMultistepScheduler(Multistep):
         )
         return Sampling(sampler=sampler, clip=self.clips())
 
-    def end(self, schedule: Schedule) -> int:
-        """Returns the number of times that the scheduler uses."""
+    def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
+        """Returns the time grid of a sampling loop with this number of steps."""
+        grid = super().grid(num_steps, schedule)
         if self.lambda_min_clipped is None:
-            return self.num_train_timesteps
-        alphas_bar = np.asarray(schedule.alphas_bar, np.float64)
-        lambdas = np.log(alphas_bar / (1 - alphas_bar)) / 2
-        return int((lambdas >= self.lambda_min_clipped).sum())
+            return grid
+        count = int((half_log_snr(schedule) >= self.lambda_min_clipped).sum())
+        return replace(grid, num_times=count)
+
+
+def half_log_snr(schedule: Schedule) -> np.ndarray:
+    """Returns log(alpha / sigma) at every time, float64 [T]."""
+    alphas_bar = np.asarray(schedule.alphas_bar, np.float64)
+    with np.errstate(divide="ignore"):
+        return np.log(alphas_bar / (1 - alphas_bar)) / 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,8 +302,9 @@ class UniPCMultistepScheduler(Multistep):
             raise InputError(
                 f"disable_corrector must be empty, got {self.disable_corrector}"
             )
+        self.times(num_steps, schedule)
         sampler = UniPC(
-            spacing=self.spacing(num_steps, schedule),
+            spacing=self.grid(num_steps, schedule),
             order=self.solver_order,
             variant=self.solver_type,
             lower_order_final=self.lower_order_final,
@@ -374,30 +331,43 @@ def _clips(clip: bool, limit: float) -> bool:
     return clip
 
 
-def read_scheduler(record: Mapping[str, Any], where: str) -> Common:
-    """Returns the scheduler of a scheduler_config.json, read from the file `where`.
+def read_scheduler(
+    record: Mapping[str, Any], where: str, name: str | None = None
+) -> Common:
+    """Returns the scheduler of a scheduler_config.json.
+
+    Args:
+        record: contents of the file.
+        where: name of the file, for messages.
+        name: class that a pipeline names for its scheduler; by default the file's.
 
     Raises:
-        InputError: a field is unknown, or has an unsupported value.
+        InputError: the class is not supported, or an entry has an unsupported value.
+
+    Warns:
+        UserWarning: it names entries that were ignored.
     """
     names = {cls.__name__: cls for cls in _CLASSES}
-    name = record.get("_class_name")
+    name = record.get("_class_name") if name is None else name
     if not isinstance(name, str) or name not in names:
         raise InputError(
-            f"{where}: _class_name must be one of {', '.join(names)}, got {shown(name)}"
+            f"{where}: the scheduler must be one of {', '.join(names)}, got "
+            f"{shown(name)}"
         )
     cls = names[name]
     own = {field.name for field in fields(cls)}
     # A scheduler made from the configuration of another keeps the other's fields.
     others = {field.name for other in _CLASSES for field in fields(other)} - own
-    data = {
-        key: value
-        for key, value in record.items()
-        if not key.startswith("_") and key not in others and key not in _LEGACY
-    }
+    data = {k: v for k, v in record.items() if k not in others and k not in _LEGACY}
     epsilon = data.pop("predict_epsilon", None)  # from versions before prediction_type
-    if epsilon is not None:
-        data.setdefault("prediction_type", "epsilon" if epsilon else "sample")
+    data = known_entries(data, own, where)
+    if epsilon is False and "prediction_type" not in data:
+        warnings.warn(
+            f"took prediction_type sample from predict_epsilon false in {where}; "
+            "diffusers ignores that entry and draws other images",
+            stacklevel=2,
+        )
+        data["prediction_type"] = "sample"
     if data.get("lambda_min_clipped") == -np.inf:
         data["lambda_min_clipped"] = None
     return from_dict(cls, data, f"{where} has unsupported entries")

@@ -4,6 +4,8 @@ By default only safetensors files are read, which hold numbers and no code. The 
 of this format checks that sizes, shapes and the file's length agree.
 """
 
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff.errors import InputError, first_line, require, shown
-from jaxdiff.storage.files import open_regular, read_json
+from jaxdiff.pretrained.folder_parts import check_no_pointer, read_part
+from jaxdiff.storage.files import open_regular
 from jaxdiff.storage.torch_pickle import read_torch
 
 STEM = "diffusion_pytorch_model"
@@ -37,20 +40,34 @@ def find_tensors(
         folder: folder of the model's config.json.
         variant: variant in the files' names, such as "fp16". By default the files
             without a variant, or the only variant if there are none.
-        allow_bin: if True, read a .bin file if there is no safetensors file. It is a
-            pickle; `read_torch` makes only arrays of it and executes nothing.
+        allow_bin: if True, read a .bin file if there is no safetensors file of this
+            variant. It is a pickle; `read_torch` makes only arrays of it and executes
+            nothing.
 
     Raises:
         InputError: there are no such files, or they are damaged.
+
+    Warns:
+        UserWarning: the tensors are those of a variant, which `variant` does not name.
     """
     names = _candidates(folder, variant)
+    binary = folder / f"{STEM}{f'.{variant}' if variant else ''}.bin"
+    if not names and variant is None and not (binary.exists() and allow_bin):
+        names = _variants(folder)
+        if names:
+            plain = f"; {binary.name}, a pickle, is read with --bin" * binary.exists()
+            warnings.warn(
+                f"read the variant {names[0]} of the weights in '{folder}', because it "
+                f"has no {STEM}.safetensors{plain}",
+                stacklevel=2,
+            )
     for name in names:
         path = folder / name
         if name.endswith(".json"):
             return _of_index(path)
         return _of_file(path)
-    binary = folder / f"{STEM}{f'.{variant}' if variant else ''}.bin"
     if binary.exists() and allow_bin:
+        check_no_pointer(binary)
         return {
             name: Tensor(array.shape, _name_of(array.dtype), partial(np.asarray, array))
             for name, array in read_torch(binary).items()
@@ -64,31 +81,43 @@ def find_tensors(
 
 def _candidates(folder: Path, variant: str | None) -> list[str]:
     """Returns the names of existing files that may hold the weights, the best first."""
-    plain = [f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"]
+    names = [f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"]
     if variant is not None:
-        plain = [
+        names = [
             f"{STEM}.{variant}.safetensors",
             f"{STEM}.safetensors.index.{variant}.json",
+            f"{STEM}.safetensors.{variant}.index.json",  # older versions
         ]
-    found = [name for name in plain if (folder / name).is_file()]
-    if found or variant is not None:
-        return found
-    others = sorted(
-        path.name
-        for pattern in (f"{STEM}.*.safetensors", f"{STEM}.safetensors.index.*.json")
-        for path in folder.glob(pattern)
-        if "-of-" not in path.name
+    return [name for name in names if (folder / name).is_file()]
+
+
+def _variants(folder: Path) -> list[str]:
+    """Returns the file of the only variant of the weights; [] if there is none.
+
+    Raises:
+        InputError: there are several variants.
+    """
+    pattern = re.compile(
+        rf"{STEM}\.(?!safetensors)([^.]+)\.safetensors"
+        rf"|{STEM}\.safetensors\.(?:index\.([^.]+)|([^.]+)\.index)\.json"
     )
-    if len(others) > 1:
+    files = sorted(path.name for path in folder.iterdir())
+    found: dict[str, str] = {}
+    for name in files:
+        match = pattern.fullmatch(name)
+        if match and "-of-" not in name:
+            found.setdefault(next(filter(None, match.groups())), name)
+    if len(found) > 1:
         raise InputError(
             f"'{folder}' must have one variant of the weights, got "
-            f"{', '.join(others)}. Choose one with --variant."
+            f"{', '.join(found.values())}. Choose one with --variant."
         )
-    return others
+    return list(found.values())
 
 
 def _of_file(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of one safetensors file."""
+    check_no_pointer(path)
     safetensors = require("safetensors")
     try:
         open_regular(path).close()  # the library would wait for a pipe
@@ -114,7 +143,7 @@ def _of_file(path: Path) -> dict[str, Tensor]:
 
 def _of_index(path: Path) -> dict[str, Tensor]:
     """Returns the tensors of the files that an index names."""
-    places = read_json(path).get("weight_map")
+    places = read_part(path).get("weight_map")
     if not isinstance(places, dict) or not all(
         isinstance(x, str) for x in places.values()
     ):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff.checks import of_a_trained_model
 from jaxdiff.data import Arrays, Dataset
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
@@ -156,7 +157,8 @@ def load(
             "in Python with jaxdiff.load(workdir, network=...)."
         )
     info = with_network(info, network)
-    model = build_model(experiment, info, network)
+    with of_a_trained_model():
+        model = build_model(experiment, info, network)
     params = model.param_shapes()
     wanted: Any = {"ema": params}
     if ema is not None:

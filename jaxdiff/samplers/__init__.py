@@ -32,6 +32,7 @@ from jaxdiff.samplers.inverse_problems import Replacement as Replacement
 from jaxdiff.samplers.inversion import decode as decode
 from jaxdiff.samplers.inversion import encode as encode
 from jaxdiff.samplers.spacing import AllTimes as AllTimes
+from jaxdiff.samplers.spacing import DiffusersGrid as DiffusersGrid
 from jaxdiff.samplers.spacing import Karras as Karras
 from jaxdiff.samplers.spacing import Leading as Leading
 from jaxdiff.samplers.spacing import Linspace as Linspace

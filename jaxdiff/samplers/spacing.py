@@ -17,12 +17,12 @@ evaluate the network at times between two integers.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Ge, Gt, IsFinite
+from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff.checks import Checked, NumSteps, check_range, concrete
 from jaxdiff.errors import InputError
@@ -217,6 +217,77 @@ class Karras(Counted):
         return schedule.level_of_log_snr(-2 * jnp.log(sigmas))
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiffusersGrid(Counted):
+    """Time grid of a scheduler of Hugging Face's diffusers, for discrete schedules.
+
+    Imported models use it: with any number of steps, the times are diffusers'. Without
+    `to_data`, the last step ends at time 0.
+    """
+
+    timestep_spacing: Literal["leading", "trailing", "linspace"] = "leading"
+    """Rule for the times, in diffusers' terms: as `Leading`, `Trailing`, `Linspace`."""
+    steps_offset: Annotated[int, Ge(0)] = 0
+    """Number added to every time of the leading rule."""
+    num_times: Annotated[int, Ge(1)] | None = None
+    """Number of the least noisy times that the rule is applied to; None for all."""
+    least_alpha: Annotated[float, Interval(ge=0, lt=1)] = 0.0
+    """Least signal scale of a level, in place of a smaller one."""
+
+    def levels(self, schedule: AnySchedule) -> Level:
+        """Returns N + 1 levels from noise to data, each field [N + 1].
+
+        Raises:
+            InputError: the schedule is continuous, or has too few times.
+        """
+        if not _is_discrete(schedule):
+            raise InputError(
+                "schedule must be discrete for the spacing diffusers-grid, got "
+                f"{type(schedule).__name__}. Choose another spacing."
+            )
+        times = self._times(schedule.num_steps)
+        if not self.to_data:
+            times = np.append(times[times > 0], 0)
+        if len(times) < 2 - self.to_data:
+            raise InputError(
+                f"num_steps must be at least 2 for a loop from time {times[0]} to "
+                f"time 0, got {self.num_steps}. Use more steps."
+            )
+        levels = schedule.level(times.astype(np.int32))
+        if self.least_alpha:
+            alpha = jnp.maximum(levels.alpha, self.least_alpha)
+            sigma = jnp.minimum(levels.sigma, math.sqrt(1 - self.least_alpha**2))
+            levels = Level(levels.t, alpha, sigma)
+        return _ended(levels, self.to_data)
+
+    def _times(self, total: int) -> np.ndarray:
+        """Returns the times by diffusers' rule, noisiest first."""
+        count = self.num_steps + self.skip_last
+        end = min(self.num_times or total, total)
+        places = np.arange(count)[::-1]
+        if count > end:
+            raise InputError(
+                f"num_steps must be at most {end - self.skip_last} for the {end} times "
+                f"of this grid, got {self.num_steps}. Use fewer steps."
+            )
+        if self.timestep_spacing == "linspace":
+            # In floats, as in diffusers: 27 of 1000 times have 499, not 500.
+            times = np.linspace(0, end - 1, count).round().astype(int)[::-1]
+        elif self.timestep_spacing == "leading":
+            times = places * (end // count) + self.steps_offset
+        else:
+            # With num_times, diffusers counts down from there in strides of total / N.
+            numerators = end * count - np.arange(count) * total
+            times = _rounded_ratio(numerators[numerators > 0], count) - 1
+        times = times[: len(times) - self.skip_last]
+        if times[0] >= total:
+            raise InputError(
+                f"steps_offset must leave the times below {total}, got "
+                f"{self.steps_offset} with {self.num_steps} steps. Use fewer steps."
+            )
+        return times
+
+
 Spacing: TypeAlias = (
     AllTimes
     | Leading
@@ -226,6 +297,7 @@ Spacing: TypeAlias = (
     | UniformLogSNR
     | Karras
     | Times
+    | DiffusersGrid
 )
 
 

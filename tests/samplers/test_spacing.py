@@ -19,7 +19,11 @@ from jaxdiff.schedules import ScheduleOptions
 T = 1000
 COUNTS = range(1, T + 1)
 OPTIONS: Any = typing.get_args(ScheduleOptions)
-SPACINGS: Any = typing.get_args(Spacing)
+SPACINGS: Any = [
+    spacing
+    for spacing in typing.get_args(Spacing)
+    if spacing is not jd.spacing.DiffusersGrid  # see tests/pretrained/test_folders.py
+]
 EXPLODING = jd.schedules.VE().build()
 # Karras et al. 2022, equation 5 with the numbers of its table 1 and 18 steps.
 EDM_SIGMAS = [

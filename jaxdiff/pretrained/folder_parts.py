@@ -1,0 +1,179 @@
+"""Parts of a model folder of diffusers: where the network and the scheduler are."""
+
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxdiff.errors import InputError, shown
+from jaxdiff.runs.folder import CHECKPOINTS
+from jaxdiff.storage.files import read_json
+
+INDEX = "model_index.json"
+NETWORK = "config.json"
+SCHEDULER = "scheduler_config.json"
+_PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
+_LATER = {
+    "text": ("text_encoder", "tokenizer"),
+    "latents": ("vae", "vqvae", "vqgan", "movq"),
+}
+"""Kinds of models that are not supported yet, and the parts that show them."""
+_POINTER = b"version https://git-lfs."
+
+
+class Parts(NamedTuple):
+    """Places of a model's parts.
+
+    Attributes:
+        network: folder of the network's config.json and weights.
+        scheduler: file of the scheduler; None for a bare network.
+        pipeline: class of the pipeline; None without an index.
+        scheduler_class: class of the scheduler in the index; None without an index.
+    """
+
+    network: Path
+    scheduler: Path | None = None
+    pipeline: str | None = None
+    scheduler_class: Any = None
+
+
+def find_parts(path: Path) -> Parts:
+    """Returns the parts of a model folder.
+
+    Raises:
+        InputError: the folder holds no such model, or one that is not supported.
+    """
+    if not path.is_dir():
+        raise InputError(f"there is no folder '{path}'. Check the path.")
+    if (path / INDEX).exists():
+        index = read_part(path / INDEX)
+        pipeline, scheduler_class = _check_index(index, path / INDEX)
+        return Parts(
+            _part(path, "unet", NETWORK).parent,
+            _part(path, "scheduler", SCHEDULER),
+            pipeline,
+            scheduler_class,
+        )
+    if (path / CHECKPOINTS).exists():
+        raise InputError(f"'{path}' is a run of jaxdiff. Use it without an import.")
+    if (path / NETWORK).exists():
+        return Parts(path)
+    configs = (*path.glob(f"*/{NETWORK}"), *path.glob(f"*/{SCHEDULER}"))
+    found = {config.parent.name for config in configs}
+    _check_supported(found, f"'{path}'")
+    if "unet" in found and found <= {"unet", "scheduler"}:
+        scheduler = path / "scheduler" / SCHEDULER
+        return Parts(path / "unet", scheduler if scheduler.exists() else None)
+    if (path / SCHEDULER).exists():
+        found.add(SCHEDULER)
+    raise InputError(
+        f"'{path}' must hold {INDEX}, {NETWORK} or unet/{NETWORK}, got "
+        f"{', '.join(sorted(found)) or 'none'}. Name a folder that diffusers wrote."
+    )
+
+
+def _part(path: Path, name: str, file: str) -> Path:
+    """Returns the file of a pipeline's part: in its own folder, or beside the index."""
+    for place in (path / name / file, path / file):
+        if place.exists():
+            return place
+    raise InputError(
+        f"'{path}' must hold {name}/{file}, the {name} of its {INDEX}, got none. "
+        "Download the whole folder."
+    )
+
+
+def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
+    """Returns the classes of the pipeline and of the scheduler in an index."""
+    parts = {
+        key: value
+        for key, value in record.items()
+        if isinstance(value, list) and not key.startswith("_") and any(value)
+    }
+    name = record.get("_class_name")
+    shown_name = name if isinstance(name, str) else shown(name)
+    _check_supported(parts, f"'{path}' ({shown_name})")
+    if name not in _PIPELINES:
+        raise InputError(
+            f"'{path}': _class_name must be one of {', '.join(_PIPELINES)}, got "
+            f"{shown(name)}"
+        )
+    if parts.keys() != {"unet", "scheduler"}:
+        raise InputError(
+            f"'{path}': the parts must be unet and scheduler, got "
+            f"{', '.join(sorted(parts)) or 'none'}"
+        )
+    unet = parts["unet"]
+    if unet[-1:] != ["UNet2DModel"]:
+        raise InputError(f"'{path}': unet must be a UNet2DModel, got {shown(unet)}")
+    return name, parts["scheduler"][-1]
+
+
+def _check_supported(parts: Collection[str], where: str) -> None:
+    """Raises an error if the parts are those of a model of text or of latents."""
+    kinds = {
+        kind: found
+        for kind, names in _LATER.items()
+        if (found := sorted(part for part in parts if part.startswith(names)))
+    }
+    if kinds:
+        found = ", ".join(name for names in kinds.values() for name in names)
+        raise InputError(
+            f"{where} must be a model of pixels, without text or latents, got {found}. "
+            f"Models with {' and '.join(kinds)} are not supported yet."
+        )
+
+
+def read_part(path: Path) -> dict[str, Any]:
+    """Returns the dictionary in a JSON file of a model folder.
+
+    Raises:
+        InputError: the file is missing, or holds anything else.
+    """
+    check_no_pointer(path)
+    return read_json(path)
+
+
+def check_no_pointer(path: Path) -> None:
+    """Raises an error if Git LFS has not downloaded a file yet."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_POINTER))
+    except OSError:
+        return  # the reader of the file raises a clearer error
+    if start == _POINTER:
+        raise InputError(
+            f"'{path}' must hold the file itself, got a Git LFS pointer to it. Run "
+            "git lfs pull in the folder."
+        )
+
+
+def known_entries(
+    record: Mapping[str, Any], known: Collection[str], where: str
+) -> dict[str, Any]:
+    """Returns the entries of a configuration that diffusers passes to the class.
+
+    Args:
+        record: contents of the file.
+        known: names of the class's entries.
+        where: file, for the warning.
+
+    Warns:
+        UserWarning: it names entries that diffusers ignores, too.
+    """
+    # An entry that was not set in its class takes the default of the class that reads.
+    unset = record.get("_use_default_values")
+    unset = unset if isinstance(unset, list) else []
+    entries = {
+        key: value
+        for key, value in record.items()
+        if not key.startswith("_") and key not in unset
+    }
+    unknown = sorted(entries.keys() - set(known))
+    if unknown:
+        warnings.warn(
+            f"ignored entries of {where} that change no image, as diffusers does: "
+            f"{', '.join(unknown)}",
+            stacklevel=2,
+        )
+    return {key: value for key, value in entries.items() if key in known}
