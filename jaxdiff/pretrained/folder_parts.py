@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from jaxdiff.errors import InputError, shown
 from jaxdiff.runs.folder import CHECKPOINTS
-from jaxdiff.storage.files import read_json
+from jaxdiff.storage.files import open_regular, read_json
 
 INDEX = "model_index.json"
 NETWORK = "config.json"
@@ -113,13 +113,13 @@ def _check_supported(parts: Collection[str], where: str) -> None:
     """Raises an error if the parts are those of a model of text or of latents."""
     kinds = {
         kind: found
-        for kind, names in _LATER.items()
-        if (found := sorted(part for part in parts if part.startswith(names)))
+        for kind, starts in _LATER.items()
+        if (found := sorted(part for part in parts if part.startswith(starts)))
     }
     if kinds:
-        found = ", ".join(name for names in kinds.values() for name in names)
+        names = ", ".join(name for found in kinds.values() for name in found)
         raise InputError(
-            f"{where} must be a model of pixels, without text or latents, got {found}. "
+            f"{where} must be a model of pixels, without text or latents, got {names}. "
             f"Models with {' and '.join(kinds)} are not supported yet."
         )
 
@@ -137,7 +137,7 @@ def read_part(path: Path) -> dict[str, Any]:
 def check_no_pointer(path: Path) -> None:
     """Raises an error if Git LFS has not downloaded a file yet."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             start = file.read(len(_POINTER))
     except OSError:
         return  # the reader of the file raises a clearer error

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxdiff.errors import InputError, NonFiniteError, first_few
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import NONFINITE
-from jaxdiff.storage.checkpoints import by_name
 from jaxdiff.storage.files import write_json_atomic
 from jaxdiff.storage.json_lines import History
+from jaxdiff.storage.read_state import by_name
 from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params

@@ -222,7 +222,8 @@ def check_numbers(sampler: Sampler) -> None:
     Raises:
         InputError: a number is an array, such as one number per image.
     """
-    for name, hint in field_types(type(sampler)).items():
+    cls: Any = type(sampler)
+    for name, hint in field_types(cls).items():
         value = getattr(sampler, name)
         if isinstance(value, Sampler):
             check_numbers(value)

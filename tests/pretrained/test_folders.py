@@ -73,7 +73,7 @@ def sampler_of(folder: Any, **options: Any) -> Any:
 def times_of(record: Any, name: str, count: int) -> Any:
     """Returns the times of our grid at which the network is evaluated."""
     scheduler = read_scheduler(record, "a file", name)
-    schedule = scheduler.schedule().build()
+    schedule: Any = scheduler.schedule().build()
     grid = scheduler.grid(count, schedule)
     levels = dataclasses.replace(grid, to_data=True).levels(schedule)
     return np.asarray(levels.t)[:-1]
@@ -215,9 +215,8 @@ def test_zero_terminal_snr_has_diffusers_least_signal(name):
     scheduler = read_scheduler(record, "a file", f"{name}Scheduler")
     theirs = getattr(diffusers, f"{name}Scheduler")(**record)
     theirs.set_timesteps(5)
-    levels = scheduler.grid(5, schedule := scheduler.schedule().build()).levels(
-        schedule
-    )
+    schedule: Any = scheduler.schedule().build()
+    levels = scheduler.grid(5, schedule).levels(schedule)
     sigmas = np.asarray(levels.sigma / levels.alpha)
     np.testing.assert_allclose(sigmas, theirs.sigmas.numpy(), rtol=1e-4)
 

@@ -13,7 +13,7 @@ from jaxdiff.runs.generate import generate
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
-from jaxdiff.storage.checkpoints import by_name
+from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.experiment import Sampling
 from tests.helpers.own_networks import ConvNet
 from tests.helpers.runs import TINY
@@ -70,7 +70,7 @@ def test_samples_that_are_not_finite_are_refused(short):
 def test_a_sample_grid_that_is_not_finite_is_warned_of():
     upkeep = dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
     trainer = Trainer.of(dataclasses.replace(TINY, upkeep=upkeep))
-    state = trainer.recipe.init(0)
+    state = trainer.recipe.init()
     state = state._replace(ema=damaged(state.ema, np.nan)[0])
     with pytest.warns(UserWarning, match=r"grid is damaged: .* in 80 of 80 images"):
         png = SampleGrids(trainer).picture(state)

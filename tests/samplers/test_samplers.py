@@ -214,9 +214,10 @@ def test_wrong_levels_and_numbers_are_refused(short):
 
     grid = jd.spacing.Trailing(num_steps=4).levels(short)
     twice = jax.tree.map(lambda a: jnp.concatenate([a[:2], a[1:]]), grid)
+    several: Any = np.zeros(5)
     wrong = [
-        (jd.DDIM(eta=jnp.zeros(5)), None, r"^eta must be one number .* \(5,\)\. "),
-        (jd.samplers.Euler(churn=np.zeros(5)), None, r"^churn must be one number"),
+        (jd.DDIM(eta=several), None, r"^eta must be one number .* \(5,\)\. "),
+        (jd.samplers.Euler(churn=several), None, r"^churn must be one number"),
         (
             jd.DDIM(),
             grid._replace(sigma=grid.sigma[1:]),
@@ -276,12 +277,15 @@ def test_steps_of_all_noise_are_finite(x64):
         x = jnp.full((), 0.7, dtype)
         estimate = jd.Estimate(x, x)
 
+        each: Any = (0, 0, None, None)
+        axes: Any = jd.samplers.StepInfo(*each)
+
         @jax.jit
         def step(eta, level, next_level):
             info = jd.samplers.StepInfo(level, next_level, x, jnp.zeros((), int))
             return jax.vmap(
                 lambda info: ddim_step(estimate, x, info, eta),
-                in_axes=(jd.samplers.StepInfo(0, 0, None, None),),
+                in_axes=(axes,),
             )(info)
 
         for eta in (1.0, 1.5, 3.0):
