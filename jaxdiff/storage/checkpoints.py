@@ -318,7 +318,7 @@ class Checkpoints:
             if jax.process_index() != 0:
                 return
             writing = self._directory / f"{step}.writing"
-            read_back(self._ocp, self._literal / writing.name, shapes)
+            read_back(self._literal / writing.name, shapes)
             write_manifest(writing, record)
             target = self._directory / str(step)
             if target.exists():  # a damaged one, from which the run did not go on

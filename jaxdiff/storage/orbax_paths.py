@@ -73,11 +73,13 @@ def literal_path(directory: Path, owner: Any) -> Path:
     return link
 
 
-def read_back(ocp: Any, path: Path, shapes: Any) -> None:
+def read_back(path: Path, shapes: Any) -> None:
     """Reads every array of a checkpoint, as a restore does, in this process alone.
 
+    It calls the handler of arrays, because Orbax numbers the calls of its `load` and
+    waits until all processes are at the same number.
+
     Args:
-        ocp: Orbax's module v1.
         path: Literal path of the checkpoint.
         shapes: Saved state, with the shape and type of each array.
 
@@ -85,18 +87,21 @@ def read_back(ocp: Any, path: Path, shapes: Any) -> None:
         InputError: If an array is missing or cannot be read.
         OSError: If the disk fails.
     """
+    ocp = require("orbax.checkpoint")
     leaves, structure = jax.tree.flatten(shapes)
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=0, active_processes={0}, barrier_sync_key_prefix="read_back"
-    )
+    handler = ocp.PyTreeCheckpointHandler()
     for chosen in _groups(leaves):
-        asked = [
-            np.empty(leaf.shape, leaf.dtype) if i in chosen else ocp.PLACEHOLDER
-            for i, leaf in enumerate(leaves)
-        ]
+        asked = jax.tree.unflatten(
+            structure,
+            [leaf if i in chosen else ocp.PLACEHOLDER for i, leaf in enumerate(leaves)],
+        )
+        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), asked)
         try:
-            with ocp.Context(multiprocessing_options=alone):
-                ocp.load(path, jax.tree.unflatten(structure, asked))
+            (written,) = path.glob("*/_METADATA")
+            handler.restore(
+                written.parent,
+                args=ocp.args.PyTreeRestore(item=asked, restore_args=numpy),
+            )
         except Exception as error:  # Orbax raises many types
             if error_number(error) is not None:
                 raise
