@@ -43,6 +43,7 @@ from jaxdiff.pretrained.schedulers import (
 from jaxdiff.pretrained.unet import Model, UNet2DModel, unet_2d_of
 from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
 from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.non_finite import check_params
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
@@ -124,6 +125,7 @@ def from_diffusers(
             f"for this prediction, got {model.outputs}"
         )
     params = _read_params(inner, model, variant, allow_bin)
+    check_params(params)
     return Run(experiment, info, built, params, 0)
 
 
@@ -265,13 +267,14 @@ def to_diffusers(
         "num_inference_steps", and for DDIM "eta" and "use_clipped_model_output".
 
     Raises:
-        InputError: diffusers has no such network, schedule, prediction or sampler; or
-            the folder cannot be written.
+        InputError: diffusers has no such network, schedule, prediction or sampler; a
+            parameter is not finite; or the folder cannot be written.
     """
     run = run if isinstance(run, Run) else load(run)
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
+    check_params(run.params)
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
     model = Model(
