@@ -1,0 +1,127 @@
+"""Parts of transformers (Vaswani et al. 2017).
+
+The modules of published networks have the names of their tensors, such as
+"encoder.layers.0.self_attn" / "q_proj" for "encoder.layers.0.self_attn.q_proj.weight".
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import flax.linen as nn
+import jax
+
+from jaxdiff.errors import InputError
+from jaxdiff.typing import Array
+
+Activation: TypeAlias = Literal[
+    "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"
+]
+
+
+def activation(name: Activation) -> Callable[[Array], Array]:
+    """Returns an activation by its name in published configurations."""
+    return _ACTIVATIONS[name]
+
+
+def quick_gelu(x: Array) -> Array:
+    """Approximation of GELU with a sigmoid (Hendrycks & Gimpel 2016, section 2)."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_new": partial(nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+}
+
+
+def layer_norm(dtype: Any, epsilon: float, name: str) -> nn.LayerNorm:
+    """Makes a layer normalisation whose variance does not suffer from cancellation."""
+    return nn.LayerNorm(epsilon, dtype, use_fast_variance=False, name=name)
+
+
+class MultiHeadAttention(nn.Module):
+    """Attention of several heads: softmax(q k^T scale + bias) v, then a projection.
+
+    Attributes:
+        heads: number of heads.
+        width: number of channels of all heads together.
+        features: number of channels of the result.
+        dtype: type of the computation.
+        names: names of the projections of query, key, value and result.
+        use_bias: if True, the projections of query, key and value have a bias.
+        out_bias: if True, the projection of the result has a bias.
+        scale: factor of the products; None for 1 / sqrt(channels of a head).
+    """
+
+    heads: int
+    width: int
+    features: int
+    dtype: Any
+    names: tuple[str, str, str, str] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    use_bias: bool = True
+    out_bias: bool = True
+    scale: float | None = None
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None = None,
+        mask: Array | None = None,
+        bias: Array | None = None,
+        causal: bool = False,
+    ) -> Array:
+        """Returns the result [batch, tokens, features].
+
+        Args:
+            x: tokens that attend [batch, tokens, c].
+            context: tokens that are attended to [batch, keys, d]; x by default.
+            mask: True for tokens that may be attended to, bool [batch, keys].
+            bias: numbers added to the products, [1, heads, tokens, keys].
+            causal: if True, a token attends to itself and to the tokens before it.
+        """
+        context = x if context is None else context
+        head = self.width // self.heads
+
+        def project(name: str, of: Array) -> Array:
+            layer = nn.Dense(self.width, self.use_bias, dtype=self.dtype, name=name)
+            return layer(of).reshape(*of.shape[:2], self.heads, head)
+
+        *names, out = self.names
+        query, key, value = (
+            project(name, of)
+            for name, of in zip(names, (x, context, context), strict=True)
+        )
+        found = jax.nn.dot_product_attention(
+            query, key, value, bias,
+            None if mask is None else mask[:, None, None, :],
+            scale=self.scale, is_causal=causal,
+        )  # fmt: skip
+        found = found.reshape(*found.shape[:2], self.width)
+        layer = nn.Dense(self.features, self.out_bias, dtype=self.dtype, name=out)
+        return layer(found)
+
+
+def check_tokens(tokens: Array, mask: Array | None, most: int | None = None) -> None:
+    """Checks tokens [batch, tokens] and their mask.
+
+    Raises:
+        InputError: a shape does not match, or there are too many tokens.
+    """
+    if tokens.ndim != 2:
+        raise InputError(f"tokens must be [batch, tokens], got shape {tokens.shape}")
+    if most is not None and tokens.shape[1] > most:
+        raise InputError(
+            f"tokens must be at most {most} a text, got {tokens.shape[1]}. Shorten the "
+            "text, or let the tokenizer cut it."
+        )
+    if mask is not None and mask.shape != tokens.shape:
+        raise InputError(
+            f"mask must have the tokens' shape {tokens.shape}, got {mask.shape}"
+        )
