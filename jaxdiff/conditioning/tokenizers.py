@@ -266,4 +266,3 @@ def _cut(text: str, encoding: Any, length: int) -> str:
         f"cut the prompt after {length} tokens, without {shown(rest)}. Shorten it, or "
         "encode it in windows."
     )
-

@@ -5,7 +5,7 @@ The encoder returns mean and log-variance of a Gaussian over latents (Kingma & W
 diffusers' AutoencoderKL.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -79,7 +79,7 @@ class AutoencoderKLConfig(Checked):
     """If True, a 1x1 convolution begins the decoder."""
     attention: bool = True
     """If True, there is self-attention between the two blocks of the middle."""
-    scaling: LatentScaling = LatentScaling(scale=0.18215)
+    scaling: LatentScaling = field(default_factory=lambda: LatentScaling(scale=0.18215))
     """Map from the encoder's output to latents."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation. With float16, whose range the decoder's activations
@@ -116,6 +116,7 @@ class AutoencoderKL(nn.Module):
     config: AutoencoderKLConfig
 
     def setup(self) -> None:
+        """Makes the parts."""
         config = self.config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)

@@ -3,7 +3,7 @@
 Modules have the names of diffusers' AutoencoderTiny.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -41,7 +41,7 @@ class AutoencoderTinyConfig(Checked):
     first."""
     pooled: bool = False
     """If True, blocks of the smallest size add a normalised branch, as in TAEF2."""
-    scaling: LatentScaling = LatentScaling()
+    scaling: LatentScaling = field(default_factory=LatentScaling)
     """Map from the encoder's output to latents."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation."""
@@ -70,6 +70,7 @@ class AutoencoderTiny(nn.Module):
     config: AutoencoderTinyConfig
 
     def setup(self) -> None:
+        """Makes the two parts."""
         self.encoder = TinyEncoder(self.config)
         self.decoder = TinyDecoder(self.config)
 

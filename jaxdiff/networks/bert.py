@@ -88,8 +88,9 @@ class BERT(nn.Module):
             return layer_norm(dtype, config.epsilon, f"{name}.LayerNorm")
 
         x = embed(config.vocabulary, "word_embeddings")(tokens)
-        x += embed(config.length, "position_embeddings")(jnp.arange(tokens.shape[1]))
-        x += embed(config.kinds, "token_type_embeddings")(jnp.zeros((), int))
+        places = jnp.arange(tokens.shape[1])[None]
+        x += embed(config.length, "position_embeddings")(places)
+        x += embed(config.kinds, "token_type_embeddings")(jnp.zeros((1, 1), int))
         x = norm("embeddings")(x)
         for i in range(config.layers):
             block = f"encoder.layer.{i}"

@@ -143,7 +143,7 @@ class CLIPText(nn.Module):
             config.length, config.width, dtype=dtype,
             name="text_model.embeddings.position_embedding",
         )  # fmt: skip
-        x = embed(tokens) + places(jnp.arange(tokens.shape[1]))
+        x = embed(tokens) + places(jnp.arange(tokens.shape[1]))[None]
         states = _blocks(config, "text_model.encoder", x, mask, causal=True)
         norm = layer_norm(dtype, config.epsilon, "text_model.final_layer_norm")
         if config.end_token is None:
@@ -152,11 +152,7 @@ class CLIPText(nn.Module):
             ends = (tokens == config.end_token).argmax(axis=1)
         last = norm(states[-1])
         vector = jnp.take_along_axis(last, ends[:, None, None], axis=1)[:, 0]
-        if not 0 <= skip < len(states):
-            raise InputError(
-                f"skip must lie in 0..{len(states) - 1} for {config.layers} blocks, got "
-                f"{skip}"
-            )
+        check_skip(skip, config.layers)
         chosen = states[-1 - skip]
         if final_norm:
             chosen = norm(chosen)
@@ -200,20 +196,22 @@ class CLIPVision(nn.Module):
         places = nn.Embed(
             x.shape[1], config.width, dtype=dtype, name=f"{name}.position_embedding"
         )
-        x = x + places(jnp.arange(x.shape[1]))
+        x = x + places(jnp.arange(x.shape[1]))[None]
         # The published name has this spelling.
         x = layer_norm(dtype, config.epsilon, "vision_model.pre_layrnorm")(x)
         states = _blocks(config, "vision_model.encoder", x)
         norm = layer_norm(dtype, config.epsilon, "vision_model.post_layernorm")
         vector = norm(states[-1][:, 0])
-        if not 0 <= skip < len(states):
-            raise InputError(
-                f"skip must lie in 0..{len(states) - 1} for {config.layers} blocks, got "
-                f"{skip}"
-            )
+        check_skip(skip, config.layers)
         return Encoded(
             states[-1 - skip], _projected(config, "visual_projection", vector)
         )
+
+
+def check_skip(skip: int, layers: int) -> None:
+    """Raises `InputError` if there are not so many blocks to skip."""
+    if not 0 <= skip <= layers:
+        raise InputError(f"skip must lie in 0..{layers}, the blocks, got {skip}")
 
 
 def _projected(config: CLIPConfig, name: str, vector: Array) -> Array:

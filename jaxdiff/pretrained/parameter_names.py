@@ -60,11 +60,18 @@ class Place(NamedTuple):
     shape: tuple[int, ...]
     order: tuple[int, ...]
 
-    def ours(self, tensor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        """Converts the tensor to the parameter of this shape, in float32."""
+    def ours(
+        self, tensor: np.ndarray, shape: tuple[int, ...], dtype: Any = np.float32
+    ) -> np.ndarray:
+        """Converts the tensor to the parameter of this shape and type."""
         permuted = tuple(shape[axis] for axis in self.order)
         inverse = np.argsort(self.order)
-        return np.asarray(tensor, np.float32).reshape(permuted).transpose(inverse)
+        return (
+            np.asarray(tensor)
+            .astype(dtype, copy=False)
+            .reshape(permuted)
+            .transpose(inverse)
+        )
 
     def theirs(self, parameter: np.ndarray) -> np.ndarray:
         """Converts the parameter to the tensor."""

@@ -20,6 +20,8 @@ from jaxdiff.storage.torch_pickle import read_torch
 
 STEM = "diffusion_pytorch_model"
 """First part of the weight files' names in diffusers."""
+TRANSFORMERS, PYTORCH = "model", "pytorch_model"
+"""First parts of the names in transformers: of safetensors and of .bin files."""
 _DTYPES = ("F32", "F16", "BF16")
 
 
@@ -32,7 +34,10 @@ class Tensor(NamedTuple):
 
 
 def find_tensors(
-    folder: Path, variant: str | None = None, allow_bin: bool = False
+    folder: Path,
+    variant: str | None = None,
+    allow_bin: bool = False,
+    stem: str = STEM,
 ) -> dict[str, Tensor]:
     """Returns the tensors of a model folder by name; no values are read yet.
 
@@ -43,6 +48,7 @@ def find_tensors(
         allow_bin: if True, read a .bin file if there is no safetensors file of this
             variant. It is a pickle; `read_torch` makes only arrays of it and executes
             nothing.
+        stem: first part of the weight files' names.
 
     Raises:
         InputError: there are no such files, or they are damaged.
@@ -50,15 +56,16 @@ def find_tensors(
     Warns:
         UserWarning: the tensors are those of a variant, which `variant` does not name.
     """
-    names = _candidates(folder, variant)
-    binary = folder / f"{STEM}{f'.{variant}' if variant else ''}.bin"
+    names = _candidates(folder, variant, stem)
+    old = PYTORCH if stem == TRANSFORMERS else stem
+    binary = folder / f"{old}{f'.{variant}' if variant else ''}.bin"
     if not names and variant is None and not (binary.exists() and allow_bin):
-        names = _variants(folder)
+        names = _variants(folder, stem)
         if names:
             plain = f"; {binary.name}, a pickle, is read with --bin" * binary.exists()
             warnings.warn(
                 f"read the variant {names[0]} of the weights in '{folder}', because it "
-                f"has no {STEM}.safetensors{plain}",
+                f"has no {stem}.safetensors{plain}",
                 stacklevel=2,
             )
     for name in names:
@@ -75,31 +82,31 @@ def find_tensors(
     ending = f" of the variant {variant}" if variant else ""
     pickle = ". Read its .bin file, a pickle, with --bin." * binary.exists()
     raise InputError(
-        f"'{folder}' must hold weights{ending}, got no {STEM}.safetensors{pickle}"
+        f"'{folder}' must hold weights{ending}, got no {stem}.safetensors{pickle}"
     )
 
 
-def _candidates(folder: Path, variant: str | None) -> list[str]:
+def _candidates(folder: Path, variant: str | None, stem: str) -> list[str]:
     """Returns the names of existing files that may hold the weights, the best first."""
-    names = [f"{STEM}.safetensors", f"{STEM}.safetensors.index.json"]
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json"]
     if variant is not None:
         names = [
-            f"{STEM}.{variant}.safetensors",
-            f"{STEM}.safetensors.index.{variant}.json",
-            f"{STEM}.safetensors.{variant}.index.json",  # older versions
+            f"{stem}.{variant}.safetensors",
+            f"{stem}.safetensors.index.{variant}.json",
+            f"{stem}.safetensors.{variant}.index.json",  # older versions
         ]
     return [name for name in names if (folder / name).is_file()]
 
 
-def _variants(folder: Path) -> list[str]:
+def _variants(folder: Path, stem: str) -> list[str]:
     """Returns the file of the only variant of the weights; [] if there is none.
 
     Raises:
         InputError: there are several variants.
     """
     pattern = re.compile(
-        rf"{STEM}\.(?!safetensors)([^.]+)\.safetensors"
-        rf"|{STEM}\.safetensors\.(?:index\.([^.]+)|([^.]+)\.index)\.json"
+        rf"{stem}\.(?!safetensors)([^.]+)\.safetensors"
+        rf"|{stem}\.safetensors\.(?:index\.([^.]+)|([^.]+)\.index)\.json"
     )
     files = sorted(path.name for path in folder.iterdir())
     found: dict[str, str] = {}

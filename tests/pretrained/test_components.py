@@ -1,0 +1,211 @@
+"""Text encoders and autoencoders hold against transformers and diffusers.
+
+Every parameter is overwritten by random numbers, because layers that start at 0 would
+hide errors.
+"""
+
+import logging
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from jaxdiff.pretrained.components import read_component, write_component
+from tests.helpers.pytorch import diffusers, torch, transformers
+
+TINY = {
+    "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}  # fmt: skip
+CLIP = {
+    **TINY, "vocab_size": 100, "max_position_embeddings": 20, "projection_dim": 10,
+    "pad_token_id": 1, "bos_token_id": 0,
+}  # fmt: skip
+KL = {
+    "block_out_channels": (8, 16), "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2, "layers_per_block": 1,
+    "norm_num_groups": 4, "latent_channels": 3,
+}  # fmt: skip
+CLOSE = 2e-6
+"""Largest difference, in parts of the largest number."""
+
+
+def filled(module, seed=0):
+    """Returns a module of PyTorch whose parameters are random numbers."""
+    rng = np.random.default_rng(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            values = 0.2 * rng.normal(size=tuple(parameter.shape))
+            parameter.copy_(torch.from_numpy(values.astype(np.float32)))
+    return module.eval()
+
+
+def check(ours, theirs):
+    theirs = theirs.detach().numpy()
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE * abs(theirs).max())
+
+
+def nchw(x):
+    return torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2))
+
+
+def read_back(module, folder):
+    """Returns a module's component, after a round trip that keeps every bit."""
+    module.save_pretrained(folder / "theirs")
+    found = read_component(folder / "theirs")
+    write_component(found, folder / "ours")
+    files = sorted(folder.glob("theirs/*.safetensors"))
+    (ours,) = folder.glob("ours/*.safetensors")
+    theirs, again = (safetensors.numpy.load_file(f) for f in (files[0], ours))
+    theirs = {
+        name: theirs[name]
+        if name in theirs
+        else theirs[name.removeprefix("text_model.")]
+        for name in again
+    }
+    for name, tensor in again.items():
+        np.testing.assert_array_equal(tensor, theirs[name])
+    return found
+
+
+def loads_without_a_word(module, folder, capfd, caplog):
+    """Checks that their library loads our folder, says nothing and has the bits."""
+    with caplog.at_level(logging.WARNING):
+        again = type(module).from_pretrained(folder / "ours")
+    said = capfd.readouterr()
+    assert not caplog.records
+    assert "not used" not in said.err
+    assert "newly initialized" not in said.err
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(
+    ("activation", "end", "projects"),
+    [("quick_gelu", 2, False), ("gelu", 95, True), ("quick_gelu", 95, False)],
+)
+def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
+    config = transformers.CLIPTextConfig(
+        **CLIP, hidden_act=activation, eos_token_id=end
+    )
+    name = "CLIPTextModelWithProjection" if projects else "CLIPTextModel"
+    module = filled(getattr(transformers, name)(config))
+    found = read_back(module, tmp_path)
+    assert found.kind == name
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    tokens = np.random.default_rng(1).integers(0, 95, (2, 15))
+    tokens[0, [7, 11]] = tokens[1, 14] = 95
+    mask = np.arange(15) < np.array([[12], [15]])
+    for given in (None, mask):
+        theirs = module(
+            torch.from_numpy(tokens),
+            attention_mask=None if given is None else torch.from_numpy(given).int(),
+            output_hidden_states=True,
+        )
+        ours = found.network.apply({"params": found.params}, tokens, given)
+        check(ours.tokens, theirs.last_hidden_state)
+        check(ours.vector, theirs.text_embeds if projects else theirs.pooler_output)
+    for skip in (1, 2):
+        ours = found.network.apply(
+            {"params": found.params}, tokens, mask, skip, final_norm=False
+        )
+        check(ours.tokens, theirs.hidden_states[-1 - skip])
+
+
+@pytest.mark.parametrize("projects", [False, True])
+def test_clip_vision(tmp_path, capfd, caplog, projects):
+    config = transformers.CLIPVisionConfig(
+        **TINY, image_size=16, patch_size=4, projection_dim=10
+    )
+    name = "CLIPVisionModelWithProjection" if projects else "CLIPVisionModel"
+    module = filled(getattr(transformers, name)(config))
+    found = read_back(module, tmp_path)
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    theirs = module(nchw(images), output_hidden_states=True)
+    ours = found.network.apply({"params": found.params}, images)
+    check(ours.tokens, theirs.last_hidden_state)
+    check(ours.vector, theirs.image_embeds if projects else theirs.pooler_output)
+    ours = found.network.apply({"params": found.params}, images, skip=1)
+    check(ours.tokens, theirs.hidden_states[-2])
+
+
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+def test_t5(tmp_path, capfd, caplog, kind):
+    config = transformers.T5Config(
+        vocab_size=50, d_model=24, d_kv=5, d_ff=30, num_layers=2, num_heads=3,
+        feed_forward_proj=kind,
+    )  # fmt: skip
+    module = filled(transformers.T5EncoderModel(config))
+    found = read_back(module, tmp_path)
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    for length in (1, 9, 300):  # buckets of single distances, shared ones, the last
+        tokens = np.random.default_rng(1).integers(0, 50, (2, length))
+        mask = np.arange(length) < np.array([[max(1, length - 5)], [length]])
+        theirs = module(
+            torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask).int()
+        )
+        ours = found.network.apply({"params": found.params}, tokens, mask)
+        check(ours, theirs.last_hidden_state)
+
+
+def test_bert(tmp_path, capfd, caplog):
+    config = transformers.BertConfig(**TINY, vocab_size=50, max_position_embeddings=40)
+    module = filled(transformers.BertModel(config))
+    found = read_back(module, tmp_path)
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    tokens = np.random.default_rng(1).integers(0, 50, (2, 30))
+    mask = np.arange(30) < np.array([[20], [30]])
+    theirs = module(
+        torch.from_numpy(tokens), attention_mask=torch.from_numpy(mask).int()
+    ).last_hidden_state
+    ours = found.network.apply({"params": found.params}, tokens, mask)
+    check(ours.tokens, theirs)
+    weight = torch.from_numpy(mask)[..., None].float()
+    check(ours.vector, (theirs * weight).sum(1) / weight.sum(1))
+
+
+@pytest.mark.parametrize(
+    ("quant", "attends"), [(True, True), (False, True), (True, False)]
+)
+def test_autoencoder_kl(tmp_path, capfd, caplog, quant, attends):
+    module = filled(
+        diffusers.AutoencoderKL(
+            **KL, use_quant_conv=quant, use_post_quant_conv=quant,
+            mid_block_add_attention=attends, scaling_factor=0.4, shift_factor=0.1,
+        )
+    )  # fmt: skip
+    found = read_back(module, tmp_path)
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(2, 12, 16, 3)).astype(np.float32)
+    variables = {"params": found.params}
+    theirs = module.encode(nchw(images)).latent_dist
+    mean, log_variance = found.network.apply(variables, images, method="encode")
+    check(mean.transpose(0, 3, 1, 2), theirs.mean)
+    check(log_variance.transpose(0, 3, 1, 2), theirs.logvar)
+    output = rng.normal(size=(2, 5, 7, 3)).astype(np.float32)
+    ours = found.network.apply(variables, output, method="decode")
+    check(ours.transpose(0, 3, 1, 2), module.decode(nchw(output)).sample)
+    scaling = found.network.config.scaling
+    np.testing.assert_allclose(scaling.forward(output), (output - 0.1) * 0.4, atol=1e-6)
+
+
+def test_autoencoder_tiny(tmp_path, capfd, caplog):
+    module = filled(
+        diffusers.AutoencoderTiny(
+            encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1),
+        )
+    )  # fmt: skip
+    found = read_back(module, tmp_path)
+    loads_without_a_word(module, tmp_path, capfd, caplog)
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(2, 12, 16, 3)).astype(np.float32)
+    variables = {"params": found.params}
+    ours, none = found.network.apply(variables, images, method="encode")
+    assert none is None
+    check(ours.transpose(0, 3, 1, 2), module.encode(nchw(images)).latents)
+    output = 4 * rng.normal(size=(2, 5, 7, 4)).astype(np.float32)
+    ours = found.network.apply(variables, output, method="decode")
+    check(ours.transpose(0, 3, 1, 2), module.decode(nchw(output)).sample)
