@@ -55,7 +55,8 @@ class LatentScaling(Checked):
 
     def _channels(self, x: Array) -> tuple[Array, Array]:
         given = (self.mean or (0.0,), self.deviation or (1.0,))
-        mean, deviation = (jnp.asarray(values, x.dtype) for values in given)
+        shape = (1,) * (x.ndim - 1) + (-1,)
+        mean, deviation = (jnp.asarray(v, x.dtype).reshape(shape) for v in given)
         return mean, deviation
 
 
