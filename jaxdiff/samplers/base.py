@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Ge
 
 from jaxdiff import rng
@@ -202,7 +203,7 @@ def check_grid(grid: Level) -> None:
     shapes = [jnp.shape(field) for field in grid]
     if len({*shapes}) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
         raise InputError(
-            "levels must have fields of one shape [N + 1], N at least 1, got shapes "
+            "levels must have fields of one shape [N + 1], N at least 1, got "
             f"{', '.join(map(str, shapes))}"
         )
     alpha, sigma = concrete(grid.alpha), concrete(grid.sigma)
@@ -227,10 +228,10 @@ def check_numbers(sampler: Sampler) -> None:
         value = getattr(sampler, name)
         if isinstance(value, Sampler):
             check_numbers(value)
-        elif holds_float(hint) and jnp.ndim(value):
+        elif holds_float(hint) and np.ndim(value):
             raise InputError(
                 f"{name} must be one number for all images, got shape "
-                f"{jnp.shape(value)}. Use jax.vmap for several."
+                f"{np.shape(value)}. Use jax.vmap for several."
             )
 
 
