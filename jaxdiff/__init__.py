@@ -65,6 +65,7 @@ from jaxdiff.training.model import Model as Model
 from jaxdiff.training.state import TrainState as TrainState
 from jaxdiff.training.step import train_step as train_step
 from jaxdiff.typing import Batch as Batch
+from jaxdiff.typing import Condition as Condition
 from jaxdiff.typing import Estimate as Estimate
 from jaxdiff.typing import Level as Level
 

@@ -24,20 +24,65 @@ Params: TypeAlias = Any
 """Pytree of float32 arrays: the "params" collection of a Flax module."""
 
 
-class Batch(NamedTuple):
+class Condition(NamedTuple):
+    """All that a network is given besides x_t and t; every part is optional.
+
+    Attributes:
+        labels: classes, integers [batch], or shares of the classes, float [batch,
+            classes].
+        text: features of a text's tokens, float [batch, tokens, features].
+        mask: False for tokens that are padding, bool [batch, tokens].
+        vector: features of a whole text or image, float [batch, features].
+        image: image, such as one to enlarge, float [batch, height, width, channels].
+    """
+
+    labels: Any = None
+    text: Any = None
+    mask: Any = None
+    vector: Any = None
+    image: Any = None
+
+    @classmethod
+    def of(cls, given: "Condition | ArrayLike | None") -> "Condition":
+        """Returns a condition for one, for labels alone, or for None."""
+        return given if isinstance(given, Condition) else cls(labels=given)
+
+
+class _Examples(NamedTuple):
+    images: ArrayLike
+    condition: Condition | ArrayLike | None
+    indices: ArrayLike
+
+
+class Batch(_Examples):
     """Examples of one step, or one device's share of them.
 
     Attributes:
         images: float32 images [batch, height, width, channels] in [-1, 1].
-        labels: int32 classes [batch], or None for a dataset without classes.
+        condition: a `Condition`, or int32 classes [batch]; None without a condition.
         indices: place of each example in the global batch, int32 [batch]. All
             randomness of an example is folded from its index. A result therefore does
             not depend on the number of devices or hosts that share the batch.
     """
 
-    images: ArrayLike
-    labels: ArrayLike | None
-    indices: ArrayLike
+    __slots__ = ()
+
+    def __new__(
+        cls,
+        images: ArrayLike,
+        condition: Condition | ArrayLike | None = None,
+        indices: ArrayLike | None = None,
+        *,
+        labels: ArrayLike | None = None,
+    ) -> "Batch":
+        """Makes a batch; `labels` is a condition of classes alone."""
+        given = condition if labels is None else Condition(labels=labels)
+        return super().__new__(cls, images, given, indices)  # type: ignore[arg-type]
+
+    @property
+    def labels(self) -> ArrayLike | None:
+        """Classes [batch], or None."""
+        return Condition.of(self.condition).labels
 
 
 class Level(NamedTuple):
@@ -141,14 +186,19 @@ class Denoiser(Protocol):
 class Network(Protocol):
     """Network as the package calls it: the `apply` method of a Flax module.
 
-    `apply({"params": params}, x_t, t, labels, keys)` returns an output of x_t's shape,
-    with twice the channels if the variance is learned. `keys` holds one PRNG key per
-    example in training (for dropout), and is None otherwise. A network is compared and
-    hashed by value, because it is a static argument of compiled functions.
+    `apply({"params": params}, x_t, t, condition, keys)` returns an output of x_t's
+    shape, with twice the channels if the variance is learned. `keys` holds one PRNG key
+    per example in training (for dropout), and is None otherwise. A network is compared
+    and hashed by value, because it is a static argument of compiled functions.
 
-    A network that takes labels has an attribute `num_classes`. It may have a method
-    `check_null_class()`. That method raises `InputError` if the network cannot be
-    evaluated without a class, which guidance does.
+    A network that takes a condition has an attribute `takes`, the names of the parts of
+    a `Condition` that it takes. Without it, the network gets labels in the condition's
+    place. A network that takes labels has an attribute `num_classes`. A network that
+    takes other parts has a method `example_condition()`, which returns a condition
+    of one example.
+
+    A network may have a method `check_null_class()`. That method raises `InputError` if
+    the network cannot be evaluated without a class, which guidance does.
     """
 
     def apply(
@@ -156,7 +206,7 @@ class Network(Protocol):
         variables: Any,
         x_t: Array,
         t: Array,
-        labels: Array | None = None,
+        condition: Any = None,
         keys: Array | None = None,
     ) -> Any:
         """Returns the output for images x_t [batch, ...] at times t [batch]."""

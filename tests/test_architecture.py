@@ -13,9 +13,9 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
+    "names", "interrupts", "typing", "errors", "streams", "checks", "rng", "conditions",
     "serialization", "progress_bar", "parallel", "storage", "plots", "schedules",
-    "denoisers", "networks", "data", "samplers", "losses", "training", "runs",
+    "denoisers", "networks", "conditioning", "data", "samplers", "losses", "training", "runs",
     "evaluation", "report", "pretrained", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
@@ -25,7 +25,7 @@ ONLY = {
     "matplotlib": {"plots"}, "PIL": {"plots", "data"}, "tensorflow_datasets": {"data"},
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
     "tqdm": {"data", "progress_bar", "runs"}, "tensorboardX": {"storage"},
-    "grain": {"data"},
+    "grain": {"data"}, "tokenizers": {"conditioning"},
     "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
 """Folders that may import an optional package."""

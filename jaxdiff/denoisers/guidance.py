@@ -26,15 +26,11 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from jaxdiff.checks import concrete
-from jaxdiff.denoisers.network import (
-    ANY_CLASS,
-    as_pytree,
-    check_null_class,
-    networks_of,
-)
+from jaxdiff.conditions import hidden
+from jaxdiff.denoisers.network import as_pytree, check_null_class, networks_of
 from jaxdiff.errors import InputError
 from jaxdiff.schedules.forward import root
-from jaxdiff.typing import Array, ArrayLike, Denoiser, Estimate, Labels, Level
+from jaxdiff.typing import Array, ArrayLike, Condition, Denoiser, Estimate, Level
 
 
 def classifier_free_guidance(
@@ -43,11 +39,13 @@ def classifier_free_guidance(
     *,
     interval: tuple[float, float] | None = None,
     rescale: float | Array = 0.0,
+    base: Condition | None = None,
 ) -> Denoiser:
     """Applies classifier-free guidance, in one batched network call; equation (1).
 
     Args:
-        denoiser: denoiser bound to labels, such as `run.denoiser(labels)` or an oracle.
+        denoiser: denoiser bound to labels or to another condition, such as
+            `run.denoiser(labels)` or an oracle.
         weight: guidance weight [] or [batch]: 0 for the unconditional model, 1 for the
             conditional one, above 1 for guidance.
         interval: lowest and highest sigma / alpha with guidance, 0 to infinity; the
@@ -55,23 +53,34 @@ def classifier_free_guidance(
             levels.
         rescale: share, in 0..1, by which each image's standard deviation returns to the
             conditional model's, for x_0 (Lin et al. 2024, section 3.4).
+        base: condition of the unconditional model, such as a negative prompt. Parts
+            that it lacks are as in the denoiser's. By default the condition is hidden,
+            as in training; see `conditions.hidden`.
 
     Raises:
-        InputError: the denoiser is not bound to labels, its network has no null class,
-            or rescale or interval is out of range.
+        InputError: the denoiser is not bound to a condition, or base does not match it;
+            its network has no null class; or rescale or interval is out of range.
     """
-    labels, _ = _labels_of(denoiser)
-    if not labels:
+    conditions, _ = _conditions_of(denoiser)
+    if not conditions:
         raise InputError(
             "denoiser must be bound to labels for classifier-free guidance, got one "
             "without labels. Bind it, as run.denoiser(labels) does."
         )
-    for part in networks_of(denoiser):
-        check_null_class(part.network)
+    if base is None:
+        for part in networks_of(denoiser):
+            if part.condition.labels is not None:
+                check_null_class(part.network)
+    else:
+        base = Condition.of(base)
+        for condition in conditions:
+            _check_base(base, condition)
     share = concrete(rescale)
     if share is not None and not 0 <= share <= 1:
         raise InputError(f"rescale must lie in 0..1, got {share:g}")
-    return Partial(_classifier_free, denoiser, weight, _checked(interval), rescale)
+    return Partial(
+        _classifier_free, denoiser, weight, _checked(interval), rescale, base
+    )
 
 
 def autoguidance(
@@ -129,7 +138,7 @@ def mix_classes(denoiser: Denoiser, labels: ArrayLike, shares: ArrayLike) -> Den
     Raises:
         InputError: the denoiser is not bound to labels, or the shapes do not match.
     """
-    found, put = _labels_of(denoiser)
+    found, put = _conditions_of(denoiser)
     labels, shares = jnp.asarray(labels), jnp.asarray(shares)
     if not found:
         raise InputError(
@@ -141,7 +150,15 @@ def mix_classes(denoiser: Denoiser, labels: ArrayLike, shares: ArrayLike) -> Den
             "labels must be [K, batch] and shares [K] or [K, batch], got shapes "
             f"{labels.shape} and {shares.shape}"
         )
-    return Partial(_mixed, put([labels] * len(found)), shares)
+
+    def repeated(part: Any) -> Any:
+        return jnp.broadcast_to(part, (len(labels), *part.shape))
+
+    several = [
+        jax.tree.map(repeated, condition._replace(labels=None))._replace(labels=labels)
+        for condition in found
+    ]
+    return Partial(_mixed, put(several), shares)
 
 
 def _classifier_free(
@@ -149,13 +166,17 @@ def _classifier_free(
     weight: Array,
     interval: tuple[Array, Array] | None,
     rescale: Array,
+    base: Condition | None,
     x_t: Array,
     level: Level,
 ) -> Estimate:
-    labels, put = _labels_of(denoiser)
-    both = [jnp.stack([given, _no_class(given)]) for given in labels]
+    conditions, put = _conditions_of(denoiser)
+    both = [
+        jax.tree.map(lambda *parts: jnp.stack(parts), given, _base_of(given, base))
+        for given in conditions
+    ]
     # vmap makes the two evaluations one network call with twice the batch.
-    estimates = jax.vmap(lambda labels: put(labels)(x_t, level))(both)
+    estimates = jax.vmap(lambda conditions: put(conditions)(x_t, level))(both)
     given = jax.tree.map(itemgetter(0), estimates)
     free = jax.tree.map(itemgetter(1), estimates)
     guided = _extrapolated(free, given, weight, interval, x_t, level)
@@ -225,36 +246,64 @@ def _classifier_guided(
 
 
 def _mixed(denoiser: Denoiser, shares: Array, x_t: Array, level: Level) -> Estimate:
-    labels, put = _labels_of(denoiser)
-    estimates = jax.vmap(lambda labels: put(labels)(x_t, level))(labels)
+    conditions, put = _conditions_of(denoiser)
+    estimates = jax.vmap(lambda conditions: put(conditions)(x_t, level))(conditions)
     shares = jnp.asarray(shares, x_t.dtype)
     shares = shares.reshape(shares.shape + (1,) * (x_t.ndim + 1 - shares.ndim))
     return jax.tree.map(lambda a: (shares * a).sum(axis=0), estimates)
 
 
-def _labels_of(
+def _base_of(condition: Condition, base: Condition | None) -> Condition:
+    """Returns the condition of the unconditional half."""
+    if base is None:
+        return hidden(condition)
+    pairs = zip(base, condition, strict=True)
+    return Condition(*(own if part is None else part for part, own in pairs))
+
+
+def _check_base(base: Condition, condition: Condition) -> None:
+    for name, part, own in zip(Condition._fields, base, condition, strict=True):
+        if part is None:
+            continue
+        if own is None or jnp.shape(part) != jnp.shape(own):
+            found = "none" if own is None else jnp.shape(own)
+            raise InputError(
+                f"{name} of base must have the shape of the denoiser's {name}, "
+                f"{found}, got {jnp.shape(part)}"
+            )
+
+
+def _conditions_of(
     denoiser: Denoiser,
-) -> tuple[list[Labels], Callable[[list[Labels]], Denoiser]]:
-    """Returns the labels of each part of a denoiser, and a function to replace them."""
+) -> tuple[list[Condition], Callable[[list[Condition]], Denoiser]]:
+    """Returns the condition of each part of a denoiser, and a function to replace them.
+
+    A part has a field `condition`, or a field `labels` alone.
+    """
+
+    def condition(part: Any) -> Condition:
+        found = getattr(part, "condition", None)
+        return Condition.of(getattr(part, "labels", None)) if found is None else found
 
     def bound(part: Any) -> bool:
-        return getattr(part, "labels", None) is not None
+        if isinstance(part, Condition):  # one that guidance holds
+            return False
+        return any(field is not None for field in condition(part))
+
+    def given(part: Any, new: Condition) -> Any:
+        if getattr(part, "condition", None) is None:
+            return replace(part, labels=new.labels)
+        return replace(part, condition=new)
 
     parts, tree = jax.tree.flatten(denoiser, is_leaf=bound)
 
-    def put(labels: list[Labels]) -> Denoiser:
-        others = iter(labels)
+    def put(conditions: list[Condition]) -> Denoiser:
+        others = iter(conditions)
         return jax.tree.unflatten(
-            tree, [replace(p, labels=next(others)) if bound(p) else p for p in parts]
+            tree, [given(p, next(others)) if bound(p) else p for p in parts]
         )
 
-    return [part.labels for part in parts if bound(part)], put
-
-
-def _no_class(labels: Labels) -> Labels:
-    """Returns labels, or shares of classes, that leave the class open."""
-    shares = jnp.issubdtype(labels.dtype, jnp.floating)
-    return jnp.full_like(labels, 0 if shares else ANY_CLASS)
+    return [condition(part) for part in parts if bound(part)], put
 
 
 def _checked(interval: tuple[float, float] | None) -> tuple[float, float] | None:

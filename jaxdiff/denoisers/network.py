@@ -10,15 +10,17 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.checks import check_range
+from jaxdiff.conditions import ANY_CLASS
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.typing import (
     AnySchedule,
     Array,
     ArrayLike,
+    Condition,
     Denoiser,
     Estimate,
-    Labels,
+    Key,
     Level,
     Network,
     Params,
@@ -26,21 +28,18 @@ from jaxdiff.typing import (
 
 Function = TypeVar("Function", bound=Callable)
 
-ANY_CLASS = -1
-"""Label that leaves an image's class open, for `guidance`; users do not need it."""
-
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class NetworkDenoiser:
-    """Network with its parameters and the labels of its batch; see `bind`.
+    """Network with its parameters and the condition of its batch; see `bind`.
 
-    It is a pytree. As an argument of a compiled function, other parameters or labels
-    need no new compilation.
+    It is a pytree. As an argument of a compiled function, other parameters or another
+    condition, such as another prompt, need no new compilation.
     """
 
     params: Params
-    labels: Labels | None
+    condition: Condition
     network: Network = field(metadata={"static": True})
     prediction: Prediction = field(metadata={"static": True})
 
@@ -48,38 +47,116 @@ class NetworkDenoiser:
         """Returns the estimate at x_t [batch, ...] and a level [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
         x_in = self.prediction.scaled(x_t, level)
-        labels, null = self.labels, num_classes_of(self.network)
+        condition, null = self.condition, num_classes_of(self.network)
+        labels = condition.labels
         if labels is not None and jnp.issubdtype(labels.dtype, jnp.integer):
             labels = jnp.where(labels == ANY_CLASS, null or 0, labels)
-        output = self.network.apply({"params": self.params}, x_in, t, labels)
+            condition = condition._replace(labels=labels)
+        output = evaluate(self.network, self.params, x_in, t, condition)
         return self.prediction.estimate(output, x_t, level)
 
 
 def bind(
     network: Network,
     params: Params,
-    labels: ArrayLike | None = None,
+    condition: Condition | ArrayLike | None = None,
     prediction: Prediction | None = None,
+    *,
+    labels: ArrayLike | None = None,
 ) -> NetworkDenoiser:
-    """Makes a denoiser of a network, its parameters and labels.
+    """Makes a denoiser of a network, its parameters and a condition.
 
     Args:
         network: Flax module such as `UNet`.
         params: parameters of the network.
-        labels: integer classes [batch], one per image to denoise. Or shares of the
-            classes' embeddings, float [batch, num_classes]; the null class takes the
-            rest up to 1. None for a network without classes, or for the unconditional
-            (null) class.
+        condition: condition of each image to denoise; or labels alone. None for no
+            condition, or for the unconditional (null) class.
         prediction: meaning of the network's output; `Eps()` by default.
+        labels: in place of the condition, integer classes [batch], one per image to
+            denoise. Or shares of the classes' embeddings, float [batch, num_classes];
+            the null class takes the rest up to 1.
 
     Raises:
-        InputError: labels for a network without classes, or labels that are not
-            integers, or are concrete and outside 0..num_classes-1.
+        InputError: the network does not take a part of the condition; or labels are
+            not integers, or are concrete and outside 0..num_classes-1.
     """
-    if labels is not None:
-        check_labels(labels, num_classes_of(network))
-        labels = jnp.asarray(labels)
-    return NetworkDenoiser(params, labels, network, prediction or Eps())
+    given = Condition.of(condition if labels is None else labels)
+    check_condition(given, network)
+    given = Condition(*(None if part is None else jnp.asarray(part) for part in given))
+    return NetworkDenoiser(params, given, network, prediction or Eps())
+
+
+def evaluate(
+    network: Network,
+    params: Params,
+    x: Array,
+    t: Array,
+    condition: Condition,
+    keys: Key | None = None,
+) -> Array:
+    """Returns a network's output; see `typing.Network` for the arguments."""
+    own = hasattr(network, "takes")
+    given = condition if own else condition.labels
+    return network.apply({"params": params}, x, t, given, keys)
+
+
+def taken_by(network: Network) -> tuple[str, ...]:
+    """Returns the names of the parts of a condition that a network takes."""
+    takes = getattr(network, "takes", None)
+    if takes is None:
+        return ("labels",) if num_classes_of(network) is not None else ()
+    return tuple(takes)
+
+
+def taken(condition: Condition, network: Network) -> Condition:
+    """Returns the parts of a condition that a network takes."""
+    takes = taken_by(network)
+    parts = zip(Condition._fields, condition, strict=True)
+    return Condition(*(part if name in takes else None for name, part in parts))
+
+
+def check_condition(condition: Condition, network: Network) -> None:
+    """Checks a condition for a network.
+
+    Raises:
+        InputError: the network does not take a part, or a part has another shape.
+    """
+    takes = taken_by(network)
+    if condition.labels is not None:
+        check_labels(condition.labels, num_classes_of(network))
+    sizes = {}
+    for name, part in condition._asdict().items():
+        if part is None:
+            continue
+        if name not in takes:
+            raise InputError(
+                f"{name} must be None, because the network takes "
+                f"{' and '.join(takes) or 'no condition'}. Omit it."
+            )
+        shape = np.shape(part)
+        if name in _AXES and len(shape) != len(_AXES[name]):
+            raise InputError(
+                f"{name} must be [{', '.join(_AXES[name])}], got shape {shape}"
+            )
+        sizes[name] = shape[0]
+    if condition.mask is not None:
+        tokens = np.shape(condition.mask), np.shape(condition.text)[:2]
+        if condition.text is None or tokens[0] != tokens[1]:
+            raise InputError(
+                f"mask must have the shape of text, {tokens[1]}, got {tokens[0]}"
+            )
+    if len({*sizes.values()}) > 1:
+        raise InputError(
+            "the parts of a condition must be of one length, got "
+            f"{', '.join(f'{name} {size}' for name, size in sizes.items())}"
+        )
+
+
+_AXES = {
+    "text": ("batch", "tokens", "features"), "mask": ("batch", "tokens"),
+    "vector": ("batch", "features"),
+    "image": ("batch", "height", "width", "channels"),
+}  # fmt: skip
 
 
 def num_classes_of(network: Network) -> int | None:

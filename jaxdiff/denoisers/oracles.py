@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.checks import check_range, concrete
-from jaxdiff.denoisers.network import ANY_CLASS
+from jaxdiff.conditions import ANY_CLASS
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Estimate, Key, Labels, Level
 

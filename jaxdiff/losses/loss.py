@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.checks import concrete
-from jaxdiff.denoisers.network import check_labels, num_classes_of
+from jaxdiff.denoisers.network import check_condition, evaluate, num_classes_of
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Noised, Objective, Simple
@@ -23,6 +23,7 @@ from jaxdiff.typing import (
     Array,
     ArrayLike,
     Batch,
+    Condition,
     Key,
     Network,
     Params,
@@ -50,7 +51,8 @@ def loss_fn(
         params: parameters of the network; the gradient is with respect to them.
         network: Flax module such as `UNet`.
         schedule: noise schedule, discrete or continuous.
-        batch: images in [-1, 1], labels or None, and the index of each example.
+        batch: images in [-1, 1], a condition or labels or None, and the index of each
+            example.
         key: key of the step.
         prediction: meaning of the network's output; `Eps()` by default.
         objective: objective to minimise; `Simple()` by default.
@@ -71,10 +73,10 @@ def loss_fn(
 
     Raises:
         InputError: images that are not float, not [batch, height, width, channels], or
-            concrete and outside [-1, 1]; labels that do not fit the network; or a
-            schedule, prediction and objective that do not go together.
+            concrete and outside [-1, 1]; a condition that does not fit the network; or
+            a schedule, prediction and objective that do not go together.
     """
-    check_batch(batch, num_classes_of(network))
+    check_batch(batch, network)
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
     memory = objective.times.init() if memory is None else memory
@@ -83,14 +85,9 @@ def loss_fn(
 
     x_t = q_sample(schedule, x_0, t, eps)
     noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))
-    labels = None if batch.labels is None else jnp.asarray(batch.labels)
-    output = network.apply(
-        {"params": params},
-        prediction.scaled(x_t, noised.level),
-        noised.level.t,
-        labels,
-        dropout_keys,
-    )
+    condition = jax.tree.map(jnp.asarray, Condition.of(batch.condition))
+    x_in = prediction.scaled(x_t, noised.level)
+    output = evaluate(network, params, x_in, noised.level.t, condition, dropout_keys)
     losses = objective.losses(prediction, output, noised, schedule)
 
     metrics: dict[str, Any] = {
@@ -146,11 +143,11 @@ def check_combination(
     objective.check(prediction)
 
 
-def check_batch(batch: Batch, num_classes: int | None) -> None:
-    """Checks a batch for a network with `num_classes` classes; see `loss_fn`.
+def check_batch(batch: Batch, network: Network) -> None:
+    """Checks a batch for a network; see `loss_fn`.
 
     Raises:
-        InputError: the images, labels or indices do not fit.
+        InputError: the images, condition or indices do not fit.
     """
     images: ArrayLike = batch.images
     if images.ndim != 4:
@@ -172,15 +169,14 @@ def check_batch(batch: Batch, num_classes: int | None) -> None:
                 f"images must lie in [-1, 1], got {low:g} to {high:g}. Scale them "
                 "(to_float scales 0..255)."
             )
-    if batch.labels is None:
-        if num_classes is not None:
-            raise InputError(
-                f"labels must be given for a network with {num_classes} classes, got "
-                "None. Give the batch labels."
-            )
-    else:
-        check_labels(batch.labels, num_classes)
-    lengths = {len(a) for a in batch if a is not None}
+    condition, num_classes = Condition.of(batch.condition), num_classes_of(network)
+    if condition.labels is None and num_classes is not None:
+        raise InputError(
+            f"labels must be given for a network with {num_classes} classes, got "
+            "None. Give the batch labels."
+        )
+    check_condition(condition, network)
+    lengths = {len(a) for a in (images, batch.indices, *condition) if a is not None}
     if len(lengths) != 1:
         raise InputError(
             f"images, labels and indices must be of one length, got {sorted(lengths)}"

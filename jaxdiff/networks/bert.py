@@ -100,9 +100,11 @@ class BERT(nn.Module):
                 name=f"{block}.attention",
             )  # fmt: skip
             x = norm(f"{block}.attention.output")(x + attention(x, mask=mask))
-            h = nn.Dense(config.hidden, dtype=dtype, name=f"{block}.intermediate.dense")
-            h = activation(config.activation)(h(x))
-            h = nn.Dense(config.width, dtype=dtype, name=f"{block}.output.dense")(h)
+            inner = nn.Dense(
+                config.hidden, dtype=dtype, name=f"{block}.intermediate.dense"
+            )
+            outer = nn.Dense(config.width, dtype=dtype, name=f"{block}.output.dense")
+            h = outer(activation(config.activation)(inner(x)))
             x = norm(f"{block}.output")(x + h)
         if config.pooler:
             nn.Dense(config.width, dtype=dtype, name="pooler.dense")(x[:, 0])

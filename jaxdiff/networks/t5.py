@@ -103,11 +103,10 @@ class T5Encoder(nn.Module):
             h = norm(f"{block}.1.layer_norm")(x)
             mlp = f"{block}.1.DenseReluDense"
             inner = dense(config.hidden, f"{mlp}.wi_0" if config.gated else f"{mlp}.wi")
-            gate = 1.0
+            active = activation(config.activation)(inner(h))
             if config.gated:
-                gate = dense(config.hidden, f"{mlp}.wi_1")(h)
-            h = activation(config.activation)(inner(h)) * gate
-            x = x + dense(config.width, f"{mlp}.wo")(h)
+                active *= dense(config.hidden, f"{mlp}.wi_1")(h)
+            x = x + dense(config.width, f"{mlp}.wo")(active)
         return norm("encoder.final_layer_norm")(x)
 
 

@@ -31,7 +31,7 @@ from jaxdiff.networks.layers import (
     to_patches,
 )
 from jaxdiff.networks.time_embedding import Fourier, Sinusoids, TimeEmbedding
-from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
+from jaxdiff.typing import Array, Condition, Images, Key, Labels, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,12 +194,17 @@ class UNet(nn.Module):
     num_classes: int | None = None
     in_channels: int | None = None
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of the parts of a condition that the network takes."""
+        return () if self.num_classes is None else ("labels",)
+
     @nn.compact
     def __call__(
         self,
         x: Images,
         t: Timesteps,
-        labels: Labels | None = None,
+        condition: Condition | Labels | None = None,
         keys: Key | None = None,
     ) -> Images:
         """Returns the network's output.
@@ -207,8 +212,9 @@ class UNet(nn.Module):
         Args:
             x: images [batch, height, width, in_channels].
             t: times [batch].
-            labels: classes [batch], or shares of the classes [batch, num_classes], of
-                which the null class takes the rest; None for the null class.
+            condition: labels: classes [batch], or shares of the classes [batch,
+                num_classes], of which the null class takes the rest; None for the null
+                class.
             keys: one key per example in training (for dropout), otherwise None.
 
         Returns:
@@ -217,7 +223,7 @@ class UNet(nn.Module):
         Raises:
             InputError: the shape of an argument does not match.
         """
-        config = self.config
+        config, labels = self.config, Condition.of(condition).labels
         channels = self.in_channels or self.out_channels
         if x.ndim != 4 or x.shape[-1] != channels:
             raise InputError(

@@ -5,19 +5,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
 from jaxdiff.checks import check_seed
-from jaxdiff.denoisers.network import check_labels, check_null_class
+from jaxdiff.denoisers.network import check_condition, check_null_class
 from jaxdiff.errors import InputError, NonFiniteSamples
 from jaxdiff.parallel import Parallel, Pmap, map_by_value
 from jaxdiff.samplers import DDIM, Spacing, sample
 from jaxdiff.samplers.base import check_grid
 from jaxdiff.training.experiment import Sampling
 from jaxdiff.training.model import Model
-from jaxdiff.typing import Array, Params
+from jaxdiff.typing import Array, Condition, Params
 
 
 @dataclass(frozen=True)
@@ -47,10 +46,10 @@ class Draw:
         """Returns images, or trajectories; `generate` assembles the arguments."""
         params, key, weight, sampler = shared
         sampler = replace(sampler, spacing=self.spacing)
-        indices, labels = batch
+        indices, condition, base = batch
         denoiser = self.model.sampling_denoiser(
-            params, labels, guidance=weight if self.guided else None, clip=self.clip,
-            keep_eps=self.keep_eps,
+            params, condition, guidance=weight if self.guided else None, base=base,
+            clip=self.clip, keep_eps=self.keep_eps,
         )  # fmt: skip
         shape = (len(indices), *self.model.image_shape)
         result = sample(
@@ -61,7 +60,11 @@ class Draw:
 
 
 def check_request(
-    model: Model, sampling: Sampling, labels: np.ndarray | None, num: int, seed: int
+    model: Model,
+    sampling: Sampling,
+    labels: Condition | np.ndarray | None,
+    num: int,
+    seed: int,
 ) -> None:
     """Checks the arguments of `generate`.
 
@@ -73,11 +76,12 @@ def check_request(
     if num >= 2**31:  # indices are 32-bit integers
         raise InputError(f"num must be below 2^31, got {num}")
     check_seed(seed)
-    if labels is not None:
-        check_labels(jnp.asarray(labels), model.num_classes)
-        if len(labels) != num:
+    condition = Condition.of(labels)
+    check_condition(condition, model.network)
+    for name, part in condition._asdict().items():
+        if part is not None and len(part) != num:
             raise InputError(
-                f"labels must have one entry per image ({num}), got {len(labels)}"
+                f"{name} must have one entry per image ({num}), got {len(part)}"
             )
     check_grid(sampling.sampler.grid(model.schedule))
 
@@ -86,10 +90,11 @@ def generate(
     model: Model,
     params: Params,
     sampling: Sampling,
-    labels: np.ndarray | None,
+    labels: Condition | np.ndarray | None,
     seed: int,
     *,
     num: int | None = None,
+    base: Condition | None = None,
     parallel: Parallel | None = None,
     indices: np.ndarray | None = None,
     every: int | None = None,
@@ -97,7 +102,7 @@ def generate(
 ) -> np.ndarray:
     """Draws images on all devices, one chunk after another.
 
-    Another seed, labels, parameters, guidance weight or number of the sampler (eta,
+    Another seed, condition, parameters, guidance weight or number of the sampler (eta,
     churn) compiles nothing again. Another time grid compiles again.
 
     Args:
@@ -105,9 +110,11 @@ def generate(
         params: its parameters.
         sampling: the sampler, guidance and clipping.
         labels: integer classes [num], or weights of the classes, float [num, classes];
-            None for any class.
-        seed: random seed. Image i depends only on (seed, indices[i]) and its label.
-        num: number of images; the number of labels by default.
+            None for any class. Or a `Condition` of the parts that the network takes.
+        seed: random seed. Image i depends only on (seed, indices[i]) and its condition.
+        num: number of images; that of the condition by default.
+        base: condition [num] that guidance leads away from, such as a negative prompt;
+            see `classifier_free_guidance`.
         parallel: layout of devices; all devices of this process by default.
         indices: integers [num]; 0, 1, ... by default. Images with equal indices start
             from the same noise.
@@ -120,16 +127,19 @@ def generate(
         clipped; with `every`, [num, states, height, width, channels].
 
     Raises:
-        InputError: labels do not fit the model, or an argument is out of range.
+        InputError: the condition does not fit the model, or an argument is out of
+            range.
         NonFiniteSamples: an image is not finite. The error, an `InputError` too, has
             the images.
     """
+    condition = Condition.of(labels)
+    lengths = [len(part) for part in condition if part is not None]
     if num is None:
-        if labels is None:
+        if not lengths:
             raise InputError("num must be given if there are no labels, got None")
-        num = len(labels)
-    check_request(model, sampling, labels, num, seed)
-    if labels is None and model.num_classes:
+        num = lengths[0]
+    check_request(model, sampling, condition, num, seed)
+    if condition.labels is None and model.num_classes:
         check_null_class(model.network)
     sampler = sampling.sampler
     guided = sampling.guidance != 1
@@ -139,7 +149,7 @@ def generate(
     weight = np.float32(sampling.guidance)
     shared = (params, rng.key(seed), weight, numbers)
     indices = np.arange(num) if indices is None else indices
-    batch = (indices, None if labels is None else np.asarray(labels))
+    batch = (indices, jax.tree.map(np.asarray, condition), base)
     parallel = parallel or Pmap()
     images = parallel.chunks(
         map_by_value(parallel, draw), shared, batch, sampling.chunk, on_chunk

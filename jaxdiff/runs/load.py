@@ -26,7 +26,7 @@ from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_model, placed, with_network
 from jaxdiff.training.model import Model
-from jaxdiff.typing import AnySchedule, Network, Params
+from jaxdiff.typing import AnySchedule, Condition, Network, Params
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Run:
 
     def check_request(
         self,
-        labels: np.ndarray | None,
+        labels: Condition | np.ndarray | None,
         num: int,
         seed: int,
         sampling: Sampling | None = None,
@@ -85,12 +85,13 @@ class Run:
 
     def generate(
         self,
-        labels: np.ndarray | None,
+        labels: Condition | np.ndarray | None,
         num: int,
         seed: int,
         *,
         sampling: Sampling | None = None,
         indices: np.ndarray | None = None,
+        base: Condition | None = None,
         every: int | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
@@ -98,11 +99,14 @@ class Run:
 
         Args:
             labels: integer classes [num], or weights of the classes, float
-                [num, classes]; None for any class.
+                [num, classes]; None for any class. Or a `Condition` of the parts that
+                the network takes.
             num: number of images.
             seed: random seed. Image i depends only on (seed, indices[i]) and its label.
             sampling: sampler, guidance and clipping; the experiment's by default.
             indices: integers [num]; 0, 1, ... by default.
+            base: condition [num] that guidance leads away from, such as a negative
+                prompt.
             every: return trajectories with a state every this many steps, instead of
                 images.
             on_chunk: called with the number of finished images after each chunk.
@@ -118,7 +122,8 @@ class Run:
         self.check_request(labels, num, seed, sampling)
         return generate(
             self.model, self.params, sampling, labels, seed, num=num,
-            parallel=self.parallel, indices=indices, every=every, on_chunk=on_chunk,
+            parallel=self.parallel, indices=indices, base=base, every=every,
+            on_chunk=on_chunk,
         )  # fmt: skip
 
 

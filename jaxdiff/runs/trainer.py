@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from jaxdiff import data
+from jaxdiff.denoisers.network import taken
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.fine_tune import start_of
@@ -25,7 +26,7 @@ from jaxdiff.training.recipe import (
     state_shapes,
 )
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Array, Batch, Network
+from jaxdiff.typing import Array, Batch, Condition, Network
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Trainer:
         return trainer
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Batch:
-        """Returns the batch of a step; its labels are None for an unconditional model.
+        """Returns the batch of a step, with the condition that the network takes.
 
         Args:
             step: number of steps done before, from 0.
@@ -91,8 +92,8 @@ class Trainer:
             self.dataset, self.experiment.seed, step, size,
             flip=self.experiment.data.flip, rows=rows,
         )  # fmt: skip
-        conditional = self.info.num_classes is not None
-        return batch if conditional else batch._replace(labels=None)
+        condition = taken(Condition.of(batch.condition), self.model.network)
+        return batch._replace(condition=condition)
 
     @cached_property
     def recipe(self) -> Recipe:

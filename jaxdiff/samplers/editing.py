@@ -14,37 +14,11 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.checks import at_least_float32
+from jaxdiff.conditions import slerp as slerp
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import Sampler, sample
 from jaxdiff.samplers.inversion import decode, encode
 from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
-
-
-def slerp(a: Array, b: Array, fraction: ArrayLike | float) -> Array:
-    """Interpolates on a sphere, from a (fraction 0) to b (fraction 1) (Shoemake 1985).
-
-    Each pair turns in its own plane, by its own angle. Two parallel vectors are
-    interpolated linearly.
-
-    Args:
-        a: first vectors, float [batch, ...].
-        b: second vectors, of a's shape.
-        fraction: position between a (0) and b (1), [] or [batch].
-    """
-    axes = tuple(range(1, a.ndim))
-    fraction = jnp.asarray(fraction, a.dtype)
-    fraction = fraction.reshape(fraction.shape + (1,) * (a.ndim - fraction.ndim))
-
-    def length(x: Array) -> Array:
-        return jnp.sqrt((x**2).sum(axis=axes, keepdims=True))
-
-    cosine = (a * b).sum(axis=axes, keepdims=True) / (length(a) * length(b))
-    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-    apart = jnp.sin(angle) > 1e-4
-    sine = jnp.where(apart, jnp.sin(angle), 1.0)
-    share_a = jnp.where(apart, jnp.sin((1 - fraction) * angle) / sine, 1 - fraction)
-    share_b = jnp.where(apart, jnp.sin(fraction * angle) / sine, fraction)
-    return share_a * a + share_b * b
 
 
 def blend_labels(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import check_batch, check_combination
 from jaxdiff.losses.objectives import Objective, Simple
@@ -20,7 +21,7 @@ from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Batch
+from jaxdiff.typing import Batch, Condition
 
 
 def fit(
@@ -91,7 +92,7 @@ def fit(
     state, waiting = parallel.localize(state), None
     with _bar(num_steps, progress) as update:
         for number, batch in enumerate(chain([first], found), begin + 1):
-            check_batch(batch, model.num_classes)
+            check_batch(batch, model.network)
             one_step = jax.tree.map(lambda a: np.asarray(a)[:, None], batch)
             state, metrics = step(state, one_step)
             # The previous step has ended by now, so its metrics cause no wait.
@@ -118,11 +119,11 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
 
 
 def _batch(item: Any, model: Model) -> Batch:
-    """Returns an item as a `Batch`, with labels if the model has classes."""
+    """Returns an item as a `Batch`, with the condition that the network takes."""
     if not isinstance(item, Batch):
         images, labels = item if isinstance(item, tuple | list) else (item, None)
         item = Batch(images, labels, np.arange(len(images), dtype=np.int32))
-    return item if model.num_classes is not None else item._replace(labels=None)
+    return item._replace(condition=taken(Condition.of(item.condition), model.network))
 
 
 def _look(

@@ -14,7 +14,15 @@ from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError, first_line
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Key, Network, Params
+from jaxdiff.typing import (
+    AnySchedule,
+    Array,
+    Condition,
+    Denoiser,
+    Key,
+    Network,
+    Params,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +33,7 @@ class Model:
     argument of compiled functions, and equal models share compiled programs.
 
     Attributes:
-        network: Flax module whose call takes (x_t, t, labels, keys); see
+        network: Flax module whose call takes (x_t, t, condition, keys); see
             `typing.Network`.
         schedule: Built noise schedule, discrete or continuous.
         prediction: Meaning of the network's output.
@@ -77,16 +85,17 @@ class Model:
         network: Any = self.network
         return param_shapes(network, self.image_shape, self.num_classes)
 
-    def denoiser(self, params: Params, labels: Any = None) -> NetworkDenoiser:
-        """Returns the network bound to parameters, and to labels [batch]."""
-        return bind(self.network, params, labels, self.prediction)
+    def denoiser(self, params: Params, condition: Any = None) -> NetworkDenoiser:
+        """Returns the network bound to parameters, and to a condition or labels."""
+        return bind(self.network, params, condition, self.prediction)
 
     def sampling_denoiser(
         self,
         params: Params,
-        labels: Any = None,
+        condition: Any = None,
         *,
         guidance: float | Array | None = None,
+        base: Condition | None = None,
         clip: bool = True,
         keep_eps: bool = False,
     ) -> Denoiser:
@@ -94,15 +103,17 @@ class Model:
 
         Args:
             params: Parameters of the network.
-            labels: Classes [batch], or shares of classes; None for any class.
+            condition: Condition, or classes [batch], or shares of classes; None for any
+                class.
             guidance: Guidance scale of classifier-free guidance; None for none.
+            base: Condition of the unconditional half; hidden by default.
             clip: If True, clips the estimate of x_0 to [-1, 1].
             keep_eps: If True, eps stays as the network predicted it when x_0 is
                 clipped.
         """
-        denoiser: Denoiser = self.denoiser(params, labels)
+        denoiser: Denoiser = self.denoiser(params, condition)
         if guidance is not None:
-            denoiser = classifier_free_guidance(denoiser, guidance)
+            denoiser = classifier_free_guidance(denoiser, guidance, base=base)
         return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
 
 
@@ -116,15 +127,22 @@ def init_params(
         InputError: If the network's call does not match `typing.Network`.
     """
     images, times = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
-    labels = None if num_classes is None else jnp.zeros(1, jnp.int32)
     module: Any = network
+    condition: Any = None
+    if hasattr(module, "example_condition"):
+        condition = module.example_condition()
+    elif num_classes is not None:
+        condition = jnp.zeros(1, jnp.int32)
+        if hasattr(module, "takes"):
+            condition = Condition(labels=condition)
     try:
-        variables = module.init(key, images, times, labels, None)
+        variables = module.init(key, images, times, condition, None)
     except TypeError as error:
+        name = "condition" if hasattr(module, "takes") else "labels"
         raise InputError(
             f"the network {type(network).__name__} must be called with (x_t, t, "
-            f"labels, keys): {first_line(error)}. Define __call__(self, x_t, t, "
-            "labels=None, keys=None)."
+            f"{name}, keys): {first_line(error)}. Define __call__(self, x_t, t, "
+            f"{name}=None, keys=None)."
         ) from error
     others = sorted(variables.keys() - {"params"})
     if others:
