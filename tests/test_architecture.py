@@ -13,10 +13,10 @@ import jaxdiff
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
-    "names", "interrupts", "typing", "errors", "streams", "checks", "rng", "conditions",
-    "serialization", "progress_bar", "parallel", "storage", "plots", "schedules",
-    "denoisers", "networks", "conditioning", "data", "samplers", "losses", "training", "runs",
-    "evaluation", "report", "pretrained", "recipes", "cli",
+    "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
+    "conditions", "serialization", "progress_bar", "parallel", "storage", "plots",
+    "schedules", "denoisers", "networks", "conditioning", "data", "samplers", "losses",
+    "training", "runs", "evaluation", "report", "pretrained", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
