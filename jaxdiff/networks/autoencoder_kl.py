@@ -6,7 +6,6 @@ diffusers' AutoencoderKL.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
@@ -83,8 +82,8 @@ class AutoencoderKLConfig(Checked):
     scaling: LatentScaling = field(default_factory=lambda: LatentScaling(scale=0.18215))
     """Map from the encoder's output to latents."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the computation. With float16, whose range the decoder's activations
-    exceed, only normalised numbers are in float16."""
+    """Type of the computation. With float16, whose range the activations exceed, only
+    the factors of convolutions are in float16, which are normalised numbers."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,11 +120,13 @@ class AutoencoderKL(nn.Module):
         config = self.config
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
-        pointwise = partial(nn.Conv, kernel_size=(1, 1), dtype=jnp.dtype(config.dtype))
+        float32: Any = jnp.float32
         if config.quant_conv:
-            self.quant_conv = pointwise(2 * config.latent_channels)
+            count = 2 * config.latent_channels
+            self.quant_conv = nn.Conv(count, (1, 1), dtype=float32)
         if config.post_quant_conv:
-            self.post_quant_conv = pointwise(config.latent_channels)
+            count = config.latent_channels
+            self.post_quant_conv = nn.Conv(count, (1, 1), dtype=float32)
 
     def __call__(self, images: Images) -> Images:
         """Returns the images decoded from the means of their latents."""
@@ -225,11 +226,9 @@ class _Layers:
 
     def __init__(self, config: AutoencoderKLConfig):
         self._config = config
-        self._dtype: Any = jnp.dtype(config.dtype)
-        # Sums are then in float32, and so is all that is not normalised.
-        wide = {"preferred_element_type": jnp.float32}
-        options = wide if config.dtype == "float16" else {}
-        self._convolve = partial(convolve, **options)
+        half = config.dtype == "float16"
+        self._dtype: Any = jnp.dtype("float32" if half else config.dtype)
+        self._convolve = _convolve_halves if half else convolve
 
     def conv(
         self,
@@ -264,6 +263,8 @@ class _Layers:
         return Block(self._config, width, name="mid_block.resnets.1")(x)
 
 
-def sample_moments(mean: Array, log_variance: Array, noise: Array) -> Array:
-    """Returns mean + deviation * noise."""
-    return mean + jnp.exp(log_variance / 2) * noise
+def _convolve_halves(x: Array, kernel: Array, *args: Any, **options: Any) -> Array:
+    """Convolves float32 arrays in float16, with sums in float32."""
+    options["preferred_element_type"] = jnp.float32
+    half: Any = jnp.float16
+    return convolve(x.astype(half), kernel.astype(half), *args, **options)

@@ -4,6 +4,8 @@ By default only safetensors files are read, which hold numbers and no code. The 
 of this format checks that sizes, shapes and the file's length agree.
 """
 
+import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -234,3 +236,22 @@ def _unreadable(path: Path, error: Exception) -> InputError:
         f"'{path}' must be a complete safetensors file, got: {first_line(error)}. "
         "Download it again."
     )
+
+
+def file_size(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> int:
+    """Returns the bytes of the safetensors file that PyTorch writes of these tensors.
+
+    Args:
+        shapes: shapes of the tensors by name.
+        dtype: type of all tensors: "F32", "F16" or "BF16".
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end, width = 0, 4 if dtype == "F32" else 2
+    for name in sorted(shapes):
+        begin, end = end, end + width * math.prod(shapes[name])
+        header[name] = {
+            "dtype": dtype, "shape": list(shapes[name]), "data_offsets": [begin, end]
+        }  # fmt: skip
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    # The header begins with its length, and is padded to a multiple of 8 bytes.
+    return 8 + -(-len(text) // 8) * 8 + end
