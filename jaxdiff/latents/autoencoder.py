@@ -51,13 +51,7 @@ class Autoencoder:
             InputError: the images have another shape.
         """
         self._check(images, self.network.config.image_channels, self.factor)
-        mean, log_variance = _encode(self, images)
-        if log_variance is None:
-            return self.scaling.forward(mean), None
-        # The map is affine: the deviation is scaled like a difference.
-        deviation = jnp.exp(log_variance / 2)
-        scaled = self.scaling.forward(deviation)
-        return self.scaling.forward(mean), scaled - self.scaling.forward(0 * deviation)
+        return _moments(self, images)
 
     def encode(
         self, images: Images, key: Key | None = None, indices: Array | None = None
@@ -147,12 +141,17 @@ class Autoencoder:
 
 
 @jax.jit
-def _encode(autoencoder: Autoencoder, images: Images) -> tuple[Array, Array | None]:
-    variables = {"params": autoencoder.params}
-    found: tuple[Array, Array | None] = autoencoder.network.apply(
-        variables, images, method="encode"
+def _moments(autoencoder: Autoencoder, images: Images) -> tuple[Array, Array | None]:
+    scaling = autoencoder.scaling
+    mean, log_variance = autoencoder.network.apply(
+        {"params": autoencoder.params}, images, method="encode"
     )
-    return found
+    if log_variance is None:
+        return scaling.forward(mean), None
+    deviation = jnp.exp(log_variance / 2)
+    # The map is affine: a deviation is scaled like a difference.
+    scaled = scaling.forward(deviation) - scaling.forward(jnp.zeros_like(deviation))
+    return scaling.forward(mean), scaled
 
 
 @jax.jit

@@ -83,7 +83,7 @@ class AutoencoderKLConfig(Checked):
     """Map from the encoder's output to latents."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation. With float16, whose range the activations exceed, only
-    the factors of convolutions are in float16, which are normalised numbers."""
+    convolutions of normalised numbers are in float16, with sums in float32."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -179,7 +179,7 @@ class Encoder(nn.Module):
                 x = layers.conv(width, down, strides=2, padding=((0, 1), (0, 1)))(x)
         x = layers.middle(x)
         x = nn.silu(layers.norm("conv_norm_out")(x))
-        return layers.conv(2 * config.latent_channels, "conv_out")(x)
+        return layers.conv(2 * config.latent_channels, "conv_out", normalised=True)(x)
 
 
 class Decoder(nn.Module):
@@ -201,7 +201,7 @@ class Decoder(nn.Module):
             if level < len(config.widths) - 1:
                 x = layers.conv(width, f"{name}.upsamplers.0.conv")(doubled(x))
         x = nn.silu(layers.norm("conv_norm_out")(x))
-        return layers.conv(config.image_channels, "conv_out")(x)
+        return layers.conv(config.image_channels, "conv_out", normalised=True)(x)
 
 
 class Block(nn.Module):
@@ -214,8 +214,10 @@ class Block(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Returns the result [batch, h, w, width]."""
         layers = _Layers(self.config)
-        h = layers.conv(self.width, "conv1")(nn.silu(layers.norm("norm1")(x)))
-        h = layers.conv(self.width, "conv2")(nn.silu(layers.norm("norm2")(h)))
+        h = x
+        for i in (1, 2):
+            h = nn.silu(layers.norm(f"norm{i}")(h))
+            h = layers.conv(self.width, f"conv{i}", normalised=True)(h)
         if x.shape[-1] != self.width:
             x = layers.conv(self.width, "conv_shortcut", size=1)(x)
         return x + h
@@ -226,9 +228,8 @@ class _Layers:
 
     def __init__(self, config: AutoencoderKLConfig):
         self._config = config
-        half = config.dtype == "float16"
-        self._dtype: Any = jnp.dtype("float32" if half else config.dtype)
-        self._convolve = _convolve_halves if half else convolve
+        self._half = config.dtype == "float16"
+        self._dtype: Any = jnp.dtype("float32" if self._half else config.dtype)
 
     def conv(
         self,
@@ -237,10 +238,13 @@ class _Layers:
         size: int = 3,
         strides: int = 1,
         padding: Any = "SAME",
+        normalised: bool = False,
     ) -> nn.Conv:
         return nn.Conv(
             features, (size, size), strides, padding, dtype=self._dtype, name=name,
-            conv_general_dilated=self._convolve,
+            conv_general_dilated=(
+                _convolve_halves if self._half and normalised else convolve
+            ),
         )  # fmt: skip
 
     def norm(self, name: str) -> nn.GroupNorm:

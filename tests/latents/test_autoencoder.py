@@ -10,6 +10,7 @@ from jaxdiff import rng
 from jaxdiff.latents import Autoencoder, tiled
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig, LatentScaling
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
+from tests.helpers.compilations import compilations
 from tests.helpers.components import random_params
 
 SCALING = LatentScaling(
@@ -46,10 +47,10 @@ def test_a_sample_has_the_moments_and_its_own_noise(kl):
     np.testing.assert_array_equal(kl.encode(x), mean)
     output, log_variance = kl.network.apply({"params": kl.params}, x, method="encode")
     factor = 0.4 / np.array([2.0, 1.0, 0.5])
-    expected = (output - 0.1 - np.array([0.5, -1.0, 2.0])) * factor
+    expected = (np.asarray(output) - 0.1 - np.array([0.5, -1.0, 2.0])) * factor
     np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        deviation, np.exp(log_variance / 2) * factor, rtol=1e-4, atol=1e-5
+        deviation, np.exp(np.asarray(log_variance) / 2) * factor, rtol=1e-4, atol=1e-5
     )
     key = rng.key(7)
     sample = kl.encode(x, key)
@@ -70,9 +71,12 @@ def test_decoding_undoes_the_scaling(kl):
 
 def test_other_parameters_compile_nothing_again(kl):
     x = images(1, 8, 8)
-    kl.encode(x)
-    with jax.log_compiles(False), jax.no_tracing():
-        Autoencoder(jax.tree.map(jnp.add, kl.params, kl.params), kl.network).moments(x)
+    other = Autoencoder(jax.tree.map(lambda a: 2 * a, kl.params), kl.network)
+    first = kl.encode(x)
+    with compilations() as count:
+        second = other.encode(x)
+    assert not count()
+    assert not np.array_equal(first, second)
 
 
 def test_tiles_of_local_functions_are_exact(tiny):
@@ -90,14 +94,9 @@ def test_tiles_of_pointwise_functions_are_equal_everywhere():
     for tile, overlap in ((16, 4), (16, 15), (50, 0), (64, 8), (8, 3)):
         found = tiled(lambda part: 2 * part + 1, x, tile, overlap)
         np.testing.assert_allclose(found, 2 * x + 1, atol=1e-5)
-        sides = set()
-        tiled(
-            lambda part, sides=sides: sides.add(part.shape[1:3]) or part,
-            x,
-            tile,
-            overlap,
-        )
-        assert len(sides) == 1
+        sides = []
+        tiled(lambda p, sides=sides: sides.append(p.shape) or p, x, tile, overlap)
+        assert len({*sides}) == 1
 
 
 def test_tiles_change_the_size_and_begin_at_multiples():
@@ -127,7 +126,7 @@ def test_the_seams_of_a_normalising_decoder_are_smooth(kl):
         (lambda a: a.encode_tiled(images(1, 8, 8), 7, 2), r"tile must be a multiple"),
         (
             lambda a: a.decode_tiled(images(1, 8, 8), 4, 4),
-            r"overlap must lie in 0\.\.3",
+            r"overlap must lie in",
         ),
     ],
 )
