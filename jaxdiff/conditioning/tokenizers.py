@@ -261,7 +261,11 @@ def _cut(text: str, encoding: Any, length: int) -> str:
         )
         if not special and stop > begin
     ]
-    rest = text[min(starts, default=0) :]
+    start = min(starts, default=0)
+    whole = len(text[:start].rsplit(maxsplit=1)[-1]) if text[:start].strip() else 0
+    if text[start - 1 : start].isspace():
+        whole = 0  # the first word that is cut off is cut off whole
+    rest = text[start - whole :]
     return (
         f"cut the prompt after {length} tokens, without {shown(rest)}. Shorten it, or "
         "encode it in windows."

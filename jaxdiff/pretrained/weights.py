@@ -78,7 +78,7 @@ def find_tensors(
     if binary.exists() and allow_bin:
         check_no_pointer(binary)
         return {
-            name: Tensor(array.shape, _name_of(array.dtype), partial(np.asarray, array))
+            name: Tensor(array.shape, name_of(array.dtype), partial(np.asarray, array))
             for name, array in read_torch(binary).items()
         }
     ending = f" of the variant {variant}" if variant else ""
@@ -224,7 +224,7 @@ def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     module.save_file(contiguous, path, metadata={"format": "pt"})
 
 
-def _name_of(dtype: np.dtype) -> str:
+def name_of(dtype: np.dtype) -> str:
     """Returns the name of a type in safetensors."""
     return {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(
         dtype.name, dtype.name
