@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from jaxdiff.typing import ArrayLike
 
 
 def tiled(
-    function: Callable[[np.ndarray], ArrayLike],
+    function: Callable[[Any], ArrayLike],
     x: ArrayLike,
     tile: int,
     overlap: int,
@@ -41,7 +42,8 @@ def tiled(
         raise InputError(f"overlap must lie in 0..{tile - 1}, got {overlap}")
     x = np.asarray(x)
     rows, columns = (_starts(size, tile, overlap, multiple) for size in x.shape[1:3])
-    found = total = None
+    found: np.ndarray | None = None
+    total = np.zeros(())
     for top, left in itertools.product(rows, columns):
         part = np.asarray(function(x[:, top : top + tile, left : left + tile]))
         given = x[:, top : top + tile, left : left + tile].shape[1:3]
@@ -63,8 +65,7 @@ def tiled(
         )
         found[:, *place] += weight[None, :, :, None] * part
         total[place] += weight
-    assert found is not None
-    assert total is not None
+    assert found is not None, "there is a tile"
     return found / total[None, :, :, None]
 
 

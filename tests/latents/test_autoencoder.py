@@ -96,9 +96,14 @@ def test_tiles_of_pointwise_functions_are_equal_everywhere():
     for tile, overlap in ((16, 4), (16, 15), (50, 0), (64, 8), (8, 3)):
         found = tiled(lambda part: 2 * part + 1, x, tile, overlap)
         np.testing.assert_allclose(found, 2 * x + 1, atol=1e-5)
-        sides = []
-        tiled(lambda p, sides=sides: sides.append(p.shape) or p, x, tile, overlap)
-        assert len({*sides}) == 1
+        sides: set[tuple[int, ...]] = set()
+
+        def noted(part, sides=sides):
+            sides.add(part.shape)
+            return part
+
+        tiled(noted, x, tile, overlap)
+        assert len(sides) == 1
 
 
 def test_tiles_change_the_size_and_begin_at_multiples():
