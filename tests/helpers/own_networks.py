@@ -1,10 +1,13 @@
 """Networks that a user could write: a small MLP and a small convolutional network."""
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 
+from jaxdiff.conditions import drop_parts
 from jaxdiff.networks import timestep_embedding
 from jaxdiff.networks.layers import dropout
+from jaxdiff.typing import Condition
 
 
 class MLP(nn.Module):
@@ -74,3 +77,37 @@ def toy_images(num=64, size=4):
     signs = np.where(np.arange(num) % 2, 1.0, -1.0)
     images = signs[:, None, None, None] * half[:, None]
     return np.broadcast_to(images, (num, size, size, 1)).astype(np.float32)
+
+
+class TextNet(nn.Module):
+    """Network that takes a text with its mask, a vector and an image."""
+
+    width: int = 8
+    dropout: float = 0.0
+    takes = ("text", "mask", "vector", "image")
+
+    def example_condition(self):
+        """Returns a condition of one example."""
+        return Condition(
+            text=jnp.zeros((1, 3, 5)), mask=jnp.ones((1, 3), bool),
+            vector=jnp.zeros((1, 6)), image=jnp.zeros((1, 4, 4, 1)),
+        )  # fmt: skip
+
+    @nn.compact
+    def __call__(self, x, t, condition=None, keys=None):
+        given = drop_parts(
+            condition or Condition(), keys, text=self.dropout, vector=self.dropout
+        )
+        hidden = nn.Dense(self.width)(timestep_embedding(t, self.width))
+        if given.text is not None:
+            mask = jnp.ones(given.text.shape[:2], bool)
+            mask = mask if given.mask is None else given.mask
+            weight = mask[..., None].astype(x.dtype)
+            tokens = nn.Dense(self.width, name="text")(given.text)
+            hidden += (tokens * weight).sum(axis=1) / weight.sum(axis=1)
+        if given.vector is not None:
+            hidden += nn.Dense(self.width, name="vector")(given.vector)
+        if given.image is not None:
+            x = jnp.concatenate([x, given.image], axis=-1)
+        hidden = nn.Conv(self.width, (3, 3))(x) + hidden[:, None, None]
+        return nn.Conv(1, (3, 3))(nn.swish(hidden))
