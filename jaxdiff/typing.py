@@ -85,6 +85,10 @@ class Batch(_Examples):
         return Condition.of(self.condition).labels
 
 
+PIXELS = (-1.0, 1.0)
+"""Range of images; latents have none."""
+
+
 class Level(NamedTuple):
     """Scales of signal and noise at a time: x_t = alpha x_0 + sigma eps.
 

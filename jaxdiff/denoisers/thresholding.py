@@ -6,6 +6,7 @@ The results are pytrees, and compose with guidance in any order.
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
+from jaxdiff.checks import concrete
 from jaxdiff.denoisers.network import as_pytree
 from jaxdiff.denoisers.predictions import eps_of
 from jaxdiff.errors import InputError
@@ -13,7 +14,11 @@ from jaxdiff.typing import Array, Denoiser, Estimate, Level
 
 
 def clip_x0(
-    denoiser: Denoiser, low: float = -1.0, high: float = 1.0, *, keep_eps: bool = False
+    denoiser: Denoiser,
+    low: float | Array = -1.0,
+    high: float | Array = 1.0,
+    *,
+    keep_eps: bool = False,
 ) -> Denoiser:
     """Clips the denoiser's x_0 to [low, high], and makes its eps agree.
 
@@ -27,7 +32,8 @@ def clip_x0(
     Raises:
         InputError: low is not less than high.
     """
-    if not low < high:
+    limits = concrete(low), concrete(high)
+    if None not in limits and not low < high:
         raise InputError(f"low must be less than high, got {low:g} and {high:g}")
     clipped = _clipped_with_eps if keep_eps else _clipped
     return Partial(clipped, as_pytree(denoiser), low, high)

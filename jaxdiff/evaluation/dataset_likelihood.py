@@ -117,7 +117,7 @@ def evaluate_likelihood(
     if prediction.learn_variance:
         variances = (*variances, LearnedRange())
 
-    bound = _Bound(run.model, sampling.clip, variances, num_terms)
+    bound = _Bound(run.model, sampling.clip, sampling.clip_range, variances, num_terms)
     parallel, shared = run.parallel, (run.params, rng.key(seed))
     found = parallel.chunks(
         map_by_value(parallel, bound), shared, batch, sampling.chunk, on_chunk
@@ -151,13 +151,16 @@ class _Bound:
 
     model: Model
     clip: bool
+    clip_range: float | None
     variances: tuple[Variance, ...]
     num_terms: int | None
 
     def __call__(self, shared: Any, batch: Any) -> Any:
         params, key = shared
         indices, images, labels = batch
-        denoiser = self.model.sampling_denoiser(params, labels, clip=self.clip)
+        denoiser = self.model.sampling_denoiser(
+            params, labels, clip=self.clip, clip_range=self.clip_range
+        )
         return variational_bound(
             denoiser, self.model.schedule, images, key, self.variances,
             indices=indices, num_terms=self.num_terms,

@@ -19,6 +19,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Noised, Objective, Simple
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
+    PIXELS,
     AnySchedule,
     Array,
     ArrayLike,
@@ -42,6 +43,7 @@ def loss_fn(
     prediction: Prediction | None = None,
     objective: Objective | None = None,
     memory: Any = None,
+    data_range: tuple[float, float] | None = PIXELS,
 ) -> tuple[Array, dict[str, Any]]:
     """Returns the training loss, equation (2), and its metrics.
 
@@ -59,6 +61,7 @@ def loss_fn(
         memory: memory of the objective's times (`LossHistory`); the initial one by
             default. `objective.times.update(memory, metrics["seen"])` returns the
             memory for the next step.
+        data_range: smallest and largest number of an image; None for latents.
 
     Returns:
         The scalar loss, and metrics. All metrics are means over the batch, so that
@@ -73,10 +76,10 @@ def loss_fn(
 
     Raises:
         InputError: images that are not float, not [batch, height, width, channels], or
-            concrete and outside [-1, 1]; a condition that does not fit the network; or
-            a schedule, prediction and objective that do not go together.
+            concrete and outside the range; a condition that does not fit the network;
+            or a schedule, prediction and objective that do not go together.
     """
-    check_batch(batch, network)
+    check_batch(batch, network, data_range)
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
     memory = objective.times.init() if memory is None else memory
@@ -143,7 +146,9 @@ def check_combination(
     objective.check(prediction)
 
 
-def check_batch(batch: Batch, network: Network) -> None:
+def check_batch(
+    batch: Batch, network: Network, data_range: tuple[float, float] | None = PIXELS
+) -> None:
     """Checks a batch for a network; see `loss_fn`.
 
     Raises:
@@ -162,12 +167,13 @@ def check_batch(batch: Batch, network: Network) -> None:
     if not len(images):
         raise InputError("a batch must have at least one image, got 0")
     values = concrete(images)
-    if values is not None and values.size:
+    if values is not None and values.size and data_range is not None:
+        least, most = data_range
         low, high = values.min(), values.max()
-        if not -1.001 <= low <= high <= 1.001:
+        if not least - 0.001 <= low <= high <= most + 0.001:
             raise InputError(
-                f"images must lie in [-1, 1], got {low:g} to {high:g}. Scale them "
-                "(to_float scales 0..255)."
+                f"images must lie in [{least:g}, {most:g}], got {low:g} to {high:g}. "
+                "Scale them (to_float scales 0..255)."
             )
     condition, num_classes = Condition.of(batch.condition), num_classes_of(network)
     if condition.labels is None and num_classes is not None:

@@ -84,7 +84,7 @@ def scheduler_of(
         **_schedule_fields(schedule_options, schedule),
         "prediction_type": kinds[type(prediction)],
     }
-    base = _base_of(sampler, sampling.clip, prediction.learn_variance, count, shared)
+    base = _base_of(sampler, sampling, prediction.learn_variance, count, shared)
     for kind in ("leading", "trailing", "linspace"):
         changes: dict[str, Any] = {"timestep_spacing": kind}
         changes["steps_offset"] = offset if kind == "leading" else 0
@@ -145,9 +145,18 @@ def _grid_of(spacing: Spacing, schedule: Schedule) -> _Grid:
 
 
 def _base_of(
-    sampler: Sampler, clip: bool, learned: bool, count: int, shared: dict[str, Any]
+    sampler: Sampler,
+    sampling: Sampling,
+    learned: bool,
+    count: int,
+    shared: dict[str, Any],
 ) -> Common:
     """Returns the scheduler of a sampler, without its spacing."""
+    clip, limit = sampling.clip, sampling.clip_range or 1.0
+    clipping: dict[str, Any] = {
+        "clip_sample": clip,
+        "clip_sample_range": limit if clip else 1.0,
+    }
     if learned and not (
         isinstance(sampler, DPMSolver)
         or (isinstance(sampler, DDPM) and sampler.variance == LearnedRange())
@@ -168,10 +177,15 @@ def _base_of(
                 f"diffusers, got {sampler.variance}"
             )
         return DDPMScheduler(
-            **shared, variance_type=variances[sampler.variance], clip_sample=clip
+            **shared, **clipping, variance_type=variances[sampler.variance]
         )
     if isinstance(sampler, DDIM):
-        return DDIMScheduler(**shared, clip_sample=clip)
+        return DDIMScheduler(**shared, **clipping)
+    if clip and limit != 1:
+        raise InputError(
+            "sampling.clip_range must be 1 for diffusers with dpm-solver and uni-pc, "
+            f"got {limit:g}"
+        )
     if isinstance(sampler, DPMSolver):
         if sampler.eta not in (0, 1):
             raise InputError(f"eta must be 0 or 1 for diffusers, got {sampler.eta:g}")

@@ -92,6 +92,10 @@ class Common:
             )
         return self.thresholding
 
+    def clip_range(self) -> float | None:
+        """Returns the limit of clipped images; None for that of the data."""
+        return None
+
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
         """Returns the sampling of diffusers' pipeline with this number of steps.
 
@@ -131,19 +135,34 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMScheduler(Common):
+class OneStep(Common):
+    """Fields of the schedulers that remember no earlier step."""
+
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+
+    def clips(self) -> bool:
+        """Returns True if images are clipped."""
+        return super().clips() or self.clip_sample
+
+    def clip_range(self) -> float | None:
+        """Returns the limit of clipped images; None for that of the data."""
+        limit = self.clip_sample_range
+        if limit != 1 and self.clip_sample and self.thresholding:
+            raise InputError(
+                f"clip_sample_range must be 1 with thresholding, got {limit:g}"
+            )
+        return limit if self.clip_sample and limit != 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMScheduler(OneStep):
     """Ancestral sampler."""
 
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
     variance_type: Literal[
         "fixed_small", "fixed_small_log", "fixed_large", "learned_range"
     ] = "fixed_small"
-    clip_sample: bool = True
-    clip_sample_range: float = 1.0
-
-    def clips(self) -> bool:
-        """Returns True if images are clipped to [-1, 1]."""
-        return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
         """Returns the sampling of diffusers' pipeline with this number of steps."""
@@ -164,21 +183,17 @@ class DDPMScheduler(Common):
                 stacklevel=2,
             )
         sampler = DDPM(spacing=grid, variance=variance)
-        return Sampling(sampler=sampler, clip=self.clips())
+        return Sampling(
+            sampler=sampler, clip=self.clips(), clip_range=self.clip_range()
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDIMScheduler(Common):
+class DDIMScheduler(OneStep):
     """DDIM; eta is an argument of each call in diffusers, 0 by default."""
 
     timestep_spacing: Literal["linspace", "leading", "trailing"] = "leading"
-    clip_sample: bool = True
-    clip_sample_range: float = 1.0
     set_alpha_to_one: bool = True
-
-    def clips(self) -> bool:
-        """Returns True if images are clipped to [-1, 1]."""
-        return super().clips() or _clips(self.clip_sample, self.clip_sample_range)
 
     def sampling(self, schedule: Schedule, num_steps: int) -> Sampling:
         """Returns the sampling of diffusers' pipeline with this number of steps."""
@@ -197,7 +212,10 @@ class DDIMScheduler(Common):
                 "set_alpha_to_one must be true with clip_sample if the last time is 0, "
                 "got false: a clipping step from time 0 to itself is not supported"
             )
-        return Sampling(sampler=DDIM(spacing=grid), clip=clip, keep_eps=clip)
+        return Sampling(
+            sampler=DDIM(spacing=grid), clip=clip, clip_range=self.clip_range(),
+            keep_eps=clip,
+        )  # fmt: skip
 
     def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
         """Returns the time grid of a sampling loop with this number of steps."""
@@ -266,7 +284,9 @@ class DPMSolverMultistepScheduler(Multistep):
             variant=self.solver_type,
             lower_order_final=few or euler,
         )
-        return Sampling(sampler=sampler, clip=self.clips())
+        return Sampling(
+            sampler=sampler, clip=self.clips(), clip_range=self.clip_range()
+        )
 
     def grid(self, num_steps: int, schedule: Schedule) -> DiffusersGrid:
         """Returns the time grid of a sampling loop with this number of steps."""
@@ -309,7 +329,9 @@ class UniPCMultistepScheduler(Multistep):
             variant=self.solver_type,
             lower_order_final=self.lower_order_final,
         )
-        return Sampling(sampler=sampler, clip=self.clips())
+        return Sampling(
+            sampler=sampler, clip=self.clips(), clip_range=self.clip_range()
+        )
 
 
 Scheduler: TypeAlias = (
@@ -323,12 +345,6 @@ DEFAULT_STEPS: dict[type[Common], int] = {
     DDIMScheduler: 50, DPMSolverMultistepScheduler: 20, UniPCMultistepScheduler: 20
 }  # fmt: skip
 """Default number of steps; all times for DDPM."""
-
-
-def _clips(clip: bool, limit: float) -> bool:
-    if clip and limit != 1:
-        raise InputError(f"clip_sample_range must be 1, got {limit:g}")
-    return clip
 
 
 def read_scheduler(

@@ -25,6 +25,7 @@ from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.typing import PIXELS
 
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
@@ -173,6 +174,7 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
     """Returns the data description of a config.json."""
     shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
     fingerprint, network = data.get("fingerprint"), data.get("network")
+    data_range = data.get("data_range", PIXELS)
     are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
     if (
         not (isinstance(shape, list | tuple) and len(shape) == 3)
@@ -180,21 +182,36 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
         or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
         or not (names is None or (are_names and len(names) == count))
         or not all(a is None or isinstance(a, str) for a in (fingerprint, network))
+        or not (data_range is None or _is_range(data_range))
     ):
         raise InputError(
             f"data must have valid entries, got image_shape {shown(shape)}, "
             f"num_classes {shown(count)}, class_names {shown(names)}, "
             f"fingerprint {shown(fingerprint)}"
             + (f", network {shown(network)}" if network else "")
+            + (f", data_range {shown(data_range)}" if data_range != PIXELS else "")
         )
     names = names and tuple(names)
-    return DataInfo(tuple(shape), count, names, fingerprint, network)
+    data_range = data_range and tuple(data_range)
+    return DataInfo(tuple(shape), count, names, fingerprint, network, data_range)
+
+
+def _is_range(found: Any) -> bool:
+    numbers = isinstance(found, list | tuple) and len(found) == 2
+    return (
+        numbers
+        and all(isinstance(n, float | int) for n in found)
+        and (found[0] < found[1])
+    )
 
 
 def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     """Returns the contents of config.json."""
     options = serialization.to_dict(with_absolute_paths(experiment))
-    return {"experiment": options, "data": info._asdict()}
+    data = info._asdict()
+    if info.data_range == PIXELS:
+        del data["data_range"]  # as in older runs
+    return {"experiment": options, "data": data}
 
 
 def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:

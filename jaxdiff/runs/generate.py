@@ -30,7 +30,8 @@ class Draw:
         model: the model.
         spacing: the sampler's time grid.
         guided: if True, the guidance weight applies.
-        clip: if True, clip the estimate of x_0 to [-1, 1].
+        clip: if True, clip the estimate of x_0 to the range of the data, or to
+            sampling.clip_range, which is an argument.
         keep_eps: if True, keep eps as predicted when x_0 is clipped.
         every: steps between two states of the trajectory; None returns images only.
     """
@@ -44,12 +45,12 @@ class Draw:
 
     def __call__(self, shared: Any, batch: Any) -> Array:
         """Returns images, or trajectories; `generate` assembles the arguments."""
-        params, key, weight, sampler = shared
+        params, key, weight, sampler, clip_range = shared
         sampler = replace(sampler, spacing=self.spacing)
         indices, condition, base = batch
         denoiser = self.model.sampling_denoiser(
             params, condition, guidance=weight if self.guided else None, base=base,
-            clip=self.clip, keep_eps=self.keep_eps,
+            clip=self.clip, clip_range=clip_range, keep_eps=self.keep_eps,
         )  # fmt: skip
         shape = (len(indices), *self.model.image_shape)
         result = sample(
@@ -147,7 +148,9 @@ def generate(
     draw = Draw(model, sampler.spacing, guided, sampling.clip, keep_eps, every)
     numbers = jax.tree.map(np.float32, sampler.rule())
     weight = np.float32(sampling.guidance)
-    shared = (params, rng.key(seed), weight, numbers)
+    clip_range = sampling.clip_range
+    limit = None if clip_range is None else np.float32(clip_range)
+    shared = (params, rng.key(seed), weight, numbers, limit)
     indices = np.arange(num) if indices is None else indices
     batch = (indices, jax.tree.map(np.asarray, condition), base)
     parallel = parallel or Pmap()

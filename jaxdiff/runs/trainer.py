@@ -75,7 +75,7 @@ class Trainer:
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
         trainer = cls(experiment, dataset, info, model)
-        check_batch(trainer.batch(0), model.network)
+        check_batch(trainer.batch(0), model.network, model.data_range)
         return trainer
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Batch:

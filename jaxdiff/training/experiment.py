@@ -20,7 +20,7 @@ from jaxdiff.schedules.discrete import Linear
 from jaxdiff.serialization import check_plain
 from jaxdiff.training.ema import is_length
 from jaxdiff.training.optimizer import Optimizer
-from jaxdiff.typing import AnySchedule
+from jaxdiff.typing import PIXELS, AnySchedule
 
 METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")
 """Metrics by which a checkpoint may be the best; lower is better."""
@@ -40,6 +40,8 @@ class DataInfo(NamedTuple):
     runs."""
     network: str | None = None
     """Class and fields of your own network; None for the experiment's network."""
+    data_range: tuple[float, float] | None = PIXELS
+    """Smallest and largest number of an image; None for latents, which have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,10 @@ class Sampling(Checked):
     guidance: IsFinite[float] = 1.0
     """Guidance scale of classifier-free guidance: 1 for none, 0 for any class."""
     clip: bool = True
-    """If True, clip every estimate of the image to [-1, 1]."""
+    """If True, clip every estimate of the image to the range of the data, [-1, 1];
+    latents have no range, and are not clipped."""
+    clip_range: Annotated[float, Gt(0)] | None = None
+    """Largest magnitude of a clipped estimate; None for the range of the data."""
     keep_eps: bool = False
     """If True, DDIM goes on with the predicted noise when an estimate is clipped, as
     in diffusers. If False, it uses the noise that matches the clipped estimate."""

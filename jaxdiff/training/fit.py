@@ -92,7 +92,7 @@ def fit(
     state, waiting = parallel.localize(state), None
     with _bar(num_steps, progress) as update:
         for number, batch in enumerate(chain([first], found), begin + 1):
-            check_batch(batch, model.network)
+            check_batch(batch, model.network, model.data_range)
             one_step = jax.tree.map(lambda a: np.asarray(a)[:, None], batch)
             state, metrics = step(state, one_step)
             # The previous step has ended by now, so its metrics cause no wait.

@@ -41,6 +41,7 @@ def build_model(
         experiment.prediction,
         info.image_shape,
         info.num_classes,
+        info.data_range,
     )
 
 

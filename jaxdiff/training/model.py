@@ -15,6 +15,7 @@ from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError, first_line
 from jaxdiff.typing import (
+    PIXELS,
     AnySchedule,
     Array,
     Condition,
@@ -39,6 +40,7 @@ class Model:
         prediction: Meaning of the network's output.
         image_shape: Shape of one image (height, width, channels).
         num_classes: Number of classes; None for an unconditional model.
+        data_range: Smallest and largest number of an image; None for latents.
     """
 
     network: Network
@@ -46,6 +48,7 @@ class Model:
     prediction: Prediction
     image_shape: tuple[int, ...]
     num_classes: int | None = None
+    data_range: tuple[float, float] | None = PIXELS
 
     def __post_init__(self) -> None:
         own = num_classes_of(self.network)
@@ -62,7 +65,10 @@ class Model:
         """Values of all parts, hashable."""
         leaves, tree = jax.tree.flatten(self.schedule)
         tables = tuple((a.shape, a.dtype, a.tobytes()) for a in map(np.asarray, leaves))
-        parts = (self.network, self.prediction, self.image_shape, self.num_classes)
+        parts = (
+            self.network, self.prediction, self.image_shape, self.num_classes,
+            self.data_range,
+        )  # fmt: skip
         return *parts, tree, tables
 
     def __eq__(self, other: object) -> bool:
@@ -97,6 +103,7 @@ class Model:
         guidance: float | Array | None = None,
         base: Condition | None = None,
         clip: bool = True,
+        clip_range: float | Array | None = None,
         keep_eps: bool = False,
     ) -> Denoiser:
         """Returns the denoiser that a sampling loop evaluates.
@@ -107,14 +114,21 @@ class Model:
                 class.
             guidance: Guidance scale of classifier-free guidance; None for none.
             base: Condition of the unconditional half; hidden by default.
-            clip: If True, clips the estimate of x_0 to [-1, 1].
+            clip: If True, clips the estimate of x_0 to the range of the data, if it has
+                one.
+            clip_range: Largest magnitude of a clipped estimate, instead of that range.
             keep_eps: If True, eps stays as the network predicted it when x_0 is
                 clipped.
         """
         denoiser: Denoiser = self.denoiser(params, condition)
         if guidance is not None:
             denoiser = classifier_free_guidance(denoiser, guidance, base=base)
-        return clip_x0(denoiser, keep_eps=keep_eps) if clip else denoiser
+        limits: Any = self.data_range
+        if clip_range is not None:
+            limits = -clip_range, clip_range
+        if not clip or limits is None:
+            return denoiser
+        return clip_x0(denoiser, *limits, keep_eps=keep_eps)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), inline=True)

@@ -206,6 +206,7 @@ SCHEDULERS: dict[str, tuple[str, int, dict[str, Any]]] = {
         },
     ),
     "ddpm-learned": ("DDPMScheduler", 20, {"variance_type": "learned_range"}),
+    "ddpm-clip-range": ("DDPMScheduler", 20, {"clip_sample_range": 0.6}),
     "ddim": ("DDIMScheduler", 50, {}),
     "ddim-offset": (
         "DDIMScheduler", 20,
@@ -422,6 +423,9 @@ SAMPLINGS = {
         clip=False,
     ),
     "ddim": Sampling(sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=10))),
+    "ddim-clip-range": Sampling(
+        sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=10)), clip_range=0.7
+    ),
     "ddim-eta": Sampling(
         sampler=jd.DDIM(spacing=jd.spacing.Leading(num_steps=10), eta=1.0),
         keep_eps=True,
@@ -572,7 +576,10 @@ WRONG: dict[str, tuple[Any, str]] = {
         changed_json("model_index.json", scheduler=["diffusers", "PNDMScheduler"]),
         "PNDMSchedule",
     ),
-    "clip range": (changed_json(SCHEDULER, clip_sample_range=2.0), "got 2"),
+    "clip range": (
+        changed_json(SCHEDULER, clip_sample_range=-2.0),
+        "clip_range must be above 0, got -2",
+    ),
     "parts": (
         changed_json("model_index.json", vqvae=["diffusers", "VQModel"]),
         "without text or latents, got vqvae",
