@@ -332,7 +332,8 @@ def same_images(
     if analytic:
         denoiser = jd.bind(analytic, {}, None, run.model.prediction)
     if sampling.clip:
-        denoiser = jd.clip_x0(denoiser, keep_eps=sampling.keep_eps)
+        limit = sampling.clip_range or 1.0
+        denoiser = jd.clip_x0(denoiser, -limit, limit, keep_eps=sampling.keep_eps)
     images = jd.sample(
         denoiser, sampling.sampler, run.schedule, jax.random.key(0), x_T.shape,
         x_T=jnp.asarray(x_T), noise=jnp.asarray(np.stack(steps)),
