@@ -7,7 +7,8 @@ options of one of our networks, whose modules have the names of the tensors.
 import os
 import re
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def read_component(
     path = Path(folder)
     record = read_part(path / NETWORK)
     name, kind = _kind_of(record, path)
-    options = replace(_options(kind, record, path), dtype=dtype)
-    network = options.build()
+    network = network_of(name, record, str(path / NETWORK), dtype)
     shapes = param_shapes(network)
     tensors = find_tensors(path, variant, allow_bin, kind.stem)
     if kind.prefix and not any(n.startswith(kind.prefix) for n in tensors):
@@ -115,6 +115,37 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
         shutil.rmtree(writing, ignore_errors=True)
 
 
+def network_of(
+    name: str,
+    record: Mapping[str, Any],
+    where: str = "config.json",
+    dtype: str = "float32",
+) -> Any:
+    """Returns the network of a published configuration.
+
+    Args:
+        name: published class, such as "CLIPTextModel".
+        record: contents of config.json.
+        where: name of the file, for messages.
+        dtype: type of the computation.
+
+    Raises:
+        InputError: an entry has an unsupported value.
+    """
+    kind = KINDS[name]
+    entries = {**kind.defaults, **kind.fixed, **record}
+    for entry, value in kind.fixed.items():
+        if plain(entries[entry]) != value:
+            raise InputError(
+                f"'{where}': {entry} must be {value}, got {shown(entries[entry])}"
+            )
+    given = {ours: plain(entries[theirs]) for theirs, ours in kind.entries.items()}
+    try:
+        return kind.options(**given, **kind.read(entries), dtype=dtype).build()
+    except (InputError, TypeError, ValueError) as error:
+        raise InputError(f"'{where}': {error}") from None
+
+
 def param_shapes(network: Any) -> Params:
     """Returns the shapes of a component's parameters, without any memory."""
     config = network.config
@@ -151,18 +182,3 @@ def _kind_of(record: dict[str, Any], path: Path) -> tuple[str, Kind]:
             f"{shown(name)}"
         )
     return name, KINDS[name]
-
-
-def _options(kind: Kind, record: dict[str, Any], path: Path) -> Any:
-    record = {**kind.defaults, **kind.fixed, **record}
-    for entry, value in kind.fixed.items():
-        if plain(record[entry]) != value:
-            raise InputError(
-                f"'{path / NETWORK}': {entry} must be {value}, got "
-                f"{shown(record[entry])}"
-            )
-    given = {ours: plain(record[theirs]) for theirs, ours in kind.entries.items()}
-    try:
-        return kind.options(**given, **kind.read(record))
-    except (InputError, TypeError, ValueError) as error:
-        raise InputError(f"'{path / NETWORK}': {error}") from None
