@@ -506,7 +506,7 @@ BREAKS = (
     ),
     Break(
         "dropout-shared-by-blocks",
-        "jaxdiff/networks/unet.py",
+        "jaxdiff/networks/base.py",
         "else rng.fold(keys, stream)",
         "else keys",
         "tests/networks/test_networks.py",

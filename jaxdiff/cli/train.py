@@ -102,12 +102,14 @@ def _about(trainer: Trainer) -> list[str]:
         classes += ", not used"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
+    patch = experiment.network.patch if trainer.info.network is None else 1
+    patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)
     return [
         f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
         f"{classes}",
-        f"network: {size:,} parameters",
+        f"network: {size:,} parameters{patches}",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",
     ]
