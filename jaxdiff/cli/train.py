@@ -80,14 +80,14 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
-    about = "\n".join(_about(trainer)) if is_shown() else ""
+    about = "\n".join(summary(trainer)) if is_shown() else ""
     run_training(trainer, workdir, about=about)
     took = time.monotonic() - start
     print(printable(f"trained in {took:.0f} s; checkpoints are in {workdir}"))
     return trainer
 
 
-def _about(trainer: Trainer) -> list[str]:
+def summary(trainer: Trainer) -> list[str]:
     """Returns lines on the data, the network and the steps of a training."""
     experiment, data = trainer.experiment, trainer.dataset
     try:

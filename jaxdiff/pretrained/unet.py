@@ -107,9 +107,9 @@ class UNet2DModel:
                 "sample_size must be the images' height and width, got null. Name the "
                 "size with --size: the levels with attention depend on it."
             )
-        outputs = self.out_channels // (1 + learn_variance)
-        # Outputs that are not the inputs: the caller raises a clearer error.
-        further = max(0, self.in_channels - outputs)
+        further = 0  # if inputs and outputs differ otherwise, the caller raises
+        if self.in_channels > self.out_channels:
+            further = self.in_channels - self.out_channels // (1 + learn_variance)
         scale_shift = self.resnet_time_scale_shift == "scale_shift"
         groups, middle_groups = self.norm_num_groups, self.attn_norm_num_groups
         middle: Any = "attention"

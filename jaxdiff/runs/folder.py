@@ -120,7 +120,7 @@ def _refuse_other(
 ) -> None:
     here = _without(training_part(experiment, info), CHANGEABLE)
     there = _with_network_type(serialization.with_new_names(there))
-    there = _without(there, CHANGEABLE)
+    there = _without(there, (*NOT_TRAINING, *CHANGEABLE))
     told, options = there.get("info"), there.get("data")
     known = told.get("fingerprint") if isinstance(told, dict) else None
     if isinstance(told, dict) and known is None:

@@ -165,6 +165,10 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
     with pytest.raises(InputError, match=r"got null\. Name the size with --size"):
         from_diffusers(tmp_path)
     run = from_diffusers(tmp_path, size=4)
+    (tmp_path / "of_8").mkdir()
+    network_from({**PLAIN, "sample_size": 8}).save_pretrained(tmp_path / "of_8")
+    with pytest.raises(InputError, match="size must be the sample_size of .*, 8, got"):
+        from_diffusers(tmp_path / "of_8", size=4)
     assert run.info.image_shape == (4, 4, 3)
     network: Any = run.network
     assert network.condition_channels == 3
