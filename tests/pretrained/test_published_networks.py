@@ -23,7 +23,7 @@ from tests.helpers.pytorch import diffusers, torch
 SKIP: dict[str, Any] = {
     "down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"],
     "up_block_types": ["AttnSkipUpBlock2D", "SkipUpBlock2D"],
-    "block_out_channels": [32, 64], "layers_per_block": 1, "sample_size": 8,
+    "block_out_channels": [32, 32], "layers_per_block": 1, "sample_size": 8,
     "norm_num_groups": None, "attention_head_dim": None, "norm_eps": 1e-6,
     "time_embedding_type": "fourier", "mid_block_scale_factor": 1.41421356237,
 }  # fmt: skip
@@ -36,7 +36,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     # google/ncsnpp-celebahq-256 and others, at a small size.
     "ncsnpp": SKIP,
     "ncsnpp-options": {
-        **SKIP, "norm_num_groups": 32, "attn_norm_num_groups": 16,
+        **SKIP, "block_out_channels": [32, 64],
+        "norm_num_groups": 32, "attn_norm_num_groups": 16,
         "resnet_time_scale_shift": "scale_shift", "mid_block_scale_factor": 2.0,
         "attention_head_dim": 8, "time_embedding_type": "positional",
         "num_class_embeds": 3,
@@ -167,7 +168,7 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
     run = from_diffusers(tmp_path, size=4)
     (tmp_path / "of_8").mkdir()
     network_from({**PLAIN, "sample_size": 8}).save_pretrained(tmp_path / "of_8")
-    with pytest.raises(InputError, match="size must be the sample_size of .*, 8, got"):
+    with pytest.raises(InputError, match=r"size must be the sample_size of .*, 8, got"):
         from_diffusers(tmp_path / "of_8", size=4)
     assert run.info.image_shape == (4, 4, 3)
     network: Any = run.network
@@ -186,7 +187,7 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
         ),
         ({"block_out_channels": [16, 64]}, "must be multiples of 32 in each level"),
         ({"norm_num_groups": 24}, "groups must divide the channels 32"),
-        ({"attn_norm_num_groups": 24}, "middle_groups must divide the channels 64"),
+        ({"attn_norm_num_groups": 24}, "middle_groups must divide the channels 32"),
     ],
 )
 def test_networks_that_diffusers_cannot_build_are_refused(fields, words):
