@@ -46,6 +46,7 @@ from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
 from jaxdiff.runs.load import Run, load
+from jaxdiff.schedules.continuous import VP
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
@@ -128,22 +129,11 @@ def from_diffusers(
     with of_a_trained_model():
         if scheduler is not None:
             base = _with_scheduler(base, parts, scheduler, model, num_steps, ours)
+        elif isinstance(model.config.embedding, Fourier):
+            base = _with_times_above_zero(base, inner)
         experiment = replace(base, network=model.config, conditional=True)
         schedule = experiment.schedule.build()
-    try:
-        experiment.check(schedule)
-    except InputError as error:
-        if scheduler is not None:
-            raise
-        raise InputError(f"'{inner}' has no scheduler: {error}") from error
-    if scheduler is None and model.config.embedding == Fourier(divide=True):
-        warnings.warn(
-            f"took the output of '{inner}' for {type(experiment.prediction).__name__} "
-            f"at times of {type(experiment.schedule).__name__}, because the folder has "
-            "no scheduler. Published networks with time_embedding_type fourier take "
-            "noise scales as times and give scores",
-            stacklevel=2,
-        )
+    experiment.check(schedule)
     info = DataInfo(model.image_shape, model.num_classes, _names(ours, model))
     built = build_model(experiment, info, schedule=schedule)
     outputs = _outputs(built)
@@ -192,6 +182,20 @@ def _read_scheduler(parts: Parts) -> Common:
     ddim = parts.pipeline == "DDIMPipeline"
     name = "DDIMScheduler" if ddim else parts.scheduler_class
     return read_scheduler(read_part(path), f"'{path}'", name)
+
+
+def _with_times_above_zero(base: Experiment, network: Path) -> Experiment:
+    """Returns the experiment of a network without a scheduler that takes log t."""
+    if isinstance(base.schedule.build(), Schedule):  # its times begin at 0
+        base = replace(base, schedule=VP())
+    warnings.warn(
+        f"took the output of '{network}' for {type(base.prediction).__name__} at times "
+        f"of {type(base.schedule).__name__}, because it has no scheduler. Published "
+        "networks with time_embedding_type fourier take noise scales as times and give "
+        "scores: evaluate those in Python with run.network.apply",
+        stacklevel=3,
+    )
+    return base
 
 
 def _with_scheduler(

@@ -167,7 +167,7 @@ LONG = ("cat", "celebahq", *FULL)
         for name in ALL
     ],
 )
-@pytest.mark.filterwarnings("ignore:took the output of .* because the folder has no s")
+@pytest.mark.filterwarnings("ignore:took the output of .* because it has no sched")
 def test_networks_give_what_theirs_give(name, tmp_path):
     network = network_of(name)
     network.save_pretrained(tmp_path)

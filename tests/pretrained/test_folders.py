@@ -448,7 +448,9 @@ def test_each_warning_of_an_import_is_given_once(way, model, tmp_path):
             with pytest.raises(InputError, match="got only a scheduler"):
                 from_diffusers(path)
         else:
-            write_run(from_diffusers(path), tmp_path / "run")
+            run = from_diffusers(path)
+            if way == "index":  # writing is the same for every way
+                write_run(run, tmp_path / "run")
     files = {"network": [UNET], "scheduler": []}.get(way, [UNET, SCHEDULER])
     wanted = [f"ignored entries of '{model / file}'" for file in files]
     assert [str(one.message).partition(" that ")[0] for one in told] == wanted

@@ -54,7 +54,6 @@ LABELS = {
     "condition": np.array([0.5, 7], np.float32),
     "embedded": np.random.default_rng(1).standard_normal((2, 32), np.float32),
 }
-BASE = jd.Experiment(schedule=jd.schedules.VP())
 
 
 def network_from(options: dict[str, Any]) -> Any:
@@ -69,12 +68,12 @@ def network_from(options: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.filterwarnings("ignore:took the output of .* because the folder has no s")
+@pytest.mark.filterwarnings("ignore:took the output of .* because it has no sched")
 def test_published_networks_give_what_theirs_give_and_go_back(name, tmp_path):
     options, labels = NETWORKS[name], LABELS.get(name)
     network = network_from(options)
     network.save_pretrained(tmp_path)
-    run = from_diffusers(tmp_path, base=BASE)
+    run = from_diffusers(tmp_path)
     size, channels = options["sample_size"], network.config.in_channels
     shape = (2, size, size, channels)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
@@ -98,12 +97,16 @@ def test_published_networks_give_what_theirs_give_and_go_back(name, tmp_path):
         np.testing.assert_array_equal(array, state[key].numpy())
 
 
-def test_a_network_whose_scheduler_is_missing_names_a_schedule_for_it(tmp_path):
+def test_a_score_network_without_a_scheduler_is_imported_with_one_warning(tmp_path):
     network_from(SKIP).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"' has no scheduler: times .* Choose the s"):
-        from_diffusers(tmp_path)
-    with pytest.warns(UserWarning, match=r"took the output of '.*' for Eps at times o"):
-        from_diffusers(tmp_path, base=BASE)
+    with pytest.warns(UserWarning, match=r"for Eps at times of VP, .* no sch") as told:
+        run = from_diffusers(tmp_path)
+    assert len(told) == 1
+    assert run.experiment.schedule == jd.schedules.VP()
+    own = jd.schedules.VP(beta_max=10.0)
+    with pytest.warns(UserWarning, match="because it has no scheduler"):
+        run = from_diffusers(tmp_path, base=jd.Experiment(schedule=own))
+    assert run.experiment.schedule == own
 
 
 def test_the_published_ncsnpp_has_these_tensors():
