@@ -1,6 +1,7 @@
 """Published networks besides DDPM's: NCSN++, further inputs, other class values."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "norm_num_groups": 32, "attn_norm_num_groups": 16,
         "resnet_time_scale_shift": "scale_shift", "mid_block_scale_factor": 2.0,
         "attention_head_dim": 8, "time_embedding_type": "positional",
-        "num_class_embeds": 3,
+        "num_class_embeds": 3, "center_input_sample": True,
     },
     # Conditioning by concatenation, and a number per image.
     "condition": {
@@ -128,6 +129,7 @@ def test_the_published_ncsnpp_has_these_tensors():
     found = jax.tree.leaves(
         places(model.shapes(), 4), is_leaf=lambda x: hasattr(x, "order")
     )
+    assert sum(math.prod(place.shape) for place in found) == 61_894_924
     assert {place.name: place.shape for place in found} == {
         name: tuple(tensor.shape) for name, tensor in wanted.items()
     }
@@ -177,7 +179,7 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
     network: Any = run.network
     assert network.condition_channels == 3
     with pytest.raises(InputError, match="condition_channels must be 0") as error:
-        run.generate(None, num=1, seed=0)
+        run.check_request(None, num=1, seed=0)
     assert "\n" not in str(error.value)
 
 
