@@ -74,8 +74,10 @@ def bind(
 
     Raises:
         InputError: labels for a network without classes, or labels that are not
-            integers, or are concrete and outside 0..num_classes-1.
+            integers, or are concrete and outside 0..num_classes-1; or a network that
+            needs further inputs.
     """
+    check_inputs(network)
     if labels is not None:
         check_labels(labels, num_classes_of(network))
         labels = jnp.asarray(labels)
@@ -116,6 +118,13 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
 def check_null_class(network: Network) -> None:
     """Raises `InputError` if the network has no null class, which guidance needs."""
     check = getattr(network, "check_null_class", None)
+    if check is not None:
+        check()
+
+
+def check_inputs(network: Network) -> None:
+    """Raises `InputError` if the network needs more than images, times and classes."""
+    check = getattr(network, "check_inputs", None)
     if check is not None:
         check()
 
