@@ -202,7 +202,9 @@ class Network(Protocol):
     of one example.
 
     A network may have a method `check_null_class()`. That method raises `InputError` if
-    the network cannot be evaluated without a class, which guidance does.
+    the network cannot be evaluated without a class, which guidance does. A network that
+    takes still more has a method `check_inputs()` that raises `InputError`. Its
+    attribute `condition_channels` is the number of channels after the image's.
     """
 
     def apply(

@@ -78,8 +78,10 @@ def bind(
 
     Raises:
         InputError: the network does not take a part of the condition; or labels are
-            not integers, or are concrete and outside 0..num_classes-1.
+            not integers, or are concrete and outside 0..num_classes-1; or the network
+            needs further inputs.
     """
+    check_inputs(network)
     given = Condition.of(condition if labels is None else labels)
     check_condition(given, network)
     given = Condition(*(None if part is None else jnp.asarray(part) for part in given))
@@ -193,6 +195,13 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
 def check_null_class(network: Network) -> None:
     """Raises `InputError` if the network has no null class, which guidance needs."""
     check = getattr(network, "check_null_class", None)
+    if check is not None:
+        check()
+
+
+def check_inputs(network: Network) -> None:
+    """Raises `InputError` if the network needs more than images, times and classes."""
+    check = getattr(network, "check_inputs", None)
     if check is not None:
         check()
 

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.denoisers.network import taken
+from jaxdiff.denoisers.network import check_inputs, taken
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.fine_tune import start_of
@@ -74,6 +74,7 @@ class Trainer:
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
+        check_inputs(model.network)
         trainer = cls(experiment, dataset, info, model)
         check_batch(trainer.batch(0), model.network, model.data_range)
         return trainer

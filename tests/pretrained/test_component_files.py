@@ -154,7 +154,7 @@ def test_shards_and_half_precision(kl, copy):
     tensors = safetensors.numpy.load_file(copy / FILE)
     (copy / FILE).unlink()
     names = sorted(tensors)
-    places = {}
+    places: dict[str, str] = {}
     for number, chosen in ((1, names[:20]), (2, names[20:])):
         part = FILE.replace(".safe", f"-0000{number}-of-00002.safe")
         safetensors.numpy.save_file({n: tensors[n] for n in chosen}, copy / part)
