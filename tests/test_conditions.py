@@ -33,7 +33,7 @@ def condition(seed, num=NUM):
 
 @pytest.fixture(scope="module")
 def model():
-    return jd.Model(TextNet(), SCHEDULE, jd.Eps(), (4, 4, 1))
+    return jd.Model(TextNet(), SCHEDULE, jd.predictions.Eps(), (4, 4, 1))
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_network_of_texts_trains_and_depends_on_its_prompt():
     text = np.broadcast_to(signs[:, None, None], (num, 3, 5)).astype(np.float32)
     given = jd.Condition(text=text, vector=np.zeros((num, 6), np.float32))
     network = TextNet(width=16, dropout=0.1)
-    model = jd.Model(network, SCHEDULE, jd.X0(), (4, 4, 1))
+    model = jd.Model(network, SCHEDULE, jd.predictions.X0(), (4, 4, 1))
     given = given._replace(
         mask=np.ones((num, 3), bool), image=np.zeros((num, 4, 4, 1), np.float32)
     )
@@ -221,7 +221,7 @@ def test_labels_are_a_condition_wherever_they_were_taken():
         jd.Batch(images, jd.Condition(labels=labels), np.arange(2)),
     ]
     network = ConvNet(num_classes=2)
-    params = jd.Model(network, SCHEDULE, jd.Eps(), (4, 4, 1), 2).init(0)
+    params = jd.Model(network, SCHEDULE, jd.predictions.Eps(), (4, 4, 1), 2).init(0)
     losses = [
         jd.loss_fn(params, network, SCHEDULE, batch, rng.key(0))[0] for batch in batches
     ]

@@ -2,8 +2,19 @@
 
 from typing import TypeAlias
 
+from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig as AutoencoderKLConfig
+from jaxdiff.networks.autoencoder_tiny import (
+    AutoencoderTinyConfig as AutoencoderTinyConfig,
+)
+from jaxdiff.networks.bert import BERTConfig as BERTConfig
+from jaxdiff.networks.clip import CLIPTextConfig as CLIPTextConfig
+from jaxdiff.networks.clip import CLIPVisionConfig as CLIPVisionConfig
 from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
+from jaxdiff.networks.t5 import T5Config as T5Config
+from jaxdiff.networks.text_transformer import (
+    TextTransformerConfig as TextTransformerConfig,
+)
 from jaxdiff.networks.time_embedding import Fourier as Fourier
 from jaxdiff.networks.time_embedding import Sinusoids as Sinusoids
 from jaxdiff.networks.time_embedding import timestep_embedding as timestep_embedding

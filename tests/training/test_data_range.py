@@ -16,6 +16,7 @@ from jaxdiff.typing import PIXELS
 from tests.helpers.own_networks import MLP
 from tests.helpers.runs import TINY
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")
 SCHEDULE = jd.Linear(num_steps=4, beta_start=0.1, beta_end=0.6).build()
 
 
@@ -25,7 +26,9 @@ def batch(scale):
 
 
 def model(data_range=PIXELS):
-    return jd.Model(MLP(), SCHEDULE, jd.X0(), (4, 4, 1), data_range=data_range)
+    return jd.Model(
+        MLP(), SCHEDULE, jd.predictions.X0(), (4, 4, 1), data_range=data_range
+    )
 
 
 def test_latents_of_any_size_are_trained_on():
