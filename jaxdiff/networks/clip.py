@@ -209,7 +209,7 @@ class CLIPVision(nn.Module):
 
 
 def check_skip(skip: int, layers: int) -> None:
-    """Raises `InputError` if there are not so many blocks to skip."""
+    """Raises `InputError` if there are fewer blocks than `skip`."""
     if not 0 <= skip <= layers:
         raise InputError(f"skip must lie in 0..{layers}, the blocks, got {skip}")
 

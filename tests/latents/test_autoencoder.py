@@ -115,7 +115,7 @@ def test_tiles_change_the_size_and_begin_at_multiples():
 
 
 def test_the_seams_of_a_normalising_decoder_are_smooth(kl):
-    """Tiles differ, since each is normalised alone; a seam is no edge."""
+    """Each tile is normalised alone, yet the seams have no edge."""
     latents = images(1, 24, 24, seed=1)
     whole = np.asarray(kl.decode(jnp.asarray(latents)))
     parts = kl.decode_tiled(latents, tile=16, overlap=8)
