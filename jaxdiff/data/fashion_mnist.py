@@ -16,6 +16,7 @@ import numpy as np
 from jaxdiff.checks import Checked, DiskPath
 from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
+from jaxdiff.storage.files import expanded
 
 CLASSES = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
@@ -48,7 +49,7 @@ class FashionMNIST(Checked):
             InputError: If a file is missing, or is not a valid IDX file.
         """
         check_split(split)
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path)
         images, labels = (read_idx(_find(folder, name)) for name in _FILES[split])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(
