@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from annotated_types import Ge
 
 from jaxdiff import rng
@@ -227,10 +228,10 @@ def check_numbers(sampler: Sampler) -> None:
         value = getattr(sampler, name)
         if isinstance(value, Sampler):
             check_numbers(value)
-        elif holds_float(hint) and jnp.ndim(value):
+        elif holds_float(hint) and np.ndim(value):
             raise InputError(
                 f"{name} must be one number for all images, got shape "
-                f"{jnp.shape(value)}. Use jax.vmap for several."
+                f"{np.shape(value)}. Use jax.vmap for several."
             )
 
 
