@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.checks import check_range
+from jaxdiff.checks import check_built, check_object, check_range
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.typing import (
@@ -74,8 +74,11 @@ def bind(
 
     Raises:
         InputError: labels for a network without classes, or labels that are not
-            integers, or are concrete and outside 0..num_classes-1.
+            integers, or are concrete and outside 0..num_classes-1. Also for a network
+            without the method `apply`.
     """
+    check_object("network", network, "apply")
+    check_object("prediction", prediction)
     if labels is not None:
         check_labels(labels, num_classes_of(network))
         labels = jnp.asarray(labels)
@@ -121,7 +124,12 @@ def check_null_class(network: Network) -> None:
 
 
 def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
-    """Raises `InputError` if a network in the denoiser does not fit the schedule."""
+    """Checks that a schedule is built, and fits the networks in a denoiser.
+
+    Raises:
+        InputError: the schedule is not built, or a network's prediction does not fit.
+    """
+    check_built(schedule, "times")
     for part in networks_of(denoiser):
         part.prediction.check_schedule(schedule)
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.checks import of_a_trained_model
+from jaxdiff.checks import any_last_signal
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
 from jaxdiff.pretrained.folder_parts import (
@@ -109,7 +109,7 @@ def from_diffusers(
     inner = parts.network
     model = _read_model(inner / NETWORK, null_class)
     base = base or Experiment()
-    with of_a_trained_model():
+    with any_last_signal():
         if parts.scheduler is not None:
             base = _with_scheduler(base, parts, model, num_steps, ours)
         experiment = replace(base, network=model.config, conditional=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.checks import of_a_trained_model
+from jaxdiff.checks import any_last_signal
 from jaxdiff.data import Arrays, Dataset
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.denoisers.network import NetworkDenoiser
@@ -158,7 +158,7 @@ def load(
             "in Python with jaxdiff.load(workdir, network=...)."
         )
     info = with_network(info, network)
-    with of_a_trained_model():
+    with any_last_signal():
         model = build_model(experiment, info, network)
     params = model.param_shapes()
     wanted: Any = {"ema": params}
