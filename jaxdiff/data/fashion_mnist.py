@@ -19,7 +19,7 @@ from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
 from jaxdiff.storage.files import expanded
 
-CLASSES = (
+CLASSES: tuple[str, ...] = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
     "Bag", "Ankle boot",
 )  # fmt: skip

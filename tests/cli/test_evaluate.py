@@ -355,7 +355,7 @@ def test_wrong_flags_are_one_line(evaluated, run, monkeypatch, capsys, flags, me
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Folders of runs on 8 images, of which so many are held out."""
+    """Folder of two runs on 8 images, named by the number of held-out images."""
     root = tmp_path_factory.mktemp("few")
     (root / "images").mkdir()
     for i in range(8):

@@ -76,12 +76,12 @@ def test_a_user_without_a_home_gets_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("homeless")
 def test_a_user_without_a_home_does_what_needs_no_cache(capsys):
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", None)
     try:
         main(TINY, "What it is.", args=["--version"])
         assert capsys.readouterr().out.startswith("jaxdiff ")
-        assert jax.config.jax_compilation_cache_dir is None
+        assert jax.config.values["jax_compilation_cache_dir"] is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
 
