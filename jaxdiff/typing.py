@@ -148,7 +148,9 @@ class Network(Protocol):
 
     A network that takes labels has an attribute `num_classes`. It may have a method
     `check_null_class()`. That method raises `InputError` if the network cannot be
-    evaluated without a class, which guidance does.
+    evaluated without a class, which guidance does. A network that takes more than
+    images, times and classes has a method `check_inputs()` that raises `InputError`.
+    Its attribute `condition_channels` is the number of channels after the image's.
     """
 
     def apply(

@@ -506,7 +506,7 @@ BREAKS = (
     ),
     Break(
         "dropout-shared-by-blocks",
-        "jaxdiff/networks/unet.py",
+        "jaxdiff/networks/base.py",
         "else rng.fold(keys, stream)",
         "else keys",
         "tests/networks/test_networks.py",
@@ -535,6 +535,22 @@ BREAKS = (
         'padding = ((self.padding == "end", 1),) * 2',
         "tests/pretrained/test_diffusers.py",
         "test_networks_give_what_theirs_give[classes]",
+    ),
+    Break(
+        "groups-before-attention-as-elsewhere",
+        "jaxdiff/networks/ncsnpp.py",
+        '(full if name == "norm_1" else quarter)',
+        "quarter",
+        "tests/pretrained/test_published_networks.py",
+        "test_published_networks_give_what_theirs_give_and_go_back[ncsnpp]",
+    ),
+    Break(
+        "input-not-centred",
+        "jaxdiff/networks/base.py",
+        "return 2 * x - 1 if",
+        "return 2 * x if",
+        "tests/pretrained/test_published_networks.py",
+        "test_published_networks_give_what_theirs_give_and_go_back[condition]",
     ),
     # Devices and processes.
     Break(

@@ -13,7 +13,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.losses.weightings import MinSNR, WeightingOptions
-from jaxdiff.networks import UNetConfig
+from jaxdiff.networks import NetworkOptions, UNetConfig
 from jaxdiff.networks.time_embedding import Fourier, TimeEmbedding
 from jaxdiff.parallel import Parallel, Sharded
 from jaxdiff.samplers import DDIM, DDPM, Euler, Karras, SamplerOptions, Spacing
@@ -49,6 +49,10 @@ CHANGED = Experiment(
         blocks=1,
         attention=(),
         patch=2,
+        middle_groups=3,
+        class_embedding="time",
+        center_input=True,
+        condition_channels=2,
         heads=3,
         head_channels=6,
         middle="no-attention",
@@ -135,6 +139,7 @@ VARIANTS = [
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
+    *(Experiment(network=member()) for member in get_args(NetworkOptions)),
     *(
         Experiment(network=UNetConfig(embedding=member()))
         for member in get_args(TimeEmbedding)
@@ -346,7 +351,7 @@ def test_every_changed_field_is_a_difference():
     name = "sampling.sampler.variance"
     expected = {name if path.startswith(name) else path for path in expected}
     # An absent field equals None, and one data set's `flip` is another's default.
-    same = {"data.label_key", "data.flip", "parallel.num_devices"}
+    same = {"data.label_key", "data.flip", "parallel.num_devices", "network.type"}
     assert set(paths) == expected - same
     assert len(set(paths)) == len(paths)
     assert "training.num_steps: 800000, not 3" in differences(old, new)

@@ -154,6 +154,7 @@ def test_a_closed_terminal_takes_the_signals_message_away(monkeypatch, capfd):
     """SIGHUP comes with a standard error that can no longer be written."""
     from jaxdiff.parallel.preemption import Terminated, stop_between_steps
 
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it
     with stop_between_steps() as asked:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "stderr", Broken(errno.EIO))
@@ -162,6 +163,7 @@ def test_a_closed_terminal_takes_the_signals_message_away(monkeypatch, capfd):
                 pass
         with pytest.raises(Terminated, match="stopped by SIGHUP; step 1") as stop:
             asked.stop(1)
+    signal.signal(signal.SIGHUP, before)
     assert stop.value.code == 129
 
 

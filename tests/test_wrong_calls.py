@@ -105,7 +105,7 @@ NO_CLASSES = (
             lambda: sample(
                 levels=SCHEDULE.level(SCHEDULE.times)._replace(t=jnp.ones(2))
             ),
-            r"fields of one shape \[N \+ 1\], N at least 1, got shapes \(2,\), \(8,\)",
+            r"levels must have fields of one shape \[N \+ 1\], N at least 1, got \(2,",
         ),
         (
             lambda: jd.sample(oracle, jd.DDIM, SCHEDULE, KEY, B),  # type: ignore[arg-type]

@@ -21,6 +21,8 @@ class ImportOptions:
     steps: int | None = None
     """Number of steps of the sampler. None takes the number of a call in diffusers
     (a DDPMPipeline 1000, a DDIMPipeline 50), and 20 with DPM-Solver++ and UniPC."""
+    size: int | None = None
+    """Height and width of the images, for a network whose sample_size is null."""
     variant: str | None = None
     """Variant of the weight files, such as fp16.
     None takes the plain files, or the only variant."""
@@ -56,8 +58,9 @@ def import_model(options: ImportOptions, config: Experiment) -> None:
             "path must be a model folder, got none. Run import PATH WORKDIR"
         )
     run = from_diffusers(
-        options.path, num_steps=options.steps, variant=options.variant,
-        null_class=options.null_class, allow_bin=options.bin, base=config,
+        options.path, num_steps=options.steps, size=options.size,
+        variant=options.variant, null_class=options.null_class, allow_bin=options.bin,
+        base=config,
     )  # fmt: skip
     write_run(run, options.workdir)
     print(printable(f"the model of '{options.path}' is in {options.workdir}"))

@@ -80,14 +80,14 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
-    about = "\n".join(_about(trainer)) if is_shown() else ""
+    about = "\n".join(summary(trainer)) if is_shown() else ""
     run_training(trainer, workdir, about=about)
     took = time.monotonic() - start
     print(printable(f"trained in {took:.0f} s; checkpoints are in {workdir}"))
     return trainer
 
 
-def _about(trainer: Trainer) -> list[str]:
+def summary(trainer: Trainer) -> list[str]:
     """Returns lines on the data, the network and the steps of a training."""
     experiment, data = trainer.experiment, trainer.dataset
     try:
@@ -102,12 +102,14 @@ def _about(trainer: Trainer) -> list[str]:
         classes += ", not used"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
+    patch = experiment.network.patch if trainer.info.network is None else 1
+    patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)
     return [
         f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
         f"{classes}",
-        f"network: {size:,} parameters",
+        f"network: {size:,} parameters{patches}",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",
     ]

@@ -74,11 +74,12 @@ def bind(
 
     Raises:
         InputError: labels for a network without classes, or labels that are not
-            integers, or are concrete and outside 0..num_classes-1. Also for a network
-            without the method `apply`.
+            integers, or are concrete and outside 0..num_classes-1; or a network without
+            the method `apply`, or one that needs further inputs.
     """
     check_object("network", network, "apply")
     check_object("prediction", prediction)
+    check_inputs(network)
     if labels is not None:
         check_labels(labels, num_classes_of(network))
         labels = jnp.asarray(labels)
@@ -119,6 +120,13 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
 def check_null_class(network: Network) -> None:
     """Raises `InputError` if the network has no null class, which guidance needs."""
     check = getattr(network, "check_null_class", None)
+    if check is not None:
+        check()
+
+
+def check_inputs(network: Network) -> None:
+    """Raises `InputError` if the network needs more than images, times and classes."""
+    check = getattr(network, "check_inputs", None)
     if check is not None:
         check()
 

@@ -1,4 +1,4 @@
-"""Layers of the U-Net (Ho et al. 2020, appendix B)."""
+"""Layers of the networks (Ho et al. 2020, appendix B)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -73,8 +73,10 @@ class ResBlock(nn.Module):
         scale_shift: if True, the time scales and shifts the result of the second norm,
             instead of being added before it (Dhariwal & Nichol 2021, section 3.1,
             "AdaGN").
-        resample: change of height and width: "halve" (means), "double" (nearest
-            neighbour) or "no".
+        resample: function that changes height and width, such as `halved`; or None.
+        project: if True, a linear layer maps the input that joins the output, also if
+            it has `features` channels.
+        divisor: number that divides the sum of the two.
     """
 
     features: int
@@ -82,7 +84,9 @@ class ResBlock(nn.Module):
     norm: Callable[..., Norm]
     dtype: Any
     scale_shift: bool = False
-    resample: Literal["no", "halve", "double"] = "no"
+    resample: Callable[[Images], Images] | None = None
+    project: bool = False
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Images, embedding: Array, keys: Key | None) -> Images:
@@ -99,9 +103,8 @@ class ResBlock(nn.Module):
             return nn.Dense(features, dtype=self.dtype, kernel_init=_init, name=name)
 
         h = nn.swish(self.norm(name="norm_1")(x))
-        if self.resample != "no":
-            sized = halved if self.resample == "halve" else doubled
-            x, h = sized(x), sized(h)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
         h = conv("conv_1")(h)
         time = dense("time", self.features * (1 + self.scale_shift))
         moved = time(nn.swish(embedding))[:, None, None, :]
@@ -112,9 +115,9 @@ class ResBlock(nn.Module):
         else:
             h = norm_2(h + moved)
         h = conv("conv_2", _zeros)(dropout(nn.swish(h), self.dropout, keys))
-        fits = x.shape[-1] == self.features
-        skip = x if fits else dense("skip", self.features)(x)
-        return skip + h
+        project = self.project or x.shape[-1] != self.features
+        skip = dense("skip", self.features)(x) if project else x
+        return (skip + h) / self.divisor
 
 
 class Attention(nn.Module):
@@ -124,11 +127,13 @@ class Attention(nn.Module):
         heads: number of heads; it divides the channels.
         norm: function from a name to a normalisation; None for no normalisation.
         dtype: type of the computation; parameters are float32.
+        divisor: number that divides the output.
     """
 
     heads: int
     norm: Callable[..., Norm] | None
     dtype: Any
+    divisor: float = 1.0
 
     @nn.compact
     def __call__(self, x: Images) -> Images:
@@ -144,7 +149,7 @@ class Attention(nn.Module):
             dense(name)(h).reshape(heads) for name in ("query", "key", "value")
         )
         h = jax.nn.dot_product_attention(query, key, value)
-        return x + dense("out", _zeros)(h.reshape(x.shape))
+        return (x + dense("out", _zeros)(h.reshape(x.shape))) / self.divisor
 
 
 class Downsample(nn.Module):

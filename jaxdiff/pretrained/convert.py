@@ -7,6 +7,7 @@ from pathlib import Path
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
 from jaxdiff.runs.load import Run
+from jaxdiff.runs.non_finite import check_params
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import cannot_write
 from jaxdiff.training.initialize import recipe_of
@@ -18,10 +19,12 @@ def write_run(run: Run, workdir: Path) -> None:
     The folder gets its final name after everything is written.
 
     Raises:
-        InputError: the folder is not empty, or cannot be written.
+        InputError: the folder is not empty, or cannot be written; or a parameter is
+            not finite.
     """
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise InputError(f"'{workdir}' must be a new or empty folder. Name another.")
+    check_params(run.params)
     experiment, info = run.experiment, run.info
     state = recipe_of(experiment, run.model).state_of(run.params)
     writing = workdir.with_name(f".{workdir.name}.{os.getpid()}.writing")

@@ -16,6 +16,7 @@ _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
 _LATER = {
     "text": ("text_encoder", "tokenizer"),
     "latents": ("vae", "vqvae", "vqgan", "movq"),
+    "transformers": ("transformer",),
 }
 """Kinds of models that are not supported yet, and the parts that show them."""
 _POINTER = b"version https://git-lfs."
@@ -64,8 +65,11 @@ def find_parts(path: Path) -> Parts:
     if "unet" in found and found <= {"unet", "scheduler"}:
         scheduler = path / "scheduler" / SCHEDULER
         return Parts(path / "unet", scheduler if scheduler.exists() else None)
-    if (path / SCHEDULER).exists():
-        found.add(SCHEDULER)
+    if (path / SCHEDULER).exists() or found == {"scheduler"}:
+        raise InputError(
+            f"'{path}' must hold a network (unet/{NETWORK} or {NETWORK}), got only a "
+            "scheduler. Name the folder of the whole model."
+        )
     raise InputError(
         f"'{path}' must hold {INDEX}, {NETWORK} or unet/{NETWORK}, got "
         f"{', '.join(sorted(found)) or 'none'}. Name a folder that diffusers wrote."
@@ -91,12 +95,16 @@ def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
         if isinstance(value, list) and not key.startswith("_") and any(value)
     }
     name = record.get("_class_name")
-    shown_name = name if isinstance(name, str) else shown(name)
+    # A pipeline of someone's own has its module first.
+    own = name[-1] if isinstance(name, list) and name else name
+    shown_name = own if isinstance(own, str) else shown(name)
     _check_supported(parts, f"'{path}' ({shown_name})")
     if name not in _PIPELINES:
+        alone = parts.get("unet", [])[-1:] == ["UNet2DModel"]
+        remedy = f". Import its network alone from '{path.parent / 'unet'}'." * alone
         raise InputError(
             f"'{path}': _class_name must be one of {', '.join(_PIPELINES)}, got "
-            f"{shown(name)}"
+            f"{shown(name)}{remedy}"
         )
     if parts.keys() != {"unet", "scheduler"}:
         raise InputError(
@@ -110,7 +118,7 @@ def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
 
 
 def _check_supported(parts: Collection[str], where: str) -> None:
-    """Raises an error if the parts are those of a model of text or of latents."""
+    """Raises an error for the parts of a model that is no U-Net of pixels alone."""
     kinds = {
         kind: found
         for kind, starts in _LATER.items()
@@ -118,9 +126,11 @@ def _check_supported(parts: Collection[str], where: str) -> None:
     }
     if kinds:
         names = ", ".join(name for found in kinds.values() for name in found)
+        *most, last = kinds
+        words = " and ".join([*[", ".join(most)] * bool(most), last])
         raise InputError(
-            f"{where} must be a model of pixels, without text or latents, got {names}. "
-            f"Models with {' and '.join(kinds)} are not supported yet."
+            f"{where} must be a U-Net of pixels, without text or latents, got {names}. "
+            f"Models with {words} are not supported yet."
         )
 
 

@@ -1,4 +1,4 @@
-"""Names and layouts of the U-Net's parameters in diffusers' files.
+"""Names and layouts of the networks' parameters in diffusers' files.
 
 jaxdiff's names, such as down_1_0_block/conv_1/kernel, are those of the Flax modules.
 Levels are counted from the largest image size. The name in diffusers is
@@ -19,6 +19,8 @@ _TOP = {
     "time_1": "time_embedding.linear_1",
     "time_2": "time_embedding.linear_2",
     "time_fourier": "time_proj",
+    "class_1": "class_embedding.linear_1",
+    "class_2": "class_embedding.linear_2",
     "label": "class_embedding",
     "conv_in": "conv_in",
     "conv_out": "conv_out",
@@ -27,6 +29,17 @@ _TOP = {
     "middle_1_block": "mid_block.resnets.1",
     "middle_attention": "mid_block.attentions.0",
 }
+_BLOCK = {
+    "downsample": "downsamplers.0",
+    "upsample": "upsamplers.0",
+    "halve": "resnet_down",
+    "double": "resnet_up",
+    "image": "skip_conv",
+    "image_norm": "skip_norm",
+    "attention": "attentions.0",
+}
+_BETWEEN = ("downsample", "halve", "image")
+"""Parts of the way down that, in diffusers, belong to the level above."""
 _INNER = {
     "norm_1": "norm1",
     "norm_2": "norm2",
@@ -72,11 +85,11 @@ class Place(NamedTuple):
 
 
 def places(params: Params, num_levels: int) -> Any:
-    """Returns a `Place` for each of the U-Net's parameters, in a tree like `params`.
+    """Returns a `Place` for each parameter of a network, in a tree like `params`.
 
     Args:
         params: the parameters, or their shapes.
-        num_levels: number of levels of the U-Net.
+        num_levels: number of levels of the network.
     """
 
     def place(path: Any, leaf: Any) -> Place:
@@ -92,7 +105,8 @@ def places(params: Params, num_levels: int) -> Any:
         if last == "kernel":
             order = (3, 2, 0, 1) if leaf.ndim == 4 else (1, 0)
         shape = tuple(leaf.shape[axis] for axis in order)
-        if inner == ["skip"] and last == "kernel":
+        one_by_one = inner == ["skip"] or first.endswith("_image")
+        if one_by_one and last == "kernel" and leaf.ndim == 2:
             shape += (1, 1)
         return Place(name, shape, order)
 
@@ -103,15 +117,14 @@ def _top(name: str, num_levels: int) -> str:
     """Returns diffusers' name of a module: up_0_2_block is up_blocks.3.resnets.2."""
     if name in _TOP:
         return _TOP[name]
-    way, level, *rest = name.split("_")
+    way, level, rest = name.split("_", 2)
     # Here a layer between two levels is named after the one of smaller size.
-    resamples = rest == ["downsample"] or rest == ["upsample"]
     block = int(level) if way == "down" else num_levels - 1 - int(level)
-    if rest == ["downsample"]:
+    if way == "down" and rest in _BETWEEN:
         block -= 1
-    if resamples:
-        return f"{way}_blocks.{block}.{way}samplers.0"
-    index, kind = rest
+    if rest in _BLOCK:
+        return f"{way}_blocks.{block}.{_BLOCK[rest]}"
+    index, kind = rest.split("_")
     kinds = {"block": "resnets", "attention": "attentions"}
     return f"{way}_blocks.{block}.{kinds[kind]}.{index}"
 

@@ -12,6 +12,7 @@ own file, with the entries that diffusers has no place for.
 
 import os
 import shutil
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import numpy as np
 from jaxdiff.checks import any_last_signal
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
+from jaxdiff.networks import Fourier
 from jaxdiff.pretrained.folder_parts import (
     INDEX,
     NETWORK,
@@ -40,9 +42,12 @@ from jaxdiff.pretrained.schedulers import (
     Multistep,
     read_scheduler,
 )
-from jaxdiff.pretrained.unet import Model, UNet2DModel, unet_2d_of
+from jaxdiff.pretrained.unet import Model, UNet2DModel
+from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
 from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.non_finite import check_params
+from jaxdiff.schedules.continuous import VP
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
@@ -66,6 +71,7 @@ def from_diffusers(
     path: str | os.PathLike[str],
     *,
     num_steps: int | None = None,
+    size: int | None = None,
     variant: str | None = None,
     null_class: bool = False,
     allow_bin: bool = False,
@@ -83,6 +89,7 @@ def from_diffusers(
             default the number of a call in diffusers: 1000 for a DDPMPipeline, 50 for
             a DDIMPipeline. Without a pipeline all times for DDPM and 50 for DDIM.
             Always 20 for DPM-Solver++ and UniPC.
+        size: height and width of the images, for a network whose sample_size is null.
         variant: variant of the weights' files, such as "fp16".
         null_class: if True, the last class embedding stands for no class, so that
             guidance is possible.
@@ -91,7 +98,9 @@ def from_diffusers(
             bare UNet2DModel also schedule, prediction and sampling. DDPM's by default.
 
     Returns:
-        The model, as `load` returns it.
+        The model, as `load` returns it. A network with more input channels than images
+        have, or with labels that are no classes, cannot be trained or sampled; evaluate
+        it with `run.network.apply`.
 
     Raises:
         InputError: a file is missing or damaged, an option is not supported, or the
@@ -99,7 +108,8 @@ def from_diffusers(
 
     Warns:
         UserWarning: diffusers draws other images, the weights are those of a variant,
-            or entries of a configuration were ignored.
+            entries of a configuration were ignored, or the scheduler that a network
+            needs is missing.
     """
     compilation_cache.enable()
     path = Path(path)
@@ -107,11 +117,21 @@ def from_diffusers(
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
     inner = parts.network
-    model = _read_model(inner / NETWORK, null_class)
     base = base or Experiment()
+    options = _read_network(inner / NETWORK, size)
+    scheduler = None if parts.scheduler is None else _read_scheduler(parts)
+    learns = base.prediction.learn_variance
+    if scheduler is not None:
+        learns = getattr(scheduler, "variance_type", None) == "learned_range"
+    try:
+        model = options.model(null_class, learns)
+    except InputError as error:
+        raise InputError(f"'{inner / NETWORK}': {error}") from error
     with any_last_signal():
-        if parts.scheduler is not None:
-            base = _with_scheduler(base, parts, model, num_steps, ours)
+        if scheduler is not None:
+            base = _with_scheduler(base, parts, scheduler, model, num_steps, ours)
+        elif isinstance(model.config.embedding, Fourier):
+            base = _with_times_above_zero(base, inner)
         experiment = replace(base, network=model.config, conditional=True)
         schedule = experiment.schedule.build()
     experiment.check(schedule)
@@ -124,6 +144,7 @@ def from_diffusers(
             f"for this prediction, got {model.outputs}"
         )
     params = _read_params(inner, model, variant, allow_bin)
+    check_params(params)
     return Run(experiment, info, built, params, 0)
 
 
@@ -132,39 +153,63 @@ def _outputs(model: TrainedModel) -> int:
     return model.image_shape[-1] * (1 + model.prediction.learn_variance)
 
 
-def _read_model(path: Path, null_class: bool) -> Model:
-    """Returns the U-Net of a config.json."""
+def _read_network(path: Path, size: int | None) -> UNet2DModel:
+    """Returns the fields of a network's config.json."""
     record = read_part(path)
     name = record.get("_class_name", "UNet2DModel")
     if name not in ("UNet2DModel", "UNetUnconditionalModel"):
         raise InputError(
-            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}"
+            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}. Networks "
+            "of text, latents or controls are not supported yet."
         )
     known = [field.name for field in fields(UNet2DModel)]
     data = known_entries(record, known, f"'{path}'")
+    if size is not None:
+        if data.get("sample_size") not in (None, size, [size, size]):
+            raise InputError(
+                f"size must be the sample_size of '{path}', "
+                f"{shown(data['sample_size'])}, got {size}"
+            )
+        data["sample_size"] = size
     if type(data.get("sample_size")) is int:
         data["sample_size"] = [data["sample_size"]] * 2
-    options = from_dict(UNet2DModel, data, f"'{path}' has unsupported entries")
-    try:
-        return options.model(null_class)
-    except InputError as error:
-        raise InputError(f"'{path}': {error}") from error
+    return from_dict(UNet2DModel, data, f"'{path}' has unsupported entries")
+
+
+def _read_scheduler(parts: Parts) -> Common:
+    """Returns the scheduler of a folder that has one."""
+    path = parts.scheduler
+    assert path is not None, "the caller has checked it"
+    # diffusers' DDIMPipeline makes a DDIMScheduler of any scheduler.
+    ddim = parts.pipeline == "DDIMPipeline"
+    name = "DDIMScheduler" if ddim else parts.scheduler_class
+    return read_scheduler(read_part(path), f"'{path}'", name)
+
+
+def _with_times_above_zero(base: Experiment, network: Path) -> Experiment:
+    """Returns the experiment of a network without a scheduler that takes log t."""
+    if isinstance(base.schedule.build(), Schedule):  # its times begin at 0
+        base = replace(base, schedule=VP())
+    warnings.warn(
+        f"took the output of '{network}' for {type(base.prediction).__name__} at times "
+        f"of {type(base.schedule).__name__}, because it has no scheduler. Published "
+        "networks with time_embedding_type fourier take noise scales as times and give "
+        "scores: evaluate those in Python with run.network.apply",
+        stacklevel=3,
+    )
+    return base
 
 
 def _with_scheduler(
     base: Experiment,
     parts: Parts,
+    scheduler: Common,
     model: Model,
     num_steps: int | None,
     ours: dict[str, Any],
 ) -> Experiment:
     """Returns the experiment with a scheduler's schedule, prediction and sampling."""
     path = parts.scheduler
-    assert path is not None, "the caller has checked it"
-    # diffusers' DDIMPipeline makes a DDIMScheduler of any scheduler.
-    ddim = parts.pipeline == "DDIMPipeline"
-    name = "DDIMScheduler" if ddim else parts.scheduler_class
-    scheduler = read_scheduler(read_part(path), f"'{path}'", name)
     learns = model.outputs == 2 * model.image_shape[-1]
     variance = getattr(scheduler, "variance_type", None)
     if learns != (variance == "learned_range"):
@@ -250,6 +295,26 @@ def _flat(tree: Any) -> list[Any]:
     return jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "order"))
 
 
+def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns a run's network as in diffusers: its config.json, and its tensors.
+
+    Raises:
+        InputError: diffusers has no such network.
+    """
+    config, info = run.experiment.network, run.info
+    model = Model(config, info.image_shape, _outputs(run.model), info.num_classes)
+    record = to_dict(unet_2d_of(model))
+    height, width = record["sample_size"]
+    if height == width:
+        record["sample_size"] = height
+    found = _flat(places(run.params, len(config.widths)))
+    leaves = jax.tree.leaves(run.params)
+    return record, {
+        place.name: place.theirs(np.asarray(leaf))
+        for leaf, place in zip(leaves, found, strict=True)
+    }
+
+
 def to_diffusers(
     run: Run | str | os.PathLike[str], path: str | os.PathLike[str]
 ) -> dict[str, Any]:
@@ -265,19 +330,17 @@ def to_diffusers(
         "num_inference_steps", and for DDIM "eta" and "use_clipped_model_output".
 
     Raises:
-        InputError: diffusers has no such network, schedule, prediction or sampler; or
-            the folder cannot be written.
+        InputError: diffusers has no such network, schedule, prediction or sampler; a
+            parameter is not finite; or the folder cannot be written.
     """
     run = run if isinstance(run, Run) else load(run)
     path = Path(path)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
+    check_params(run.params)
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
-    model = Model(
-        experiment.network, info.image_shape, _outputs(run.model), info.num_classes
-    )  # fmt: skip
-    unet = to_dict(unet_2d_of(model))
+    unet, arrays = network_of(run)
     scheduler, steps = scheduler_of(
         experiment.schedule, run.schedule, experiment.prediction, sampling
     )
@@ -286,14 +349,6 @@ def to_diffusers(
         sampler: Any = sampling.sampler
         call["eta"] = float(sampler.eta)
         call["use_clipped_model_output"] = sampling.clip and not sampling.keep_eps
-    height, width = unet["sample_size"]
-    if height == width:
-        unet["sample_size"] = height
-    found = places(run.params, len(model.config.widths))
-    arrays = {
-        place.name: place.theirs(np.asarray(leaf))
-        for leaf, place in zip(jax.tree.leaves(run.params), _flat(found), strict=True)
-    }
     pipeline = (
         "DDIMPipeline" if isinstance(scheduler, DDIMScheduler) else "DDPMPipeline"
     )

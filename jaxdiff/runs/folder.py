@@ -119,7 +119,8 @@ def _refuse_other(
     remedy: str,
 ) -> None:
     here = _without(training_part(experiment, info), CHANGEABLE)
-    there = _without(serialization.with_new_names(there), CHANGEABLE)
+    there = _with_network_type(serialization.with_new_names(there))
+    there = _without(there, (*NOT_TRAINING, *CHANGEABLE))
     told, options = there.get("info"), there.get("data")
     known = told.get("fingerprint") if isinstance(told, dict) else None
     if isinstance(told, dict) and known is None:
@@ -156,6 +157,7 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         experiment.get("prediction", {}).setdefault("type", "Eps")
         sampling = experiment.get("sampling", {})
         sampling.get("sampler", {}).setdefault("type", "Ancestral")
+        experiment = _with_network_type(experiment)
         # Older versions store remat as a bool.
         network = experiment.get("network", {})
         if isinstance(network.get("remat"), bool):
@@ -167,6 +169,18 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
     return serialization.from_dict(Experiment, experiment), info
+
+
+def _with_network_type(options: dict[str, Any]) -> dict[str, Any]:
+    """Returns an experiment's options with the type and all options of its network.
+
+    Older versions have one network, without a type, and fewer options of it.
+    """
+    network = options.get("network")
+    if not isinstance(network, dict) or "type" in network:
+        return options
+    unet = serialization.to_dict(Experiment())["network"]
+    return {**options, "network": {**unet, **network}}
 
 
 def _read_info(data: dict[str, Any]) -> DataInfo:

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxdiff import rng
 from jaxdiff.checks import check_seed
-from jaxdiff.denoisers.network import check_labels, check_null_class
+from jaxdiff.denoisers.network import check_inputs, check_labels, check_null_class
 from jaxdiff.errors import InputError, NonFiniteSamples
 from jaxdiff.parallel import Parallel, Pmap, map_by_value
 from jaxdiff.samplers import DDIM, Spacing, sample
@@ -66,8 +66,10 @@ def check_request(
     """Checks the arguments of `generate`.
 
     Raises:
-        InputError: an argument is out of range, or the sampler does not fit.
+        InputError: an argument is out of range, the sampler does not fit, or the
+            network needs further inputs.
     """
+    check_inputs(model.network)
     if num < 1:
         raise InputError(f"num must be at least 1, got {num}")
     if num >= 2**31:  # indices are 32-bit integers

@@ -32,7 +32,7 @@ from jaxdiff.typing import AnySchedule, Network, Params
 
 @dataclass(frozen=True)
 class Run:
-    """A trained model, as `load` returns it. Its parameters must be finite.
+    """A trained model, as `load` returns it.
 
     Attributes:
         experiment: the run's configuration.
@@ -49,9 +49,6 @@ class Run:
     params: Params
     step: int
     parallel: Parallel = field(default_factory=Pmap)
-
-    def __post_init__(self) -> None:
-        check_params(self.params)
 
     @property
     def network(self) -> Network:
@@ -77,8 +74,10 @@ class Run:
         """Checks the arguments of `generate` together with the run's options.
 
         Raises:
-            InputError: an argument is out of range, or does not fit the run.
+            InputError: an argument is out of range, or does not fit the run; or the
+                run's parameters are not finite.
         """
+        check_params(self.params)
         sampling = sampling or self.experiment.sampling
         check_request(self.model, sampling, labels, num, seed)
         experiment = replace(self.experiment, sampling=sampling)
@@ -114,7 +113,7 @@ class Run:
             clipped; with `every`, [num, states, height, width, channels].
 
         Raises:
-            InputError: an argument is out of range, or does not fit the run.
+            InputError: see `check_request` and `runs.generate.generate`.
         """
         sampling = sampling or self.experiment.sampling
         self.check_request(labels, num, seed, sampling)
@@ -190,6 +189,7 @@ def load(
                 f"{error:.0%} of its profile: the run stored the lengths {lengths}",
                 stacklevel=2,
             )
+    check_params(params)
     return Run(experiment, info, model, params, step, parallel or Pmap())
 
 

@@ -213,7 +213,7 @@ def check_grid(grid: Level) -> None:
     shapes = [jnp.shape(field) for field in grid]
     if len({*shapes}) > 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
         raise InputError(
-            "levels must have fields of one shape [N + 1], N at least 1, got shapes "
+            "levels must have fields of one shape [N + 1], N at least 1, got "
             f"{', '.join(map(str, shapes))}"
         )
     alpha, sigma = concrete(grid.alpha), concrete(grid.sigma)

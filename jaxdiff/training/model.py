@@ -119,7 +119,9 @@ def init_params(
     Raises:
         InputError: If the network's call does not match `typing.Network`.
     """
-    images, times = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
+    *size, channels = image_shape
+    channels += getattr(network, "condition_channels", 0)
+    images, times = jnp.zeros((1, *size, channels)), jnp.zeros(1, jnp.int32)
     labels = None if num_classes is None else jnp.zeros(1, jnp.int32)
     module: Any = network
     try:

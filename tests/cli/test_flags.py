@@ -24,7 +24,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
-from jaxdiff.networks import UNetConfig
+from jaxdiff.networks import NCSNppConfig, NetworkOptions, UNetConfig
 from jaxdiff.networks.time_embedding import Sinusoids, TimeEmbedding
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import DDPM, SamplerOptions, Spacing
@@ -45,6 +45,7 @@ MEMBERS = {
     "data": (Digits, FashionMNIST, ImageFolder, TFDS, Arrays),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
+    "network": get_args(NetworkOptions),
     "network.embedding": get_args(TimeEmbedding),
     "objective": get_args(Objective),
     "parallel": get_args(Parallel),
@@ -54,6 +55,11 @@ MEMBERS = {
     "sampling.sampler.spacing": get_args(Spacing),
     "sampling.sampler.variance": get_args(Variance),
 }
+NETWORKS = {
+    UNetConfig: CHANGED.network,
+    NCSNppConfig: NCSNppConfig(channels=64, groups=16, middle_divisor=1.5, patch=2),
+}
+"""Networks with other options than the defaults, which bound each other."""
 ALL = dataclasses.replace(
     CHANGED,
     data=Digits(),
@@ -174,11 +180,17 @@ def test_a_member_is_chosen_by_name_with_flags_of_its_own(path, member):
     chosen = at(run(f"--{path}", name), path)
     assert chosen == (at(CONFIG, path) if member is before else member())
     hints = get_type_hints(member)
-    values = {
-        f.name: other(getattr(chosen, f.name), hints[f.name], place)
+    fields = [
+        (place, f.name, getattr(chosen, f.name))
         for place, f in enumerate(dataclasses.fields(member))
         if not dataclasses.is_dataclass(getattr(chosen, f.name))
-    }
+    ]
+    if path == "network":
+        found = {name: getattr(NETWORKS[member], name) for _, name, _ in fields}
+        values = {k: v for k, v in found.items() if v != getattr(chosen, k)}
+    else:
+        values = {name: other(value, hints[name], i) for i, name, value in fields}
+    assert values or not fields
     flags = [a for k, v in values.items() for a in arguments(f"{path}.{k}", v)]
     for args in ([f"--{path}", name, *flags], [*flags, f"--{path}={name}"]):
         result = run(*args)
@@ -217,7 +229,8 @@ def test_several_choices_at_once():
 
 def test_every_field_is_a_flag():
     start = Experiment()
-    fields = [p for p, _, _ in walk(ALL) if not p.startswith(tuple(MEMBERS))]
+    inside = tuple(MEMBERS.keys() - {"network"})
+    fields = [p for p, _, _ in walk(ALL) if not p.startswith(inside)]
     assert all(at(ALL, path) != at(start, path) for path in fields)
     flags = [a for path in fields for a in arguments(path, at(ALL, path))]
     assert run(*flags, config=start) == ALL
@@ -456,7 +469,7 @@ def test_help_fits_80_columns_with_the_daily_groups_first(capsys, monkeypatch):
 
 def test_option_names():
     names = {
-        FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "u-net-config",
+        FixedSmall: "fixed-small", Linear: "linear", UNetConfig: "unet",
         jd.DDIM: "ddim", jd.samplers.UniPC: "uni-pc", jd.DPMSolver: "dpm-solver",
         jd.losses.MinSNR: "min-snr", jd.losses.SNRPlusOne: "snr-plus-one",
         jd.losses.EDMWeighting: "edm-weighting", jd.losses.P2: "p2",

@@ -17,8 +17,10 @@ import pytest
 import jaxdiff as jd
 from experiments import cifar10, digits, fashion_mnist
 from jaxdiff.cli import program
+from jaxdiff.cli.train import summary
 from jaxdiff.evaluation.label_agreement import label_agreement
 from jaxdiff.recipes import RECIPES, recipe
+from jaxdiff.runs.trainer import Trainer
 from tests.helpers.runs import TINY
 
 SCREEN = 40
@@ -116,6 +118,15 @@ def test_the_scripts_are_the_recipes():
     for name, module in RECIPES.items():
         text = importlib.import_module(f"experiments.{module}").about
         assert f"jaxdiff train {name}" in text or f"jaxdiff run {name}" in text
+
+
+def test_a_summary_names_patches_that_cannot_be_exported():
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    config = dataclasses.replace(TINY.network, patch=2)
+    experiment = dataclasses.replace(TINY, network=config)
+    trainer = Trainer.of(experiment, jd.data.from_arrays(images))
+    _, network, _ = summary(trainer)
+    assert network.endswith(" on patches of 2; diffusers has no such network")
 
 
 def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys, finished):

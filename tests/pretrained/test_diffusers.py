@@ -167,6 +167,7 @@ LONG = ("cat", "celebahq", *FULL)
         for name in ALL
     ],
 )
+@pytest.mark.filterwarnings("ignore:took the output of .* because it has no sched")
 def test_networks_give_what_theirs_give(name, tmp_path):
     network = network_of(name)
     network.save_pretrained(tmp_path)
@@ -561,12 +562,12 @@ WRONG: dict[str, tuple[Any, str]] = {
         "1 of another type: conv_out.bias is I32, not F32 or F16 or BF16",
     ),
     "unknown block": (
-        changed_json(UNET, down_block_types=["SkipDownBlock2D", "DownBlock2D"]),
-        "got 'SkipDownBlock2D'",
+        changed_json(UNET, down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"]),
+        "or those of NCSN++ with Skip, got 'CrossAttnDownBlock2D'",
     ),
     "an option": (changed_json(UNET, act_fn="mish"), "got 'mish'"),
     "a number": (changed_json(UNET, layers_per_block=10**9), "layers_per_block must"),
-    "classes": (changed_json(UNET, class_embed_type="timestep"), "got 'timestep'"),
+    "classes": (changed_json(UNET, class_embed_type="projection"), "got 'projection'"),
     "no size": (changed_json(UNET, sample_size=None), "and width, got null"),
     "scheduler": (
         changed_json("model_index.json", scheduler=["diffusers", "PNDMScheduler"]),

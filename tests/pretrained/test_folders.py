@@ -17,7 +17,8 @@ from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
 from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.schedulers import read_scheduler
-from jaxdiff.pretrained.unet import Model, unet_2d_of
+from jaxdiff.pretrained.unet import Model
+from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.pretrained.weights import find_tensors, write_tensors
 from jaxdiff.serialization import to_dict
 from tests.helpers.pytorch import diffusers, torch
@@ -317,3 +318,139 @@ def test_shards_of_a_variant_by_either_name_of_the_index(index, model):
         assert find_tensors(folder).keys() == places.keys()
     assert find_tensors(folder, "bf16").keys() == places.keys()
     assert jax.tree.leaves(from_diffusers(model, variant="bf16").params)
+
+
+KINDS: dict[str, tuple[dict[str, Any], str]] = {
+    "StableDiffusionPipeline": (
+        {
+            INDEX: {
+                "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0",
+                "scheduler": ["diffusers", "PNDMScheduler"],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "unet": ["diffusers", "UNet2DConditionModel"],
+                "vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None],
+            }
+        },
+        "{}/model_index.json' (StableDiffusionPipeline) must be a U-Net of pixels, "
+        "without text or latents, got text_encoder, tokenizer, vae. Models with text "
+        "and latents are not supported yet.",
+    ),
+    "MochiPipeline": (
+        {
+            INDEX: {
+                "_class_name": "MochiPipeline",
+                "text_encoder": ["transformers", "T5EncoderModel"],
+                "transformer": ["diffusers", "MochiTransformer3DModel"],
+                "vae": ["diffusers", "AutoencoderKLMochi"],
+            }
+        },
+        "{}/model_index.json' (MochiPipeline) must be a U-Net of pixels, without text "
+        "or latents, got text_encoder, vae, transformer. Models with text, latents and "
+        "transformers are not supported yet.",
+    ),
+    "a pipeline with code of its own": (
+        {
+            INDEX: {
+                "_class_name": ["pipeline_x", "XPipeline"],
+                "vae": ["diffusers", "AutoencoderKL"],
+            }
+        },
+        "{}/model_index.json' (XPipeline) must be a U-Net of pixels, without text or "
+        "latents, got vae. Models with latents are not supported yet.",
+    ),
+    "ConsistencyModelPipeline": (
+        {
+            INDEX: {
+                "_class_name": "ConsistencyModelPipeline",
+                "scheduler": ["diffusers", "CMStochasticIterativeScheduler"],
+                "unet": ["diffusers", "UNet2DModel"],
+            }
+        },
+        "{}/model_index.json': _class_name must be one of DDPMPipeline, DDIMPipeline, "
+        "DiffusionPipeline, got 'ConsistencyModelPipeline'. Import its network alone "
+        "from '{}/unet'.",
+    ),
+    "DDPMPipeline without its parts": (
+        {
+            INDEX: {
+                "_class_name": "DDPMPipeline",
+                "scheduler": ["diffusers", "DDPMScheduler"],
+                "unet": ["diffusers", "UNet2DModel"],
+            }
+        },
+        "{}' must hold unet/config.json, the unet of its model_index.json, got none. "
+        "Download the whole folder.",
+    ),
+    "FluxTransformer2DModel": (
+        {"transformer/config.json": {"_class_name": "FluxTransformer2DModel"}},
+        "{}' must be a U-Net of pixels, without text or latents, got transformer. "
+        "Models with transformers are not supported yet.",
+    ),
+    "VQModel without an index": (
+        {UNET: {}, "vqvae/config.json": {"_class_name": "VQModel"}},
+        "{}' must be a U-Net of pixels, without text or latents, got vqvae. Models "
+        "with latents are not supported yet.",
+    ),
+    "ControlNetModel": (
+        {"config.json": {"_class_name": "ControlNetModel"}},
+        "{}/config.json': _class_name must be UNet2DModel, got 'ControlNetModel'. "
+        "Networks of text, latents or controls are not supported yet.",
+    ),
+    "UNet2DConditionModel": (
+        {UNET: {"_class_name": "UNet2DConditionModel"}},
+        "{}/unet/config.json': _class_name must be UNet2DModel, got "
+        "'UNet2DConditionModel'. Networks of text, latents or controls are not "
+        "supported yet.",
+    ),
+    "DDIMScheduler": (
+        {"scheduler_config.json": {"_class_name": "DDIMScheduler"}},
+        "{}' must hold a network (unet/config.json or config.json), got only a "
+        "scheduler. Name the folder of the whole model.",
+    ),
+    "DDPMScheduler in its folder": (
+        {SCHEDULER: {"_class_name": "DDPMScheduler"}},
+        "{}' must hold a network (unet/config.json or config.json), got only a "
+        "scheduler. Name the folder of the whole model.",
+    ),
+    "an empty folder": (
+        {},
+        "{}' must hold model_index.json, config.json or unet/config.json, got none. "
+        "Name a folder that diffusers wrote.",
+    ),
+}  # fmt: skip
+"""Kinds of published folders, as stand-ins, and the lines that refuse them."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_of_folder_is_refused_in_one_line_that_names_what_is_missing(
+    kind, tmp_path
+):
+    files, line = KINDS[kind]
+    for name, record in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(json.dumps(record))
+    with pytest.raises(InputError) as error:
+        from_diffusers(tmp_path)
+    assert str(error.value) == "'" + line.replace("{}", str(tmp_path))
+
+
+@pytest.mark.parametrize("way", ["index", "no index", "network", "scheduler"])
+def test_each_warning_of_an_import_is_given_once(way, model, tmp_path):
+    changed_json(UNET, dial=3)(model)
+    changed_json(SCHEDULER, dial=4)(model)
+    path = {"network": model / "unet", "scheduler": model / "scheduler"}.get(way, model)
+    if way != "index":
+        (model / INDEX).unlink()
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        if way == "scheduler":
+            with pytest.raises(InputError, match="got only a scheduler"):
+                from_diffusers(path)
+        else:
+            run = from_diffusers(path)
+            if way == "index":  # writing is the same for every way
+                write_run(run, tmp_path / "run")
+    files = {"network": [UNET], "scheduler": []}.get(way, [UNET, SCHEDULER])
+    wanted = [f"ignored entries of '{model / file}'" for file in files]
+    assert [str(one.message).partition(" that ")[0] for one in told] == wanted

@@ -8,9 +8,8 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.errors import NonFiniteSamples
-from jaxdiff.pretrained.convert import write_run
+from jaxdiff.pretrained import convert, pipeline_folder, write_run
 from jaxdiff.runs.generate import generate
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.read_state import by_name
@@ -33,15 +32,19 @@ def damaged(params, number):
 def test_parameters_that_are_not_finite_are_refused(finished, tmp_path, monkeypatch):
     run = jd.load(finished[0])
     params, name = damaged(run.params, np.nan)
+    bad = dataclasses.replace(run, params=params)
+    infinite = dataclasses.replace(run, params=damaged(run.params, -np.inf)[0])
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "__post_init__", lambda run: None)
-        bad = dataclasses.replace(run, params=params)
+        patch.setattr(convert, "check_params", lambda params: None)
+        patch.setattr(pipeline_folder, "check_params", lambda params: None)
         write_run(bad, tmp_path / "run")
         jd.to_diffusers(bad, tmp_path / "folder")
     init = dataclasses.replace(TINY, init=str(tmp_path / "run"))
     refusals = [
-        lambda: dataclasses.replace(run, params=params),
-        lambda: dataclasses.replace(run, params=damaged(run.params, -np.inf)[0]),
+        lambda: bad.generate(None, 1, 0),
+        lambda: infinite.check_request(None, 1, 0),
+        lambda: write_run(bad, tmp_path / "written"),
+        lambda: jd.to_diffusers(bad, tmp_path / "exported"),
         lambda: jd.load(tmp_path / "run"),
         lambda: jd.to_diffusers(tmp_path / "run", tmp_path / "exported"),
         lambda: jd.from_diffusers(tmp_path / "folder"),
@@ -52,6 +55,7 @@ def test_parameters_that_are_not_finite_are_refused(finished, tmp_path, monkeypa
             refusal()
         assert name in str(caught.value)
     assert not (tmp_path / "exported").exists()
+    assert not (tmp_path / "written").exists()
 
 
 def test_samples_that_are_not_finite_are_refused(short):

@@ -221,7 +221,7 @@ def test_wrong_levels_and_numbers_are_refused(short):
         (
             jd.DDIM(),
             grid._replace(sigma=grid.sigma[1:]),
-            r"shapes .* \(5,\), \(4,\)$",
+            r"got \(5,\), \(5,\), \(4,\)$",
         ),
         (jd.DDIM(), jax.tree.map(lambda a: a[:1], grid), r"N at least 1"),
         (jd.samplers.UniPC(), twice, r"equal levels at 1 and 2\. "),

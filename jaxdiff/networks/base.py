@@ -1,0 +1,293 @@
+"""Options and inputs that `UNet` and `NCSNpp` share."""
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Annotated, Any, Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+from annotated_types import Ge, Gt, Interval, MultipleOf
+
+from jaxdiff import rng
+from jaxdiff.checks import Checked, Share
+from jaxdiff.errors import InputError
+from jaxdiff.networks.layers import Norm, drop_labels
+from jaxdiff.networks.time_embedding import Fourier, Sinusoids, TimeEmbedding
+from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(Checked):
+    """Options of every network; the defaults are DDPM's for CIFAR-10."""
+
+    channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
+    """Number of channels of the first level."""
+    multipliers: tuple[Annotated[float, Gt(0)], ...] = (1, 2, 2, 2)
+    """Channels of each level, in multiples of `channels`; each further level halves the
+    size."""
+    blocks: Annotated[int, Ge(1)] = 2
+    """Number of residual blocks per level on the way down; one more on the way up."""
+    patch: Annotated[int, Ge(1)] = 1
+    """Side of a patch in pixels. The network treats patches as pixels with more
+    channels (Luhman & Luhman 2022), which costs less by the square of the side, and is
+    a little less fine. A network on patches cannot be exported to diffusers."""
+    attention: tuple[Annotated[int, Ge(1)], ...] = (16,)
+    """Sizes (larger side, in patches) of feature maps with self-attention; the option
+    `middle` has its own."""
+    heads: Annotated[int, Ge(1)] = 1
+    """Number of attention heads; it must divide the channels."""
+    head_channels: Annotated[int, Ge(1)] | None = None
+    """Number of channels per head, instead of `heads`; None to use `heads`."""
+    middle: Literal["attention", "attention-without-norm", "no-attention"] = "attention"
+    """Layer between the two blocks of the middle."""
+    middle_groups: Annotated[int, Ge(1)] | None = None
+    """Number of groups of the norm in that attention, a divisor of its channels; None
+    for the number of the blocks' norms."""
+    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
+    """Number that the normalisation adds to the variance."""
+    scale_shift: bool = False
+    """If True, the time scales and shifts the result of a block's second norm, as in
+    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
+    embedding: TimeEmbedding = field(default_factory=Sinusoids)
+    """Embedding of the time."""
+    dropout: Share = 0.1
+    """Dropout rate in each residual block."""
+    label_dropout: Share = 0.1
+    """Rate at which training replaces the class by the null class; guidance needs it
+    above 0."""
+    null_class: bool = True
+    """If True, the network has one more class, for "any"."""
+    class_embedding: Literal["table", "time", "none"] = "table"
+    """Embedding of the labels: a row per class; or that of the time with two layers of
+    its own, for numbers [batch]; or none, for embeddings [batch, 4 channels]. Training
+    and sampling need "table"; the others are for imported networks."""
+    center_input: bool = False
+    """If True, the network maps its input x to 2x - 1 first."""
+    condition_channels: Annotated[int, Ge(0)] = 0
+    """Number of channels that an imported network takes after those of the image, such
+    as a small image to enlarge. Training and sampling need 0."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the computation; parameters and output are float32."""
+    remat: Literal["none", "cheap", "blocks"] = "none"
+    """Part of the forward pass that the backward pass recomputes, to save memory: none,
+    all except convolutions and matrix products, or whole blocks. (XLA undoes this
+    option on the CPU.)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= len(self.multipliers) <= 20:
+            raise InputError(
+                "multipliers must have 1 to 20 levels, got "
+                f"{len(self.multipliers) or self.multipliers}"
+            )
+        if self.label_dropout and not self.null_class:
+            raise InputError(
+                "label_dropout must be 0 if null_class is off, because it uses the "
+                f"null class, got {self.label_dropout:g}. Set label_dropout to 0."
+            )
+        for multiplier, width in zip(self.multipliers, self.widths, strict=True):
+            if width < 1 or abs(width - self.channels * multiplier) > 1e-6 * width:
+                raise InputError(
+                    "multipliers must give whole numbers of channels, got "
+                    f"{multiplier:g} times {self.channels}"
+                )
+            self.head_count(width)
+        if self.middle_groups is not None and self.widths[-1] % self.middle_groups:
+            raise InputError(
+                f"middle_groups must divide the channels {self.widths[-1]} of the last "
+                f"level, got {self.middle_groups}"
+            )
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Numbers of channels of the levels."""
+        scaled = (self.channels * multiplier for multiplier in self.multipliers)
+        return tuple(round(width) if math.isfinite(width) else 0 for width in scaled)
+
+    def head_count(self, width: int) -> int:
+        """Returns the number of attention heads over `width` channels.
+
+        Raises:
+            InputError: the heads do not divide the channels.
+        """
+        if self.head_channels is None:
+            name, value = "heads", self.heads
+        else:
+            name, value = "head_channels", self.head_channels
+        if width % value:
+            raise InputError(f"{name} must divide the channels {width}, got {value}")
+        return value if self.head_channels is None else width // value
+
+    def middle_norm(self, norm: Callable[..., Norm]) -> Callable[..., Norm] | None:
+        """Returns the norm of the middle's attention, made from those of its blocks."""
+        if self.middle == "attention-without-norm":
+            return None
+        if self.middle_groups is None:
+            return norm
+        dtype = jnp.dtype(self.dtype)
+        return partial(Norm, self.middle_groups, dtype, 1, self.epsilon)
+
+    def check_null_class(self) -> None:
+        """Raises `InputError` if the network cannot be evaluated without labels."""
+        if not self.null_class:
+            raise InputError(
+                "labels must be given, because the network has no null class. Give "
+                "labels, and turn guidance off."
+            )
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` if the network needs more than images and classes."""
+        if self.condition_channels:
+            raise InputError(
+                "network.condition_channels must be 0 for training and sampling, got "
+                f"{self.condition_channels}: channels that the network takes after "
+                "the image's. Evaluate it in Python with run.network.apply."
+            )
+        if self.class_embedding != "table":
+            labels = {"time": "a number", "none": "an embedding"}[self.class_embedding]
+            raise InputError(
+                "network.class_embedding must be table for training and sampling, got "
+                f"{self.class_embedding}: the label of an image is {labels}. Evaluate "
+                "the network in Python with run.network.apply."
+            )
+
+    def check_image_shape(self, height: int, width: int) -> None:
+        """Checks that patches and levels divide the image's size evenly.
+
+        Raises:
+            InputError: a size is not a multiple of patch * 2^(levels - 1). The message
+                has the nearest multiples.
+        """
+        multiple = self.patch * 2 ** (len(self.multipliers) - 1)
+        patches = f" of patches of {self.patch}" if self.patch > 1 else ""
+        for name, size in (("height", height), ("width", width)):
+            if size % multiple or size < 1:
+                below = size // multiple * multiple
+                near = [s for s in (below, below + multiple) if s > 0]
+                raise InputError(
+                    f"image {name} must be a multiple of {multiple} for "
+                    f"{len(self.multipliers)} levels{patches}, got {size}. Use "
+                    f"{' or '.join(map(str, near))}, or fewer multipliers."
+                )
+
+
+class BaseNetwork(nn.Module):
+    """Inputs of a network: their checks, and the embedding of time and class.
+
+    Attributes:
+        config: options of the network.
+        out_channels: number of channels of the output.
+        num_classes: number of classes, or None for an unconditional network. Class
+            `num_classes` is the null class, which stands for "any".
+        in_channels: number of channels of the images; None for `out_channels`.
+    """
+
+    config: Any
+    out_channels: int
+    num_classes: int | None = None
+    in_channels: int | None = None
+
+    @property
+    def condition_channels(self) -> int:
+        """Number of input channels after the channels of the images."""
+        return self.config.condition_channels
+
+    def check_null_class(self) -> None:
+        """Raises `InputError` if the network cannot be evaluated without labels."""
+        self.config.check_null_class()
+
+    def check_inputs(self) -> None:
+        """Raises `InputError` if the network needs more than images and classes."""
+        self.config.check_inputs()
+
+    def checked(self, x: Images, t: Timesteps, labels: Labels | None) -> Images:
+        """Checks the shapes of a call, and returns the images in the type to compute.
+
+        Raises:
+            InputError: the shape of an argument does not match.
+        """
+        channels = (self.in_channels or self.out_channels) + self.condition_channels
+        if x.ndim != 4 or x.shape[-1] != channels:
+            raise InputError(
+                f"images must be [batch, height, width, {channels}], "
+                f"got shape {x.shape}"
+            )
+        self.config.check_image_shape(*x.shape[1:3])
+        if t.shape != x.shape[:1]:
+            raise InputError(f"t must have shape {x.shape[:1]}, got {t.shape}")
+        if labels is not None and labels.shape[:1] != x.shape[:1]:
+            raise InputError(
+                f"labels must be {x.shape[0]}, one per image, got {labels.shape[0]}"
+            )
+        x = x.astype(jnp.dtype(self.config.dtype))
+        return 2 * x - 1 if self.config.center_input else x
+
+    def divided(self, x: Images, t: Timesteps) -> Images:
+        """Returns the output, divided by the time if the embedding asks for it."""
+        embedding = self.config.embedding
+        divide = isinstance(embedding, Fourier) and embedding.divide
+        return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
+
+    def embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
+        """Returns the embedding of time and class, [batch, 4 channels]."""
+        config, features = self.config, 4 * self.config.channels
+        dtype = jnp.dtype(config.dtype)
+        embed_time = config.embedding.layer(config.channels)
+
+        def dense(name: str) -> nn.Dense:
+            init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+            return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+
+        def layers(x: Array, name: str) -> Array:
+            return dense(f"{name}_2")(nn.swish(dense(f"{name}_1")(x)))
+
+        embedding = layers(embed_time(t), "time")
+        if config.class_embedding != "table":
+            of_time = config.class_embedding == "time"
+            if labels is None and self.is_initializing():
+                labels = jnp.ones(t.shape if of_time else (*t.shape, features))
+            if labels is None:
+                raise InputError(
+                    "labels must be given to this network, got None: its "
+                    f"class_embedding is {config.class_embedding}"
+                )
+            return embedding + (
+                layers(embed_time(labels), "class") if of_time else labels.astype(dtype)
+            )
+        if self.num_classes is None:
+            return embedding
+        null = self.num_classes
+        if labels is None:
+            if not self.is_initializing():
+                config.check_null_class()
+            labels = jnp.full(t.shape, null if config.null_class else 0)
+        init = nn.initializers.normal(1.0)
+        embed = nn.Embed(
+            null + config.null_class, features, dtype=dtype,
+            embedding_init=init, name="label",
+        )  # fmt: skip
+        if jnp.issubdtype(labels.dtype, jnp.floating):
+            shares = labels
+            if config.null_class:
+                rest = 1 - labels.sum(axis=1, keepdims=True)
+                shares = jnp.concatenate([labels, rest], axis=1)
+            return embedding + shares.astype(dtype) @ embed.embedding.astype(dtype)
+        labels = drop_labels(labels, config.label_dropout, null, keys)
+        return embedding + embed(labels)
+
+
+def key_streams(keys: Key | None) -> Callable[[], Key | None]:
+    """Returns a function whose calls give keys [batch] of independent streams.
+
+    Every block has a stream of its own; the first stream is for the labels.
+    """
+    streams = itertools.count()
+
+    def next_keys() -> Key | None:
+        stream = next(streams)
+        return None if keys is None else rng.fold(keys, stream)
+
+    return next_keys
