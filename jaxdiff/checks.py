@@ -267,6 +267,38 @@ def _interval(bound: Any, kind: type) -> str:
     return f"in {low}, {high}"
 
 
+def check_object(name: str, value: Any, *needs: str) -> None:
+    """Checks that a value is an object, not its class, and has these attributes.
+
+    Raises:
+        InputError: the value is a class, or lacks an attribute.
+    """
+    if isinstance(value, type):
+        raise InputError(
+            f"{name} must be an object, got the class. Write {value.__name__}()."
+        )
+    missing = [need for need in needs if not hasattr(value, need)]
+    if missing:
+        raise InputError(
+            f"{name} must have {' and '.join(missing)}, got {type(value).__name__} "
+            "without. Define each, as jaxdiff.typing describes it."
+        )
+
+
+def check_built(schedule: Any, *needs: str) -> None:
+    """Checks that a schedule is built, and has these attributes besides `level`.
+
+    Raises:
+        InputError: the schedule is its options or a class, or lacks an attribute.
+    """
+    if hasattr(schedule, "build") and not hasattr(schedule, "level"):
+        kind = getattr(schedule, "__name__", type(schedule).__name__)
+        raise InputError(
+            f"schedule must be a built schedule, got {kind}. Call its method build()."
+        )
+    check_object("schedule", schedule, "level", *needs)
+
+
 def concrete(array: Any) -> np.ndarray | None:
     """Returns the array's values for a check, or None if `jit` traces the array.
 
@@ -293,22 +325,22 @@ VISIBLE_SIGNAL = 0.05
 """Share of the image's contrast in the last level above which a schedule warns."""
 
 
-_TRAINED = ContextVar("trained", default=False)
+_ANY_SIGNAL = ContextVar("any last signal", default=False)
 
 
 @contextmanager
-def of_a_trained_model() -> Iterator[None]:
-    """Turns `warn_visible_signal` off: a trained model keeps its schedule."""
-    token = _TRAINED.set(True)
+def any_last_signal() -> Iterator[None]:
+    """Turns `warn_visible_signal` off, as for the schedule of a trained model."""
+    token = _ANY_SIGNAL.set(True)
     try:
         yield
     finally:
-        _TRAINED.reset(token)
+        _ANY_SIGNAL.reset(token)
 
 
 def warn_visible_signal(left: float) -> None:
     """Warns if the last level of a schedule keeps a visible share of the signal."""
-    if left > VISIBLE_SIGNAL and not _TRAINED.get():
+    if left > VISIBLE_SIGNAL and not _ANY_SIGNAL.get():
         warnings.warn(
             f"the last step keeps {left:.3g} of the signal (alphas_bar = "
             f"{left**2:.3g}), so sampling starts from noise that the network was not "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,11 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.data.dataset import EmptySplit
+from jaxdiff.data.streaming import Unreadable
+from jaxdiff.parallel.preemption import Terminated
 from jaxdiff.runs.folder import read_record
+from jaxdiff.storage.manifest import Damaged
 from tests.helpers.fake_run import CONFIG, NETWORK
 
 # B is the shape of 4 grey images of 8x8 pixels.
@@ -258,9 +263,122 @@ def test_more_wrong_calls(classes, call: Call, message):
         call(*classes)
 
 
-def test_a_non_finite_error_crosses_process_borders():
-    error = pickle.loads(pickle.dumps(jd.errors.NonFiniteError("the loss is nan", 3)))
-    assert (str(error), error.step) == ("the loss is nan", 3)
+OPTIONS: Any = jd.Linear(num_steps=8)
+CLASS: Any = jd.DDIM
+WORD = "schedule must be a built schedule, got Linear. Call its method build()."
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda s: jd.q_sample(s, X, 1, N),
+        lambda s: jd.q_step(s, X, 1, N),
+        lambda s: jd.q_posterior(s, X, N, 1),
+        lambda s: jd.p_sample_step(oracle, s, X, 1, KEY),
+        lambda s: jd.sample(oracle, jd.DDIM(), s, KEY, B),
+        lambda s: jd.samplers.encode(oracle, jd.DDIM(), s, X),
+        lambda s: jd.samplers.decode(oracle, jd.DDIM(), s, X),
+        lambda s: jd.samplers.interpolate(oracle, jd.DDIM(), s, X, N, 0.5),
+        lambda s: jd.samplers.image_to_image(oracle, jd.DDIM(), s, KEY, X, 0.5),
+        lambda s: jd.evaluation.ode_log_density(oracle, s, X, KEY),
+        lambda s: jd.evaluation.variational_bound(
+            oracle, s, X, KEY, (jd.samplers.FixedSmall(),)
+        ),
+        lambda s: jd.loss_fn({}, SMALL, s, jd.Batch(IMAGES, None, INDICES), KEY),
+        lambda s: jd.Model(SMALL, s, jd.predictions.V(), (8, 8, 1)),
+        lambda s: jd.schedules.diagnose(s),
+    ],
+)
+def test_options_of_a_schedule_are_told_from_a_schedule(call):
+    for given in (OPTIONS, jd.Linear):
+        with pytest.raises(jd.InputError) as error:
+            call(given)
+        assert str(error.value) == WORD
+    with pytest.raises(jd.InputError, match=r"^schedule must .*, got (the class|obj)"):
+        call(object())
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stepless(jd.samplers.Sampler):
+    """Sampler without a step."""
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        *(
+            (call, "sampler must be an object, got the class. Write DDIM().")
+            for call in (
+                lambda: jd.sample(oracle, CLASS, SCHEDULE, KEY, B),
+                lambda: jd.samplers.encode(oracle, CLASS, SCHEDULE, X),
+                lambda: jd.samplers.decode(oracle, CLASS, SCHEDULE, X),
+                lambda: jd.samplers.interpolate(oracle, CLASS, SCHEDULE, X, N, 0.5),
+                lambda: jd.samplers.image_to_image(
+                    oracle, CLASS, SCHEDULE, KEY, X, 0.5
+                ),
+                lambda: jd.samplers.Replacement(sampler=CLASS, known=X, mask=N),
+            )
+        ),
+        (
+            lambda: jd.sample(oracle, Stepless(), SCHEDULE, KEY, B),
+            "sampler must define the method step, got Stepless without.",
+        ),
+        (
+            lambda: jd.q_step(jd.schedules.VP().build(), X, 0.5, N),  # type: ignore[arg-type]
+            "schedule must have alphas and betas, got VP without. "
+            "Define each, as jaxdiff.typing describes it.",
+        ),
+        (
+            lambda: bind(lambda x, t: x, {}),
+            "network must have apply, got function without. "
+            "Define each, as jaxdiff.typing describes it.",
+        ),
+        (
+            lambda: jd.Model(type(SMALL), SCHEDULE, jd.predictions.V(), B[1:]),  # type: ignore[arg-type]
+            "network must be an object, got the class. Write UNet().",
+        ),
+        (
+            lambda: loss(type(SMALL), IMAGES, None),
+            "network must be an object, got the class. Write UNet().",
+        ),
+        (
+            lambda: bind(SMALL, {}, None, jd.predictions.V),
+            "prediction must be an object, got the class. Write V().",
+        ),
+        (
+            lambda: jd.train(CONFIG, "unused", dataset=IMAGES),  # type: ignore[arg-type]
+            "dataset must be a Dataset, got ndarray. Make one with "
+            "jaxdiff.data.from_arrays.",
+        ),
+        (
+            lambda: jd.train(jd.Experiment, "unused"),  # type: ignore[arg-type]
+            "experiment must be an object, got the class. Write Experiment().",
+        ),
+    ],
+)
+def test_a_part_that_lacks_something_is_told_what(call, message):
+    with pytest.raises(jd.InputError) as error:
+        call()
+    assert str(error.value) == message
+
+
+ERRORS = [
+    jd.InputError("a\nb"),
+    jd.errors.NonFiniteError("the loss is nan", 3),
+    jd.errors.NonFiniteSamples("samples must be finite", IMAGES),
+    EmptySplit("none of them"),
+    Unreadable("damaged"),
+    Damaged("a reason"),
+    Terminated("stopped", signal.SIGHUP),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_cross_process_borders(error):
+    found = pickle.loads(pickle.dumps(error))
+    assert (type(found), str(found)) == (type(error), str(error))
+    jax.tree.map(np.testing.assert_array_equal, vars(found), vars(error))
 
 
 def test_an_input_error_is_one_line_of_limited_length():

@@ -119,6 +119,11 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
     ensure_writable(options.workdir)
 
     dataset, held_out = load_data_of(run)
+    if len(held_out) < 2:
+        raise InputError(
+            "compare must have at least 2 held-out images, got "
+            f"{len(held_out)} next to {len(dataset)} to train on. Hold out more images."
+        )
     rows = slice(options.num)
     real = None if held_out.labels is None else held_out.labels[rows]
     found = [_judged("held-out images", 0, held_out.images[rows], real, dataset, judge)]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import sys
 import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,13 @@ from jaxdiff.evaluation.dataset_likelihood import (
     evaluate_likelihood,
 )
 from jaxdiff.evaluation.features import hash_of
-from jaxdiff.evaluation.fidelity import MOST, Fidelity, check_num, evaluate_samples
+from jaxdiff.evaluation.fidelity import (
+    Fidelity,
+    check_num,
+    evaluate_samples,
+    most_samples,
+    too_few,
+)
 from jaxdiff.evaluation.reference_statistics import load_statistics
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
@@ -59,7 +66,8 @@ class EvaluateOptions(JudgingOptions):
     """If True, computes the ODE's divergence exactly; for small images only."""
     samples: int | None = None
     """Number of samples, compared with as many held-out images; 0 skips the samples.
-    None takes as many as the dataset allows, at most 10,000."""
+    None takes as many as the dataset allows, at most 10,000, or 0 if there are too few
+    images."""
     statistics: Path | None = None
     """File with mu and sigma of the same features, by `statistics` or another tool.
     Adds the samples' Frechet distance to these statistics."""
@@ -98,6 +106,11 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
     check_seed(options.seed)
     training, held_out = load_data_of(run)
     images = training if options.split == "train" else held_out
+    if not len(images):
+        raise InputError(
+            f"split must be train for a run that holds out none of its {len(training)} "
+            "images, got test. Set --split train."
+        )
     num = len(images) if options.num is None else options.num
     check_evaluation(run, images, num, options.ode_steps, options.num_terms)
     if options.exact_trace and not options.ode_steps:
@@ -108,7 +121,11 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
     # Check all that the samples need before any work begins.
     samples = options.samples
     if samples is None:
-        samples = min(len(held_out), len(training), MOST)
+        samples = most_samples(training, held_out)
+        if not samples and is_first():
+            warnings.warn(
+                f"skipped the samples: {too_few(training, held_out)}", stacklevel=1
+            )
     sampling, features = options.sampling_of(run), options.features_of(training)
     others = None
     if options.statistics is not None:

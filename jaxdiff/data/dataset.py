@@ -88,6 +88,10 @@ def fingerprint_of(
     return digest.hexdigest()[:16]
 
 
+class EmptySplit(InputError):
+    """Split of a dataset without any image."""
+
+
 def check_split(split: str) -> None:
     """Raises an error unless the split is "train" or "test"."""
     if split not in ("train", "test"):

@@ -7,6 +7,7 @@ package dataset-fashion-mnist. MNIST and KMNIST have files of the same names and
 
 import gzip
 import math
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,17 @@ import numpy as np
 from jaxdiff.checks import Checked, DiskPath
 from jaxdiff.data.dataset import Dataset, check_split, from_arrays
 from jaxdiff.errors import InputError
+from jaxdiff.storage.files import expanded
 
-CLASSES = (
+CLASSES: tuple[str, ...] = (
     "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
     "Bag", "Ankle boot",
 )  # fmt: skip
+FIRST_LABELS = {
+    "train": (9, 0, 0, 3, 0, 2, 7, 2, 5, 5),
+    "test": (9, 2, 1, 1, 6, 1, 4, 6, 5, 7),
+}
+"""First labels of Fashion-MNIST's files."""
 _FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -46,9 +53,13 @@ class FashionMNIST(Checked):
 
         Raises:
             InputError: If a file is missing, or is not a valid IDX file.
+
+        Warns:
+            UserWarning: If the labels are not Fashion-MNIST's. The classes are then
+                named 0 to 9.
         """
         check_split(split)
-        folder = Path(self.path).expanduser()
+        folder = expanded(self.path)
         images, labels = (read_idx(_find(folder, name)) for name in _FILES[split])
         if images.ndim != 3 or labels.shape != images.shape[:1]:
             raise InputError(
@@ -56,7 +67,15 @@ class FashionMNIST(Checked):
                 f"width] and labels [size], got shapes {images.shape} and "
                 f"{labels.shape}. Download both files again."
             )
-        return from_arrays(images[..., None], labels, CLASSES)
+        names, first = CLASSES, FIRST_LABELS[split]
+        if tuple(labels[: len(first)].tolist()) != first:
+            names = tuple(map(str, range(len(CLASSES))))
+            warnings.warn(
+                f"named the classes 0 to 9: the {split} files in {str(folder)!r} are "
+                "not Fashion-MNIST's",
+                stacklevel=2,
+            )
+        return from_arrays(images[..., None], labels, names)
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -14,18 +14,20 @@ import numpy as np
 
 from jaxdiff.checks import Checked, DiskPath, Share
 from jaxdiff.data.cached import check_complete, load_cached
-from jaxdiff.data.dataset import Dataset, check_split
+from jaxdiff.data.dataset import Dataset, EmptySplit, check_split
 from jaxdiff.data.image_files import Channels, Size, is_momentary, read_image
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, printable, require
 from jaxdiff.storage.cache import FOLDERS, cache_folder
+from jaxdiff.storage.files import expanded
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
 """Extensions of image files, in lower or upper case."""
 _OTHERS = (
-    ".apng", ".arw", ".avif", ".cr2", ".cr3", ".dib", ".dng", ".heic", ".heif", ".jfif",
-    ".jp2", ".jpe", ".jxl", ".nef", ".pbm", ".pgm", ".pnm", ".ppm", ".raw",
-    ".svg", ".tga", ".tif", ".tiff",
+    ".apng", ".arw", ".avif", ".avifs", ".cr2", ".cr3", ".dds", ".dib", ".dng", ".exr",
+    ".hdr", ".heic", ".heics", ".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
+    ".jxl", ".nef", ".orf", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd",
+    ".qoi", ".raf", ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".xcf",
 )  # fmt: skip
 """Extensions of other image files, which are counted in a warning."""
 _SPLITS = {
@@ -44,10 +46,11 @@ class ImageFolder(Checked):
     $JAXDIFF_CACHE, by default $XDG_CACHE_HOME/jaxdiff or ~/.cache/jaxdiff. Later uses
     read the prepared images, as long as the files and the options are the same.
 
-    Image files have the extension .png, .jpg, .jpeg, .webp, .bmp or .gif; hidden files
-    and links are skipped. A warning counts image files of other extensions. If every
-    image lies in a sub-folder and there are at least two sub-folders, these are the
-    classes. `read_image` describes the conversion of an image.
+    Image files have the extension .png, .jpg, .jpeg, .jpe, .jfif, .webp, .bmp or .gif;
+    hidden files and links are skipped. A warning counts image files of other
+    extensions. If every image lies in a sub-folder and there are at least two
+    sub-folders, these are the classes. `read_image` describes the conversion of an
+    image.
     """
 
     FLAG: ClassVar[str] = "folder"
@@ -80,9 +83,9 @@ class ImageFolder(Checked):
         """Returns the "train" split, or the "test" split (a share of about `held_out`).
 
         Raises:
-            InputError: If the folder does not exist, or has no image, none in this
-                split or none that can be read. Also if one cannot be read and
-                `bad_files` is "stop".
+            EmptySplit: If no image falls into this split.
+            InputError: If the folder does not exist, has no image, or none of the split
+                that can be read. Also if one cannot be read and `bad_files` is "stop".
 
         Warns:
             UserWarning: If unreadable files or image files of other extensions are left
@@ -106,7 +109,7 @@ class ImageFolder(Checked):
             if is_held_out(name, self.held_out) == (split == "test")
         ]  # fmt: skip
         if not chosen:
-            raise InputError(
+            raise EmptySplit(
                 f"none of the {len(files)} images in {str(root)!r} falls into the "
                 f"{split} split. Change held_out ({self.held_out:g}), or add images."
             )
@@ -115,7 +118,7 @@ class ImageFolder(Checked):
     def _root(self) -> Path:
         if not self.path:
             raise InputError("path must name a folder, got ''. Set --data.path.")
-        root = Path(self.path).expanduser()
+        root = expanded(self.path)
         try:
             if root.is_dir():
                 return root

@@ -22,7 +22,10 @@ from jaxdiff.errors import require
 
 @contextmanager
 def without_tensorflow() -> Iterator[None]:
-    """Makes TFDS use the stand-in, unless TensorFlow is installed."""
+    """Makes TFDS use the stand-in, unless TensorFlow is installed.
+
+    Only one thread at a time may use it.
+    """
     if find_spec("tensorflow") is not None:
         yield
         return

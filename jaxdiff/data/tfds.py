@@ -18,6 +18,7 @@ from jaxdiff.data.dataset import Dataset, check_split
 from jaxdiff.data.tfds_prepare import prepared, quiet
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, first_line, require
+from jaxdiff.storage.files import expanded
 
 _NAME = re.compile(
     r"[a-zA-Z]\w*"  # the dataset
@@ -71,7 +72,9 @@ class TFDS(Checked):
                 "name, name/config, name:1.2.3 or name/config:1.2.3, no namespace."
             )
         tfds = require("tensorflow_datasets")
-        folder = Path(self.data_dir or tfds.core.constants.DATA_DIR).expanduser()
+        folder = expanded(
+            self.data_dir or tfds.core.constants.DATA_DIR, "set data_dir to a folder"
+        )
         if folder.is_file():
             raise InputError(
                 f"cannot prepare dataset {self.name!r} in {folder}, which is a file. "

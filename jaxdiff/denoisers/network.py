@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from jaxdiff.checks import check_range
+from jaxdiff.checks import check_built, check_object, check_range
 from jaxdiff.conditions import ANY_CLASS
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -79,8 +79,10 @@ def bind(
     Raises:
         InputError: the network does not take a part of the condition; or labels are
             not integers, or are concrete and outside 0..num_classes-1; or the network
-            needs further inputs.
+            has no method `apply`, or needs further inputs.
     """
+    check_object("network", network, "apply")
+    check_object("prediction", prediction)
     check_inputs(network)
     given = Condition.of(condition if labels is None else labels)
     check_condition(given, network)
@@ -207,7 +209,12 @@ def check_inputs(network: Network) -> None:
 
 
 def check_schedule(denoiser: Denoiser, schedule: AnySchedule) -> None:
-    """Raises `InputError` if a network in the denoiser does not fit the schedule."""
+    """Checks that a schedule is built, and fits the networks in a denoiser.
+
+    Raises:
+        InputError: the schedule is not built, or a network's prediction does not fit.
+    """
+    check_built(schedule, "times")
     for part in networks_of(denoiser):
         part.prediction.check_schedule(schedule)
 

@@ -7,7 +7,6 @@ on the network, its weights, and how images were resized for it.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
@@ -23,6 +22,7 @@ from jaxdiff.evaluation.frechet import Moments
 from jaxdiff.networks.inception import SIDE, inception_variables
 from jaxdiff.networks.inception import Inception as InceptionV3
 from jaxdiff.parallel import Parallel
+from jaxdiff.storage.files import expanded
 from jaxdiff.storage.torch_pickle import read_torch
 
 SMALL_CHUNK = 64
@@ -155,7 +155,7 @@ class Inception(_Ready):
                 "inception:path=FILE, with the file "
                 "pt_inception-2015-12-05-6726825d.pth of the package pytorch-fid."
             )
-        path = Path(self.path).expanduser()
+        path = expanded(self.path)
         variables = inception_variables(read_torch(path))
         with path.open("rb") as file:
             weights = hashlib.file_digest(file, "sha256").hexdigest()

@@ -63,13 +63,29 @@ class Fidelity(NamedTuple):
     to_others: float | None = None
 
 
+def most_samples(training: Dataset, held_out: Dataset) -> int:
+    """Returns the largest number of samples; 0 if there are too few images."""
+    most = min(len(training), len(held_out), MOST)
+    return most if most >= LEAST else 0
+
+
+def too_few(training: Dataset, held_out: Dataset) -> str:
+    """Returns the reason why samples cannot be measured with so few images."""
+    return (
+        f"metrics of samples must have at least {LEAST} training images and {LEAST} "
+        f"held-out images, got {len(training)} and {len(held_out)}"
+    )
+
+
 def check_num(num: int, training: Dataset, held_out: Dataset) -> None:
     """Checks the number of samples against the numbers of images.
 
     Raises:
-        InputError: the number is out of range.
+        InputError: the number is out of range, or there are too few images.
     """
-    most = min(len(training), len(held_out), MOST)
+    most = most_samples(training, held_out)
+    if not most:
+        raise InputError(f"{too_few(training, held_out)}. Hold out more images.")
     if not LEAST <= num <= most:
         raise InputError(f"samples must lie in {LEAST}..{most}, got {num}")
 

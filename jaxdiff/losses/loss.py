@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
-from jaxdiff.checks import concrete
+from jaxdiff.checks import check_built, check_object, concrete
 from jaxdiff.denoisers.network import check_condition, evaluate, num_classes_of
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -79,6 +79,7 @@ def loss_fn(
             concrete and outside the range; a condition that does not fit the network;
             or a schedule, prediction and objective that do not go together.
     """
+    check_object("network", network, "apply")
     check_batch(batch, network, data_range)
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
@@ -140,8 +141,11 @@ def check_combination(
     """Checks that the schedule and the objective accept the prediction.
 
     Raises:
-        InputError: one of them does not.
+        InputError: one of them does not, is not built, or is a class.
     """
+    check_built(schedule, "next_level", "time")
+    check_object("prediction", prediction)
+    check_object("objective", objective)
     prediction.check_schedule(schedule)
     objective.check(prediction)
 

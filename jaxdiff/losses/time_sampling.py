@@ -122,7 +122,7 @@ class LossHistory(UniformTimes):
 
     def update(self, memory: History, seen: Any) -> History:
         """Returns the history after a step."""
-        squares, shares = seen
+        squares, shares = (a.astype(memory.squares.dtype) for a in seen)
         return History(
             memory.steps + 1,
             self.discount * memory.squares + squares,

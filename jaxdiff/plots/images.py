@@ -10,6 +10,7 @@ full disk raise an `InputError`.
 import math
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -175,14 +176,57 @@ def _texts(name: str, texts: Texts, of: str, count: int) -> tuple[list[str], int
         raise InputError(
             f"{name} must have one text for each of the {count} {of}, got {len(texts)}"
         )
-    strings = [] if texts is None else [printable(str(text)) for text in texts]
-    return strings, math.ceil(max(map(font().getlength, strings), default=0))
+    strings = [drawable(printable(str(text))) for text in texts or ()]
+    widths = (font(text).getlength(text) for text in strings)
+    return strings, math.ceil(max(widths, default=0))
 
 
-def font() -> Any:
-    """Returns the font of labels and captions."""
+def drawable(text: str) -> str:
+    """Returns a text; if no font has all its characters, with escapes for the rare."""
+    if _font_file(text):
+        return text
+    known = _glyphs(_usual_font())
+    return "".join(
+        c if ord(c) in known else c.encode("ascii", "backslashreplace").decode()
+        for c in text
+    )
+
+
+def font(text: str = "") -> Any:
+    """Returns the font of labels and captions, or another one with a text's glyphs."""
+    path = _font_file(text) or _usual_font()
+    return require("PIL.ImageFont").truetype(path, _TEXT)
+
+
+def _usual_font() -> str:
     folder = Path(require("matplotlib").get_data_path(), "fonts", "ttf")
-    return require("PIL.ImageFont").truetype(str(folder / "DejaVuSans.ttf"), _TEXT)
+    return str(folder / "DejaVuSans.ttf")
+
+
+@cache
+def _font_file(text: str) -> str | None:
+    """Returns the path of a font with all glyphs of a text, or None."""
+    usual, wanted = _usual_font(), set(map(ord, text))
+    if wanted <= _glyphs(usual):
+        return usual
+    fonts = require("matplotlib.font_manager").fontManager.ttflist
+    plain_first = sorted(
+        (one.style != "normal", one.weight not in (400, "normal"), one.fname)
+        for one in fonts
+    )
+    return next((path for *_, path in plain_first if wanted <= _glyphs(path)), None)
+
+
+@cache
+def _glyphs(path: str) -> frozenset[int]:
+    """Returns the characters that Pillow can draw by a font."""
+    if "LastResort" in Path(path).name:  # a box for every character
+        return frozenset()
+    try:
+        require("PIL.ImageFont").truetype(path, _TEXT)
+        return frozenset(require("matplotlib.ft2font").FT2Font(path).get_charmap())
+    except (OSError, RuntimeError):  # damaged, or bitmaps of another size
+        return frozenset()
 
 
 def _sheet(
@@ -219,5 +263,5 @@ def _save_png(
     picture = image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
     draw = require("PIL.ImageDraw").Draw(picture)
     for x, y, text in texts:
-        draw.text((x, y), text, fill=INK, font=font(), anchor=anchor)
+        draw.text((x, y), text, fill=INK, font=font(text), anchor=anchor)
     save_picture(path, picture, "PNG", optimize=True)

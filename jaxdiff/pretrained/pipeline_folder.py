@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.checks import of_a_trained_model
+from jaxdiff.checks import any_last_signal
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
 from jaxdiff.networks import Fourier
@@ -127,7 +127,7 @@ def from_diffusers(
         model = options.model(null_class, learns)
     except InputError as error:
         raise InputError(f"'{inner / NETWORK}': {error}") from error
-    with of_a_trained_model():
+    with any_last_signal():
         if scheduler is not None:
             base = _with_scheduler(base, parts, scheduler, model, num_steps, ours)
         elif isinstance(model.config.embedding, Fourier):

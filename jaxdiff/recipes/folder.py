@@ -6,7 +6,8 @@
 
 DIR is the default of --data.path. The run is in runs/ under DIR's name.
 
-All .png, .jpg, .jpeg, .webp, .bmp and .gif files in DIR and its subfolders are used.
+All .png, .jpg, .jpeg, .jpe, .jfif, .webp, .bmp and .gif files in DIR and its
+subfolders are used.
 Images are cropped to their central square, resized to 64x64 and prepared once. Two or
 more subfolders are classes. A tenth of the images is held out.
 
@@ -25,6 +26,7 @@ from jaxdiff.losses.objectives import Simple
 from jaxdiff.losses.weightings import MinSNR
 from jaxdiff.networks import UNetConfig
 from jaxdiff.samplers import DPMSolver, Trailing
+from jaxdiff.storage.files import expanded
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
@@ -50,6 +52,6 @@ CONFIG = Experiment(
 
 def of_folder(path: str) -> tuple[Experiment, Path]:
     """Returns the recipe for the images of a folder, and the default run folder."""
-    name = Path(path).expanduser().resolve().name
+    name = expanded(path).resolve().name
     data = replace(CONFIG.data, path=path)  # type: ignore[arg-type]
     return replace(CONFIG, data=data), Path("runs") / name

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.checks import of_a_trained_model
+from jaxdiff.checks import any_last_signal
 from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.runs.folder import METRICS
@@ -97,7 +97,7 @@ def save_schedules(num_steps: int, path: Path) -> None:
         else option(num_steps=num_steps)
         for option in get_args(ScheduleOptions)
     ]
-    with of_a_trained_model():  # the schedules are only drawn
+    with any_last_signal():  # the schedules are only drawn
         curves = {type(s).__name__: signal_share(s.build()) for s in schedules}
     plots.save_schedules(path, curves)
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxdiff.checks import of_a_trained_model
+from jaxdiff.checks import any_last_signal
 from jaxdiff.data import Arrays, Dataset
+from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
@@ -161,7 +162,7 @@ def load(
             "in Python with jaxdiff.load(workdir, network=...)."
         )
     info = with_network(info, network)
-    with of_a_trained_model():
+    with any_last_signal():
         model = build_model(experiment, info, network)
     params = model.param_shapes()
     wanted: Any = {"ema": params}
@@ -210,7 +211,7 @@ def load_data(experiment: Experiment, split: str) -> Dataset:
 
 
 def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
-    """Loads the training data of a run, and its held-out images.
+    """Loads the training data of a run, and its held-out images, possibly none.
 
     Raises:
         InputError: the data that the experiment names differ from the training data.
@@ -234,4 +235,7 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
             f"data must have the run's image shape {run.info.image_shape}, got "
             f"{training.image_shape}. Import the model with the experiment of its data."
         )
-    return training, load_data(run.experiment, "test")
+    try:
+        return training, load_data(experiment, "test")
+    except EmptySplit:
+        return training, replace(training, images=training.images[:0], labels=None)

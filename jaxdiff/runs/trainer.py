@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from jaxdiff import data
+from jaxdiff.checks import check_object
 from jaxdiff.denoisers.network import check_inputs, taken
+from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.fine_tune import start_of
@@ -63,6 +65,12 @@ class Trainer:
         Raises:
             InputError: options do not fit each other, the data or the devices.
         """
+        check_object("experiment", experiment, "training", "schedule")
+        if not isinstance(dataset, data.Dataset | None):
+            raise InputError(
+                f"dataset must be a Dataset, got {type(dataset).__name__}. Make one "
+                "with jaxdiff.data.from_arrays."
+            )
         training, parallel = experiment.training, experiment.parallel
         parallel.check_batch_size(training.batch_size, training.accumulate)
         if dataset is not None:
@@ -70,7 +78,8 @@ class Trainer:
             experiment = replace(experiment, data=arrays)
         schedule = experiment.schedule.build()
         experiment.check(schedule)
-        dataset = dataset or load_data(experiment, "train")
+        if dataset is None:
+            dataset = load_data(experiment, "train")
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
+from jaxdiff.checks import check_built, check_object
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.schedules.forward import posterior, root, transition
@@ -214,6 +215,7 @@ def p_sample_step(
     Raises:
         InputError: an argument has a wrong shape or type, or t is out of range.
     """
+    check_built(schedule, "next_level", "times")
     level, next_level = schedule.level(t), schedule.next_level(t)
     if level.t.ndim:
         raise InputError(f"t must be one time, got shape {level.t.shape}")
@@ -229,5 +231,6 @@ def p_sample_step(
         noise = rng.step_noise(key, indices, steps_left, x_t.shape[1:])
     elif noise.shape != x_t.shape:
         raise InputError(f"noise must have shape {x_t.shape}, got {noise.shape}")
+    check_object("variance", variance)
     info = StepInfo(level, next_level, noise, steps_left)
     return p_step(denoiser(x_t, level), x_t, info, variance or FixedSmall())

@@ -11,6 +11,8 @@ from annotated_types import Ge
 from jaxdiff import rng
 from jaxdiff.checks import (
     Checked,
+    check_built,
+    check_object,
     check_value,
     concrete,
     field_types,
@@ -151,21 +153,7 @@ def sample(
             neighbouring levels are equal, a number of the sampler is an array, or the
             network's prediction does not fit the schedule.
     """
-    if isinstance(sampler, type):
-        raise InputError(
-            f"sampler must be an object, got the class. Write {sampler.__name__}()."
-        )
-    if jax.tree_util.all_leaves([sampler]):
-        raise InputError(
-            f"sampler must be a pytree, got {type(sampler).__name__}. Decorate the "
-            "class with jax.tree_util.register_dataclass."
-        )
-    if not hasattr(schedule, "level"):
-        raise InputError(
-            f"schedule must be a built schedule, got {type(schedule).__name__}. Call "
-            "its method build()."
-        )
-    check_schedule(denoiser, schedule)
+    check_parts(denoiser, sampler, schedule)
     shape = tuple(shape)
     if not shape or min(shape) < 1:
         raise InputError(f"shape must have positive sizes, got {shape}")
@@ -191,6 +179,28 @@ def sample(
         as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
         x_T, noise, every,
     )  # fmt: skip
+
+
+def check_parts(denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule) -> None:
+    """Checks the parts of a sampling loop.
+
+    Raises:
+        InputError: the sampler is a class, no pytree, or lacks a step; the schedule is
+            not built; or the network's prediction does not fit the schedule.
+    """
+    check_object("sampler", sampler, "grid", "denoise_and_step")
+    kind: Any = type(sampler)
+    if jax.tree_util.all_leaves([sampler]):
+        raise InputError(
+            f"sampler must be a pytree, got {kind.__name__}. Decorate the class with "
+            "jax.tree_util.register_dataclass."
+        )
+    if (kind.step, kind.denoise_and_step) == (Sampler.step, Sampler.denoise_and_step):
+        raise InputError(
+            f"sampler must define the method step, got {kind.__name__} without."
+        )
+    check_built(schedule, "times", "prior_scale")
+    check_schedule(denoiser, schedule)
 
 
 def check_grid(grid: Level) -> None:

@@ -16,7 +16,7 @@ from jaxdiff import rng
 from jaxdiff.checks import at_least_float32
 from jaxdiff.conditions import slerp as slerp
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import Sampler, sample
+from jaxdiff.samplers.base import Sampler, check_parts, sample
 from jaxdiff.samplers.inversion import decode, encode
 from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
 
@@ -93,6 +93,7 @@ def image_to_image(
     Raises:
         InputError: strength is out of range, or the images are not floating point.
     """
+    check_parts(denoiser, sampler, schedule)
     images = at_least_float32("images", images)
     if not 0 < strength <= 1:
         raise InputError(f"strength must be above 0 and at most 1, got {strength:g}")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
+from jaxdiff.checks import check_object
 from jaxdiff.denoisers.inverse_problems import Operator, like
 from jaxdiff.denoisers.network import as_pytree
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
@@ -32,6 +33,10 @@ class Around(Sampler):
 
     sampler: Sampler
     """Inner sampler."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_object("sampler", self.sampler)
 
     def grid(self, schedule: AnySchedule) -> Level:
         """Returns the grid of the inner sampler."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxdiff import rng
 from jaxdiff.checks import at_least_float32
 from jaxdiff.errors import InputError
-from jaxdiff.samplers.base import Sampler, sample
+from jaxdiff.samplers.base import Sampler, check_parts, sample
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
 
@@ -35,7 +35,7 @@ def encode(
             floating point.
     """
     x_0 = at_least_float32("x_0", x_0)
-    levels = jax.tree.map(lambda a: a[::-1], _without_data(sampler, schedule))
+    levels = jax.tree.map(lambda a: a[::-1], _without_data(denoiser, sampler, schedule))
     x = levels.alpha[0].astype(x_0.dtype) * x_0
     return _run(denoiser, sampler, schedule, x, levels)
 
@@ -48,7 +48,7 @@ def decode(
     It is the inverse of `encode`, with the same arguments. x_T is the result of
     `encode`.
     """
-    levels = _without_data(sampler, schedule)
+    levels = _without_data(denoiser, sampler, schedule)
     x = _run(denoiser, sampler, schedule, x_T, levels)
     return x / levels.alpha[-1].astype(x.dtype)
 
@@ -61,8 +61,9 @@ def _run(
     return sample(denoiser, sampler, schedule, key, x.shape, x_T=x, levels=levels)
 
 
-def _without_data(sampler: Sampler, schedule: AnySchedule) -> Level:
+def _without_data(denoiser: Denoiser, sampler: Sampler, schedule: AnySchedule) -> Level:
     """Returns the sampler's grid without the data at its end."""
+    check_parts(denoiser, sampler, schedule)
     if not sampler.deterministic:
         raise InputError(
             "sampler must be deterministic for the probability-flow ODE, got "

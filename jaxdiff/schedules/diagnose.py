@@ -41,7 +41,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxdiff.checks import VISIBLE_SIGNAL, concrete
+from jaxdiff.checks import VISIBLE_SIGNAL, check_built, concrete
 from jaxdiff.errors import InputError
 from jaxdiff.typing import AnySchedule
 
@@ -265,9 +265,7 @@ def diagnose(schedule: AnySchedule) -> Diagnosis:
             allows no reverse steps: a level is not finite or has no signal, or the SNR
             rises.
     """
-    if not hasattr(schedule, "level"):
-        name = getattr(schedule, "__name__", type(schedule).__name__)
-        raise InputError(f"schedule must be built, got {name}. Call its method build.")
+    check_built(schedule, "times")
     level = schedule.level(schedule.times)
     tables = [concrete(table) for table in (schedule.times, level.alpha, level.sigma)]
     if any(table is None for table in tables):

@@ -13,7 +13,6 @@ A frozen option class chooses a schedule. Its `build` computes the tables in flo
 stores them as float32. The classes of `continuous` are in the same union.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple, Self, TypeAlias
@@ -25,6 +24,7 @@ from jax import nn
 
 from jaxdiff.checks import (
     NumSteps,
+    any_last_signal,
     check_fields,
     check_range,
     concrete,
@@ -292,9 +292,7 @@ class ZeroTerminalSNR:
 
     def build(self) -> Schedule:
         """Builds the schedule's tables."""
-        with warnings.catch_warnings():
-            # The rescaling removes the signal that the base warns about.
-            warnings.simplefilter("ignore", UserWarning)
+        with any_last_signal():  # the rescaling removes it
             return rescale_zero_terminal_snr(self.base.build())
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxdiff.checks import check_built
 from jaxdiff.errors import InputError
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.typing import AnySchedule, Array, Level, Timesteps
@@ -46,8 +47,10 @@ def q_step(
         x_t = sqrt(alpha_t) x_{t-1} + sqrt(beta_t) noise.
 
     Raises:
-        InputError: shapes or types do not match, or t is out of range.
+        InputError: shapes or types do not match, t is out of range, or the schedule is
+            not built.
     """
+    check_built(schedule, "alphas", "betas")
     t = schedule.level(t).t
     _check(x_prev, t, x_prev=x_prev, noise=noise)
     step = Level(t, jnp.sqrt(schedule.alphas[t]), jnp.sqrt(schedule.betas[t]))
@@ -71,8 +74,10 @@ def q_sample(
         x_0 + sqrt(1 - alphas_bar_t) noise.
 
     Raises:
-        InputError: shapes or types do not match, or t is out of range.
+        InputError: shapes or types do not match, t is out of range, or the schedule is
+            not built.
     """
+    check_built(schedule)
     level = schedule.level(t)
     _check(x_0, level.t, x_0=x_0, noise=noise)
     alpha, sigma = level.scales(x_0)
@@ -95,8 +100,10 @@ def q_posterior(
         the variance is 0, and the log-variance is the logarithm of `variance_floor`.
 
     Raises:
-        InputError: shapes or types do not match, or t is out of range.
+        InputError: shapes or types do not match, t is out of range, or the schedule is
+            not built.
     """
+    check_built(schedule, "next_level", "times", "num_steps")
     level, next_level = schedule.level(t), schedule.next_level(t)
     _check(x_0, level.t, x_0=x_0, x_t=x_t)
     mean, variance = posterior(x_0, x_t, level, next_level)

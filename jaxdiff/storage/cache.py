@@ -14,6 +14,7 @@ from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.storage.files import (
     FULL,
     error_number,
+    expanded,
     read_json,
     replacing,
     write_json_atomic,
@@ -38,11 +39,18 @@ def cache_folder() -> Path:
     The folder is $JAXDIFF_CACHE, or `jaxdiff` in the user's cache folder: on Linux
     $XDG_CACHE_HOME/jaxdiff, or ~/.cache/jaxdiff. It holds prepared data, compiled
     programs and arrays.
+
+    Raises:
+        InputError: If there is no home folder for it.
     """
+    instead = "set JAXDIFF_CACHE to a folder"
     if cache := os.environ.get("JAXDIFF_CACHE"):
-        return Path(cache).expanduser()
-    folder: Path = require("platformdirs").user_cache_path("jaxdiff", appauthor=False)
-    return folder
+        return expanded(cache, instead)
+    try:
+        folder = require("platformdirs").user_cache_path("jaxdiff", appauthor=False)
+    except RuntimeError:
+        folder = "~/.cache/jaxdiff"
+    return expanded(folder, instead)
 
 
 def load_arrays(name: str) -> dict[str, np.ndarray] | None:

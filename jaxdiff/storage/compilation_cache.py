@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 
+from jaxdiff.errors import InputError
 from jaxdiff.storage.cache import cache_folder
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -18,10 +19,13 @@ def enable() -> None:
     A folder chosen earlier, such as by JAX_COMPILATION_CACHE_DIR, remains in use. JAX
     separates the programs of different versions, devices and sources, but not of
     different CPUs. Programs use all instructions of their CPU, so each kind of CPU has
-    its own folder.
+    its own folder. Without a home folder, no program is cached.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = cache_folder() / "compiled" / kind_of_cpu()
+        try:
+            folder = cache_folder() / "compiled" / kind_of_cpu()
+        except InputError:
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Also caches the many small programs of a start, which take seconds together.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

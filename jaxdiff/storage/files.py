@@ -26,6 +26,25 @@ _LONGEST = 140
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
+def expanded(path: str | os.PathLike[str], instead: str = "") -> Path:
+    """Returns a path with the home folder for ~, or for ~name.
+
+    Args:
+        path: Path from the user.
+        instead: Remedy next to setting HOME; by default a path without ~.
+
+    Raises:
+        InputError: If there is no such home folder, as for a user without an account.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(
+            f"there is no home folder for {str(path)!r}. Set HOME, or "
+            f"{instead or 'write the path without ~'}."
+        ) from error
+
+
 def write_json_atomic(path: str | os.PathLike[str], data: dict[str, Any]) -> None:
     """Writes `data` as JSON; a crash leaves the old file or the new one."""
     write_atomic(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

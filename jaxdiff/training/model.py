@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
+from jaxdiff.checks import check_built, check_object
 from jaxdiff.denoisers.guidance import classifier_free_guidance
 from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
@@ -51,6 +52,9 @@ class Model:
     data_range: tuple[float, float] | None = PIXELS
 
     def __post_init__(self) -> None:
+        check_object("network", self.network, "init", "apply")
+        check_object("prediction", self.prediction)
+        check_built(self.schedule)
         own = num_classes_of(self.network)
         if own != self.num_classes:
             raise InputError(

@@ -24,8 +24,10 @@ from jaxdiff.evaluation.mean import Mean
 from jaxdiff.evaluation.memorization import nearest
 from jaxdiff.evaluation.precision_recall import precision_recall
 from jaxdiff.parallel import Pmap
-from jaxdiff.training.experiment import Sampling, Training, Upkeep
+from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.fake_run import CONFIG as FAKE
+from tests.helpers.fake_run import write_run
 from tests.helpers.runs import NETWORK
 
 CONFIG = jd.Experiment(
@@ -349,3 +351,54 @@ def test_wrong_flags_are_one_line(evaluated, run, monkeypatch, capsys, flags, me
     assert message in err
     assert "Traceback" not in err
     assert (evaluated / "evaluation.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Folder of two runs on 8 images, named by the number of held-out images."""
+    root = tmp_path_factory.mktemp("few")
+    (root / "images").mkdir()
+    for i in range(8):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8), np.uint8)
+        Image.fromarray(pixels).save(root / "images" / f"{i}.png")
+    for count, share in ((0, 0.0), (3, 0.2)):
+        data = jd.data.ImageFolder(
+            path=str(root / "images"), size=8, channels=1, held_out=share
+        )
+        experiment = dataclasses.replace(FAKE, data=data)
+        write_run(root / str(count), experiment, DataInfo((8, 8, 1), None, None))
+    return root
+
+
+TOO_FEW = (
+    "metrics of samples must have at least 4 training images and 4 held-out images, got"
+)
+
+
+@pytest.mark.parametrize(
+    ("held_out", "line", "message"),
+    [
+        (0, "evaluate", "split must be train for a run that holds out none of its 8 "
+                        "images, got test. Set --split train."),
+        (0, "evaluate --split train --samples 4",
+         f"{TOO_FEW} 8 and 0. Hold out more images."),
+        (3, "evaluate --samples 4", f"{TOO_FEW} 5 and 3. Hold out more images."),
+        (0, "compare --num 2 --evaluations 8",
+         "compare must have at least 2 held-out images, got 0 next to 8 to train on. "
+         "Hold out more images."),
+    ],
+)  # fmt: skip
+def test_too_few_images_are_counted_in_one_line(few, capsys, held_out, line, message):
+    with pytest.raises(SystemExit):
+        command(few / str(held_out), line)
+    assert capsys.readouterr().err.endswith(f"error: {message}\n")
+
+
+def test_the_likelihood_of_few_images_is_evaluated_without_samples(few, capsys):
+    quick = "--num 2 --num-terms 2 --ode-steps 0"
+    for held_out, split in ((0, "train"), (3, "test")):
+        with pytest.warns(UserWarning, match=f"skipped the samples: {TOO_FEW}"):
+            command(few / str(held_out), f"evaluate --split {split} {quick}")
+        record = json.loads((few / str(held_out) / "evaluation.json").read_text())
+        assert record["settings"]["images"] == 2
+        assert "samples" not in record["settings"]

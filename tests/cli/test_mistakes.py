@@ -14,6 +14,9 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import command, compare, convert, evaluate, program, sample
+from jaxdiff.cli.command import File
+from jaxdiff.cli.flag_table import choices, flags_of
+from jaxdiff.cli.program import COMMANDS
 from jaxdiff.errors import InputError, require
 from jaxdiff.runs.trainer import Trainer
 from tests.helpers.fake_run import CONFIG, fake_run, snapshot
@@ -108,6 +111,28 @@ def test_the_table_has_an_answer_for_each_line():
     text = MISTAKES.read_text("utf-8")
     assert text.count("\n$ ") == len(TABLE) == len({line for line, _ in TABLE})
     assert all(answer.startswith("error: ") for _, answer in TABLE)
+
+
+def every_flag(options):
+    """Returns the flags of options, and of all choices in them."""
+    found = set(flags_of(options))
+    for path, members, _ in choices(options):
+        flags = {flag for member in members for flag in every_flag([member()])}
+        found |= {f"--{path.replace('_', '-')}.{flag[2:]}" for flag in flags}
+    return found
+
+
+def test_a_flag_that_an_answer_advises_is_the_commands_own():
+    file, known = File(CONFIG, None, Path("runs/x")), {}
+    for name, one in COMMANDS.items():
+        known[name] = every_flag(program._options(file, one, []))
+    flag = re.compile(r"(?<![\w-])--[a-z][a-z0-9.-]*[a-z0-9]")
+    for line, answer in TABLE:
+        typed = {*flag.findall(line), "--help", "--quiet", "--version"}
+        # An answer names another command than the one that was typed, if any.
+        name = "train" if "Train a run with" in answer else line.split()[0]
+        advised = set(flag.findall(answer)) - typed
+        assert advised <= known[name if name in known else "run"], (line, answer)
 
 
 BEFORE = [

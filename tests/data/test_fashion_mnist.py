@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from jaxdiff.data import TFDS, FashionMNIST
-from jaxdiff.data.fashion_mnist import CLASSES, read_idx
+from jaxdiff.data.fashion_mnist import CLASSES, FIRST_LABELS, read_idx
 from jaxdiff.errors import InputError
 
 
@@ -18,18 +18,24 @@ def idx(array):
     return bytes([0, 0, 8, array.ndim]) + sizes + array.tobytes()
 
 
+def labels_of(split, size):
+    """Returns the first labels of Fashion-MNIST, and others after them."""
+    first = FIRST_LABELS[split]
+    return np.array([*first, *range(size - len(first))], np.uint8) % 10
+
+
 @pytest.fixture
 def folder(tmp_path):
     """Folder of a small set: the training files are compressed, the test files not."""
     rng = np.random.default_rng(0)
-    for prefix, size, write in (
-        ("train", 30, lambda name, data: (tmp_path / f"{name}.gz").write_bytes(
+    for prefix, split, size, write in (
+        ("train", "train", 30, lambda name, data: (tmp_path / f"{name}.gz").write_bytes(
             gzip.compress(data))),
-        ("t10k", 20, lambda name, data: (tmp_path / name).write_bytes(data)),
+        ("t10k", "test", 20, lambda name, data: (tmp_path / name).write_bytes(data)),
     ):  # fmt: skip
         images = rng.integers(0, 256, (size, 28, 28), np.uint8)
         write(f"{prefix}-images-idx3-ubyte", idx(images))
-        write(f"{prefix}-labels-idx1-ubyte", idx(np.arange(size, dtype=np.uint8) % 10))
+        write(f"{prefix}-labels-idx1-ubyte", idx(labels_of(split, size)))
     return tmp_path
 
 
@@ -39,7 +45,17 @@ def test_splits(folder, split, size):
     assert dataset.image_shape == (28, 28, 1)
     assert (len(dataset), dataset.num_classes) == (size, 10)
     assert dataset.class_names == CLASSES
-    np.testing.assert_array_equal(dataset.labels, np.arange(size) % 10)
+    np.testing.assert_array_equal(dataset.labels, labels_of(split, size))
+
+
+def test_other_images_in_the_same_format_have_no_names_of_clothes(folder):
+    """MNIST and KMNIST have files of the same names."""
+    mnist = np.array([7, 2, 1, 0, 4, 1, 4, 9, 5, 9, *range(10)], np.uint8)
+    (folder / "t10k-labels-idx1-ubyte").write_bytes(idx(mnist))
+    with pytest.warns(UserWarning, match=r"^named the classes 0 to 9: the test files"):
+        dataset = FashionMNIST(path=str(folder)).load("test")
+    assert dataset.class_names == tuple("0123456789")
+    np.testing.assert_array_equal(dataset.labels, mnist)
 
 
 def test_pixels_are_the_files(folder):
@@ -86,5 +102,8 @@ def test_mistakes(folder, tmp_path):
     with pytest.raises(InputError, match=r"must hold images .*, got shapes"):
         FashionMNIST(path=str(folder)).load("test")
     labels.write_bytes(idx(np.full(20, 10, np.uint8)))
-    with pytest.raises(InputError, match="labels must be below 10, got 10"):
+    with (
+        pytest.warns(UserWarning, match="not Fashion-MNIST's"),
+        pytest.raises(InputError, match="labels must be below 10, got 10"),
+    ):
         FashionMNIST(path=str(folder)).load("test")

@@ -68,15 +68,23 @@ def test_other_files_are_passed_over_quietly(tmp_path, recwarn):
 
 def test_images_of_other_extensions_are_counted(tmp_path):
     put(tmp_path, "a.png", 1)
-    for name in ("b.tiff", "sub/c.TIFF", "d.jfif", ".hidden.tiff"):
+    for name in ("b.tiff", "sub/c.TIFF", "d.heic", ".hidden.tiff"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    counted = r"3 image files of other extensions \(1 \.jfif, 2 \.tiff\)"
+    counted = r"3 image files of other extensions \(1 \.heic, 2 \.tiff\)"
     with pytest.warns(UserWarning, match=f"skipped {counted} in '.*Convert them"):
         assert values(folder(tmp_path, held_out=0.0)) == [1]
     (tmp_path / "a.png").unlink()
     with pytest.raises(InputError, match=f"is no image in '.*' \\({counted} are skip"):
         folder(tmp_path).load()
+
+
+def test_jpeg_files_of_rare_extensions_are_read(tmp_path, recwarn):
+    """Windows and browsers write .jfif."""
+    for number, name in enumerate(("a.jfif", "b.JPE")):
+        Image.new("RGB", (8, 8), (100 * number,) * 3).save(tmp_path / name, "JPEG")
+    assert values(folder(tmp_path, held_out=0.0)) == [0, 100]
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("names", [("test", "train"), ("Train", "Val")])

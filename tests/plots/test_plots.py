@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from jaxdiff import plots
 from jaxdiff.errors import InputError
+from jaxdiff.plots import images
 from jaxdiff.plots.images import GAP, GAP_COLOUR
 
 RNG = np.random.default_rng(0)
@@ -88,6 +89,32 @@ def test_other_numbers_of_channels_are_grey_images_side_by_side(tmp_path, channe
     with GifImageFile(tmp_path / "a.gif") as gif:
         pixels = np.asarray(gif.convert("L"))[..., None]
     check_sheet(pixels, beside, columns=3, scale=1, tolerance=8)
+
+
+def test_labels_without_a_glyph_are_escaped_or_drawn_in_another_font(
+    tmp_path, monkeypatch
+):
+    """An empty box stands for any character, so it names no class."""
+    manager = pytest.importorskip("matplotlib.font_manager").fontManager
+    ours = [
+        one for one in manager.ttflist if one.name in ("DejaVu Sans", "STIXGeneral")
+    ]
+    monkeypatch.setattr(manager, "ttflist", ours)
+    images._font_file.cache_clear()
+    (rare, *_) = images._glyphs(
+        next(one.fname for one in ours if "STIX" in one.fname)
+    ) - images._glyphs(images._usual_font())
+    assert images.drawable(chr(rare)) == chr(rare)
+    assert "STIX" in images.font(chr(rare)).path
+    assert "DejaVu" in images.font("cat").path
+    for path, names in (
+        ("names.png", ["猫 Ω", "\U0001f408\u200d", ""]),
+        ("escaped.png", ["\\u732b Ω", "\\U0001f408\\u200d", ""]),
+    ):
+        plots.save_grid(tmp_path / path, GREY, row_labels=names)
+    same = {(tmp_path / path).read_bytes() for path in ("names.png", "escaped.png")}
+    assert len(same) == 1
+    images._font_file.cache_clear()
 
 
 def test_labels_that_cannot_be_printed_are_escaped(tmp_path):

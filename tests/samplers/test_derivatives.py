@@ -1,7 +1,8 @@
 """Derivatives of the sampling loop: reverse mode, forward mode and differences agree.
 
 Every sampler is compiled once. The levels of all schedules are arguments, and so are
-the start, the denoiser's numbers, the sampler's numbers and the scales of the levels.
+the start, the denoiser's numbers with the guidance weight, the sampler's numbers, the
+scales of the levels, and the betas of a schedule.
 """
 
 from functools import partial
@@ -28,7 +29,10 @@ SCHEDULES: tuple[Any, ...] = (
 SAMPLERS: dict[str, Any] = {
     "DDPM": jd.DDPM(variance=jd.samplers.LearnedRange()),
     "DDIM": jd.DDIM(eta=0.7),
+    "Euler": jd.samplers.Euler(churn=1.0, churn_max=5.0),  # as for Heun
+    "EulerAncestral": jd.samplers.EulerAncestral(eta=0.7),
     "Heun": jd.samplers.Heun(churn=1.0, churn_max=5.0),  # not at the noisiest level
+    "FlowEuler": jd.samplers.FlowEuler(),
     "FlowHeun": jd.samplers.FlowHeun(),
     "DPMSolver-1": jd.DPMSolver(order=1, eta=0.7),
     "DPMSolver-2": jd.DPMSolver(),
@@ -54,6 +58,26 @@ def denoiser_of(gain, shift):
         return Estimate(x_0, eps, jnp.tanh(x_t) / 2 + 0.5)
 
     return denoiser
+
+
+def guided(gain, shift, weight):
+    """Returns a denoiser that is guided by a weaker one."""
+    weak = denoiser_of(0.5, 0.0)
+    return jd.guidance.autoguidance(denoiser_of(gain, shift), weak, weight)
+
+
+def schedule_of(betas):
+    """Returns the schedule of traced betas."""
+    alphas_bar = jnp.cumprod(1 - betas)
+    return jd.Schedule(
+        betas, 1 - betas, alphas_bar, alphas_bar**0.5, (1 - alphas_bar) ** 0.5
+    )
+
+
+def scales_of(schedule):
+    """Returns alpha and sigma at the times of a grid, [2, N + 1]."""
+    times = jd.spacing.Trailing(num_steps=STEPS).levels(BASE.build()).t
+    return jnp.stack(schedule.level(times)[1:])
 
 
 def grids():
@@ -85,12 +109,14 @@ def derivatives(of, given, along):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_gradients_agree_with_jvp_and_differences(name):
     sampler, chance = SAMPLERS[name], np.random.default_rng(0)
-    schedule, tree = BASE.build(), jax.tree.structure(sampler.rule())
+    tree = jax.tree.structure(sampler.rule())
 
     def total(given, levels):
-        alpha, sigma = given["scales"] * jnp.stack(levels[1:])
+        schedule = schedule_of(given["betas"])
+        scales = given["scales"] * scales_of(schedule) / usual  # 1, with derivatives
+        alpha, sigma = scales * jnp.stack(levels[1:])
         images = jd.sample(
-            denoiser_of(*given["numbers"]),
+            guided(*given["numbers"]),
             jax.tree.unflatten(tree, given["options"]),
             schedule, KEY, SHAPE, x_T=given["x_T"],
             levels=Level(levels.t, alpha, sigma),
@@ -99,11 +125,14 @@ def test_gradients_agree_with_jvp_and_differences(name):
 
     given = {
         "x_T": chance.normal(size=SHAPE),
-        "numbers": (np.float64(0.9), np.float64(0.2)),
+        "numbers": (np.float64(0.9), np.float64(0.2), np.float64(1.5)),
         "options": [np.float64(a) for a in jax.tree.leaves(sampler.rule())],
         "scales": np.ones((2, STEPS + 1)),
+        "betas": np.asarray(BASE.build().betas, np.float64),
     }
+    usual = scales_of(schedule_of(given["betas"]))
     along = jax.tree.map(lambda a: chance.normal(size=a.shape), given)
+    along["betas"] *= given["betas"]
     if name == "DPMSolver-2":
         along["options"] = [np.float64(0)]  # the noise grows as the root of eta
 

@@ -278,7 +278,7 @@ class Levels:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: untyped(jd.Linear()), r"must be built, got Linear\. Call"),
+        (lambda: untyped(jd.Linear()), r"must be a built schedule, got Linear\. Call"),
         (lambda: untyped(jd.Cosine), r"got Cosine\. Call its method build"),
         (lambda: untyped(None), "got NoneType"),
         (

@@ -3,18 +3,24 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint
 import pytest
 
+import jaxdiff as jd
+from jaxdiff.cli import main
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import is_run, read_config
 from jaxdiff.storage import checkpoints as checkpoints_lib
 from jaxdiff.storage import orbax_paths
+from jaxdiff.storage.cache import cache_folder
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
+from tests.helpers.runs import TINY
 
 STATE = {"a": {"w": jnp.arange(300.0)}, "b": {}, "step": jnp.int32(3)}
 NAMES = (
@@ -34,6 +40,50 @@ def check(folder):
     restored = reader.restore(STATE)
     np.testing.assert_array_equal(restored["a"]["w"], STATE["a"]["w"])
     assert [path.name for path in folder.iterdir()] == ["2"]
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """User without HOME and without an account, as in many containers."""
+    pwd = pytest.importorskip("pwd")
+
+    def unknown(*_: Any) -> None:
+        raise KeyError("uid not found")
+
+    for name in ("HOME", "XDG_CACHE_HOME", "JAXDIFF_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("getpwuid", "getpwnam"):
+        monkeypatch.setattr(pwd, name, unknown)
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_gets_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", "~/tfds")
+    remedy = r" for '~.*'\. Set HOME, or set JAXDIFF_CACHE to a folder\."
+    with pytest.raises(InputError, match=f"^there is no home folder{remedy}$"):
+        cache_folder()
+    for options in (
+        jd.data.ImageFolder(path="~/x"), jd.data.ImageFolder(path="~nobody/x"),
+        jd.data.FashionMNIST(path="~/x"), jd.data.TFDS(data_dir="~/x"),
+        jd.data.TFDS(), jd.data.Digits(),
+    ):  # fmt: skip
+        match = r"^there is no home folder for '~[^']*'\. Set HOME, or "
+        with pytest.raises(InputError, match=match):
+            options.load()
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path))
+    assert cache_folder() == tmp_path
+
+
+@pytest.mark.usefixtures("homeless")
+def test_a_user_without_a_home_does_what_needs_no_cache(capsys):
+    before = jax.config.values["jax_compilation_cache_dir"]
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        main(TINY, "What it is.", args=["--version"])
+        assert capsys.readouterr().out.startswith("jaxdiff ")
+        assert jax.config.values["jax_compilation_cache_dir"] is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
