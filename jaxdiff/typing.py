@@ -198,13 +198,12 @@ class Network(Protocol):
     A network that takes a condition has an attribute `takes`, the names of the parts of
     a `Condition` that it takes. Without it, the network gets labels in the condition's
     place. A network that takes labels has an attribute `num_classes`. A network that
-    takes other parts has a method `example_condition()`, which returns a condition
-    of one example.
+    takes other parts has a method `example_condition(image_shape)`, which returns a
+    condition of one example. It may have an attribute `needs`, the parts without which
+    it cannot be evaluated.
 
     A network may have a method `check_null_class()`. That method raises `InputError` if
-    the network cannot be evaluated without a class, which guidance does. A network that
-    takes still more has a method `check_inputs()` that raises `InputError`. Its
-    attribute `condition_channels` is the number of channels after the image's.
+    the network cannot be evaluated without a class, which guidance does.
     """
 
     def apply(

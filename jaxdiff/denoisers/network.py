@@ -79,11 +79,10 @@ def bind(
     Raises:
         InputError: the network does not take a part of the condition; or labels are
             not integers, or are concrete and outside 0..num_classes-1; or the network
-            has no method `apply`, or needs further inputs.
+            has no method `apply`, or needs a part that is None.
     """
     check_object("network", network, "apply")
     check_object("prediction", prediction)
-    check_inputs(network)
     given = Condition.of(condition if labels is None else labels)
     check_condition(given, network)
     given = Condition(*(None if part is None else jnp.asarray(part) for part in given))
@@ -123,9 +122,16 @@ def check_condition(condition: Condition, network: Network) -> None:
     """Checks a condition for a network.
 
     Raises:
-        InputError: the network does not take a part, or a part has another shape.
+        InputError: the network does not take a part, or needs one that is None; or a
+            part has another shape.
     """
     takes = taken_by(network)
+    for name in getattr(network, "needs", ()):
+        if getattr(condition, name) is None:
+            raise InputError(
+                f"{name} must be given to this network, got None. Give it a Condition "
+                f"with {name}, in Python."
+            )
     if condition.labels is not None:
         check_labels(condition.labels, num_classes_of(network))
     sizes = {}
@@ -197,13 +203,6 @@ def check_labels(labels: ArrayLike, num_classes: int | None) -> None:
 def check_null_class(network: Network) -> None:
     """Raises `InputError` if the network has no null class, which guidance needs."""
     check = getattr(network, "check_null_class", None)
-    if check is not None:
-        check()
-
-
-def check_inputs(network: Network) -> None:
-    """Raises `InputError` if the network needs more than images, times and classes."""
-    check = getattr(network, "check_inputs", None)
     if check is not None:
         check()
 

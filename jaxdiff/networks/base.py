@@ -16,7 +16,7 @@ from jaxdiff.checks import Checked, Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.layers import Norm, drop_labels
 from jaxdiff.networks.time_embedding import Fourier, Sinusoids, TimeEmbedding
-from jaxdiff.typing import Array, Images, Key, Labels, Timesteps
+from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,14 @@ class NetworkConfig(Checked):
     null_class: bool = True
     """If True, the network has one more class, for "any"."""
     class_embedding: Literal["table", "time", "none"] = "table"
-    """Embedding of the labels: a row per class; or that of the time with two layers of
-    its own, for numbers [batch]; or none, for embeddings [batch, 4 channels]. Training
-    and sampling need "table"; the others are for imported networks."""
+    """Embedding of the class: a row per class, for labels; or that of the time with two
+    layers of its own, for a condition's vector [batch, 1]; or none, for a vector
+    [batch, 4 channels]."""
     center_input: bool = False
     """If True, the network maps its input x to 2x - 1 first."""
     condition_channels: Annotated[int, Ge(0)] = 0
-    """Number of channels that an imported network takes after those of the image, such
-    as a small image to enlarge. Training and sampling need 0."""
+    """Number of channels of a condition's image, such as a small image to enlarge; the
+    network takes them after those of its input."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and output are float32."""
     remat: Literal["none", "cheap", "blocks"] = "none"
@@ -138,22 +138,6 @@ class NetworkConfig(Checked):
                 "labels, and turn guidance off."
             )
 
-    def check_inputs(self) -> None:
-        """Raises `InputError` if the network needs more than images and classes."""
-        if self.condition_channels:
-            raise InputError(
-                "network.condition_channels must be 0 for training and sampling, got "
-                f"{self.condition_channels}: channels that the network takes after "
-                "the image's. Evaluate it in Python with run.network.apply."
-            )
-        if self.class_embedding != "table":
-            labels = {"time": "a number", "none": "an embedding"}[self.class_embedding]
-            raise InputError(
-                "network.class_embedding must be table for training and sampling, got "
-                f"{self.class_embedding}: the label of an image is {labels}. Evaluate "
-                "the network in Python with run.network.apply."
-            )
-
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that patches and levels divide the image's size evenly.
 
@@ -191,30 +175,38 @@ class BaseNetwork(nn.Module):
     in_channels: int | None = None
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """Names of the parts of a condition that the network takes."""
-        return () if self.num_classes is None else ("labels",)
+    def needs(self) -> tuple[str, ...]:
+        """Names of the parts of a condition without which it cannot be evaluated."""
+        vector = ("vector",) * (self.config.class_embedding != "table")
+        return vector + ("image",) * (self.config.condition_channels > 0)
 
     @property
-    def condition_channels(self) -> int:
-        """Number of input channels after the channels of the images."""
-        return self.config.condition_channels
+    def takes(self) -> tuple[str, ...]:
+        """Names of the parts of a condition that the network takes."""
+        return ("labels",) * (self.num_classes is not None) + self.needs
+
+    def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
+        """Returns a condition of one example, for images of this shape."""
+        config, numbers = self.config, {"time": 1, "none": 4 * self.config.channels}
+        features = numbers.get(config.class_embedding, 0)
+        image = (1, *image_shape[:2], config.condition_channels)
+        return Condition(
+            labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
+            vector=jnp.ones((1, features)) if features else None,
+            image=jnp.zeros(image) if config.condition_channels else None,
+        )
 
     def check_null_class(self) -> None:
         """Raises `InputError` if the network cannot be evaluated without labels."""
         self.config.check_null_class()
 
-    def check_inputs(self) -> None:
-        """Raises `InputError` if the network needs more than images and classes."""
-        self.config.check_inputs()
-
-    def checked(self, x: Images, t: Timesteps, labels: Labels | None) -> Images:
-        """Checks the shapes of a call, and returns the images in the type to compute.
+    def checked(self, x: Images, t: Timesteps, condition: Condition) -> Images:
+        """Checks a call, and returns the network's input in the type to compute.
 
         Raises:
             InputError: the shape of an argument does not match.
         """
-        channels = (self.in_channels or self.out_channels) + self.condition_channels
+        channels = self.in_channels or self.out_channels
         if x.ndim != 4 or x.shape[-1] != channels:
             raise InputError(
                 f"images must be [batch, height, width, {channels}], "
@@ -223,11 +215,23 @@ class BaseNetwork(nn.Module):
         self.config.check_image_shape(*x.shape[1:3])
         if t.shape != x.shape[:1]:
             raise InputError(f"t must have shape {x.shape[:1]}, got {t.shape}")
+        labels = condition.labels
         if labels is not None and labels.shape[:1] != x.shape[:1]:
             raise InputError(
                 f"labels must be {x.shape[0]}, one per image, got {labels.shape[0]}"
             )
-        x = x.astype(jnp.dtype(self.config.dtype))
+        for name in self.needs:
+            if getattr(condition, name) is None:
+                raise InputError(f"{name} must be given to this network, got None")
+        dtype = jnp.dtype(self.config.dtype)
+        x = x.astype(dtype)
+        if self.config.condition_channels:
+            wanted = (*x.shape[:3], self.config.condition_channels)
+            if condition.image.shape != wanted:
+                raise InputError(
+                    f"image must have shape {wanted}, got {condition.image.shape}"
+                )
+            x = jnp.concatenate([x, condition.image.astype(dtype)], axis=-1)
         return 2 * x - 1 if self.config.center_input else x
 
     def divided(self, x: Images, t: Timesteps) -> Images:
@@ -236,8 +240,9 @@ class BaseNetwork(nn.Module):
         divide = isinstance(embedding, Fourier) and embedding.divide
         return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
 
-    def embed(self, t: Timesteps, labels: Labels | None, keys: Key | None) -> Array:
+    def embed(self, t: Timesteps, condition: Condition, keys: Key | None) -> Array:
         """Returns the embedding of time and class, [batch, 4 channels]."""
+        labels, vector = condition.labels, condition.vector
         config, features = self.config, 4 * self.config.channels
         dtype = jnp.dtype(config.dtype)
         embed_time = config.embedding.layer(config.channels)
@@ -250,18 +255,16 @@ class BaseNetwork(nn.Module):
             return dense(f"{name}_2")(nn.swish(dense(f"{name}_1")(x)))
 
         embedding = layers(embed_time(t), "time")
-        if config.class_embedding != "table":
-            of_time = config.class_embedding == "time"
-            if labels is None and self.is_initializing():
-                labels = jnp.ones(t.shape if of_time else (*t.shape, features))
-            if labels is None:
+        if config.class_embedding == "time":
+            if vector.shape[1:] != (1,):
+                raise InputError(f"vector must be [batch, 1], got {vector.shape}")
+            return embedding + layers(embed_time(vector[:, 0]), "class")
+        if config.class_embedding == "none":
+            if vector.shape[1:] != (features,):
                 raise InputError(
-                    "labels must be given to this network, got None: its "
-                    f"class_embedding is {config.class_embedding}"
+                    f"vector must be [batch, {features}], got {vector.shape}"
                 )
-            return embedding + (
-                layers(embed_time(labels), "class") if of_time else labels.astype(dtype)
-            )
+            return embedding + vector.astype(dtype)
         if self.num_classes is None:
             return embedding
         null = self.num_classes

@@ -93,10 +93,10 @@ class NCSNpp(BaseNetwork):
         """Returns the network's output; arguments and errors are those of `UNet`."""
         config: NCSNppConfig = self.config
         dtype: Any = jnp.dtype(config.dtype)
-        labels = Condition.of(condition).labels
-        x = to_patches(self.checked(x, t, labels), config.patch)
+        condition = Condition.of(condition)
+        x = to_patches(self.checked(x, t, condition), config.patch)
         next_keys = key_streams(keys)
-        embedding = self.embed(t, labels, next_keys())
+        embedding = self.embed(t, condition, next_keys())
 
         block_class, attention_class = rematerialised(config.remat)
 

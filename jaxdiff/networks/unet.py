@@ -91,11 +91,11 @@ class UNet(BaseNetwork):
         """Returns the network's output.
 
         Args:
-            x: images [batch, height, width, in_channels + condition_channels].
+            x: images [batch, height, width, in_channels].
             t: times [batch].
-            condition: labels: classes [batch], or shares of the classes [batch,
-                num_classes], of which the null class takes the rest; None for the null
-                class.
+            condition: a `Condition`, or its labels alone. The labels are classes
+                [batch], or shares of the classes [batch, num_classes], of which the
+                null class takes the rest; None for the null class.
             keys: one key per example in training (for dropout), otherwise None.
 
         Returns:
@@ -105,11 +105,11 @@ class UNet(BaseNetwork):
             InputError: the shape of an argument does not match.
         """
         config: UNetConfig = self.config
-        labels = Condition.of(condition).labels
+        condition = Condition.of(condition)
         dtype: Any = jnp.dtype(config.dtype)
-        x = to_patches(self.checked(x, t, labels), config.patch)
+        x = to_patches(self.checked(x, t, condition), config.patch)
         next_keys = key_streams(keys)
-        embedding = self.embed(t, labels, next_keys())
+        embedding = self.embed(t, condition, next_keys())
 
         block_class, attention_class = rematerialised(config.remat)
         norm = partial(

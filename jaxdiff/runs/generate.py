@@ -11,7 +11,6 @@ from jaxdiff import rng
 from jaxdiff.checks import check_seed
 from jaxdiff.denoisers.network import (
     check_condition,
-    check_inputs,
     check_null_class,
 )
 from jaxdiff.errors import InputError, NonFiniteSamples
@@ -74,10 +73,9 @@ def check_request(
     """Checks the arguments of `generate`.
 
     Raises:
-        InputError: an argument is out of range, the sampler does not fit, or the
-            network needs further inputs.
+        InputError: an argument is out of range, or the sampler or the condition does
+            not fit.
     """
-    check_inputs(model.network)
     if num < 1:
         raise InputError(f"num must be at least 1, got {num}")
     if num >= 2**31:  # indices are 32-bit integers

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff.checks import check_object
-from jaxdiff.denoisers.network import check_inputs, taken
+from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
@@ -83,7 +83,6 @@ class Trainer:
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
-        check_inputs(model.network)
         trainer = cls(experiment, dataset, info, model)
         check_batch(trainer.batch(0), model.network, model.data_range)
         return trainer

@@ -144,17 +144,13 @@ def init_params(
     Raises:
         InputError: If the network's call does not match `typing.Network`.
     """
-    *size, channels = image_shape
-    channels += getattr(network, "condition_channels", 0)
-    images, times = jnp.zeros((1, *size, channels)), jnp.zeros(1, jnp.int32)
+    images, times = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
     module: Any = network
     condition: Any = None
     if hasattr(module, "example_condition"):
-        condition = module.example_condition()
+        condition = module.example_condition(image_shape)
     elif num_classes is not None:
         condition = jnp.zeros(1, jnp.int32)
-        if hasattr(module, "takes"):
-            condition = Condition(labels=condition)
     try:
         variables = module.init(key, images, times, condition, None)
     except TypeError as error:

@@ -86,11 +86,11 @@ class TextNet(nn.Module):
     dropout: float = 0.0
     takes = ("text", "mask", "vector", "image")
 
-    def example_condition(self):
+    def example_condition(self, image_shape):
         """Returns a condition of one example."""
         return Condition(
             text=jnp.zeros((1, 3, 5)), mask=jnp.ones((1, 3), bool),
-            vector=jnp.zeros((1, 6)), image=jnp.zeros((1, 4, 4, 1)),
+            vector=jnp.zeros((1, 6)), image=jnp.zeros((1, *image_shape)),
         )  # fmt: skip
 
     @nn.compact

@@ -18,7 +18,7 @@ from jaxdiff.pretrained.pipeline_folder import network_of
 from jaxdiff.pretrained.unet import UNet2DModel
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.serialization import from_dict
-from jaxdiff.training.experiment import Training
+from jaxdiff.training.experiment import Sampling, Training
 from tests.helpers.pytorch import diffusers, torch
 
 SKIP: dict[str, Any] = {
@@ -85,7 +85,13 @@ def test_published_networks_give_what_theirs_give_and_go_back(name, tmp_path):
             torch.from_numpy(times),
             None if labels is None else torch.from_numpy(labels),
         ).sample.numpy()
-    got = jax.jit(run.network.apply)({"params": run.params}, images, times, labels)
+    x, image = np.split(images, [run.info.image_shape[-1]], axis=-1)
+    given: Any = jd.Condition(image=image if image.shape[-1] else None)
+    if options.get("class_embed_type") in ("timestep", "identity"):
+        given = given._replace(vector=labels if labels.ndim == 2 else labels[:, None])
+    else:
+        given = given._replace(labels=labels)
+    got = jax.jit(run.network.apply)({"params": run.params}, x, times, given)
     error = np.abs(np.asarray(got).transpose(0, 3, 1, 2) - wanted).max()
     assert error < 1e-5 * np.abs(wanted).max()
 
@@ -138,14 +144,8 @@ def test_the_published_ncsnpp_has_these_tensors():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (
-            {"condition_channels": 3},
-            "condition_channels must be 0 for training and sampling, got 3",
-        ),
-        (
-            {"class_embedding": "time"},
-            "class_embedding must be table for training and sampling, got time",
-        ),
+        ({"condition_channels": 3}, r"^image must be given to this network, got None"),
+        ({"class_embedding": "time"}, r"^vector must be given to this network, got"),
     ],
 )
 def test_training_and_sampling_name_the_input_that_they_lack(options, words):
@@ -159,7 +159,7 @@ def test_training_and_sampling_name_the_input_that_they_lack(options, words):
     images = np.zeros((4, 4, 4, 1), np.uint8)
     with pytest.raises(InputError, match=words):
         Trainer.of(experiment, jd.data.from_arrays(images))
-    with pytest.raises(InputError, match=r"Evaluate .* with run.network.apply"):
+    with pytest.raises(InputError, match=words):
         jd.bind(config.build(out_channels=1), {})
 
 
@@ -177,10 +177,22 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
         from_diffusers(tmp_path / "of_8", size=4)
     assert run.info.image_shape == (4, 4, 3)
     network: Any = run.network
-    assert network.condition_channels == 3
-    with pytest.raises(InputError, match="condition_channels must be 0") as error:
+    assert network.takes == network.needs == ("image",)
+    with pytest.raises(InputError, match=r"^image must be given") as error:
         run.check_request(None, num=1, seed=0)
     assert "\n" not in str(error.value)
+    sampling = Sampling(sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=2)))
+    drawn = [
+        run.generate(
+            jd.Condition(image=np.full((1, 4, 4, 3), fill, np.float32)), 1, 0,
+            sampling=sampling,
+        )
+        for fill in (-0.5, 0.5)
+    ]  # fmt: skip
+    assert not np.allclose(*drawn)
+    wrong = jd.Condition(image=np.zeros((1, 2, 4, 3), np.float32))
+    with pytest.raises(InputError, match=r"image must have shape \(1, 4, 4, 3\), got"):
+        run.generate(wrong, 1, 0, sampling=sampling)
 
 
 @pytest.mark.parametrize(
