@@ -191,6 +191,20 @@ def test_parameters_have_the_type_that_is_asked_for(kl, tmp_path, dtype):
     np.testing.assert_allclose(rough, exact, atol=0.1 * np.abs(exact).max())
 
 
+def test_parameters_go_to_their_devices(kl):
+    mesh = jax.make_mesh((2,), ("device",), devices=jax.devices()[:2])
+    whole = read_component(kl)
+
+    def sharding(leaf):
+        parts = ("device",) if leaf.shape[0] % 2 == 0 else ()
+        return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*parts))
+
+    wanted = jax.tree.map(sharding, whole.params)
+    found = read_component(kl, shardings=wanted)
+    assert jax.tree.map(lambda leaf: leaf.sharding, found.params) == wanted
+    same(found, whole)
+
+
 def test_a_pickle_is_read_on_request_only(kl, copy):
     tensors = safetensors.numpy.load_file(copy / FILE)
     (copy / FILE).unlink()

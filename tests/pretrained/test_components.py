@@ -31,19 +31,19 @@ CLOSE = 2e-6
 """Largest difference, in parts of the largest number."""
 
 
-def filled(module, seed=0):
+def filled(module, seed=0, scale=0.2):
     """Returns a module of PyTorch whose parameters are random numbers."""
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for parameter in module.parameters():
-            values = 0.2 * rng.normal(size=tuple(parameter.shape))
+            values = scale * rng.normal(size=tuple(parameter.shape))
             parameter.copy_(torch.from_numpy(values.astype(np.float32)))
     return module.eval()
 
 
-def check(ours, theirs):
+def check(ours, theirs, close=CLOSE):
     theirs = theirs.detach().numpy()
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=CLOSE * abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=close * abs(theirs).max())
 
 
 def nchw(x):
@@ -110,6 +110,52 @@ def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
             {"params": found.params}, tokens, mask, skip, final_norm=False
         )
         check(ours.tokens, theirs.hidden_states[-1 - skip])
+
+
+@pytest.mark.long
+def test_clip_text_at_full_size(tmp_path):
+    """CLIP ViT-L/14's text encoder, of Stable Diffusion 1."""
+    config = transformers.CLIPTextConfig(
+        hidden_size=768, intermediate_size=3072, num_hidden_layers=12,
+        num_attention_heads=12, eos_token_id=2,
+    )  # fmt: skip
+    module = filled(transformers.CLIPTextModel(config), scale=0.02)
+    module.save_pretrained(tmp_path)
+    found = read_component(tmp_path)
+    tokens = np.random.default_rng(1).integers(0, 49_407, (2, 77))
+    tokens[:, -1] = 49_407
+    with torch.no_grad():
+        theirs = module(torch.from_numpy(tokens))
+    ours = found.network.apply({"params": found.params}, tokens)
+    check(ours.tokens, theirs.last_hidden_state, 1e-5)
+    check(ours.vector, theirs.pooler_output, 1e-5)
+
+
+@pytest.mark.long
+def test_autoencoder_kl_at_full_size(tmp_path):
+    """Stable Diffusion's autoencoder, on images of 64 pixels."""
+    module = filled(
+        diffusers.AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), layers_per_block=2,
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        ),
+        scale=0.02,
+    )  # fmt: skip
+    module.save_pretrained(tmp_path)
+    found = read_component(tmp_path)
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, size=(1, 64, 64, 3)).astype(np.float32)
+    output = rng.normal(size=(1, 8, 8, 4)).astype(np.float32)
+    variables = {"params": found.params}
+    with torch.no_grad():
+        moments = module.encode(nchw(images)).latent_dist
+        decoded = module.decode(nchw(output)).sample
+    mean, log_variance = found.network.apply(variables, images, method="encode")
+    check(mean.transpose(0, 3, 1, 2), moments.mean, 1e-5)
+    check(log_variance.transpose(0, 3, 1, 2), moments.logvar, 1e-5)
+    ours = found.network.apply(variables, output, method="decode")
+    check(ours.transpose(0, 3, 1, 2), decoded, 1e-5)
 
 
 @pytest.mark.parametrize("projects", [False, True])
