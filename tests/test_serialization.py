@@ -121,6 +121,7 @@ CHANGED = Experiment(
         ),
         guidance=2.5,
         clip=False,
+        clip_range=2.5,
         keep_eps=True,
         chunk=1,
     ),

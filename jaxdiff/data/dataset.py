@@ -225,7 +225,7 @@ def batch(
         images = np.where(mirrored, images[:, :, ::-1], images)
     return Batch(
         images=to_float(images),
-        labels=None if dataset.labels is None else dataset.labels[chosen],
+        condition=None if dataset.labels is None else dataset.labels[chosen],
         indices=rows.astype(np.int32),
     )
 

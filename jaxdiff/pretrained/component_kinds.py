@@ -66,7 +66,10 @@ def _clip_text(projects: bool) -> Kind:
     def write(options: CLIPTextConfig) -> dict[str, Any]:
         end = 2 if options.end_token is None else options.end_token
         projection = {"projection_dim": options.projection} if projects else {}
-        return {"model_type": "clip_text_model", "eos_token_id": end, **projection}
+        return {
+            "model_type": "clip_text_model", "eos_token_id": end, "bos_token_id": None,
+            "pad_token_id": None, **projection,
+        }  # fmt: skip
 
     return Kind(
         CLIPTextConfig,

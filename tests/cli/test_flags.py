@@ -68,7 +68,7 @@ ALL = dataclasses.replace(
     network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
-    sampling=Sampling(guidance=2.5, clip=False, keep_eps=True, chunk=1),
+    sampling=Sampling(guidance=2.5, clip=False, clip_range=3.0, keep_eps=True, chunk=1),
 )
 """Options that differ from the defaults in every field outside the choices."""
 
