@@ -11,7 +11,8 @@ import numpy as np
 
 from jaxdiff.conditioning.tokenizers import Tokenizer, Tokens
 from jaxdiff.errors import InputError
-from jaxdiff.networks.clip import CLIPText, Encoded
+from jaxdiff.networks.clip import CLIPText
+from jaxdiff.networks.transformer import Encoded
 from jaxdiff.typing import Array, Condition, Params
 
 

@@ -14,10 +14,9 @@ from annotated_types import Ge, Gt
 
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
-from jaxdiff.networks.clip import Count
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.layers import doubled
-from jaxdiff.networks.transformer import MultiHeadAttention
+from jaxdiff.networks.transformer import Count, MultiHeadAttention
 from jaxdiff.typing import Array, Images
 
 EPSILON = 1e-6

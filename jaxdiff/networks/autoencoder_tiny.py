@@ -14,9 +14,9 @@ from annotated_types import Ge
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_kl import LatentScaling
-from jaxdiff.networks.clip import Count
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.layers import doubled
+from jaxdiff.networks.transformer import Count
 from jaxdiff.typing import Array, Images
 
 LARGEST = 3.0

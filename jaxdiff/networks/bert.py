@@ -9,9 +9,10 @@ from annotated_types import Interval
 
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
-from jaxdiff.networks.clip import Count, Encoded
 from jaxdiff.networks.transformer import (
     Activation,
+    Count,
+    Encoded,
     MultiHeadAttention,
     activation,
     check_tokens,

@@ -5,24 +5,24 @@ projected vectors of both encoders. OpenCLIP's encoders are the same networks.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
-from annotated_types import Ge, Interval
+from annotated_types import Interval
 
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.transformer import (
     Activation,
+    Count,
+    Encoded,
     MultiHeadAttention,
     activation,
     check_tokens,
     layer_norm,
 )
 from jaxdiff.typing import Array, Images
-
-Count = Annotated[int, Ge(1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,18 +92,6 @@ class CLIPVisionConfig(CLIPConfig):
     def build(self) -> "CLIPVision":
         """Makes the network."""
         return CLIPVision(self)
-
-
-class Encoded(NamedTuple):
-    """Result of an encoder of texts or images.
-
-    Attributes:
-        tokens: hidden states [batch, tokens, width].
-        vector: one vector for the whole text or image, [batch, features].
-    """
-
-    tokens: Array
-    vector: Array
 
 
 class CLIPText(nn.Module):

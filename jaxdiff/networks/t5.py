@@ -10,9 +10,9 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from jaxdiff.checks import Checked
-from jaxdiff.networks.clip import Count
 from jaxdiff.networks.transformer import (
     Activation,
+    Count,
     MultiHeadAttention,
     activation,
     check_tokens,

@@ -13,8 +13,13 @@ from annotated_types import Ge
 
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
-from jaxdiff.networks.clip import Count, Encoded
-from jaxdiff.networks.transformer import MultiHeadAttention, check_tokens, layer_norm
+from jaxdiff.networks.transformer import (
+    Count,
+    Encoded,
+    MultiHeadAttention,
+    check_tokens,
+    layer_norm,
+)
 from jaxdiff.typing import Array
 
 

@@ -6,10 +6,11 @@ The modules of published networks have the names of their tensors, such as
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
+from annotated_types import Ge
 
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array
@@ -17,6 +18,22 @@ from jaxdiff.typing import Array
 Activation: TypeAlias = Literal[
     "gelu", "gelu_new", "gelu_pytorch_tanh", "quick_gelu", "relu", "silu", "swish"
 ]
+
+
+Count = Annotated[int, Ge(1)]
+"""Number of channels, layers or tokens."""
+
+
+class Encoded(NamedTuple):
+    """Result of an encoder of texts or images.
+
+    Attributes:
+        tokens: hidden states [batch, tokens, width].
+        vector: one vector for the whole text or image, [batch, features].
+    """
+
+    tokens: Array
+    vector: Array
 
 
 def activation(name: Activation) -> Callable[[Array], Array]:

@@ -1,6 +1,7 @@
 """Texts to conditions: encoders bound to parameters and tokenizers."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,8 +19,8 @@ from tests.conditioning.test_tokenizers import clip as clip
 from tests.helpers.compilations import compilations
 from tests.helpers.components import random_params
 
-SIZES = {"vocabulary": 600, "width": 16, "layers": 2, "heads": 2}
-NETWORKS = {
+SIZES: Any = {"vocabulary": 600, "width": 16, "layers": 2, "heads": 2}
+NETWORKS: dict[str, Any] = {
     "clip": CLIPTextConfig(**SIZES, length=77, hidden=32),
     "t5": T5Config(**SIZES, head_channels=8, hidden=32),
     "bert": BERTConfig(**SIZES, length=77, hidden=32),
@@ -87,7 +88,7 @@ def test_clip_skips_blocks_and_its_norm(clip):
     one, two = plain("a cat"), skipped("a cat")
     np.testing.assert_array_equal(one.vector, two.vector)
     variables = {"params": plain.params}
-    wanted = network.apply(
+    wanted: Any = network.apply(
         variables, tokenizer("a cat").ids, None, skip=1, final_norm=False
     )
     np.testing.assert_allclose(two.text, wanted.tokens, atol=1e-5)
@@ -97,7 +98,7 @@ def test_the_own_encoder_starts_small_and_depends_on_order():
     network = TextTransformerConfig(**SIZES, length=8).build()
     params = network.init(jax.random.key(0), np.zeros((1, 8), int))["params"]
     ids = np.array([[1, 2, 3, 4], [2, 1, 3, 4]])
-    found = network.apply({"params": params}, ids)
+    found: Any = network.apply({"params": params}, ids)
     assert np.isfinite(found.tokens).all()
     assert not np.allclose(found.vector[0], found.vector[1], atol=1e-5)
 

@@ -72,6 +72,7 @@ def network_from(options: dict[str, Any]) -> Any:
 @pytest.mark.filterwarnings("ignore:took the output of .* because it has no sched")
 def test_published_networks_give_what_theirs_give_and_go_back(name, tmp_path):
     options, labels = NETWORKS[name], LABELS.get(name)
+    numbers: Any = labels
     network = network_from(options)
     network.save_pretrained(tmp_path)
     run = from_diffusers(tmp_path)
@@ -88,7 +89,9 @@ def test_published_networks_give_what_theirs_give_and_go_back(name, tmp_path):
     x, image = np.split(images, [run.info.image_shape[-1]], axis=-1)
     given: Any = jd.Condition(image=image if image.shape[-1] else None)
     if options.get("class_embed_type") in ("timestep", "identity"):
-        given = given._replace(vector=labels if labels.ndim == 2 else labels[:, None])
+        given = given._replace(
+            vector=numbers if numbers.ndim == 2 else numbers[:, None]
+        )
     else:
         given = given._replace(labels=labels)
     got = jax.jit(run.network.apply)({"params": run.params}, x, times, given)
@@ -189,7 +192,7 @@ def test_a_further_input_of_a_folder_is_imported_and_named_when_sampling(tmp_pat
         )
         for fill in (-0.5, 0.5)
     ]  # fmt: skip
-    assert not np.allclose(*drawn)
+    assert not np.allclose(drawn[0], drawn[1])
     wrong = jd.Condition(image=np.zeros((1, 2, 4, 3), np.float32))
     with pytest.raises(InputError, match=r"image must have shape \(1, 4, 4, 3\), got"):
         run.generate(wrong, 1, 0, sampling=sampling)
