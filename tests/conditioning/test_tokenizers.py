@@ -161,6 +161,24 @@ def test_t5_and_bert_files_are_read(tmp_path):
         [4, 5, 1, 0, 0, 0], [6, 25, 1, 0, 0, 0], [1, 0, 0, 0, 0, 0]
     ]  # fmt: skip
     assert found.mask.sum(axis=1).tolist() == [3, 3, 1]
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "cat", "frog", "##s"]
+    bert = library.Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]")
+    )
+    bert.normalizer = library.normalizers.BertNormalizer()
+    bert.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    bert.post_processor = library.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    bert.save(str(folder / "tokenizer.json"))
+    options = {"pad_token": "[PAD]", "model_max_length": 6}
+    (folder / "tokenizer_config.json").write_text(json.dumps(options))
+    theirs = transformers.BertTokenizer.from_pretrained(folder)
+    given = ["A cat", "frogs, cats", "x"]
+    expected = theirs(given, padding="max_length", truncation=True, max_length=6)
+    found = read_tokenizer(folder)(given)
+    assert found.ids.tolist() == expected["input_ids"]
+    assert found.mask.tolist() == np.array(expected["attention_mask"], bool).tolist()
 
 
 @pytest.mark.parametrize(
