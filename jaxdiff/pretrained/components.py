@@ -18,7 +18,8 @@ import numpy as np
 from jaxdiff.errors import InputError, shown
 from jaxdiff.pretrained.component_kinds import KINDS, Kind, plain
 from jaxdiff.pretrained.folder_parts import NETWORK, read_part
-from jaxdiff.pretrained.published_names import read_params, tensors_of, wanted_tensors
+from jaxdiff.pretrained.places import read_params, tensors_of, wanted_tensors
+from jaxdiff.pretrained.published_names import published_places
 from jaxdiff.pretrained.weights import (
     STEM,
     find_tensors,
@@ -77,13 +78,14 @@ def read_component(
             n if "projection" in n else f"{kind.prefix}{n}": tensor
             for n, tensor in tensors.items()
         }
-    wanted = wanted_tensors(shapes)
+    places = published_places(shapes)
+    wanted = wanted_tensors(places)
     tensors = {
         n: tensor
         for n, tensor in tensors.items()
         if n in wanted or not re.fullmatch(kind.ignored, n)
     }
-    params = read_params(shapes, tensors, path, dtype, shardings)
+    params = read_params(shapes, places, tensors, path, dtype, shardings)
     return Component(name, network, params)
 
 
@@ -106,7 +108,7 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
     try:
         writing.mkdir(parents=True)
         write_json_atomic(writing / NETWORK, record)
-        arrays = tensors_of(component.params)
+        arrays = tensors_of(component.params, published_places(component.params))
         write_tensors(writing / f"{kind.stem}.safetensors", arrays)
         writing.replace(path)
     except OSError as error:

@@ -6,13 +6,11 @@ down_blocks.1.resnets.0.conv1.weight. The blocks of its way up are counted from 
 smallest size.
 """
 
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import numpy as np
 
+from jaxdiff.pretrained.places import Place
 from jaxdiff.typing import Params
 
 _TOP = {
@@ -55,40 +53,6 @@ _INNER = {
     "out": "to_out.0",
 }
 _LEAF = {"bias": "bias"}  # all other leaves are weights
-_OLD = {
-    "query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"
-}  # fmt: skip
-
-
-class Place(NamedTuple):
-    """Place of a parameter in a file.
-
-    Attributes:
-        name: name of the tensor.
-        shape: shape of the tensor.
-        order: the parameter's axes in the order of the tensor's axes.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def ours(
-        self, tensor: np.ndarray, shape: tuple[int, ...], dtype: Any = np.float32
-    ) -> np.ndarray:
-        """Converts the tensor to the parameter of this shape and type."""
-        permuted = tuple(shape[axis] for axis in self.order)
-        inverse = np.argsort(self.order)
-        return (
-            np.asarray(tensor)
-            .astype(dtype, copy=False)
-            .reshape(permuted)
-            .transpose(inverse)
-        )
-
-    def theirs(self, parameter: np.ndarray) -> np.ndarray:
-        """Converts the parameter to the tensor."""
-        return np.asarray(parameter).transpose(self.order).reshape(self.shape)
 
 
 def places(params: Params, num_levels: int) -> Any:
@@ -134,18 +98,3 @@ def _top(name: str, num_levels: int) -> str:
     index, kind = rest.split("_")
     kinds = {"block": "resnets", "attention": "attentions"}
     return f"{way}_blocks.{block}.{kinds[kind]}.{index}"
-
-
-def with_new_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """Renames the tensors of attention to today's names: query becomes to_q."""
-
-    def new(name: str) -> str:
-        return re.sub(
-            r"(\.attentions\.\d+\.)(query|key|value|proj_attn)(\.\w+)$",
-            lambda found: f"{found[1]}{_OLD[found[2]]}{found[3]}",
-            name,
-        )
-
-    renamed = {new(name): tensor for name, tensor in tensors.items()}
-    # In a file with both names, the old name stays and raises as unknown.
-    return renamed if len(renamed) == len(tensors) else dict(tensors)

@@ -17,7 +17,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdiff.checks import any_last_signal
@@ -33,7 +32,8 @@ from jaxdiff.pretrained.folder_parts import (
     known_entries,
     read_part,
 )
-from jaxdiff.pretrained.parameter_names import places, with_new_names
+from jaxdiff.pretrained.parameter_names import places
+from jaxdiff.pretrained.places import read_params, tensors_of
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import (
     DEFAULT_STEPS,
@@ -44,7 +44,7 @@ from jaxdiff.pretrained.schedulers import (
 )
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
-from jaxdiff.pretrained.weights import STEM, check_tensors, find_tensors, write_tensors
+from jaxdiff.pretrained.weights import STEM, find_tensors, write_tensors
 from jaxdiff.runs.load import Run, load
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.schedules.continuous import VP
@@ -280,19 +280,7 @@ def _read_params(
     """Reads the parameters from the files of the weights."""
     shapes = model.shapes()
     found = places(shapes, len(model.config.widths))
-    tensors = with_new_names(find_tensors(folder, variant, allow_bin))
-    wanted = {place.name: place.shape for place in _flat(found)}
-    check_tensors(tensors, wanted, folder)
-    return jax.tree.map(
-        lambda leaf, place: jax.numpy.asarray(
-            place.ours(tensors[place.name].read(), leaf.shape)
-        ),
-        shapes, found,
-    )  # fmt: skip
-
-
-def _flat(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=lambda x: hasattr(x, "order"))
+    return read_params(shapes, found, find_tensors(folder, variant, allow_bin), folder)
 
 
 def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -307,12 +295,8 @@ def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     height, width = record["sample_size"]
     if height == width:
         record["sample_size"] = height
-    found = _flat(places(run.params, len(config.widths)))
-    leaves = jax.tree.leaves(run.params)
-    return record, {
-        place.name: place.theirs(np.asarray(leaf))
-        for leaf, place in zip(leaves, found, strict=True)
-    }
+    found = places(run.params, len(config.widths))
+    return record, tensors_of(run.params, found)
 
 
 def to_diffusers(

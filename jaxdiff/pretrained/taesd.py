@@ -16,7 +16,8 @@ import numpy as np
 from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
 from jaxdiff.pretrained.components import Component, param_shapes
-from jaxdiff.pretrained.published_names import read_params
+from jaxdiff.pretrained.places import read_params
+from jaxdiff.pretrained.published_names import published_places
 from jaxdiff.pretrained.weights import Tensor, name_of
 from jaxdiff.storage.torch_pickle import read_torch
 
@@ -59,7 +60,8 @@ def read_taesd(
         name: Tensor(array.shape, name_of(array.dtype), partial(np.asarray, array))
         for name, array in arrays.items()
     }
-    params = read_params(shapes, tensors, Path(encoder).parent, dtype)
+    where, places = Path(encoder).parent, published_places(shapes)
+    params = read_params(shapes, places, tensors, where, dtype)
     return Component("AutoencoderTiny", network, params)
 
 

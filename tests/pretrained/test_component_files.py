@@ -23,7 +23,8 @@ from jaxdiff.pretrained.components import (
     read_component,
     write_component,
 )
-from jaxdiff.pretrained.published_names import tensors_of, wanted_tensors
+from jaxdiff.pretrained.places import tensors_of, wanted_tensors
+from jaxdiff.pretrained.published_names import published_places
 from jaxdiff.pretrained.taesd import read_taesd
 from jaxdiff.pretrained.weights import file_size
 from tests.helpers.components import random_params
@@ -84,7 +85,7 @@ def test_files_have_the_published_sizes(
     name, config, dtype, old, tensors, params, size
 ):
     """Names, shapes and number of all tensors, to the byte, without any weights."""
-    shapes = wanted_tensors(param_shapes(network_of(name, config)))
+    shapes = wanted_tensors(published_places(param_shapes(network_of(name, config))))
     shapes = with_old_names(shapes) if old else shapes
     assert len(shapes) == tensors
     assert sum(np.prod(shape) for shape in shapes.values()) == params
@@ -99,7 +100,7 @@ def test_a_size_is_that_of_a_file(tmp_path):
         folder = tmp_path / name
         write_component(Component("AutoencoderKL", network, typed), folder)
         (file,) = folder.glob("*.safetensors")
-        shapes = wanted_tensors(param_shapes(network))
+        shapes = wanted_tensors(published_places(param_shapes(network)))
         assert file.stat().st_size == file_size(shapes, name)
 
 
@@ -277,7 +278,7 @@ def test_tiny_autoencoders_of_their_authors_files(tmp_path, pooled):
         pooled=pooled,
     )  # fmt: skip
     params = random_params(config.build())
-    tensors = tensors_of(params)
+    tensors = tensors_of(params, published_places(params))
     for part, first in (("encoder", 0), ("decoder", 1)):
         start = f"{part}.layers."
         own = {n.removeprefix(start): t for n, t in tensors.items() if start in n}
