@@ -310,11 +310,11 @@ print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 def test_reading_takes_little_more_memory_than_the_parameters(tmp_path):
     """Tensor by tensor: the peak is what is kept, and a file's pages."""
     network = CLIPTextConfig(
-        vocabulary=60_000, length=8, width=512, layers=8, heads=8, hidden=2048
+        vocabulary=40_000, length=8, width=512, layers=2, heads=8, hidden=2048
     ).build()
     params = random_params(network)
     kept = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    assert kept > 200e6
+    assert kept > 100e6
     write_component(Component("CLIPTextModel", network, params), tmp_path / "clip")
     (file,) = (tmp_path / "clip").glob("*.safetensors")
     run = subprocess.run(
