@@ -7,22 +7,22 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval
 
-from jaxdiff.checks import Checked
-from jaxdiff.errors import InputError
 from jaxdiff.networks.transformer import (
     Activation,
     Count,
     Encoded,
     MultiHeadAttention,
+    TransformerConfig,
     activation,
     check_tokens,
     layer_norm,
+    mean_of_tokens,
 )
 from jaxdiff.typing import Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class BERTConfig(Checked):
+class BERTConfig(TransformerConfig):
     """Options of BERT; `build` makes the network."""
 
     vocabulary: Count = 30522
@@ -30,11 +30,8 @@ class BERTConfig(Checked):
     length: Count = 512
     """Largest number of tokens of a text."""
     width: Count = 384
-    """Number of channels."""
     layers: Count = 6
     """Number of blocks."""
-    heads: Count = 12
-    """Number of attention heads; it divides the channels."""
     hidden: Count = 1536
     """Number of channels between the two layers of a block's MLP."""
     activation: Activation = "gelu"
@@ -48,13 +45,6 @@ class BERTConfig(Checked):
     Vectors of sentences do not use it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.heads:
-            raise InputError(
-                f"heads must divide the width {self.width}, got {self.heads}"
-            )
 
     def build(self) -> "BERT":
         """Makes the network."""
@@ -109,7 +99,4 @@ class BERT(nn.Module):
             x = norm(f"{block}.output")(x + h)
         if config.pooler:
             nn.Dense(config.width, dtype=dtype, name="pooler.dense")(x[:, 0])
-        if mask is None:
-            return Encoded(x, x.mean(axis=1))
-        weight = mask[:, :, None].astype(dtype)
-        return Encoded(x, (x * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1))
+        return Encoded(x, mean_of_tokens(x, mask))

@@ -11,13 +11,13 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval
 
-from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.transformer import (
     Activation,
     Count,
     Encoded,
     MultiHeadAttention,
+    TransformerConfig,
     activation,
     check_tokens,
     layer_norm,
@@ -26,15 +26,11 @@ from jaxdiff.typing import Array, Images
 
 
 @dataclass(frozen=True, kw_only=True)
-class CLIPConfig(Checked):
+class CLIPConfig(TransformerConfig):
     """Options that both encoders of CLIP have."""
 
-    width: Count = 768
-    """Number of channels."""
     layers: Count = 12
     """Number of blocks."""
-    heads: Count = 12
-    """Number of attention heads; it divides the channels."""
     hidden: Count = 3072
     """Number of channels between the two layers of a block's MLP."""
     activation: Activation = "quick_gelu"
@@ -45,13 +41,6 @@ class CLIPConfig(Checked):
     """Number of channels of the projected vector; None for no projection."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the computation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.heads:
-            raise InputError(
-                f"heads must divide the width {self.width}, got {self.heads}"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,20 +11,20 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from jaxdiff.checks import Checked
-from jaxdiff.errors import InputError
 from jaxdiff.networks.transformer import (
     Count,
     Encoded,
     MultiHeadAttention,
+    TransformerConfig,
     check_tokens,
     layer_norm,
+    mean_of_tokens,
 )
 from jaxdiff.typing import Array
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextTransformerConfig(Checked):
+class TextTransformerConfig(TransformerConfig):
     """Options of the text encoder; `build` makes the network."""
 
     vocabulary: Count = 4096
@@ -32,20 +32,11 @@ class TextTransformerConfig(Checked):
     length: Count = 32
     """Largest number of tokens of a text."""
     width: Count = 192
-    """Number of channels."""
     layers: Annotated[int, Ge(0)] = 4
     """Number of blocks; 0 for a bag of words with their places."""
     heads: Count = 4
-    """Number of attention heads; it divides the channels."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.width % self.heads:
-            raise InputError(
-                f"heads must divide the width {self.width}, got {self.heads}"
-            )
 
     def build(self) -> "TextTransformer":
         """Makes the network."""
@@ -93,6 +84,4 @@ class TextTransformer(nn.Module):
             h = nn.Dense(4 * config.width, dtype=dtype, name=f"mlp_{i}_in")(h)
             x = x + nn.Dense(config.width, dtype=dtype, name=f"mlp_{i}_out")(nn.gelu(h))
         x = layer_norm(dtype, 1e-5, "norm")(x)
-        weight = jnp.ones(tokens.shape, dtype) if mask is None else mask.astype(dtype)
-        total = jnp.maximum(weight.sum(axis=1), 1)[:, None]
-        return Encoded(x, (x * weight[..., None]).sum(axis=1) / total)
+        return Encoded(x, mean_of_tokens(x, mask))

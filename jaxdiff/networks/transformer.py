@@ -5,13 +5,16 @@ The modules of published networks have the names of their tensors, such as
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from annotated_types import Ge
 
+from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array
 
@@ -22,6 +25,23 @@ Activation: TypeAlias = Literal[
 
 Count = Annotated[int, Ge(1)]
 """Number of channels, layers or tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(Checked):
+    """Options of transformers whose heads divide the channels."""
+
+    width: Count = 768
+    """Number of channels."""
+    heads: Count = 12
+    """Number of attention heads; it divides the channels."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width % self.heads:
+            raise InputError(
+                f"heads must divide the width {self.width}, got {self.heads}"
+            )
 
 
 class Encoded(NamedTuple):
@@ -123,6 +143,19 @@ class MultiHeadAttention(nn.Module):
         found = found.reshape(*found.shape[:2], self.width)
         layer = nn.Dense(self.features, self.out_bias, dtype=self.dtype, name=out)
         return layer(found)
+
+
+def mean_of_tokens(tokens: Array, mask: Array | None) -> Array:
+    """Returns the mean [batch, features] of the tokens in the mask; all by default.
+
+    Args:
+        tokens: features of tokens [batch, tokens, features].
+        mask: True for tokens that count, bool [batch, tokens].
+    """
+    if mask is None:
+        return tokens.mean(axis=1)
+    weight = mask[:, :, None].astype(tokens.dtype)
+    return (tokens * weight).sum(axis=1) / jnp.maximum(weight.sum(axis=1), 1)
 
 
 def check_tokens(tokens: Array, mask: Array | None, most: int | None = None) -> None:

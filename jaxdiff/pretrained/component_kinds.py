@@ -54,26 +54,30 @@ _CLIP_DEFAULTS = {
 }  # fmt: skip
 
 
+_PROJECTION: dict[bool, dict[str, str]] = {
+    False: {}, True: {"projection_dim": "projection"}
+}  # fmt: skip
+"""Entry of a class without, and with a projection."""
+
+
 def _clip_text(projects: bool) -> Kind:
     def read(record: dict[str, Any]) -> dict[str, Any]:
         # 2 is wrong in old files, and means the place of the largest token.
         end = record["eos_token_id"]
-        return {
-            "end_token": None if end == 2 else end,
-            "projection": record["projection_dim"] if projects else None,
-        }
+        return {"end_token": None if end == 2 else end}
 
     def write(options: CLIPTextConfig) -> dict[str, Any]:
-        end = 2 if options.end_token is None else options.end_token
-        projection = {"projection_dim": options.projection} if projects else {}
         return {
-            "model_type": "clip_text_model", "eos_token_id": end, "bos_token_id": None,
-            "pad_token_id": None, **projection,
+            "model_type": "clip_text_model", "bos_token_id": None, "pad_token_id": None,
+            "eos_token_id": 2 if options.end_token is None else options.end_token,
         }  # fmt: skip
 
     return Kind(
         CLIPTextConfig,
-        {**_CLIP, "vocab_size": "vocabulary", "max_position_embeddings": "length"},
+        {
+            **_CLIP, **_PROJECTION[projects], "vocab_size": "vocabulary",
+            "max_position_embeddings": "length",
+        },
         {
             **_CLIP_DEFAULTS, "vocab_size": 49408, "max_position_embeddings": 77,
             "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8,
@@ -87,18 +91,11 @@ def _clip_text(projects: bool) -> Kind:
 
 
 def _clip_vision(projects: bool) -> Kind:
-    def read(record: dict[str, Any]) -> dict[str, Any]:
-        return {"projection": record["projection_dim"] if projects else None}
-
-    def write(options: CLIPVisionConfig) -> dict[str, Any]:
-        projection = {"projection_dim": options.projection} if projects else {}
-        return {"model_type": "clip_vision_model", **projection}
-
     return Kind(
         CLIPVisionConfig,
         {
-            **_CLIP, "image_size": "size", "patch_size": "patch",
-            "num_channels": "channels",
+            **_CLIP, **_PROJECTION[projects], "image_size": "size",
+            "patch_size": "patch", "num_channels": "channels",
         },
         {
             **_CLIP_DEFAULTS, "hidden_size": 768, "intermediate_size": 3072,
@@ -106,8 +103,8 @@ def _clip_vision(projects: bool) -> Kind:
             "num_channels": 3,
         },
         {},
-        read,
-        write,
+        lambda record: {},
+        lambda options: {"model_type": "clip_vision_model"},
         prefix="vision_model.",
     )  # fmt: skip
 
@@ -171,6 +168,12 @@ _BERT = Kind(
 
 
 def _scaling(record: dict[str, Any]) -> LatentScaling:
+    """Returns the scaling of an autoencoder, after a check of its channels."""
+    if record["out_channels"] != record["in_channels"]:
+        raise InputError(
+            f"out_channels must be in_channels ({record['in_channels']}), got "
+            f"{record['out_channels']}"
+        )
     return LatentScaling(
         scale=record["scaling_factor"],
         shift=record["shift_factor"] or 0.0,
@@ -196,11 +199,6 @@ def _read_kl(record: dict[str, Any]) -> dict[str, Any]:
             raise InputError(
                 f"{entry} must be {levels} times {block}, got {shown(record[entry])}"
             )
-    if record["out_channels"] != record["in_channels"]:
-        raise InputError(
-            f"out_channels must be in_channels ({record['in_channels']}), got "
-            f"{record['out_channels']}"
-        )
     return {"scaling": _scaling(record)}
 
 
@@ -247,11 +245,6 @@ def _read_tiny(record: dict[str, Any]) -> dict[str, Any]:
         raise InputError(
             "encoder_block_out_channels and decoder_block_out_channels must be one "
             f"number, got {', '.join(map(str, sorted(widths)))}"
-        )
-    if record["out_channels"] != record["in_channels"]:
-        raise InputError(
-            f"out_channels must be in_channels ({record['in_channels']}), got "
-            f"{record['out_channels']}"
         )
     return {"width": widths.pop(), "scaling": _scaling(record)}
 

@@ -78,11 +78,11 @@ def read_params(
     check_tensors(tensors, wanted_tensors(places), where)
     kind: Any = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
     leaves, tree = jax.tree.flatten(shapes)
-    targets = jax.tree.leaves(shardings) if shardings is not None else [None]
+    targets = [None] * len(leaves) if shardings is None else jax.tree.leaves(shardings)
     found = []
-    for i, (leaf, place) in enumerate(zip(leaves, flat_places(places), strict=True)):
+    for leaf, place, target in zip(leaves, flat_places(places), targets, strict=True):
         array = place.ours(tensors[place.name].read(), leaf.shape, kind)
-        found.append(jax.device_put(array, targets[i % len(targets)]))
+        found.append(jax.device_put(array, target))
     return jax.tree.unflatten(tree, found)
 
 
