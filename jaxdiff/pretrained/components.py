@@ -6,7 +6,6 @@ options of one of our networks, whose modules have the names of the tensors.
 
 import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from jaxdiff.pretrained.weights import (
     find_tensors,
     write_tensors,
 )
-from jaxdiff.storage.files import cannot_write, write_json_atomic
+from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.typing import Params
 
 
@@ -104,17 +103,11 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
     kind = KINDS[component.kind]
     record = config_of(component.kind, component.network.config)
-    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with new_folder(path) as writing:
         writing.mkdir(parents=True)
         write_json_atomic(writing / NETWORK, record)
         arrays = tensors_of(component.params, published_places(component.params))
         write_tensors(writing / f"{kind.stem}.safetensors", arrays)
-        writing.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
 
 
 def network_of(

@@ -1,7 +1,5 @@
 """Imported models as run folders."""
 
-import os
-import shutil
 from pathlib import Path
 
 from jaxdiff.errors import InputError
@@ -9,7 +7,7 @@ from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.storage.files import cannot_write
+from jaxdiff.storage.files import new_folder
 from jaxdiff.training.initialize import recipe_of
 
 
@@ -27,14 +25,8 @@ def write_run(run: Run, workdir: Path) -> None:
     check_params(run.params)
     experiment, info = run.experiment, run.info
     state = recipe_of(experiment, run.model).state_of(run.params)
-    writing = workdir.with_name(f".{workdir.name}.{os.getpid()}.writing")
-    try:
+    with new_folder(workdir) as writing:
         record = {"configuration": training_part(experiment, info)}
         with Checkpoints(writing / CHECKPOINTS) as checkpoints:
             checkpoints.save(0, state, record)
         write_record(writing, experiment, info)
-        writing.replace(workdir)
-    except OSError as error:
-        raise cannot_write(workdir, error) from error
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)

@@ -11,7 +11,6 @@ own file, with the entries that diffusers has no place for.
 """
 
 import os
-import shutil
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
@@ -51,12 +50,7 @@ from jaxdiff.schedules.continuous import VP
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
-from jaxdiff.storage.files import (
-    cannot_write,
-    error_number,
-    read_json,
-    write_json_atomic,
-)
+from jaxdiff.storage.files import new_folder, read_json, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 from jaxdiff.training.model import Model as TrainedModel
@@ -347,8 +341,7 @@ def to_diffusers(
         "class_names": info.class_names,
         "schedule": to_dict(experiment)["schedule"],
     }
-    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    try:
+    with new_folder(path) as writing:
         (writing / "unet").mkdir(parents=True)
         (writing / "scheduler").mkdir()
         write_tensors(writing / "unet" / f"{STEM}.safetensors", arrays)
@@ -362,13 +355,4 @@ def to_diffusers(
         )
         write_json_atomic(writing / OURS, ours)
         write_json_atomic(writing / INDEX, index)
-        writing.replace(path)
-    except InputError:
-        raise
-    except Exception as error:  # safetensors has its own type
-        if error_number(error) is None:
-            raise
-        raise cannot_write(path, error) from error
-    finally:
-        shutil.rmtree(writing, ignore_errors=True)
     return call

@@ -84,6 +84,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a name beside `path` for a folder, which gets this name at the end.
+
+    The block makes the folder and fills it. If it fails, nothing is left.
+
+    Raises:
+        InputError: If the disk fails.
+    """
+    writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        yield writing
+        writing.replace(path)
+    except InputError:
+        raise
+    except Exception as error:  # libraries have their own types
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise cannot_write(path, error) from error
+    finally:
+        shutil.rmtree(writing, ignore_errors=True)
+
+
 def open_regular(path: str | os.PathLike[str], most: int | None = None) -> IO[bytes]:
     """Opens a regular file to read bytes.
 
