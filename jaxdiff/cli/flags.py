@@ -32,6 +32,8 @@ from jaxdiff.serialization import from_dict, option_name, union_members
 
 SHELLS = ("bash", "zsh", "fish")
 """Shells with completion."""
+_NO_SOURCE = {"help": ""}
+"""Metadata of a field without which tyro looks for its text in a source file."""
 _LONGEST = 10_000  # characters: longer options could overflow Python's parser
 
 
@@ -229,7 +231,9 @@ def _names(options: Sequence[Any]) -> Any:
         names = Literal[tuple(map(option_name, members))]  # type: ignore[valid-type]
         about = (type(value).__doc__ or "").split("\n")[0]
         flag = tyro.conf.arg(name=path, help=about)
-        default = dataclasses.field(default=option_name(type(value)))
+        default = dataclasses.field(
+            default=option_name(type(value)), metadata=_NO_SOURCE
+        )
         fields.append((_field_name(path), Annotated[names, flag], default))
     return dataclasses.make_dataclass("Names", fields)()
 
@@ -239,7 +243,7 @@ def _together(parts: Sequence[Any]) -> Any:
     unnamed = require("tyro").conf.arg(name="")
     fields = [
         (_field(part), Annotated[type(part), unnamed],
-         dataclasses.field(default_factory=lambda part=part: part))  # type: ignore[misc]
+         dataclasses.field(default_factory=lambda part=part: part, metadata=_NO_SOURCE))  # type: ignore[misc]
         for part in parts
     ]  # fmt: skip
     return dataclasses.make_dataclass("Together", fields)

@@ -1,18 +1,23 @@
 """Help of a command: its place on the terminal, order of groups, text of a field."""
 
 import dataclasses
+import functools
 import io
 import os
 import re
 import shutil
 import sys
 import textwrap
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 
 from jaxdiff.checks import bounds_of
 from jaxdiff.cli.flag_table import owners_of
 
+_TEXTS: weakref.WeakKeyDictionary[type, dict[str, str | None]] = (
+    weakref.WeakKeyDictionary()
+)
 _FIRST = ("data", "training", "sampling", "network", "upkeep")  # groups for daily use
 
 
@@ -26,7 +31,7 @@ class Terminal(io.StringIO):
     @property
     def encoding(self) -> str:  # type: ignore[override]
         """Encoding of the standard output, which decides the style of boxes."""
-        return self._shown.encoding.lower()
+        return (self._shown.encoding or "utf-8").lower()
 
     def isatty(self) -> bool:
         """Returns True for a terminal, where the help has colours, unless NO_COLOR."""
@@ -92,7 +97,7 @@ def rules_of_help(
                 or info.type is together
                 or (info.type, field.name) in owners
                 else tyro.conf.Suppress[field.type],
-                helptext=_joined(field.helptext),
+                helptext=functools.partial(_text_of, info.type, field),
             )
             for field in spec.fields
         ]
@@ -104,10 +109,14 @@ def rules_of_help(
     return registry
 
 
-def _joined(text: Any) -> str | None:
-    """Returns the text of a field in one line, from a text or a function."""
-    found: str | None = text() if callable(text) else text
-    return found and " ".join(found.split())
+def _text_of(cls: type, field: Any) -> str | None:
+    """Returns the text of a field in one line; tyro reads it from the source."""
+    texts = _TEXTS.setdefault(cls, {})
+    if field.name not in texts:
+        text = field.helptext
+        found: str | None = text() if callable(text) else text
+        texts[field.name] = found and " ".join(found.split())
+    return texts[field.name]
 
 
 def _with_bounds(tyro: Any, hint: Any, default: Any) -> Any:
