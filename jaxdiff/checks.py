@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
-from numbers import Real
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -212,9 +212,13 @@ def _rules(hint: Any) -> tuple[_Rule, ...]:
 
 
 def _is_whole(value: Any) -> bool:
-    if isinstance(value, Real):
-        return float(value).is_integer()
+    if isinstance(value, Real):  # a large integer does not fit into a float
+        return isinstance(value, Integral) or float(value).is_integer()
     return _is_number(value)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Integral) or math.isfinite(value)
 
 
 def _is_number(value: Any) -> bool:
@@ -250,7 +254,7 @@ def _bound(bound: Any, kind: type) -> tuple[str, Callable[[Any], bool]]:
         case MultipleOf(2):
             return "even", lambda value: value % 2 == 0
         case Predicate(math.isfinite):
-            return "finite", math.isfinite
+            return "finite", _is_finite
         case Interval():
             parts = [_bound(part, kind)[1] for part in bound]
             return _interval(bound, kind), lambda value: all(p(value) for p in parts)

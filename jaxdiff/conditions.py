@@ -5,6 +5,7 @@ at a rate, so that the network learns it (Ho & Salimans 2022).
 """
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxdiff import rng
 from jaxdiff.errors import InputError
@@ -12,6 +13,49 @@ from jaxdiff.typing import Array, ArrayLike, Condition, Key
 
 ANY_CLASS = -1
 """Label that leaves an image's class open, for `guidance`; users do not need it."""
+
+
+_AXES = {
+    "text": ("batch", "tokens", "features"), "mask": ("batch", "tokens"),
+    "vector": ("batch", "features"),
+    "image": ("batch", "height", "width", "channels"),
+}  # fmt: skip
+
+
+def check_parts(condition: Condition) -> None:
+    """Checks that the parts of a condition have the axes and types of their kind.
+
+    Raises:
+        InputError: a part has another shape or type, or the parts are of different
+            lengths.
+    """
+    sizes = {}
+    for name, part in condition._asdict().items():
+        if part is None:
+            continue
+        shape = np.shape(part)
+        if name in _AXES:
+            if len(shape) != len(_AXES[name]):
+                raise InputError(
+                    f"{name} must be [{', '.join(_AXES[name])}], got shape {shape}"
+                )
+            kind = part.dtype if hasattr(part, "dtype") else np.asarray(part).dtype
+            mask = name == "mask"
+            if not jnp.issubdtype(kind, np.bool_ if mask else np.floating):
+                word = "bool" if mask else "floating-point"
+                raise InputError(f"{name} must be {word}, got {kind}. Convert it.")
+        sizes[name] = shape[0] if shape else None
+    if condition.mask is not None:
+        tokens = np.shape(condition.mask), np.shape(condition.text)[:2]
+        if condition.text is None or tokens[0] != tokens[1]:
+            raise InputError(
+                f"mask must have the shape of text, {tokens[1]}, got {tokens[0]}"
+            )
+    if len({*sizes.values()}) > 1:
+        raise InputError(
+            "the parts of a condition must be of one length, got "
+            f"{', '.join(f'{name} {size}' for name, size in sizes.items())}"
+        )
 
 
 def hidden(condition: Condition) -> Condition:
@@ -90,7 +134,7 @@ def blend_conditions(
         fraction: position between a (0) and b (1), [] or [batch].
 
     Raises:
-        InputError: the parts or their shapes differ, or there are labels.
+        InputError: the parts, their shapes or types differ, or there are labels.
     """
     for name, one, two in zip(Condition._fields, a, b, strict=True):
         shapes = [None if part is None else jnp.shape(part) for part in (one, two)]
@@ -99,6 +143,8 @@ def blend_conditions(
                 f"{name} of both conditions must have one shape, got "
                 f"{' and '.join(map(str, shapes))}"
             )
+    check_parts(a)
+    check_parts(b)
     if a.labels is not None:
         raise InputError(
             "labels must be None in a blend of conditions. Blend classes with "

@@ -109,7 +109,7 @@ def rules_of_help(
     return registry
 
 
-def _text_of(cls: type, field: Any) -> str | None:
+def _text_of(cls: Any, field: Any) -> str | None:
     """Returns the text of a field in one line; tyro reads it from the source."""
     texts = _TEXTS.setdefault(cls, {})
     if field.name not in texts:

@@ -234,7 +234,11 @@ def _clip(path: Path, options: dict[str, Any]) -> Any:
 def _merges(path: Path) -> list[tuple[str, str]]:
     """Returns the pairs of merges.txt, whose first line may name a version."""
     with open_regular(path, LARGEST) as file:
-        lines = file.read().decode("utf-8").split("\n")
+        data = file.read()
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"'{path}' must be text in UTF-8, got {error}") from error
     if lines[0].startswith("#version"):
         del lines[0]
     pairs = [tuple(line.split()) for line in lines if line.strip()]

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from jaxdiff.checks import check_built, check_object, check_range
-from jaxdiff.conditions import ANY_CLASS
+from jaxdiff.conditions import ANY_CLASS, check_parts
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.typing import (
@@ -123,7 +123,7 @@ def check_condition(condition: Condition, network: Network) -> None:
 
     Raises:
         InputError: the network does not take a part, or needs one that is None; or a
-            part has another shape.
+            part has another shape or type.
     """
     takes = taken_by(network)
     for name in getattr(network, "needs", ()):
@@ -134,39 +134,13 @@ def check_condition(condition: Condition, network: Network) -> None:
             )
     if condition.labels is not None:
         check_labels(condition.labels, num_classes_of(network))
-    sizes = {}
     for name, part in condition._asdict().items():
-        if part is None:
-            continue
-        if name not in takes:
+        if part is not None and name not in takes:
             raise InputError(
                 f"{name} must be None, because the network takes "
                 f"{' and '.join(takes) or 'no condition'}. Omit it."
             )
-        shape = np.shape(part)
-        if name in _AXES and len(shape) != len(_AXES[name]):
-            raise InputError(
-                f"{name} must be [{', '.join(_AXES[name])}], got shape {shape}"
-            )
-        sizes[name] = shape[0]
-    if condition.mask is not None:
-        tokens = np.shape(condition.mask), np.shape(condition.text)[:2]
-        if condition.text is None or tokens[0] != tokens[1]:
-            raise InputError(
-                f"mask must have the shape of text, {tokens[1]}, got {tokens[0]}"
-            )
-    if len({*sizes.values()}) > 1:
-        raise InputError(
-            "the parts of a condition must be of one length, got "
-            f"{', '.join(f'{name} {size}' for name, size in sizes.items())}"
-        )
-
-
-_AXES = {
-    "text": ("batch", "tokens", "features"), "mask": ("batch", "tokens"),
-    "vector": ("batch", "features"),
-    "image": ("batch", "height", "width", "channels"),
-}  # fmt: skip
+    check_parts(condition)
 
 
 def num_classes_of(network: Network) -> int | None:

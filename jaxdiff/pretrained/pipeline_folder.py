@@ -112,7 +112,7 @@ def from_diffusers(
     null_class = null_class or ours.get("null_class") is True
     inner = parts.network
     base = base or Experiment()
-    options = _read_network(inner / NETWORK, size)
+    options = read_network(inner / NETWORK, size)
     scheduler = None if parts.scheduler is None else _read_scheduler(parts)
     learns = base.prediction.learn_variance
     if scheduler is not None:
@@ -147,7 +147,7 @@ def _outputs(model: TrainedModel) -> int:
     return model.image_shape[-1] * (1 + model.prediction.learn_variance)
 
 
-def _read_network(path: Path, size: int | None) -> UNet2DModel:
+def read_network(path: Path, size: int | None) -> UNet2DModel:
     """Returns the fields of a network's config.json."""
     record = read_part(path)
     name = record.get("_class_name", "UNet2DModel")

@@ -340,7 +340,7 @@ Scheduler: TypeAlias = (
     | DPMSolverMultistepScheduler
     | UniPCMultistepScheduler
 )
-_CLASSES: tuple[type[Common], ...] = Scheduler.__args__
+CLASSES: tuple[type[Common], ...] = Scheduler.__args__
 DEFAULT_STEPS: dict[type[Common], int] = {
     DDIMScheduler: 50, DPMSolverMultistepScheduler: 20, UniPCMultistepScheduler: 20
 }  # fmt: skip
@@ -363,7 +363,7 @@ def read_scheduler(
     Warns:
         UserWarning: it names entries that were ignored.
     """
-    names = {cls.__name__: cls for cls in _CLASSES}
+    names = {cls.__name__: cls for cls in CLASSES}
     name = record.get("_class_name") if name is None else name
     if not isinstance(name, str) or name not in names:
         raise InputError(
@@ -373,7 +373,7 @@ def read_scheduler(
     cls = names[name]
     own = {field.name for field in fields(cls)}
     # A scheduler made from the configuration of another keeps the other's fields.
-    others = {field.name for other in _CLASSES for field in fields(other)} - own
+    others = {field.name for other in CLASSES for field in fields(other)} - own
     data = {k: v for k, v in record.items() if k not in others and k not in _LEGACY}
     epsilon = data.pop("predict_epsilon", None)  # from versions before prediction_type
     data = known_entries(data, own, where)

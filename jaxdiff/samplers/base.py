@@ -1,5 +1,6 @@
 """Sampling loop: a sampler's grid of levels, and one `lax.scan` over its steps."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -245,6 +246,38 @@ def check_numbers(sampler: Sampler) -> None:
             )
 
 
+def corrected_if(
+    usual: Array,
+    correct: Callable[..., Array],
+    denoiser: Denoiser,
+    x_s: Array,
+    *of: Any,
+) -> Array:
+    """Returns `correct(denoiser, x_s, *of)` if `usual` is True, else x_s.
+
+    The branches live as long as the module and close over no array: JAX keeps their
+    traces by the functions.
+    """
+    return jax.lax.cond(usual, correct, _unchanged, as_pytree(denoiser), x_s, *of)
+
+
+def _unchanged(denoiser: Denoiser, x_s: Array, *of: Any) -> Array:
+    return x_s
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _InType:
+    """Denoiser whose estimates have the type of the sampling loop."""
+
+    denoiser: Denoiser
+    dtype: Any = field(metadata=STATIC)
+
+    def __call__(self, x_t: Array, level: Level, /) -> Estimate:
+        found = self.denoiser(x_t, level)
+        return jax.tree.map(lambda a: a.astype(self.dtype), found)
+
+
 @jax.jit(static_argnames=("shape", "every"))
 def _chain(
     denoiser: Denoiser,
@@ -272,8 +305,7 @@ def _chain(
     def draw(steps_left: Array | int) -> Array:
         return rng.step_noise(key, indices, steps_left, shape[1:]).astype(dtype)
 
-    def estimate(x_t: Array, level: Level) -> Estimate:
-        return jax.tree.map(lambda a: a.astype(dtype), denoiser(x_t, level))
+    estimate = _InType(denoiser, dtype)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from jaxdiff.checks import above_0
-from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo, corrected_if
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Karras, Spacing
 from jaxdiff.schedules.forward import log_snr, root
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Level
 
 MOST_CHURN = 2**0.5 - 1
 
@@ -118,11 +118,16 @@ class Heun(Euler):
         first = denoiser(x_t, level)
         x_s = euler_step(first, next_level)
 
-        def corrected(x_s: Array) -> Array:
-            second = denoiser(x_s, next_level)
-            # alpha_s (s' - s), finite even if the next level has no signal.
-            step = next_level.sigma - next_level.alpha * (level.sigma / level.alpha)
-            return x_s + step / 2 * (second.eps - first.eps)
-
         usual = (next_level.sigma > 0) & (level.alpha > 0)
-        return jax.lax.cond(usual, corrected, lambda x: x, x_s), memory
+        given = denoiser, x_s, first, level, next_level
+        return corrected_if(usual, _corrected, *given), memory
+
+
+def _corrected(
+    denoiser: Denoiser, x_s: Array, first: Estimate, level: Level, next_level: Level
+) -> Array:
+    """Returns x_s of equation (4)."""
+    second = denoiser(x_s, next_level)
+    # alpha_s (s' - s), finite even if the next level has no signal.
+    step = next_level.sigma - next_level.alpha * (level.sigma / level.alpha)
+    return x_s + step / 2 * (second.eps - first.eps)

@@ -20,10 +20,10 @@ from typing import Any
 
 import jax
 
-from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
+from jaxdiff.samplers.base import STATIC, Sampler, StepInfo, corrected_if
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Linspace, Spacing, Trailing
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Level
 
 
 @jax.tree_util.register_dataclass
@@ -71,12 +71,17 @@ class FlowHeun(Sampler):
         first = denoiser(x_t, level)
         x_s = euler_step(first, next_level)
 
-        def corrected(x_s: Array) -> Array:
-            second = denoiser(x_s, next_level)
-            change = (second.eps - second.x_0) - (first.eps - first.x_0)
-            tau = level.sigma / (level.alpha + level.sigma)
-            # The step from tau to tau', in the scale of x_s.
-            step = next_level.sigma - (next_level.alpha + next_level.sigma) * tau
-            return x_s + step / 2 * change
+        given = denoiser, x_s, first, level, next_level
+        return corrected_if(next_level.sigma > 0, _corrected, *given), memory
 
-        return jax.lax.cond(next_level.sigma > 0, corrected, lambda x: x, x_s), memory
+
+def _corrected(
+    denoiser: Denoiser, x_s: Array, first: Estimate, level: Level, next_level: Level
+) -> Array:
+    """Returns x_s of equation (3)."""
+    second = denoiser(x_s, next_level)
+    change = (second.eps - second.x_0) - (first.eps - first.x_0)
+    tau = level.sigma / (level.alpha + level.sigma)
+    # The step from tau to tau', in the scale of x_s.
+    step = next_level.sigma - (next_level.alpha + next_level.sigma) * tau
+    return x_s + step / 2 * change

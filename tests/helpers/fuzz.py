@@ -9,18 +9,15 @@ property.
 """
 
 import argparse
-import copy
 import io
 import itertools
 import json
-import math
 import random
 import resource
 import sys
 import tempfile
 import time
 import traceback
-import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +32,6 @@ from jaxdiff.cli.flags import option_name, parse_option
 from jaxdiff.data import Data
 from jaxdiff.data.image_files import read_image
 from jaxdiff.denoisers.predictions import EDM, Prediction
-from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
@@ -48,31 +44,15 @@ from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.training.experiment import Experiment, Sampling
 from jaxdiff.training.initialize import build_model
-
-SLOW = 20.0
-"""Seconds after which an example counts as hanging."""
-
-
-def or_refused(fn: Callable[[], Any]) -> Any:
-    """Returns the result of `fn`, or None if `fn` raises an InputError of one line.
-
-    Any other exception, a hang, or a warning other than the library's own fails.
-    """
-    start = time.monotonic()
-    result, message = None, ""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.filterwarnings("ignore", "the last step keeps", UserWarning)
-        try:
-            result = fn()
-        except InputError as error:
-            message = str(error)
-    assert not caught, caught[0]
-    assert message == "" or message.isprintable()
-    assert len(message) < 60_000
-    assert time.monotonic() - start < SLOW, "it hangs"
-    return result
-
+from tests.helpers.fuzz_models import MODELS
+from tests.helpers.fuzz_strategies import (
+    JSON,
+    NUMBERS,
+    mostly,
+    mutated,
+    or_refused,
+    with_changes,
+)
 
 # Images:
 
@@ -119,46 +99,6 @@ def _images() -> dict[str, bytes]:
 
 
 IMAGES = _images()
-
-
-def mostly(
-    main: st.SearchStrategy[Any], other: st.SearchStrategy[Any]
-) -> st.SearchStrategy[Any]:
-    """Draws three of four from `main`; `st.one_of` would draw all branches alike."""
-    return st.integers(0, 3).flatmap(lambda i: other if i == 0 else main)
-
-
-_MUTATIONS = [*["flip"] * 4, *["set"] * 3, "cut", "insert", "splice"]
-
-
-def mutated(valid: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    """Draws valid bytes with changes, cuts, insertions, or the end of another file."""
-
-    @st.composite
-    def build(draw: st.DrawFn) -> bytes:
-        data = bytearray(draw(valid))
-        for _ in range(draw(st.integers(1, 3))):
-            # Headers are short, and most errors are in headers.
-            end = len(data) if draw(st.booleans()) else min(len(data), 64)
-            place = draw(st.integers(0, max(end - 1, 0)))
-            match draw(st.sampled_from(_MUTATIONS)):
-                case "flip" if data:
-                    data[place] ^= 1 << draw(st.integers(0, 7))
-                case "set":
-                    numbers = st.sampled_from([0, 1, 0x7F, 0x80, 0xFF])
-                    width = draw(st.sampled_from([1, 2, 4]))
-                    data[place : place + width] = bytes([draw(numbers)]) * width
-                case "cut":
-                    del data[place : place + draw(st.integers(1, len(data) + 1))]
-                case "insert":
-                    data[place:place] = draw(st.binary(min_size=1, max_size=16))
-                case "splice":
-                    other = draw(valid)
-                    cut = draw(st.integers(0, len(other)))
-                    data[place:] = other[cut:]
-        return bytes(data)
-
-    return build()
 
 
 def _checked_sums(data: bytes) -> bytes:
@@ -236,98 +176,10 @@ RECORDS = [
 """Contents of config.json for many experiments."""
 
 
-def _deep(depth: int) -> Any:
-    value: Any = 1
-    for i in range(depth):
-        value = [value] if i % 2 else {"type": value}
-    return value
-
-
-NUMBERS = st.one_of(
-    st.integers(),
-    st.integers(-3, 2000),
-    st.floats(),
-    st.floats(0, 1),
-    st.sampled_from(
-        [math.nan, math.inf, -math.inf, 0.0, 5e-324, 1e-300, 1e300, 10**12, 2**31,
-         2**63, 10**400, -(10**400), 1e-3, 1e3]
-    ),
-)  # fmt: skip
-TEXTS = st.one_of(
-    st.text(max_size=20),
-    st.sampled_from(["a\nb", "\x1b[31m", "\0", "\ud800", "float32", "x" * 30_000]),
-)
-LEAVES = st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS)
-JSON = st.one_of(
-    st.recursive(
-        LEAVES,
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=4), st.dictionaries(TEXTS, inner, max_size=4)
-        ),
-        max_leaves=8,
-    ),
-    st.sampled_from([10, 400, 5000]).map(_deep),
-)
-
-
-def _places(data: Any) -> list[tuple[Any, Any]]:
-    """Returns each (container, key) below a value, at any depth."""
-    found: list[tuple[Any, Any]] = []
-    left = [data]
-    while left:
-        inner = left.pop()
-        keys = list(inner) if isinstance(inner, dict) else range(len(inner))
-        found += [(inner, key) for key in keys]
-        left += [inner[key] for key in keys if isinstance(inner[key], dict | list)]
-    return found
-
-
-_CHANGES = ["leaf", *["number"] * 15, "json", "del", "add", *["swap"] * 2]
-
-
-@st.composite
-def records(draw: st.DrawFn) -> Any:
-    """Draws configurations with values changed, removed, or taken from another."""
-    record = copy.deepcopy(draw(st.sampled_from(RECORDS)))
+def _parts(record: Any) -> list[Any]:
+    """Returns a record, and its parts with most numbers that enter computations."""
     experiment = record["experiment"]
-    # Most numbers that enter computations at once are in the last two parts.
-    parts = [record, experiment["schedule"], experiment["sampling"]]
-    for _ in range(draw(st.integers(1, 3))):
-        places = _places(draw(st.sampled_from(parts)))
-        if not places:
-            continue
-        container, key = draw(st.sampled_from(places))
-        match draw(st.sampled_from(_CHANGES)):
-            case "leaf":
-                container[key] = draw(LEAVES)
-            case "number":
-                container[key] = draw(_like(container[key]))
-            case "json":
-                container[key] = draw(JSON)
-            case "del":
-                del container[key]
-            case "add" if isinstance(container, dict):
-                container[draw(TEXTS)] = draw(JSON)
-            case "swap":
-                other = draw(st.sampled_from(RECORDS))
-                values = [c[k] for c, k in _places(other)]
-                container[key] = copy.deepcopy(draw(st.sampled_from(values)))
-    return record
-
-
-def _like(old: Any) -> st.SearchStrategy[Any]:
-    """Returns a strategy for values of the same type, invalid only by their size."""
-    match old:
-        case bool():
-            return st.booleans()
-        case int():
-            return NUMBERS.filter(lambda n: isinstance(n, int))
-        case float():
-            return NUMBERS.filter(lambda n: abs(n) < 1e308).map(float)
-        case list():
-            return st.lists(NUMBERS, max_size=40)
-        case _:
-            return st.just(old)
+    return [record, experiment["schedule"], experiment["sampling"]]
 
 
 def check_record(record: Any) -> None:
@@ -432,10 +284,11 @@ PROPERTIES: dict[str, tuple[Callable[..., None], dict[str, Any], int]] = {
         },
         1000,
     ),
-    "records": (check_record, {"record": records()}, 150),
+    "records": (check_record, {"record": with_changes(RECORDS, _parts)}, 150),
     "values": (check_data, {"data": JSON}, 150),
     "files": (check_json_file, {"data": JSON_FILES}, 150),
     "options": (check_option, {"text": OPTION_TEXTS}, 300),
+    **MODELS,
 }
 """Properties with their strategies, and the number of examples in `test_fuzz`."""
 

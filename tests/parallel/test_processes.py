@@ -359,7 +359,7 @@ def test_tpu_runs_the_command_on_every_machine(tmp_path, asked):
 TRAIN = (
     "experiments/digits.py train --network.channels 8 --network.multipliers 1 "
     "--network.blocks 1 --network.attention --training.num-steps 60 "
-    "--training.batch-size 16 --upkeep.log-every 5 --upkeep.checkpoint-every 10 "
+    "--training.batch-size 16 --upkeep.log-every 5 --upkeep.checkpoint-every 20 "
     "--upkeep.no-tensorboard --upkeep.sample-every None --workdir"
 )
 
@@ -415,7 +415,7 @@ def test_a_killed_process_ends_the_others(tmp_path, count, victim, layout):
     """The run then resumes from its newest checkpoint, with half as many processes."""
     logs, workdir = tmp_path / "logs", tmp_path / "run"
     line = f"{sys.executable} {TRAIN} {workdir} --parallel {layout}"
-    kill_one(line, count, victim, logs, workdir / "checkpoints" / "10")
+    kill_one(line, count, victim, logs, workdir / "checkpoints" / "20")
     assert steps_of(workdir)[-1] < 60
     again = launch(f"launch/local -n {count // 2} -o {logs} {line}")
     assert again.returncode == 0, again.stdout
@@ -438,7 +438,7 @@ def test_one_process_that_is_asked_to_stop_stops_all(tmp_path, rank, number):
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     ) as launcher:  # fmt: skip
         limit = time.monotonic() + 240
-        while not (workdir / "checkpoints" / "10").exists():
+        while not (workdir / "checkpoints" / "20").exists():
             assert time.monotonic() < limit
             time.sleep(0.1)
         os.kill(processes_of(launcher.pid)[rank], number)
