@@ -18,7 +18,12 @@ from typing import Any, Self, TypeVar
 import jax
 
 from jaxdiff.errors import InputError, first_few
-from jaxdiff.storage.files import cannot_write, error_number, flush_folder
+from jaxdiff.storage.files import (
+    cannot_write,
+    error_number,
+    flush_folder,
+    remove_matching,
+)
 from jaxdiff.storage.manifest import Damaged, read_manifest, verify, write_manifest
 from jaxdiff.storage.orbax_paths import literal_path, orbax, read_back
 from jaxdiff.storage.read_state import read_state
@@ -357,9 +362,7 @@ class Checkpoints:
     def _clean(self) -> None:
         """Removes half-written and half-removed checkpoints."""
         if jax.process_index() == 0:
-            for pattern in ("*.writing*", "*.removed"):
-                for path in self._directory.glob(pattern):
-                    shutil.rmtree(path, ignore_errors=True)
+            remove_matching(self._directory, ("*.writing*", "*.removed"))
 
     def _failed(self, step: int, error: Exception) -> Exception:
         """Returns the error to raise: an `InputError` if the disk caused `error`."""

@@ -7,7 +7,8 @@ import re
 import shutil
 import stat
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -232,3 +233,14 @@ def size(count: float) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count:.0f} bytes"
+
+
+def remove_matching(folder: Path, patterns: Sequence[str]) -> None:
+    """Removes the folders of these patterns, also if threads still write to them."""
+    for _ in range(10):
+        left = [path for pattern in patterns for path in folder.glob(pattern)]
+        if not left:
+            return
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        time.sleep(0.05)

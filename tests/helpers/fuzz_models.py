@@ -224,15 +224,15 @@ def check_parts(a: Condition, b: Condition) -> None:
 
 MODELS: dict[str, tuple[Callable[..., None], dict[str, Any], int]] = {
     "components": (
-        lambda drawn: check_component(*drawn), {"drawn": component_records()}, 150
+        lambda drawn: check_component(*drawn), {"drawn": component_records()}, 80
     ),
-    "unets": (check_unet, {"record": with_changes(UNETS, _whole)}, 150),
+    "unets": (check_unet, {"record": with_changes(UNETS, _whole)}, 80),
     "schedulers": (
         check_scheduler,
         {"record": with_changes(SCHEDULERS, _whole), "steps": st.integers(1, 40)},
-        60,
+        40,
     ),
-    "weights": (check_weights, {"data": mutated(st.just(_weights()))}, 150),
+    "weights": (check_weights, {"data": mutated(st.just(_weights()))}, 80),
     "pickles": (check_pickle, {"data": mutated(st.sampled_from(_pickles()))}, 300),
     "tokenizers": (
         check_tokenizer,

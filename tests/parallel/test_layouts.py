@@ -163,7 +163,7 @@ def test_one_device_goes_on_bit_for_bit(network, request):
 @pytest.mark.parametrize(
     "name",
     [
-        "pmap-8",
+        pytest.param("pmap-8", marks=LONG),
         "data-4-fsdp-2-accumulate-2",
         pytest.param("fsdp-8", marks=LONG),
         pytest.param("pmap-1-accumulate-4", marks=LONG),

@@ -85,7 +85,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     # openai/diffusers-cd_imagenet64_l2: ADM with classes.
     "adm": {
         **ADM, "sample_size": 16, "num_class_embeds": 4, "attn_norm_num_groups": 8,
-        "resnet_time_scale_shift": "scale_shift", "layers_per_block": 3,
+        "resnet_time_scale_shift": "scale_shift", "layers_per_block": 1,
     },
     "adm-without-norm": {
         **ADM, "sample_size": 16, "resnet_time_scale_shift": "scale_shift",
@@ -107,6 +107,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 FULL = {
+    "adm-deep": {**NETWORKS["adm"], "layers_per_block": 3},
     "cifar10-full": {
         **NETWORKS["cifar10"], "block_out_channels": [128, 256, 256, 256],
         "norm_num_groups": 32,
@@ -119,7 +120,7 @@ FULL = {
         for name in ("cat", "church", "celebahq")
     },
 }  # fmt: skip
-"""Published networks at their full size."""
+"""Published networks at their full depth or size."""
 ALL = NETWORKS | FULL
 
 

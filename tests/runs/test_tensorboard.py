@@ -21,6 +21,7 @@ from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
+from tests.helpers.own_networks import Wide
 from tests.helpers.runs import TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -28,6 +29,8 @@ SEEN = dataclasses.replace(
     TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
 )
 """TINY with grids of samples."""
+OWN = Wide(num_classes=10)
+"""Network of few arrays, which is compiled and saved quickly."""
 
 
 class Kill(Exception):
@@ -39,7 +42,8 @@ def seen(tmp_path_factory):
     """Folder of a run with grids, and its final state."""
     workdir = tmp_path_factory.mktemp("seen")
     with jax.numpy_dtype_promotion("standard"):
-        return workdir, jax.device_get(jd.train(SEEN, workdir, progress=False))
+        state = jd.train(SEEN, workdir, network=OWN, progress=False)
+    return workdir, jax.device_get(state)
 
 
 def shown(workdir):
@@ -98,16 +102,16 @@ def test_tensorboard_shows_the_grids(seen):
             assert picture.size == (event.width, event.height)
 
 
-def test_what_is_seen_changes_no_bit(seen, finished):
-    (workdir, state), (plain, expected) = seen, finished
-    assert same_bits(state, expected)
-    lines = [(folder / "metrics.jsonl").read_bytes() for folder in (workdir, plain)]
+def test_what_is_seen_changes_no_bit(seen, tmp_path):
+    workdir, state = seen
+    assert same_bits(state, jd.train(TINY, tmp_path, network=OWN, progress=False))
+    lines = [(folder / "metrics.jsonl").read_bytes() for folder in (workdir, tmp_path)]
     assert lines[0] == lines[1]
 
 
 def test_a_grid_shows_the_average_by_the_same_chain_as_generate(seen):
     """A grid has one row of 8 images per class, by DPM-Solver, always of seed 0."""
-    run = jd.load(seen[0])
+    run = jd.load(seen[0], network=OWN)
     how = dataclasses.replace(
         run.experiment.sampling,
         sampler=jd.DPMSolver(spacing=jd.spacing.Trailing(num_steps=3)),
@@ -144,14 +148,14 @@ def test_a_killed_run_goes_on_without_doubled_points(
     with monkeypatch.context() as patch:
         patch.setattr(Events, real.__name__, kill)
         with pytest.raises(Kill):
-            jd.train(SEEN, tmp_path, progress=False)
+            jd.train(SEEN, tmp_path, network=OWN, progress=False)
     (path,) = (tmp_path / "tensorboard").iterdir()
     with path.open("ab") as file:
         file.write(b"\0\1\2")  # remains of an interrupted write
     before = shown(tmp_path)[0]
     assert before["loss"][-1][0] >= 6
-    assert jd.load(tmp_path).step == 4
-    jd.train(SEEN, tmp_path, progress=False)
+    assert jd.load(tmp_path, network=OWN).step == 4
+    jd.train(SEEN, tmp_path, network=OWN, progress=False)
     scalars, pictures = shown(tmp_path)
     speeds = scalars.pop("images_per_s")
     assert [step for step, _ in speeds] == [2, 4, 6, 8]
@@ -160,12 +164,12 @@ def test_a_killed_run_goes_on_without_doubled_points(
     assert [event.step for event in pictures["grids"]] == [3, 6, 8]
 
 
-def test_a_finished_run_can_be_shown_later(seen, finished, tmp_path):
+def test_a_finished_run_can_be_shown_later(seen, tmp_path):
     """TensorBoard's events are rebuilt from the run's other files, with their times."""
     experiment = dataclasses.replace(
         TINY, upkeep=dataclasses.replace(TINY.upkeep, tensorboard=False)
     )
-    jd.train(experiment, tmp_path, progress=False)
+    jd.train(experiment, tmp_path, network=OWN, progress=False)
     assert not (tmp_path / "tensorboard").exists()
     assert not (tmp_path / "grids").exists()
     path = tmp_path / "history.jsonl"
@@ -174,22 +178,20 @@ def test_a_finished_run_can_be_shown_later(seen, finished, tmp_path):
     (tmp_path / "tensorboard").mkdir()
     other = tmp_path / "tensorboard" / "events.out.tfevents.1.someone"
     other.write_bytes(b"")
-    jd.train(TINY, tmp_path, progress=False)
+    jd.train(TINY, tmp_path, network=OWN, progress=False)
     assert other.exists()
     other.unlink()
-    assert shown(tmp_path)[0].pop("loss") == lines_of(finished[0])["loss"]
+    assert shown(tmp_path)[0].pop("loss") == lines_of(seen[0])["loss"]
     reader = EventAccumulator(str(tmp_path / "tensorboard"))
     reader.Reload()
     for event in reader.Scalars("loss"):
         assert time.gmtime(event.wall_time).tm_year == 2001
 
 
-def test_without_its_package_training_goes_on_with_a_warning(
-    finished, tmp_path, monkeypatch
-):
+def test_without_its_package_training_goes_on_with_a_warning(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.warns(UserWarning, match=r"TensorBoard .*no-tensorboard.*: .*Run: pip"):
-        jd.train(TINY, tmp_path, until=2, progress=False)
+        jd.train(TINY, tmp_path, network=OWN, until=2, progress=False)
     assert not (tmp_path / "tensorboard").exists()
 
 
@@ -228,7 +230,7 @@ def test_sampling_does_not_count_as_training(seen, tmp_path, monkeypatch):
     grid = grids_of(seen[0])["step_00000003.png"]
     monkeypatch.setattr(SampleGrids, "picture", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: real() + clock[0])
-    jd.train(SEEN, tmp_path, progress=False)
+    jd.train(SEEN, tmp_path, network=OWN, progress=False)
     assert clock[0] == 3000
     speeds = [event["images_per_s"] for event in events_of(tmp_path, "speed")]
     assert len(speeds) == 4

@@ -17,9 +17,21 @@ from jaxdiff.runs.metrics_buffer import summary
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
+from tests.helpers.own_networks import Wide
 from tests.helpers.runs import TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
+OWN = Wide(num_classes=10)
+"""Network of few arrays, which is compiled and saved quickly."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Folder of a run of `OWN` without a stop, and its final state."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    with jax.numpy_dtype_promotion("standard"):
+        state = jd.train(TINY, workdir, network=OWN, progress=False)
+    return workdir, jax.device_get(state)
 
 
 def test_one_seed_gives_the_same_bits(finished, tmp_path):
@@ -45,10 +57,10 @@ def test_one_seed_gives_the_same_bits(finished, tmp_path):
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_a_stopped_run_goes_on_bit_for_bit(
-    finished, tmp_path, monkeypatch, capfd, number, error
+    undisturbed, tmp_path, monkeypatch, capfd, number, error
 ):
     """The run stops in step 5, within an interval and between two saves."""
-    workdir, state = finished
+    workdir, state = undisturbed
     steps: list[int] = []
 
     def stop(*args):
@@ -63,13 +75,13 @@ def test_a_stopped_run_goes_on_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "advance", stop)
         with pytest.raises(error, match=f"by {number.name}; step 5 is saved") as raised:
-            jd.train(TINY, tmp_path, progress=False)
+            jd.train(TINY, tmp_path, network=OWN, progress=False)
     assert signal.signal(number, before) is handler
     assert getattr(raised.value, "code", 128 + number) == 128 + number
     assert "finishing the step, then saving" in capfd.readouterr().err
     assert len(steps) == 5
-    assert jd.load(tmp_path).step == 5
-    again = jd.train(TINY, tmp_path, progress=False)
+    assert jd.load(tmp_path, network=OWN).step == 5
+    again = jd.train(TINY, tmp_path, network=OWN, progress=False)
     assert same_bits(state, again)
     lines = (tmp_path / "metrics.jsonl").read_text()
     assert lines == (workdir / "metrics.jsonl").read_text()
@@ -249,7 +261,7 @@ def test_images_in_memory_train_and_resume(finished, tmp_path):
 def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)
     mine = jd.data.from_arrays(images)
-    jd.train(TINY, tmp_path, dataset=mine, progress=False)
+    jd.train(TINY, tmp_path, dataset=mine, until=2, progress=False)
     run = jd.load(tmp_path)
     assert run.info == DataInfo((4, 4, 3), None, None, mine.fingerprint())
     assert run.generate(None, 2, 0).shape == (2, 4, 4, 3)

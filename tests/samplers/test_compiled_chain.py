@@ -140,6 +140,12 @@ class Classes:
 
 
 CASES = [*SAMPLERS, "Repaint", "Dps", "given_measurement"]
+FEW = ("DDPM", "Heun", "UniPC", "Dps")
+"""Samplers with fresh noise, two evaluations, a memory, and a gradient."""
+FEW_CASES = [
+    pytest.param(name, marks=[] if name in FEW else [pytest.mark.long])
+    for name in CASES
+]
 CALLS_OUT = re.compile(r"\b(?:infeed|outfeed|send|recv)\b|callback|host_transfer")
 
 
@@ -184,7 +190,7 @@ def lowered(denoiser, sampler, shape, grid):
     return chain, (*arguments, indices, None, None)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEW_CASES)
 def test_a_long_chain_takes_no_more_memory_and_stays_on_the_device(name):
     shape, peaks = (8, 64, 64, 3), {}
     for num_steps in (1000, 10):
@@ -222,7 +228,7 @@ def test_what_leaves_the_device_is_seen():
         compiled(*arguments[:3], on_host, *arguments[4:])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", FEW_CASES)
 def test_an_image_depends_on_its_index_alone(name):
     def images(rows):
         denoiser, sampler = case(name, rows, (4, 4, 1), 6)
