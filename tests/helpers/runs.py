@@ -6,6 +6,7 @@ import numpy as np
 import jaxdiff as jd
 from jaxdiff.training.experiment import Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
+from tests.helpers.own_networks import Wide
 
 NETWORK = jd.UNetConfig(
     channels=4,
@@ -24,6 +25,8 @@ TINY = jd.Experiment(
     upkeep=Upkeep(log_every=2, checkpoint_every=4),
     sampling=Sampling(chunk=8),
 )
+OWN = Wide(num_classes=10)
+"""Network of few arrays, which is compiled and saved quickly."""
 
 
 def same_bits(a, b):

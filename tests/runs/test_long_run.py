@@ -30,16 +30,13 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.initialize import init_shapes
 from tests.helpers.fake_run import snapshot
-from tests.helpers.own_networks import Wide
-from tests.helpers.runs import TINY, same_bits
+from tests.helpers.runs import OWN, TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 EACH = dataclasses.replace(
     TINY, upkeep=Upkeep(log_every=2, checkpoint_every=1, keep=10)
 )
 """TINY with a checkpoint after each step."""
-OWN = Wide(num_classes=10)
-"""Network of few arrays, which is compiled and saved quickly."""
 
 
 def run(workdir, experiment=TINY, **options):
@@ -189,47 +186,47 @@ def test_clipping_is_reported(finished):
         assert (line["clipped"] > 0) == (line["grad_norm_max"] > 1)
 
 
-def test_a_clock_that_jumps_changes_nothing(finished, tmp_path, monkeypatch):
-    whole, state = finished
+def test_a_clock_that_jumps_changes_nothing(undisturbed, tmp_path, monkeypatch):
+    whole, state = undisturbed
     now, chance = time.time(), np.random.default_rng(0)
     jump = lambda: now + float(chance.uniform(-1e8, 1e8))  # noqa: E731
     monkeypatch.setattr(time, "time", jump)
     monkeypatch.setattr(time, "time_ns", lambda: int(jump() * 1e9))
-    run(tmp_path, until=4)
-    assert same_bits(run(tmp_path), state)
+    run(tmp_path, network=OWN, until=4)
+    assert same_bits(run(tmp_path, network=OWN), state)
     assert lines(tmp_path) == lines(whole)
 
 
-def test_saving_by_the_clock(finished, tmp_path, monkeypatch):
+def test_saving_by_the_clock(undisturbed, tmp_path, monkeypatch):
     """The monotonic clock decides; here each call of the clock takes a minute."""
-    _, state = finished
+    _, state = undisturbed
     minutes = iter(range(1000))
     clock = types.SimpleNamespace(monotonic=lambda: 60.0 * next(minutes))
     monkeypatch.setattr(saver, "time", clock)
     upkeep = Upkeep(log_every=2, checkpoint_every=8, checkpoint_minutes=2, keep=9)
     experiment = dataclasses.replace(TINY, upkeep=upkeep)
-    assert same_bits(run(tmp_path, experiment), state)
+    assert same_bits(run(tmp_path, experiment, network=OWN), state)
     steps = sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
     # Read at steps 2, 4 and 6: 1 and 2 minutes after the start, 1 minute after step 4.
     assert steps == [4, 8]
 
 
-def test_a_full_disk_stops_training(finished, tmp_path, disk):
+def test_a_full_disk_stops_training(undisturbed, tmp_path, disk):
     """With more space, the same command resumes to the same bits."""
-    whole, state = finished
+    whole, state = undisturbed
     folder, remount = disk
     filler = folder / "filler"
     filler.write_bytes(b"x" * 300_000)
     workdir = folder / "run"
     with pytest.raises(jd.InputError) as error:
-        run(workdir, EACH)
+        run(workdir, EACH, network=OWN)
     assert "No space left on device" in str(error.value)
     assert "left), then start again." in str(error.value)
     remount("size=8m")
     found = Checkpoints(workdir / "checkpoints").status()
     assert found
     assert all(reason is None for _, reason in found.values())
-    assert same_bits(run(workdir, EACH), state)
+    assert same_bits(run(workdir, EACH, network=OWN), state)
     assert lines(workdir) == lines(whole)
 
 

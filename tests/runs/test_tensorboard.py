@@ -21,16 +21,13 @@ from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
-from tests.helpers.own_networks import Wide
-from tests.helpers.runs import TINY, same_bits
+from tests.helpers.runs import OWN, TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 SEEN = dataclasses.replace(
     TINY, upkeep=dataclasses.replace(TINY.upkeep, sample_every=3, sample_steps=3)
 )
 """TINY with grids of samples."""
-OWN = Wide(num_classes=10)
-"""Network of few arrays, which is compiled and saved quickly."""
 
 
 class Kill(Exception):

@@ -17,33 +17,20 @@ from jaxdiff.runs.metrics_buffer import summary
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
 from jaxdiff.training.initialize import init_state
-from tests.helpers.own_networks import Wide
-from tests.helpers.runs import TINY, same_bits
+from tests.helpers.runs import OWN, TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
-OWN = Wide(num_classes=10)
-"""Network of few arrays, which is compiled and saved quickly."""
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """Folder of a run of `OWN` without a stop, and its final state."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    with jax.numpy_dtype_promotion("standard"):
-        state = jd.train(TINY, workdir, network=OWN, progress=False)
-    return workdir, jax.device_get(state)
-
-
-def test_one_seed_gives_the_same_bits(finished, tmp_path):
+def test_one_seed_gives_the_same_bits(finished, undisturbed, tmp_path):
     workdir, state = finished
     again = jd.train(TINY, tmp_path, progress=False)
     assert same_bits(state, again)
     images = [jd.load(w).generate(np.arange(8), 8, seed=1) for w in (workdir, tmp_path)]
     np.testing.assert_array_equal(images[0], images[1])
-    other = jd.train(
-        dataclasses.replace(TINY, seed=1), tmp_path / "other", progress=False
-    )
-    assert not same_bits(state.params, other.params)
+    seed_1 = dataclasses.replace(TINY, seed=1)
+    other = jd.train(seed_1, tmp_path / "other", network=OWN, progress=False)
+    assert not same_bits(undisturbed[1].params, other.params)
 
 
 @pytest.mark.parametrize(

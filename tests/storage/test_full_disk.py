@@ -18,7 +18,7 @@ from jaxdiff.storage.cache import load_arrays, save_arrays
 from jaxdiff.storage.event_files import Events
 from jaxdiff.storage.files import error_number, replacing, write_atomic
 from jaxdiff.storage.json_lines import History, JsonLines, read
-from tests.helpers.runs import TINY
+from tests.helpers.runs import OWN, TINY
 
 NOISE = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), np.uint8)
 FULL = "No space left on device. Free space"
@@ -168,9 +168,9 @@ def test_a_run_on_a_full_disk_ends_with_one_error(disk, monkeypatch):
     monkeypatch.setattr(Log, "add", add_and_fill)
     workdir = folder / "run"
     with pytest.raises(InputError, match=FULL), jax.numpy_dtype_promotion("standard"):
-        jd.train(TINY, workdir, progress=False)
+        jd.train(TINY, workdir, network=OWN, progress=False)
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["4"]
-    assert jd.load(workdir).step == 4
+    assert jd.load(workdir, network=OWN).step == 4
 
 
 @pytest.fixture
