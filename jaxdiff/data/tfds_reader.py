@@ -49,6 +49,7 @@ def read(
             sizes, or they cannot be read.
     """
     tfds = require("tensorflow_datasets")
+    require("tqdm")  # for a first read
     name = builder.info.name
     _check_split(builder, split)
     keys = [image_key] if label_key is None else [image_key, label_key]

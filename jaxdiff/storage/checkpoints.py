@@ -31,6 +31,7 @@ from jaxdiff.storage.retention import Retention
 
 FORMAT = 1
 """Version of the checkpoint format; this code reads no other version."""
+LEFTOVERS = ("*.writing*", "*.removed")
 ATTEMPTS = 10
 """Number of attempts to read the newest checkpoint while another process trains."""
 LARGE = 2**20
@@ -96,7 +97,7 @@ class Checkpoints:
         self.wait()
         if self._writer is None:
             self._writer = ThreadPoolExecutor(1, "checkpoint")
-            self._clean()
+            remove_matching(self._directory, LEFTOVERS)
         newest = max(self._steps() - self._damaged.keys(), default=-1)
         if newest >= step and jax.process_index() == 0:
             raise InputError(
@@ -337,7 +338,7 @@ class Checkpoints:
             for old in steps - kept - {s for s in steps if s > step}:
                 self._remove_old(old)
         except (OSError, ValueError) as error:
-            self._clean()
+            remove_matching(self._directory, LEFTOVERS)
             raise self._failed(step, error) from None
 
     def _remove(self, step: int) -> None:
@@ -358,11 +359,6 @@ class Checkpoints:
                 f"cannot be removed: {error.strerror}",
                 stacklevel=2,
             )
-
-    def _clean(self) -> None:
-        """Removes half-written and half-removed checkpoints."""
-        if jax.process_index() == 0:
-            remove_matching(self._directory, ("*.writing*", "*.removed"))
 
     def _failed(self, step: int, error: Exception) -> Exception:
         """Returns the error to raise: an `InputError` if the disk caused `error`."""

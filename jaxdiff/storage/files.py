@@ -236,8 +236,13 @@ def size(count: float) -> str:
 
 
 def remove_matching(folder: Path, patterns: Sequence[str]) -> None:
-    """Removes the folders of these patterns, also if threads still write to them."""
-    for _ in range(10):
+    """Removes folders in process 0, also if its threads still write to them.
+
+    Args:
+        folder: Folder of the folders.
+        patterns: Patterns of their names.
+    """
+    for _ in range(10 if jax.process_index() == 0 else 0):
         left = [path for pattern in patterns for path in folder.glob(pattern)]
         if not left:
             return
