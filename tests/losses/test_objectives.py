@@ -19,6 +19,12 @@ from jaxdiff.schedules import ScheduleOptions
 
 PREDICTIONS = [prediction() for prediction in get_args(Prediction)]
 WEIGHTINGS = [weighting() for weighting in get_args(WeightingOptions)]
+TABLES = (jd.Quadratic, jd.Cosine, jd.Sigmoid)
+"""Schedules that differ from the linear one only in the numbers of their tables."""
+SCHEDULES = [
+    pytest.param(options, marks=[pytest.mark.long] if options in TABLES else [])
+    for options in get_args(ScheduleOptions)
+]
 SHAPE = (2, 1, 1)
 BATCHES, SIZE = 32, 1024
 
@@ -247,7 +253,7 @@ def test_the_loss_of_a_weighting_is_one_for_every_prediction():
         np.testing.assert_allclose(same, same[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("options", SCHEDULES)
 def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
     schedule, num = built(options), 32
     u, x_0, eps, output = (
@@ -290,7 +296,7 @@ def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
         np.testing.assert_allclose(parts["loss"], whole, rtol=1e-6)
 
 
-@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("options", SCHEDULES)
 def test_the_best_variance_is_the_true_one(options):
     """For data N(0, d), v = alpha^2 d + sigma^2: Var(x_s | x_t) = beta_ts v_s / v_t.
 
@@ -379,7 +385,7 @@ def with_fraction(oracle, x_t, level):
     return oracle(x_t, level)._replace(variance_fraction=jnp.full_like(x_t, FRACTION))
 
 
-@pytest.mark.parametrize("options", get_args(ScheduleOptions))
+@pytest.mark.parametrize("options", SCHEDULES)
 def test_the_bound_is_the_sum_of_its_terms(options):
     """The mean of T L_t over a random t is the sum over all t in `variational_bound`.
 

@@ -48,7 +48,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     # google/ddpm-cifar10-32: (128, 256, 256, 256), attention at 16.
     "cifar10": {
         **DDPM, **blocks(0, 1, 0, 0), "block_out_channels": [16, 32, 32, 32],
-        "sample_size": 32,
+        "sample_size": 32, "layers_per_block": 1,
     },
     # google/ddpm-cat-256 and -bedroom-256: (128, 128, 256, 256, 512, 512), 16.
     "cat": {
@@ -110,7 +110,7 @@ FULL = {
     "adm-deep": {**NETWORKS["adm"], "layers_per_block": 3},
     "cifar10-full": {
         **NETWORKS["cifar10"], "block_out_channels": [128, 256, 256, 256],
-        "norm_num_groups": 32,
+        "norm_num_groups": 32, "layers_per_block": 2,
     },
     **{
         f"{name}-full": {

@@ -101,8 +101,14 @@ CHAINS = [
 2.5% too little."""
 
 
-@pytest.mark.parametrize("num_steps", [20, 1000])
-@pytest.mark.parametrize(("variance", "law"), CHAINS)
+@pytest.mark.parametrize(
+    ("num_steps", "variance", "law"),
+    [
+        *((20, *chain) for chain in CHAINS),
+        (1000, *CHAINS[0]),
+        *(pytest.param(1000, *chain, marks=pytest.mark.long) for chain in CHAINS[1:]),
+    ],
+)
 def test_chain_follows_the_recursion(num_steps, variance, law):
     betas = scaled_betas(num_steps)
     values, basis = np.linalg.eigh(COVARIANCE)
