@@ -106,7 +106,17 @@ def derivatives(of, given, along):
     return jax.lax.map(by_direction, along)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+FIRST_ORDER = ("DDIM", "FlowEuler", "DPMSolver-1", "UniPC-1")
+"""Samplers whose step is that of `Euler`."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name in FIRST_ORDER else [])
+        for name in SAMPLERS
+    ],
+)
 def test_gradients_agree_with_jvp_and_differences(name):
     sampler, chance = SAMPLERS[name], np.random.default_rng(0)
     tree = jax.tree.structure(sampler.rule())
