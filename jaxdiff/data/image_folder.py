@@ -124,7 +124,7 @@ class ImageFolder(Checked):
                 return root
         except (OSError, ValueError):  # a name that is too long, or has a NUL
             pass
-        raise InputError(f"there is no folder {self.path!r}. Check its name.")
+        raise InputError(f"there is no folder {self.path!r}. Check --data.path.")
 
     def _prepared(
         self, root: Path, names: list[Path], split: str, classes: list[str] | None

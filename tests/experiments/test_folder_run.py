@@ -182,7 +182,7 @@ def test_no_flag_is_named_that_nobody_typed(photographs, here, capsys):
 
 def test_what_is_no_folder_is_told(here, capsys):
     for word, message in (
-        ("photos", "there is no folder 'photos'. Check its name.\n"),
+        ("photos", "there is no folder 'photos'. Check --data.path.\n"),
         ("trian", "unknown command 'trian'. Perhaps you meant 'train'. Commands: run"),
     ):
         with pytest.raises(SystemExit) as end:

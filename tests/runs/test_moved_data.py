@@ -88,4 +88,4 @@ def test_missing_data_is_one_line_with_a_flag_of_the_command(
             CONFIG, "What it is.", args=["evaluate", "--workdir", str(tmp_path / "run")]
         )
     error = capsys.readouterr().err
-    assert error == "error: there is no folder 'gone'. Check its name.\n"
+    assert error == "error: there is no folder 'gone'. Check --data.path.\n"
