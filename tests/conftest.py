@@ -28,7 +28,7 @@ import jaxdiff as jd
 from jaxdiff.storage.cache import cache_folder
 from jaxdiff.storage.compilation_cache import kind_of_cpu
 from jaxdiff.training.model import param_shapes
-from tests.helpers.runs import OWN, TINY
+from tests.helpers.runs import OWN, trained
 
 pytest_plugins = ["tests.helpers.budget"]
 COMPILED = os.environ.setdefault(
@@ -141,9 +141,7 @@ def finished(shared):
     workdir, pickled = shared / "finished", shared / "finished.pickle"
     with filelock.FileLock(shared / "finished.lock"):
         if not pickled.exists():
-            with jax.numpy_dtype_promotion("standard"):
-                state = jd.train(TINY, workdir, progress=False)
-            pickled.write_bytes(pickle.dumps(jax.device_get(state)))
+            pickled.write_bytes(pickle.dumps(trained(workdir)))
     return workdir, pickle.loads(pickled.read_bytes())
 
 
@@ -151,9 +149,7 @@ def finished(shared):
 def undisturbed(tmp_path_factory):
     """Folder of a run of `OWN` without a stop, and its final state."""
     workdir = tmp_path_factory.mktemp("undisturbed")
-    with jax.numpy_dtype_promotion("standard"):
-        state = jd.train(TINY, workdir, network=OWN, progress=False)
-    return workdir, jax.device_get(state)
+    return workdir, trained(workdir, network=OWN)
 
 
 @pytest.fixture

@@ -29,6 +29,16 @@ OWN = Wide(num_classes=10)
 """Network of few arrays, which is compiled and saved quickly."""
 
 
+def trained(workdir, experiment=TINY, **options):
+    """Trains in a folder, with the promotion of types that Optax needs.
+
+    Returns the final state.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        state = jd.train(experiment, workdir, progress=False, **options)
+    return jax.device_get(state)
+
+
 def same_bits(a, b):
     """Returns True if two trees have the same leaves."""
     return all(

@@ -21,14 +21,11 @@ from jaxdiff.evaluation.fidelity import Comparison
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
 from jaxdiff.training.experiment import Training, Upkeep
-from tests.helpers.own_networks import Wide
-from tests.helpers.runs import TINY, same_bits
+from tests.helpers.runs import OWN, TINY, same_bits, trained
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 STEPS = 32
 LENGTHS = (0.08, 0.16)
-NETWORK = Wide(num_classes=10)
-"""Network of few arrays: the time to save and to read grows with their number."""
 
 
 def averaging(steps, snapshots):
@@ -57,7 +54,7 @@ def averaged(tmp_path_factory):
     real = Trainer.advance
     with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "advance", advance)
-        jd.train(CONFIG, workdir, network=NETWORK, progress=False)
+        jd.train(CONFIG, workdir, network=OWN, progress=False)
     return workdir, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
@@ -65,8 +62,7 @@ def averaged(tmp_path_factory):
 def of_u_net(tmp_path_factory):
     """Folder of a U-Net's run with snapshots, for the commands."""
     workdir = tmp_path_factory.mktemp("of-u-net")
-    with jax.numpy_dtype_promotion("standard"):
-        jd.train(FOR_COMMANDS, workdir, progress=False)
+    trained(workdir, FOR_COMMANDS)
     return workdir
 
 
@@ -96,7 +92,7 @@ def test_any_length_between_is_the_mean_of_the_steps(averaged, length, step):
     workdir, params = averaged
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run = jd.load(workdir, step, ema=length, network=NETWORK)
+        run = jd.load(workdir, step, ema=length, network=OWN)
     assert run.step == step
     expected = by_brute_force(params, length, step)
     assert apart(run.params, expected, params) < 0.02
@@ -107,7 +103,7 @@ def test_any_length_between_is_the_mean_of_the_steps(averaged, length, step):
 def test_a_length_that_was_kept_is_that(averaged):
     workdir, params = averaged
     for length in LENGTHS:
-        run = jd.load(workdir, ema=length, network=NETWORK)
+        run = jd.load(workdir, ema=length, network=OWN)
         expected = by_brute_force(params, length, STEPS)
         assert apart(run.params, expected, params) < 1e-3
 
@@ -116,7 +112,7 @@ def test_a_length_far_from_those_that_were_kept_is_told(averaged):
     with pytest.warns(
         UserWarning, match=r"length 0.01 with an error of \d+% .* 0.08 0.16"
     ):
-        jd.load(averaged[0], ema=0.01, network=NETWORK)
+        jd.load(averaged[0], ema=0.01, network=OWN)
 
 
 def test_the_error_is_that_of_the_profiles():
@@ -139,7 +135,7 @@ def test_a_run_that_is_killed_keeps_the_same(averaged, tmp_path):
 
     def train(**options):
         killed = tmp_path / "killed"
-        jd.train(CONFIG, killed, network=NETWORK, progress=False, **options)
+        jd.train(CONFIG, killed, network=OWN, progress=False, **options)
         return killed
 
     shutil.rmtree(train(until=11) / "checkpoints" / "11")
@@ -147,7 +143,7 @@ def test_a_run_that_is_killed_keeps_the_same(averaged, tmp_path):
     names = sorted(int(p.name) for p in (killed / "snapshots").iterdir())
     assert names == list(range(2, STEPS + 1, 2))
     runs = (averaged[0], killed)
-    assert same_bits(*(jd.load(one, ema=0.1, network=NETWORK).params for one in runs))
+    assert same_bits(*(jd.load(one, ema=0.1, network=OWN).params for one in runs))
 
 
 def test_a_damaged_snapshot_is_named(averaged, tmp_path):
@@ -158,7 +154,7 @@ def test_a_damaged_snapshot_is_named(averaged, tmp_path):
     )
     largest.write_bytes(b"other" + largest.read_bytes()[5:])
     with pytest.raises(jd.InputError, match=r"snapshots/4' is damaged"):
-        jd.load(workdir, ema=0.1, network=NETWORK)
+        jd.load(workdir, ema=0.1, network=OWN)
 
 
 def test_what_has_no_averages_is_refused(averaged, finished):
@@ -167,7 +163,7 @@ def test_what_has_no_averages_is_refused(averaged, finished):
     ):
         jd.load(finished[0], ema=0.1)
     with pytest.raises(jd.InputError, match=r"must lie in \(0, 0.288\).* got 0.5"):
-        jd.load(averaged[0], ema=0.5, network=NETWORK)
+        jd.load(averaged[0], ema=0.5, network=OWN)
 
 
 @pytest.fixture(scope="module")

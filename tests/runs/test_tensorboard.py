@@ -8,7 +8,6 @@ import time
 from io import BytesIO
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,7 +20,7 @@ from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.event_files import Events
-from tests.helpers.runs import OWN, TINY, same_bits
+from tests.helpers.runs import OWN, TINY, same_bits, trained
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 SEEN = dataclasses.replace(
@@ -38,9 +37,7 @@ class Kill(Exception):
 def seen(tmp_path_factory):
     """Folder of a run with grids, and its final state."""
     workdir = tmp_path_factory.mktemp("seen")
-    with jax.numpy_dtype_promotion("standard"):
-        state = jd.train(SEEN, workdir, network=OWN, progress=False)
-    return workdir, jax.device_get(state)
+    return workdir, trained(workdir, SEEN, network=OWN)
 
 
 def shown(workdir):
