@@ -977,7 +977,7 @@ BREAKS = (
         "jaxdiff/networks/clip.py",
         'states = _blocks(config, "text_model.encoder", x, mask, causal=True)',
         'states = _blocks(config, "text_model.encoder", x, mask, causal=False)',
-        "tests/pretrained/test_components.py",
+        "tests/components/test_component.py",
         "test_clip_text[quick_gelu-2-False]",
     ),
     Break(
@@ -985,7 +985,7 @@ BREAKS = (
         "jaxdiff/networks/transformer.py",
         '"gelu": partial(nn.gelu, approximate=False)',
         '"gelu": partial(nn.gelu, approximate=True)',
-        "tests/pretrained/test_components.py",
+        "tests/components/test_component.py",
         "test_bert",
     ),
     Break(

@@ -16,8 +16,8 @@ ORDER = (
     "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
     "conditions", "serialization", "progress_bar", "parallel", "storage", "plots",
     "schedules", "denoisers", "networks", "conditioning", "latents", "data",
-    "samplers", "losses", "training", "runs", "evaluation", "report", "pretrained",
-    "recipes", "cli",
+    "samplers", "losses", "training", "components", "runs", "evaluation", "report",
+    "pretrained", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
@@ -27,7 +27,7 @@ ONLY = {
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
     "tqdm": {"data", "progress_bar", "runs"}, "tensorboardX": {"storage"},
     "grain": {"data"}, "tokenizers": {"conditioning"},
-    "safetensors": {"pretrained"}, "jinja2": {"report"}, "markupsafe": {"report"},
+    "safetensors": {"components"}, "jinja2": {"report"}, "markupsafe": {"report"},
 }  # fmt: skip
 """Folders that may import an optional package."""
 LONGEST = 400

@@ -1,16 +1,14 @@
 """Parts of a model folder of diffusers: where the network and the scheduler are."""
 
-import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jaxdiff.components.files import NETWORK, read_part
 from jaxdiff.errors import InputError, shown
 from jaxdiff.runs.folder import CHECKPOINTS
-from jaxdiff.storage.files import open_regular, read_json
 
 INDEX = "model_index.json"
-NETWORK = "config.json"
 SCHEDULER = "scheduler_config.json"
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
 _LATER = {
@@ -19,7 +17,6 @@ _LATER = {
     "transformers": ("transformer",),
 }
 """Kinds of models that are not supported yet, and the parts that show them."""
-_POINTER = b"version https://git-lfs."
 
 
 class Parts(NamedTuple):
@@ -132,58 +129,3 @@ def _check_supported(parts: Collection[str], where: str) -> None:
             f"{where} must be a U-Net of pixels, without text or latents, got {names}. "
             f"Models with {words} are not supported yet."
         )
-
-
-def read_part(path: Path) -> dict[str, Any]:
-    """Returns the dictionary in a JSON file of a model folder.
-
-    Raises:
-        InputError: the file is missing, or holds anything else.
-    """
-    check_no_pointer(path)
-    return read_json(path)
-
-
-def check_no_pointer(path: Path) -> None:
-    """Raises an error if Git LFS has not downloaded a file yet."""
-    try:
-        with open_regular(path) as file:
-            start = file.read(len(_POINTER))
-    except OSError:
-        return  # the reader of the file raises a clearer error
-    if start == _POINTER:
-        raise InputError(
-            f"'{path}' must hold the file itself, got a Git LFS pointer to it. Run "
-            "git lfs pull in the folder."
-        )
-
-
-def known_entries(
-    record: Mapping[str, Any], known: Collection[str], where: str
-) -> dict[str, Any]:
-    """Returns the entries of a configuration that diffusers passes to the class.
-
-    Args:
-        record: contents of the file.
-        known: names of the class's entries.
-        where: file, for the warning.
-
-    Warns:
-        UserWarning: it names entries that diffusers ignores, too.
-    """
-    # An entry that was not set in its class takes the default of the class that reads.
-    unset = record.get("_use_default_values")
-    unset = unset if isinstance(unset, list) else []
-    entries = {
-        key: value
-        for key, value in record.items()
-        if not key.startswith("_") and key not in unset
-    }
-    unknown = sorted(entries.keys() - set(known))
-    if unknown:
-        warnings.warn(
-            f"ignored entries of {where} that change no image, as diffusers does: "
-            f"{', '.join(unknown)}",
-            stacklevel=2,
-        )
-    return {key: value for key, value in entries.items() if key in known}

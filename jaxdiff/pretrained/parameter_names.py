@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from jaxdiff.pretrained.places import Place
+from jaxdiff.components.places import Place
 from jaxdiff.typing import Params
 
 _TOP = {

@@ -19,20 +19,19 @@ from typing import Any
 import numpy as np
 
 from jaxdiff.checks import any_last_signal
+from jaxdiff.components.files import NETWORK, known_entries, read_part
+from jaxdiff.components.places import read_params, tensors_of
+from jaxdiff.components.weights import STEM, find_tensors, write_tensors
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
 from jaxdiff.networks import Fourier
 from jaxdiff.pretrained.folder_parts import (
     INDEX,
-    NETWORK,
     SCHEDULER,
     Parts,
     find_parts,
-    known_entries,
-    read_part,
 )
 from jaxdiff.pretrained.parameter_names import places
-from jaxdiff.pretrained.places import read_params, tensors_of
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import (
     DEFAULT_STEPS,
@@ -43,7 +42,6 @@ from jaxdiff.pretrained.schedulers import (
 )
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
-from jaxdiff.pretrained.weights import STEM, find_tensors, write_tensors
 from jaxdiff.runs.load import Run, load
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.schedules.continuous import VP

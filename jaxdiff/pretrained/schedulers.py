@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from jaxdiff.components.files import known_entries
 from jaxdiff.denoisers.predictions import X0, Eps, Prediction, V
 from jaxdiff.errors import InputError, shown
-from jaxdiff.pretrained.folder_parts import known_entries
 from jaxdiff.samplers import DDIM, DDPM, DiffusersGrid, DPMSolver, UniPC
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.schedules import ScheduleOptions

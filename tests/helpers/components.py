@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jaxdiff.pretrained.components import param_shapes
+from jaxdiff.components.component import param_shapes
 
 
 def random_params(network, seed=0, scale=0.2):

@@ -12,6 +12,11 @@ import numpy as np
 import safetensors.numpy
 from hypothesis import strategies as st
 
+from jaxdiff.components.component import (
+    config_of,
+    network_of,
+)
+from jaxdiff.components.weights import find_tensors
 from jaxdiff.conditioning import read_tokenizer
 from jaxdiff.conditions import blend_conditions
 from jaxdiff.denoisers.network import check_condition
@@ -20,13 +25,8 @@ from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
 from jaxdiff.networks.bert import BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig, CLIPVisionConfig
 from jaxdiff.networks.t5 import T5Config
-from jaxdiff.pretrained.components import (
-    config_of,
-    network_of,
-)
 from jaxdiff.pretrained.pipeline_folder import read_network
 from jaxdiff.pretrained.schedulers import CLASSES, read_scheduler
-from jaxdiff.pretrained.weights import find_tensors
 from jaxdiff.serialization import to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.storage.torch_pickle import read_torch

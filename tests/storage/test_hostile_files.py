@@ -7,10 +7,10 @@ import zipfile
 import numpy as np
 import pytest
 
+from jaxdiff.components.weights import _of_file
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation import reference_statistics
 from jaxdiff.evaluation.reference_statistics import load_statistics
-from jaxdiff.pretrained.weights import _of_file
 from jaxdiff.report import page
 from jaxdiff.report.elements import picture_of
 from jaxdiff.runs import tensorboard

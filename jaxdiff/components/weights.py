@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxdiff.components.files import check_no_pointer, read_part
 from jaxdiff.errors import InputError, first_line, require, shown
-from jaxdiff.pretrained.folder_parts import check_no_pointer, read_part
 from jaxdiff.storage.files import open_regular
 from jaxdiff.storage.torch_pickle import read_torch
 

@@ -14,16 +14,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxdiff.errors import InputError, shown
-from jaxdiff.pretrained.component_kinds import KINDS, Kind, plain
-from jaxdiff.pretrained.folder_parts import NETWORK, read_part
-from jaxdiff.pretrained.places import read_params, tensors_of, wanted_tensors
-from jaxdiff.pretrained.published_names import published_places
-from jaxdiff.pretrained.weights import (
+from jaxdiff.components.files import NETWORK, read_part
+from jaxdiff.components.kinds import KINDS, Kind, plain
+from jaxdiff.components.places import read_params, tensors_of, wanted_tensors
+from jaxdiff.components.published_names import published_places
+from jaxdiff.components.weights import (
     STEM,
     find_tensors,
     write_tensors,
 )
+from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.typing import Params
 

@@ -9,7 +9,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from jaxdiff.pretrained.weights import Tensor, check_tensors
+from jaxdiff.components.weights import Tensor, check_tensors
 from jaxdiff.typing import Params
 
 _OLD = {

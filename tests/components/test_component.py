@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdiff.pretrained.components import read_component, write_component
+from jaxdiff.components.component import read_component, write_component
 from tests.helpers.pytorch import diffusers, torch, transformers
 
 TINY = {

@@ -12,21 +12,21 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from jaxdiff.errors import InputError
-from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
-from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
-from jaxdiff.networks.clip import CLIPTextConfig
-from jaxdiff.pretrained.components import (
+from jaxdiff.components.component import (
     Component,
     network_of,
     param_shapes,
     read_component,
     write_component,
 )
-from jaxdiff.pretrained.places import tensors_of, wanted_tensors
-from jaxdiff.pretrained.published_names import published_places
-from jaxdiff.pretrained.taesd import read_taesd
-from jaxdiff.pretrained.weights import file_size
+from jaxdiff.components.places import tensors_of, wanted_tensors
+from jaxdiff.components.published_names import published_places
+from jaxdiff.components.taesd import read_taesd
+from jaxdiff.components.weights import file_size
+from jaxdiff.errors import InputError
+from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
+from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
+from jaxdiff.networks.clip import CLIPTextConfig
 from tests.helpers.components import random_params
 from tests.helpers.pytorch import torch
 
@@ -297,7 +297,7 @@ def test_tiny_autoencoders_of_their_authors_files(tmp_path, pooled):
 PEAK = """
 import resource, sys
 import jax
-from jaxdiff.pretrained.components import read_component
+from jaxdiff.components.component import read_component
 
 jax.numpy.zeros(3).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jaxdiff.components.weights import STEM, TRANSFORMERS
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig, LatentScaling
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
 from jaxdiff.networks.bert import BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig, CLIPVisionConfig
 from jaxdiff.networks.t5 import T5Config
-from jaxdiff.pretrained.weights import STEM, TRANSFORMERS
 
 
 class Kind(NamedTuple):

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxdiff.components.component import Component, param_shapes
+from jaxdiff.components.places import read_params
+from jaxdiff.components.published_names import published_places
+from jaxdiff.components.weights import Tensor, name_of
 from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
-from jaxdiff.pretrained.components import Component, param_shapes
-from jaxdiff.pretrained.places import read_params
-from jaxdiff.pretrained.published_names import published_places
-from jaxdiff.pretrained.weights import Tensor, name_of
 from jaxdiff.storage.torch_pickle import read_torch
 
 

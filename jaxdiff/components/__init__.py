@@ -1,0 +1,1 @@
+"""Networks of published folders, with their parameters: one reader and one writer."""
