@@ -4,6 +4,7 @@ Every parameter is overwritten by random numbers, because layers that start at 0
 hide errors.
 """
 
+import itertools
 import logging
 import re
 
@@ -29,6 +30,14 @@ KL = {
 }  # fmt: skip
 CLOSE = 2e-6
 """Largest difference, in parts of the largest number."""
+
+
+def product_of(**choices):
+    """Parametrizes the `options` of a test: every combination of their values."""
+    combinations = itertools.product(*choices.values())
+    options = [dict(zip(choices, values, strict=True)) for values in combinations]
+    ids = [", ".join(map(str, each.values())) for each in options]
+    return pytest.mark.parametrize("options", options, ids=ids)
 
 
 def filled(module, seed=0, scale=0.2):
@@ -80,11 +89,7 @@ def loads_without_a_word(module, folder, capfd, caplog):
         assert torch.equal(again.state_dict()[name], tensor), name
 
 
-@pytest.mark.parametrize(
-    ("activation", "end", "projects"),
-    [("quick_gelu", 2, False), ("gelu", 95, True), ("quick_gelu", 95, False)],
-)
-def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
+def compare_clip_text(tmp_path, capfd, caplog, activation, end, projects):
     config = transformers.CLIPTextConfig(
         **CLIP, hidden_act=activation, eos_token_id=end
     )
@@ -95,6 +100,7 @@ def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
     loads_without_a_word(module, tmp_path, capfd, caplog)
     tokens = np.random.default_rng(1).integers(0, 95, (2, 15))
     tokens[0, [7, 11]] = tokens[1, 14] = 95
+    tokens[:, 9] = end
     mask = np.arange(15) < np.array([[12], [15]])
     for given in (None, mask):
         theirs = module(
@@ -110,6 +116,20 @@ def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
             {"params": found.params}, tokens, mask, skip, final_norm=False
         )
         check(ours.tokens, theirs.hidden_states[-1 - skip])
+
+
+@pytest.mark.parametrize(
+    ("activation", "end", "projects"),
+    [("quick_gelu", 2, False), ("gelu", 95, True), ("quick_gelu", 95, False)],
+)
+def test_clip_text(tmp_path, capfd, caplog, activation, end, projects):
+    compare_clip_text(tmp_path, capfd, caplog, activation, end, projects)
+
+
+@pytest.mark.long
+@product_of(activation=("quick_gelu", "gelu"), end=(2, 95, 90), projects=(False, True))
+def test_clip_text_with_every_option(tmp_path, capfd, caplog, options):
+    compare_clip_text(tmp_path, capfd, caplog, **options)
 
 
 @pytest.mark.long
@@ -158,16 +178,16 @@ def test_autoencoder_kl_at_full_size(tmp_path):
     check(ours.transpose(0, 3, 1, 2), decoded, 1e-5)
 
 
-@pytest.mark.parametrize("projects", [False, True])
-def test_clip_vision(tmp_path, capfd, caplog, projects):
+def compare_clip_vision(tmp_path, capfd, caplog, projects, **options):
     config = transformers.CLIPVisionConfig(
-        **TINY, image_size=16, patch_size=4, projection_dim=10
+        **{**TINY, "patch_size": 4, **options}, image_size=16, projection_dim=10
     )
     name = "CLIPVisionModelWithProjection" if projects else "CLIPVisionModel"
     module = filled(getattr(transformers, name)(config))
     found = read_back(module, tmp_path)
     loads_without_a_word(module, tmp_path, capfd, caplog)
-    images = np.random.default_rng(1).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    shape = (2, 16, 16, config.num_channels)
+    images = np.random.default_rng(1).normal(size=shape).astype(np.float32)
     theirs = module(nchw(images), output_hidden_states=True)
     ours = found.network.apply({"params": found.params}, images)
     check(ours.tokens, theirs.last_hidden_state)
@@ -176,11 +196,24 @@ def test_clip_vision(tmp_path, capfd, caplog, projects):
     check(ours.tokens, theirs.hidden_states[-2])
 
 
-@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
-def test_t5(tmp_path, capfd, caplog, kind):
+@pytest.mark.parametrize("projects", [False, True])
+def test_clip_vision(tmp_path, capfd, caplog, projects):
+    compare_clip_vision(tmp_path, capfd, caplog, projects)
+
+
+@pytest.mark.long
+@product_of(
+    projects=(False, True), hidden_act=("quick_gelu", "gelu"),
+    layer_norm_eps=(1e-5, 1e-3), patch_size=(4, 8), num_channels=(1, 3),
+)  # fmt: skip
+def test_clip_vision_with_every_option(tmp_path, capfd, caplog, options):
+    compare_clip_vision(tmp_path, capfd, caplog, **options)
+
+
+def compare_t5(tmp_path, capfd, caplog, kind, **options):
     config = transformers.T5Config(
         vocab_size=50, d_model=24, d_kv=5, d_ff=30, num_layers=2, num_heads=3,
-        feed_forward_proj=kind,
+        feed_forward_proj=kind, **options,
     )  # fmt: skip
     module = filled(transformers.T5EncoderModel(config))
     found = read_back(module, tmp_path)
@@ -195,8 +228,25 @@ def test_t5(tmp_path, capfd, caplog, kind):
         check(ours, theirs.last_hidden_state)
 
 
-def test_bert(tmp_path, capfd, caplog):
-    config = transformers.BertConfig(**TINY, vocab_size=50, max_position_embeddings=40)
+@pytest.mark.parametrize("kind", ["relu", "gated-gelu"])
+def test_t5(tmp_path, capfd, caplog, kind):
+    compare_t5(tmp_path, capfd, caplog, kind)
+
+
+@pytest.mark.long
+@product_of(
+    kind=("relu", "gated-gelu", "gated-silu", "gelu"),
+    relative_attention_num_buckets=(8, 32), relative_attention_max_distance=(16, 128),
+    layer_norm_epsilon=(1e-6, 1e-3),
+)  # fmt: skip
+def test_t5_with_every_option(tmp_path, capfd, caplog, options):
+    compare_t5(tmp_path, capfd, caplog, **options)
+
+
+def compare_bert(tmp_path, capfd, caplog, **options):
+    config = transformers.BertConfig(
+        **TINY, vocab_size=50, max_position_embeddings=40, **options
+    )
     module = filled(transformers.BertModel(config))
     found = read_back(module, tmp_path)
     loads_without_a_word(module, tmp_path, capfd, caplog)
@@ -211,16 +261,30 @@ def test_bert(tmp_path, capfd, caplog):
     check(ours.vector, (theirs * weight).sum(1) / weight.sum(1))
 
 
-@pytest.mark.parametrize(
-    ("quant", "attends"), [(True, True), (False, True), (True, False)]
-)
-def test_autoencoder_kl(tmp_path, capfd, caplog, quant, attends):
+def test_bert(tmp_path, capfd, caplog):
+    compare_bert(tmp_path, capfd, caplog)
+
+
+@pytest.mark.long
+@product_of(
+    hidden_act=("gelu", "relu", "gelu_new", "silu"), type_vocab_size=(1, 2),
+    layer_norm_eps=(1e-12, 1e-3),
+)  # fmt: skip
+def test_bert_with_every_option(tmp_path, capfd, caplog, options):
+    compare_bert(tmp_path, capfd, caplog, **options)
+
+
+def compare_autoencoder_kl(tmp_path, capfd, caplog, levels=2, **options):
+    kl = {
+        **KL, "block_out_channels": (8, 16, 12)[:levels],
+        "down_block_types": ("DownEncoderBlock2D",) * levels,
+        "up_block_types": ("UpDecoderBlock2D",) * levels,
+    }  # fmt: skip
     module = filled(
         diffusers.AutoencoderKL(
-            **KL, use_quant_conv=quant, use_post_quant_conv=quant,
-            mid_block_add_attention=attends, scaling_factor=0.4, shift_factor=0.1,
+            **{**kl, **options}, scaling_factor=0.4, shift_factor=0.1
         )
-    )  # fmt: skip
+    )
     found = read_back(module, tmp_path)
     loads_without_a_word(module, tmp_path, capfd, caplog)
     rng = np.random.default_rng(1)
@@ -237,11 +301,34 @@ def test_autoencoder_kl(tmp_path, capfd, caplog, quant, attends):
     np.testing.assert_allclose(scaling.forward(output), (output - 0.1) * 0.4, atol=1e-6)
 
 
-def test_autoencoder_tiny(tmp_path, capfd, caplog):
+@pytest.mark.parametrize(
+    ("quant", "attends"), [(True, True), (False, True), (True, False)]
+)
+def test_autoencoder_kl(tmp_path, capfd, caplog, quant, attends):
+    options = {
+        "use_quant_conv": quant, "use_post_quant_conv": quant,
+        "mid_block_add_attention": attends,
+    }  # fmt: skip
+    compare_autoencoder_kl(tmp_path, capfd, caplog, **options)
+
+
+@pytest.mark.long
+@product_of(
+    use_quant_conv=(True, False), use_post_quant_conv=(True, False),
+    mid_block_add_attention=(True, False), layers_per_block=(1, 2),
+    levels=(1, 2, 3), norm_num_groups=(2, 4),
+)  # fmt: skip
+def test_autoencoder_kl_with_every_option(tmp_path, capfd, caplog, options):
+    compare_autoencoder_kl(tmp_path, capfd, caplog, **options)
+
+
+def compare_autoencoder_tiny(tmp_path, capfd, caplog, width=8, blocks=((1, 2), (2, 1))):
+    encoder, decoder = blocks
     module = filled(
         diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-            num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1),
+            encoder_block_out_channels=(width,) * len(encoder),
+            decoder_block_out_channels=(width,) * len(decoder),
+            num_encoder_blocks=encoder, num_decoder_blocks=decoder,
         )
     )  # fmt: skip
     found = read_back(module, tmp_path)
@@ -255,3 +342,16 @@ def test_autoencoder_tiny(tmp_path, capfd, caplog):
     output = 4 * rng.normal(size=(2, 5, 7, 4)).astype(np.float32)
     ours = found.network.apply(variables, output, method="decode")
     check(ours.transpose(0, 3, 1, 2), module.decode(nchw(output)).sample)
+
+
+def test_autoencoder_tiny(tmp_path, capfd, caplog):
+    compare_autoencoder_tiny(tmp_path, capfd, caplog)
+
+
+@pytest.mark.long
+@product_of(
+    width=(4, 8),
+    blocks=(((1, 1), (2, 1)), ((1, 2, 3), (3, 1, 1)), ((3, 1), (1, 3)), ((2,), (1,))),
+)
+def test_autoencoder_tiny_with_every_option(tmp_path, capfd, caplog, options):
+    compare_autoencoder_tiny(tmp_path, capfd, caplog, **options)
