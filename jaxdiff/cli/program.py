@@ -40,7 +40,7 @@ from jaxdiff.cli.flag_errors import HELP as ASKS
 from jaxdiff.cli.flag_errors import QUIET
 from jaxdiff.cli.flags import completion_script, parse
 from jaxdiff.cli.help_text import print_help, table
-from jaxdiff.cli.recipe_words import with_recipe
+from jaxdiff.cli.recipe_words import check_run, with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.report import ReportOptions, report
 from jaxdiff.cli.reproduce import ReproduceOptions, reproduce_or_exit
@@ -252,7 +252,7 @@ def _command(file: File, args: list[str]) -> None:
         return
     if args[:1] in ([], *([word] for word in ASKS)) and (args or file.program):
         usage = "COMMAND [RECIPE] [OPTIONS]" if file.program else "[COMMAND] [OPTIONS]"
-        usage = f"{Path(sys.argv[0])} {usage}"
+        usage = f"{_called()} {usage}"
         print_help(f"{file.description}\n{_overview(file)}", usage)
         return
     name, *words = args or ["run"]
@@ -274,12 +274,20 @@ def _command(file: File, args: list[str]) -> None:
     words = flags + words
     options, *more = parse(
         _options(file, command, words), words,
-        prog=f"{Path(sys.argv[0])} {name}", description=f"{name} {command.about}.",
+        prog=f"{_called()} {name}", description=f"{name} {command.about}.",
         daily=command.daily,
     )  # fmt: skip
+    if EXPERIMENT not in command.needs:
+        check_run(file, command, options)
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
     if EXPERIMENT not in command.needs:  # a training's results are in its folder
         check_output()
+
+
+def _called() -> str:
+    """Returns the name of this program, for users to type: a script has its path."""
+    path = Path(sys.argv[0])
+    return str(path) if path.suffix else path.name
 
 
 def _options(file: File, command: Command, words: Sequence[str]) -> list[Any]:

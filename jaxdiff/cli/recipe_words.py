@@ -1,6 +1,7 @@
 """Recipes on the command line: the words after a command of the program `jaxdiff`."""
 
 from pathlib import Path
+from typing import Any
 
 from jaxdiff.cli.command import DATA, EXPERIMENT, Command, File
 from jaxdiff.cli.flag_errors import HELP
@@ -31,12 +32,37 @@ def with_recipe(
         return file, words
     if first not in RECIPES and not trains:
         return file, words  # the error of the flags names the remedy
+    if first not in RECIPES and Path(first).is_dir():
+        raise InputError(
+            f"unknown recipe {first!r}. For your own images, run jaxdiff "
+            f"{command.name} folder {first}"
+        )
     found, (name, *words) = recipe(first), words
     config, workdir = found.CONFIG, Path("runs") / name
     if name == "folder" and words and words[0] and not words[0].startswith("-"):
         config, workdir = of_folder(words.pop(0))
+    elif name == "folder" and not any(w in HELP or _is_path(w) for w in words):
+        raise InputError(
+            f"folder must have the path of your images, got none. Run jaxdiff "
+            f"{command.name} folder DIR."
+        )
     judge = getattr(found, "JUDGE", None)
     return File(config, judge, workdir, found.__doc__), words
+
+
+def _is_path(word: str) -> bool:
+    """Returns True for the flag of the images' path."""
+    return word.partition("=")[0] == "--data.path"
+
+
+def check_run(file: File, command: Command, options: Any) -> None:
+    """Raises an error for a command of the program `jaxdiff` that was given no run."""
+    default = getattr(options, "workdir", None) == file.workdir
+    if file.program and default and not is_run(file.workdir):
+        raise InputError(
+            f"{command.name} must have a run, got none. Run jaxdiff {command.name} "
+            "--workdir RUN."
+        )
 
 
 def _check_beginning(file: File, name: str, words: list[str]) -> None:

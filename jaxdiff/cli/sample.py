@@ -1,5 +1,7 @@
 """The command `sample`: images of a trained run, as a picture and as arrays."""
 
+import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -11,12 +13,13 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import check_labels
-from jaxdiff.errors import InputError, printable
+from jaxdiff.errors import InputError, first_few, printable, shown
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers.editing import blend_labels
 from jaxdiff.storage.files import ensure_writable, replacing
+from jaxdiff.training.experiment import DataInfo
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
@@ -38,10 +41,11 @@ class SampleOptions:
     """Time grid by name: trailing or karras:rho=5. None takes each sampler's own."""
     guidance: float | None = None
     """Weight of classifier-free guidance; 1 turns it off. None takes the run's."""
-    labels: tuple[int, ...] | None = None
-    """Classes to draw, in turn. None draws all classes."""
-    blend: tuple[int, int] | None = None
-    """Two classes; each row of the picture blends from the first to the second."""
+    labels: tuple[int | str, ...] | None = None
+    """Classes to draw, in turn, by number or name. None draws all classes."""
+    blend: tuple[int | str, int | str] | None = None
+    """Two classes, by number or name; each row of the picture blends from the first
+    to the second."""
     num: int = 100
     """Number of images per sampler."""
     seed: int = 0
@@ -123,24 +127,52 @@ def _labels(
     if options.blend is not None:
         if options.labels is not None:
             raise InputError("labels and blend must not both be given. Leave one out.")
-        check_labels(np.array(options.blend), classes)
+        ends = _classes(options.blend, run.info)
         places = np.arange(num) % options.columns
         shares = places / max(min(options.columns, num) - 1, 1)
-        start, end = (np.full(num, label, np.int32) for label in options.blend)
+        start, end = (np.full(num, label, np.int32) for label in ends)
         labels = blend_labels(start, end, shares, classes or 0)
         return np.asarray(labels), np.arange(num) // options.columns
-    chosen = options.labels
-    if chosen is None:
+    if options.labels is None:
         if classes is None:
             return None, None
-        chosen = tuple(range(classes))
-    if not chosen:
+        return np.resize(np.arange(classes, dtype=np.int32), num), None
+    if not options.labels:
         raise InputError(
             "labels must name at least one class, got none. Name one, or leave labels "
             "out."
         )
-    check_labels(np.array(chosen), classes)
-    return np.resize(np.array(chosen, np.int32), num), None
+    return np.resize(_classes(options.labels, run.info), num), None
+
+
+def _classes(chosen: Sequence[int | str], info: DataInfo) -> np.ndarray:
+    """Returns the numbers of classes that are given by number or name."""
+    classes = info.num_classes
+    # Without classes every label is wrong, and the check says so.
+    numbers = [0 if classes is None else _class(one, info) for one in chosen]
+    labels = np.array(numbers, np.int32)
+    check_labels(labels, classes)
+    return labels
+
+
+def _class(label: int | str, info: DataInfo) -> int:
+    """Returns the number of a class."""
+    names = info.class_names or ()
+    if isinstance(label, int):
+        return label
+    if label in names:
+        return names.index(label)
+    close = difflib.get_close_matches(label, names, n=1)
+    remedy = f"Give a number or a name ({first_few(names)})"
+    if "," in label:
+        remedy = "Separate the values with spaces only"
+    elif close:
+        remedy = f"Perhaps you meant {close[0]!r}"
+    elif not names:
+        remedy = "Give a number"
+    raise InputError(
+        f"labels must be classes of the run, got {shown(label)}. {remedy}."
+    )
 
 
 def _save_picture(

@@ -104,7 +104,7 @@ def test_a_command_takes_a_recipe(monkeypatch, name):
         program, "parse", lambda options, *_, **__: found.extend(options)
     )
     with pytest.raises(TypeError):
-        program.jaxdiff(["run", name])
+        program.jaxdiff(["run", name, *["--data.path="] * (name == "folder")])
     options, experiment = found
     assert experiment == recipe(name).CONFIG
     assert options.workdir == Path("runs") / name
@@ -200,7 +200,11 @@ def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
             "status cats",
             "unrecognized argument 'cats'. Name the option before its valu",
         ),
-        ("train folder", "path must name a folder, got ''. Set --data.path."),
+        ("train folder", "folder must have the path of your images, got none. Run jax"),
+        ("train --data folder", "path must name a folder, got ''. Set --data.path."),
+        ("run .", "unknown recipe '.'. For your own images, run jaxdiff run folder ."),
+        ("sample --num 3", "sample must have a run, got none. Run jaxdiff sample --wo"),
+        ("status --json", "status must have a run, got none. Run jaxdiff status --wo"),
         ("--completion csh", "the shell must be one of bash, zsh, fish, got 'csh'"),
         ("--completion", "the shell must be one of bash, zsh, fish, got ''"),
         ("train digits fashion", "unrecognized argument 'fashion'."),
@@ -250,3 +254,17 @@ def test_a_reader_that_goes_away_is_no_error():
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait() in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("called", "name"),
+    [("/usr/bin/jaxdiff", "jaxdiff"), ("experiments/a.py", "experiments/a.py")],
+)
+def test_a_program_has_its_short_name_and_a_script_its_path(
+    monkeypatch, capsys, called, name
+):
+    monkeypatch.setattr(sys, "argv", [called])
+    assert refused(capsys, "sample", "--nm").endswith(f"See {name} sample --help\n")
+    with pytest.raises(SystemExit):
+        program.jaxdiff(["sample", "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: {name} sample")

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,8 +13,9 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff.cli import main
+from jaxdiff.cli import main, sample
 from jaxdiff.cli.compare import _steps
+from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
@@ -114,6 +116,27 @@ def test_a_blend_goes_from_class_to_class(trained, tmp_path):
         command(trained, f"{ask} --labels {label} --num 3 --out {tmp_path / 'c.npz'}")
         alone = arrays(tmp_path / "c.npz")["images"]
         assert close(blend["images"][column::5], alone)
+
+
+def test_classes_have_names(run):
+    named = run.info._replace(num_classes=3, class_names=("cat", "7", "tree frog"))
+    run = replace(run, info=named)
+
+    def labels(**given):
+        return sample._labels(run, SampleOptions(workdir=Path(), num=4, **given))[0]
+
+    np.testing.assert_array_equal(labels(labels=("tree frog", 1)), [2, 1, 2, 1])
+    np.testing.assert_array_equal(labels(labels=("7",)), [1] * 4)
+    np.testing.assert_array_equal(
+        labels(blend=("cat", "tree frog")), labels(blend=(0, 2))
+    )
+    for wrong, remedy in {
+        "cats": "Perhaps you meant 'cat'",
+        "dog": r"Give a number or a name \(cat; 7; tree frog\)",
+        "cat,7": "Separate the values with spaces only",
+    }.items():
+        with pytest.raises(InputError, match=f"got '{wrong}'[.] {remedy}[.]$"):
+            labels(labels=(wrong,))
 
 
 def test_how_samplers_are_chosen(run):
