@@ -19,6 +19,7 @@ _AXES = {
     "text": ("batch", "tokens", "features"), "mask": ("batch", "tokens"),
     "vector": ("batch", "features"),
     "image": ("batch", "height", "width", "channels"),
+    "numbers": ("batch", "numbers"),
 }  # fmt: skip
 
 
@@ -59,10 +60,11 @@ def check_parts(condition: Condition) -> None:
 
 
 def hidden(condition: Condition) -> Condition:
-    """Returns a condition that says nothing; an image stays.
+    """Returns a condition that says nothing; an image and numbers stay.
 
     Labels become those of any class, a vector 0, and a text one token of zeros. An
-    image, such as the one to enlarge, is no choice among many: it stays.
+    image, such as the one to enlarge, and numbers, such as a size, are no choice among
+    many: they stay.
     """
     labels = condition.labels
     if labels is not None:
@@ -124,9 +126,9 @@ def blend_conditions(
 ) -> Condition:
     """Returns conditions between two: a text, vector or image between two others.
 
-    Texts and images are blended linearly. Vectors, such as CLIP's, are turned into each
-    other on a sphere (Ramesh et al. 2022, section 3.2). See `samplers.blend_labels` for
-    classes.
+    Texts, images and numbers are blended linearly. Vectors, such as CLIP's, are turned
+    into each other on a sphere (Ramesh et al. 2022, section 3.2). See
+    `samplers.blend_labels` for classes.
 
     Args:
         a: first conditions.
@@ -171,6 +173,7 @@ def blend_conditions(
         mask=mask,
         vector=vector,
         image=between(a.image, b.image),
+        numbers=between(a.numbers, b.numbers),
     )
 
 

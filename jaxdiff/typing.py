@@ -34,6 +34,7 @@ class Condition(NamedTuple):
         mask: False for tokens that are padding, bool [batch, tokens].
         vector: features of a whole text or image, float [batch, features].
         image: image, such as one to enlarge, float [batch, height, width, channels].
+        numbers: numbers such as sizes or a guidance scale, float [batch, numbers].
     """
 
     labels: Any = None
@@ -41,6 +42,7 @@ class Condition(NamedTuple):
     mask: Any = None
     vector: Any = None
     image: Any = None
+    numbers: Any = None
 
     @classmethod
     def of(cls, given: "Condition | ArrayLike | None") -> "Condition":

@@ -9,6 +9,12 @@ from jaxdiff.networks.autoencoder_tiny import (
 from jaxdiff.networks.bert import BERTConfig as BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig as CLIPTextConfig
 from jaxdiff.networks.clip import CLIPVisionConfig as CLIPVisionConfig
+from jaxdiff.networks.cross_attention_unet import (
+    CrossAttentionUNet as CrossAttentionUNet,
+)
+from jaxdiff.networks.cross_attention_unet_options import (
+    CrossAttentionUNetConfig as CrossAttentionUNetConfig,
+)
 from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
 from jaxdiff.networks.t5 import T5Config as T5Config
@@ -21,4 +27,4 @@ from jaxdiff.networks.time_embedding import timestep_embedding as timestep_embed
 from jaxdiff.networks.unet import UNet as UNet
 from jaxdiff.networks.unet import UNetConfig as UNetConfig
 
-NetworkOptions: TypeAlias = UNetConfig | NCSNppConfig
+NetworkOptions: TypeAlias = UNetConfig | NCSNppConfig | CrossAttentionUNetConfig

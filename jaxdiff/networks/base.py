@@ -20,8 +20,51 @@ from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class NetworkConfig(Checked):
-    """Options of every network; the defaults are DDPM's for CIFAR-10."""
+class CommonConfig(Checked):
+    """Options of every network."""
+
+    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
+    """Number that the normalisation adds to the variance."""
+    scale_shift: bool = False
+    """If True, the time scales and shifts the result of a block's second norm, as in
+    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
+    dropout: Share = 0.1
+    """Dropout rate in each residual block."""
+    label_dropout: Share = 0.1
+    """Rate at which training replaces the class by the null class; guidance needs it
+    above 0."""
+    null_class: bool = True
+    """If True, the network has one more class, for "any"."""
+    center_input: bool = False
+    """If True, the network maps its input x to 2x - 1 first."""
+    condition_channels: Annotated[int, Ge(0)] = 0
+    """Number of channels of a condition's image, such as a small image to enlarge; the
+    network takes them after those of its input."""
+    remat: Literal["none", "cheap", "blocks"] = "none"
+    """Part of the forward pass that the backward pass recomputes, to save memory: none,
+    all except convolutions and matrix products, or whole blocks. (XLA undoes this
+    option on the CPU.)"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.label_dropout and not self.null_class:
+            raise InputError(
+                "label_dropout must be 0 if null_class is off, because it uses the "
+                f"null class, got {self.label_dropout:g}. Set label_dropout to 0."
+            )
+
+    def check_null_class(self) -> None:
+        """Raises `InputError` if the network cannot be evaluated without labels."""
+        if not self.null_class:
+            raise InputError(
+                "labels must be given, because the network has no null class. Give "
+                "labels, and turn guidance off."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig(CommonConfig):
+    """Options of networks with DDPM's levels; the defaults are those for CIFAR-10."""
 
     channels: Annotated[int, Ge(4), MultipleOf(2)] = 128
     """Number of channels of the first level."""
@@ -46,35 +89,14 @@ class NetworkConfig(Checked):
     middle_groups: Annotated[int, Ge(1)] | None = None
     """Number of groups of the norm in that attention, a divisor of its channels; None
     for the number of the blocks' norms."""
-    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
-    """Number that the normalisation adds to the variance."""
-    scale_shift: bool = False
-    """If True, the time scales and shifts the result of a block's second norm, as in
-    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
     embedding: TimeEmbedding = field(default_factory=Sinusoids)
     """Embedding of the time."""
-    dropout: Share = 0.1
-    """Dropout rate in each residual block."""
-    label_dropout: Share = 0.1
-    """Rate at which training replaces the class by the null class; guidance needs it
-    above 0."""
-    null_class: bool = True
-    """If True, the network has one more class, for "any"."""
     class_embedding: Literal["table", "time", "none"] = "table"
     """Embedding of the class: a row per class, for labels; or that of the time with two
     layers of its own, for a condition's vector [batch, 1]; or none, for a vector
     [batch, 4 channels]."""
-    center_input: bool = False
-    """If True, the network maps its input x to 2x - 1 first."""
-    condition_channels: Annotated[int, Ge(0)] = 0
-    """Number of channels of a condition's image, such as a small image to enlarge; the
-    network takes them after those of its input."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the computation; parameters and output are float32."""
-    remat: Literal["none", "cheap", "blocks"] = "none"
-    """Part of the forward pass that the backward pass recomputes, to save memory: none,
-    all except convolutions and matrix products, or whole blocks. (XLA undoes this
-    option on the CPU.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,11 +104,6 @@ class NetworkConfig(Checked):
             raise InputError(
                 "multipliers must have 1 to 20 levels, got "
                 f"{len(self.multipliers) or self.multipliers}"
-            )
-        if self.label_dropout and not self.null_class:
-            raise InputError(
-                "label_dropout must be 0 if null_class is off, because it uses the "
-                f"null class, got {self.label_dropout:g}. Set label_dropout to 0."
             )
         for multiplier, width in zip(self.multipliers, self.widths, strict=True):
             if width < 1 or abs(width - self.channels * multiplier) > 1e-6 * width:
@@ -100,6 +117,11 @@ class NetworkConfig(Checked):
                 f"middle_groups must divide the channels {self.widths[-1]} of the last "
                 f"level, got {self.middle_groups}"
             )
+
+    @property
+    def embedding_channels(self) -> int:
+        """Number of channels of the embedding of time and class."""
+        return 4 * self.channels
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -129,14 +151,6 @@ class NetworkConfig(Checked):
             return norm
         dtype = jnp.dtype(self.dtype)
         return partial(Norm, self.middle_groups, dtype, 1, self.epsilon)
-
-    def check_null_class(self) -> None:
-        """Raises `InputError` if the network cannot be evaluated without labels."""
-        if not self.null_class:
-            raise InputError(
-                "labels must be given, because the network has no null class. Give "
-                "labels, and turn guidance off."
-            )
 
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that patches and levels divide the image's size evenly.
@@ -187,8 +201,11 @@ class BaseNetwork(nn.Module):
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""
-        config, numbers = self.config, {"time": 1, "none": 4 * self.config.channels}
-        features = numbers.get(config.class_embedding, 0)
+        config, lengths = (
+            self.config,
+            {"time": 1, "none": self.config.embedding_channels},
+        )
+        features = lengths.get(config.class_embedding, 0)
         image = (1, *image_shape[:2], config.condition_channels)
         return Condition(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
@@ -241,40 +258,60 @@ class BaseNetwork(nn.Module):
         return x / t.astype(jnp.float32)[:, None, None, None] if divide else x
 
     def embed(self, t: Timesteps, condition: Condition, keys: Key | None) -> Array:
-        """Returns the embedding of time and class, [batch, 4 channels]."""
-        labels, vector = condition.labels, condition.vector
-        config, features = self.config, 4 * self.config.channels
-        dtype = jnp.dtype(config.dtype)
+        """Returns the embedding of time and class, [batch, embedding channels]."""
+        config, vector = self.config, condition.vector
         embed_time = config.embedding.layer(config.channels)
+        embedding = self.mlp(embed_time(t), "time")
+        if config.class_embedding == "table":
+            if self.num_classes is None:
+                return embedding
+            return embedding + self.embed_labels(condition.labels, t, keys)
+        return embedding + self.embed_vector(vector, embed_time)
 
-        def dense(name: str) -> nn.Dense:
-            init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
-            return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+    def dense(self, name: str) -> nn.Dense:
+        """Makes a linear layer to the channels of the embedding."""
+        init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+        dtype: Any = jnp.dtype(self.config.dtype)
+        features = self.config.embedding_channels
+        return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
-        def layers(x: Array, name: str) -> Array:
-            return dense(f"{name}_2")(nn.swish(dense(f"{name}_1")(x)))
+    def mlp(
+        self, x: Array, name: str, activation: Callable[[Array], Array] = nn.swish
+    ) -> Array:
+        """Returns the result of two linear layers, [batch, embedding channels]."""
+        return self.dense(f"{name}_2")(activation(self.dense(f"{name}_1")(x)))
 
-        embedding = layers(embed_time(t), "time")
-        if config.class_embedding == "time":
-            if vector.shape[1:] != (1,):
-                raise InputError(f"vector must be [batch, 1], got {vector.shape}")
-            return embedding + layers(embed_time(vector[:, 0]), "class")
-        if config.class_embedding == "none":
-            if vector.shape[1:] != (features,):
-                raise InputError(
-                    f"vector must be [batch, {features}], got {vector.shape}"
-                )
-            return embedding + vector.astype(dtype)
-        if self.num_classes is None:
-            return embedding
-        null = self.num_classes
+    def embed_vector(
+        self,
+        vector: Array,
+        embed_time: Callable[[Array], Array],
+        activation: Callable[[Array], Array] = nn.swish,
+    ) -> Array:
+        """Returns the embedding of a condition's vector in place of labels.
+
+        Raises:
+            InputError: the vector has another length.
+        """
+        if self.config.class_embedding == "time":
+            check_vector(vector, 1)
+            return self.mlp(embed_time(vector[:, 0]), "class", activation)
+        check_vector(vector, self.config.embedding_channels)
+        return vector.astype(jnp.dtype(self.config.dtype))
+
+    def embed_labels(
+        self, labels: Array | None, t: Timesteps, keys: Key | None
+    ) -> Array:
+        """Returns the embedding of labels, or of shares of the classes."""
+        config, null = self.config, self.num_classes
+        assert null is not None, "there are classes"
+        dtype: Any = jnp.dtype(config.dtype)
         if labels is None:
             if not self.is_initializing():
                 config.check_null_class()
             labels = jnp.full(t.shape, null if config.null_class else 0)
         init = nn.initializers.normal(1.0)
         embed = nn.Embed(
-            null + config.null_class, features, dtype=dtype,
+            null + config.null_class, config.embedding_channels, dtype=dtype,
             embedding_init=init, name="label",
         )  # fmt: skip
         if jnp.issubdtype(labels.dtype, jnp.floating):
@@ -282,9 +319,14 @@ class BaseNetwork(nn.Module):
             if config.null_class:
                 rest = 1 - labels.sum(axis=1, keepdims=True)
                 shares = jnp.concatenate([labels, rest], axis=1)
-            return embedding + shares.astype(dtype) @ embed.embedding.astype(dtype)
-        labels = drop_labels(labels, config.label_dropout, null, keys)
-        return embedding + embed(labels)
+            return shares.astype(dtype) @ embed.embedding.astype(dtype)
+        return embed(drop_labels(labels, config.label_dropout, null, keys))
+
+
+def check_vector(vector: Array, features: int) -> None:
+    """Raises `InputError` if a condition's vector has another length."""
+    if vector.shape[1:] != (features,):
+        raise InputError(f"vector must be [batch, {features}], got {vector.shape}")
 
 
 def key_streams(keys: Key | None) -> Callable[[], Key | None]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
+from jaxdiff.networks.attention import attend
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.typing import Array, Images, Key
 
@@ -77,6 +78,8 @@ class ResBlock(nn.Module):
         project: if True, a linear layer maps the input that joins the output, also if
             it has `features` channels.
         divisor: number that divides the sum of the two.
+        activation: activation of the block.
+        activate_time: if True, the embedding of the time passes the activation too.
     """
 
     features: int
@@ -87,6 +90,8 @@ class ResBlock(nn.Module):
     resample: Callable[[Images], Images] | None = None
     project: bool = False
     divisor: float = 1.0
+    activation: Callable[[Array], Array] = nn.swish
+    activate_time: bool = True
 
     @nn.compact
     def __call__(self, x: Images, embedding: Array, keys: Key | None) -> Images:
@@ -102,19 +107,21 @@ class ResBlock(nn.Module):
         def dense(name: str, features: int) -> nn.Dense:
             return nn.Dense(features, dtype=self.dtype, kernel_init=_init, name=name)
 
-        h = nn.swish(self.norm(name="norm_1")(x))
+        h = self.activation(self.norm(name="norm_1")(x))
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = conv("conv_1")(h)
         time = dense("time", self.features * (1 + self.scale_shift))
-        moved = time(nn.swish(embedding))[:, None, None, :]
+        if self.activate_time:
+            embedding = self.activation(embedding)
+        moved = time(embedding)[:, None, None, :]
         norm_2 = self.norm(name="norm_2")
         if self.scale_shift:
             scale, shift = jnp.split(moved, 2, axis=-1)
             h = norm_2(h) * (1 + scale) + shift
         else:
             h = norm_2(h + moved)
-        h = conv("conv_2", _zeros)(dropout(nn.swish(h), self.dropout, keys))
+        h = conv("conv_2", _zeros)(dropout(self.activation(h), self.dropout, keys))
         project = self.project or x.shape[-1] != self.features
         skip = dense("skip", self.features)(x) if project else x
         return (skip + h) / self.divisor
@@ -148,7 +155,7 @@ class Attention(nn.Module):
         query, key, value = (
             dense(name)(h).reshape(heads) for name in ("query", "key", "value")
         )
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = attend(query, key, value)
         return (x + dense("out", _zeros)(h.reshape(x.shape))) / self.divisor
 
 
@@ -176,9 +183,18 @@ class Upsample(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
-        """Returns x [batch, height, width, channels] at twice the size."""
-        return conv3x3(x.shape[-1], self.dtype, "conv")(doubled(x))
+    def __call__(self, x: Images, size: tuple[int, ...] | None = None) -> Images:
+        """Returns x [batch, height, width, channels] at twice the size.
+
+        Args:
+            x: feature map.
+            size: height and width of the result, up to 1 below twice those of x; None
+                for twice.
+        """
+        x = doubled(x)
+        if size is not None:
+            x = x[:, : size[0], : size[1]]
+        return conv3x3(x.shape[-1], self.dtype, "conv")(x)
 
 
 def halved(x: Images) -> Images:
@@ -235,18 +251,19 @@ def conv3x3(
     )
 
 
-def rematerialised(policy: str) -> tuple[type[ResBlock], type[Attention]]:
-    """Returns the two classes of blocks, with a policy for their backward pass.
+def rematerialised(policy: str, *classes: Any) -> tuple[Any, ...]:
+    """Returns classes of blocks, with a policy for their backward pass.
 
     Args:
         policy: "none" stores all of the forward pass. "cheap" stores the results of
             convolutions and matrix products, and recomputes norms, activations and
             dropout. "blocks" stores the input of a block only (Chen et al. 2016).
+        classes: classes of Flax modules.
     """
     if policy == "none":
-        return ResBlock, Attention
+        return classes
     keep = _is_product if policy == "cheap" else None
-    return nn.remat(ResBlock, policy=keep), nn.remat(Attention, policy=keep)
+    return tuple(nn.remat(block, policy=keep) for block in classes)
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -22,7 +22,9 @@ from annotated_types import Ge, Gt
 from jaxdiff.errors import InputError
 from jaxdiff.networks.base import BaseNetwork, NetworkConfig, key_streams
 from jaxdiff.networks.layers import (
+    Attention,
     Norm,
+    ResBlock,
     conv3x3,
     from_patches,
     rematerialised,
@@ -98,7 +100,7 @@ class NCSNpp(BaseNetwork):
         next_keys = key_streams(keys)
         embedding = self.embed(t, condition, next_keys())
 
-        block_class, attention_class = rematerialised(config.remat)
+        block_class, attention_class = rematerialised(config.remat, ResBlock, Attention)
 
         def norm(groups: int | None, name: str) -> Norm:
             smallest = 4 if groups is None else 1

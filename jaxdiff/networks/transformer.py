@@ -16,6 +16,7 @@ from annotated_types import Ge
 
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
+from jaxdiff.networks.attention import CHUNK, Program, attend
 from jaxdiff.typing import Array
 
 Activation: TypeAlias = Literal[
@@ -94,6 +95,8 @@ class MultiHeadAttention(nn.Module):
         use_bias: if True, the projections of query, key and value have a bias.
         out_bias: if True, the projection of the result has a bias.
         scale: factor of the products; None for 1 / sqrt(channels of a head).
+        by: program of `attention.attend`.
+        chunk: number of queries per chunk, if it works in chunks.
     """
 
     heads: int
@@ -104,6 +107,8 @@ class MultiHeadAttention(nn.Module):
     use_bias: bool = True
     out_bias: bool = True
     scale: float | None = None
+    by: Program = "xla"
+    chunk: int = CHUNK
 
     @nn.compact
     def __call__(
@@ -135,10 +140,9 @@ class MultiHeadAttention(nn.Module):
             project(name, of)
             for name, of in zip(names, (x, context, context), strict=True)
         )
-        found = jax.nn.dot_product_attention(
-            query, key, value, bias,
-            None if mask is None else mask[:, None, None, :],
-            scale=self.scale, is_causal=causal,
+        found = attend(
+            query, key, value, mask, by=self.by, chunk=self.chunk, bias=bias,
+            scale=self.scale, causal=causal,
         )  # fmt: skip
         found = found.reshape(*found.shape[:2], self.width)
         layer = nn.Dense(self.features, self.out_bias, dtype=self.dtype, name=out)

@@ -17,8 +17,10 @@ from annotated_types import Ge
 
 from jaxdiff.networks.base import BaseNetwork, NetworkConfig, key_streams
 from jaxdiff.networks.layers import (
+    Attention,
     Downsample,
     Norm,
+    ResBlock,
     Upsample,
     conv3x3,
     doubled,
@@ -111,7 +113,7 @@ class UNet(BaseNetwork):
         next_keys = key_streams(keys)
         embedding = self.embed(t, condition, next_keys())
 
-        block_class, attention_class = rematerialised(config.remat)
+        block_class, attention_class = rematerialised(config.remat, ResBlock, Attention)
         norm = partial(
             Norm, config.groups, dtype, config.smallest_group, config.epsilon
         )
