@@ -102,7 +102,8 @@ def summary(trainer: Trainer) -> list[str]:
         classes += ", not used"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
-    patch = experiment.network.patch if trainer.info.network is None else 1
+    own = trainer.info.network is not None
+    patch = 1 if own else getattr(experiment.network, "patch", 1)
     patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)

@@ -1,4 +1,4 @@
-"""Text encoders, image encoders and autoencoders of published model folders.
+"""Text encoders, image encoders, autoencoders and U-Nets of published model folders.
 
 A component's folder has a config.json and its weights. Its configuration becomes the
 options of one of our networks, whose modules have the names of the tensors.
@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.components.files import NETWORK, read_part
-from jaxdiff.components.kinds import KINDS, Kind, plain
+from jaxdiff.components.kind import Kind, plain
+from jaxdiff.components.kinds import KINDS
 from jaxdiff.components.places import read_params, tensors_of, wanted_tensors
-from jaxdiff.components.published_names import published_places
 from jaxdiff.components.weights import (
     STEM,
     find_tensors,
@@ -51,7 +52,7 @@ def read_component(
     allow_bin: bool = False,
     shardings: Any = None,
 ) -> Component:
-    """Reads a text encoder, an image encoder or an autoencoder.
+    """Reads a text encoder, an image encoder, an autoencoder or a U-Net.
 
     The tensors are read one by one, each to its devices.
 
@@ -77,7 +78,7 @@ def read_component(
             n if "projection" in n else f"{kind.prefix}{n}": tensor
             for n, tensor in tensors.items()
         }
-    places = published_places(shapes)
+    places = kind.places(network, shapes)
     wanted = wanted_tensors(places)
     tensors = {
         n: tensor
@@ -102,11 +103,12 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
     kind = KINDS[component.kind]
-    record = config_of(component.kind, component.network.config)
+    record = config_of(component.kind, component.network)
     with new_folder(path) as writing:
         writing.mkdir(parents=True)
         write_json_atomic(writing / NETWORK, record)
-        arrays = tensors_of(component.params, published_places(component.params))
+        places = kind.places(component.network, component.params)
+        arrays = tensors_of(component.params, places)
         write_tensors(writing / f"{kind.stem}.safetensors", arrays)
 
 
@@ -136,7 +138,8 @@ def network_of(
             )
     given = {ours: plain(entries[theirs]) for theirs, ours in kind.entries.items()}
     try:
-        return kind.options(**given, **kind.read(entries), dtype=dtype).build()
+        options = kind.options(**given, **kind.read(entries), dtype=dtype)
+        return kind.build(options, entries)
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"'{where}': {error}") from None
 
@@ -144,24 +147,30 @@ def network_of(
 def param_shapes(network: Any) -> Params:
     """Returns the shapes of a component's parameters, without any memory."""
     config = network.config
-    if hasattr(config, "size"):
-        shape: tuple[int, ...] = (1, config.size, config.size, config.channels)
+    rest: tuple[Any, ...] = ()
+    if hasattr(network, "example_condition"):
+        channels = network.in_channels or network.out_channels
+        shape: tuple[int, ...] = (1, *[2 ** (len(config.widths) - 1)] * 2, channels)
+        rest = jnp.zeros(1), network.example_condition(shape[1:])
+    elif hasattr(config, "size"):
+        shape = (1, config.size, config.size, config.channels)
     elif hasattr(config, "factor"):
         shape = (1, config.factor, config.factor, config.image_channels)
     else:
         shape = (1, 2)
     kind = np.float32 if len(shape) == 4 else np.int32
     given = jax.ShapeDtypeStruct(shape, kind)
-    return jax.eval_shape(network.init, jax.random.key(0), given)["params"]
+    return jax.eval_shape(network.init, jax.random.key(0), given, *rest)["params"]
 
 
-def config_of(name: str, options: Any) -> dict[str, Any]:
-    """Returns the config.json of a published class with our options."""
-    kind = KINDS[name]
+def config_of(name: str, network: Any) -> dict[str, Any]:
+    """Returns the config.json of a published class with the options of our network."""
+    kind, options = KINDS[name], network.config
     record = {
         **kind.fixed,
         **{theirs: getattr(options, ours) for theirs, ours in kind.entries.items()},
         **kind.write(options),
+        **kind.describe(network),
     }
     if kind.stem == STEM:
         return {"_class_name": name, **record}

@@ -1,47 +1,16 @@
 """Published classes of networks: their config.json, and our options for it."""
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxdiff.components.weights import STEM, TRANSFORMERS
+from jaxdiff.components.kind import Kind, plain
+from jaxdiff.components.unet_condition import UNET
+from jaxdiff.components.weights import STEM
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig, LatentScaling
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
 from jaxdiff.networks.bert import BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig, CLIPVisionConfig
 from jaxdiff.networks.t5 import T5Config
-
-
-class Kind(NamedTuple):
-    """Published class as a network of ours.
-
-    Attributes:
-        entries: our option for each entry of config.json of the same meaning.
-        defaults: values of the entries that a file may lack.
-        fixed: entries that can have one value only.
-        options: class of our options.
-        read: function from config.json, with defaults, to further options.
-        write: function from our options to further entries.
-        stem: first part of the weight files' names.
-        ignored: pattern of the names of tensors that are not needed.
-        prefix: first part of the tensors' names that newer files lack.
-    """
-
-    options: Any
-    entries: Mapping[str, str]
-    defaults: Mapping[str, Any]
-    fixed: Mapping[str, Any]
-    read: Callable[[dict[str, Any]], dict[str, Any]]
-    write: Callable[[Any], dict[str, Any]]
-    stem: str = TRANSFORMERS
-    ignored: str = r"(.*\.)?embeddings\.position_ids"
-    prefix: str = ""
-
-
-def plain(value: Any) -> Any:
-    """Returns a JSON value as an option: a list as a tuple."""
-    return tuple(value) if isinstance(value, list) else value
-
 
 _CLIP = {
     "hidden_size": "width", "num_hidden_layers": "layers",
@@ -285,5 +254,6 @@ KINDS: dict[str, Kind] = {
     "BertModel": _BERT,
     "AutoencoderKL": _KL,
     "AutoencoderTiny": _TINY,
+    "UNet2DConditionModel": UNET,
 }
 """Published classes that can be read and written."""

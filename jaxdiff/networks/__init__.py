@@ -27,4 +27,6 @@ from jaxdiff.networks.time_embedding import timestep_embedding as timestep_embed
 from jaxdiff.networks.unet import UNet as UNet
 from jaxdiff.networks.unet import UNetConfig as UNetConfig
 
+LevelOptions: TypeAlias = UNetConfig | NCSNppConfig
+"""Networks with DDPM's levels."""
 NetworkOptions: TypeAlias = UNetConfig | NCSNppConfig | CrossAttentionUNetConfig

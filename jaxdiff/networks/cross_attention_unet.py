@@ -134,12 +134,12 @@ class CrossAttentionUNet(BaseNetwork):
 
         def block(
             x: Images, features: int, kind: str, name: str, resample: Any = None,
-            divisor: float = 1.0,
+            divisor: float | None = None,
         ) -> Images:  # fmt: skip
-            activate = True
-            if kind in ("blocks", "added"):
-                divisor *= config.block_divisor
-                activate = config.activate_time
+            special = kind in ("blocks", "added")
+            activate = config.activate_time or not special
+            if divisor is None:
+                divisor = config.block_divisor if special else 1.0
             layer = block_class(
                 features, config.dropout, norm, dtype, config.scale_shift, resample,
                 divisor=divisor, activation=swish, activate_time=activate, name=name,
@@ -186,8 +186,10 @@ class CrossAttentionUNet(BaseNetwork):
                 skips.append(x)
 
         if config.middle != "none":
-            kind, divisor = config.middle, config.middle_divisor
-            middle = partial(block, features=x.shape[-1], kind=kind, divisor=divisor)
+            middle = partial(
+                block, features=x.shape[-1], kind=config.middle,
+                divisor=config.middle_divisor,
+            )  # fmt: skip
             x = self._middle(x, middle, look)
 
         for number, (level, kind) in enumerate(reversed([*enumerate(config.up)])):
@@ -296,11 +298,12 @@ class CrossAttentionUNet(BaseNetwork):
         """Returns the tokens that the network attends to, and their mask."""
         config: CrossAttentionUNetConfig = self.config
         text, mask = condition.text, condition.mask
-        if not config.attends or config.text_channels is None:
+        image = config.context == "image"
+        if config.text_channels is None or not (self.config.takes_text or image):
             return None, None
         name, features = "encoder_hid_proj", config.text_channels
         projected = config.context in ("projected", "text-image")
-        if config.context != "image":
+        if not image:
             wanted = config.context_channels if projected else features
             if text.ndim != 3 or text.shape[-1] != wanted:
                 raise InputError(
@@ -315,9 +318,9 @@ class CrossAttentionUNet(BaseNetwork):
             return text, mask
         count = IMAGE_TOKENS[config.context]
         layer = nn.Dense(count * features, dtype=dtype, name=f"{name}.image_embeds")
-        image = condition.vector[:, -(config.image_channels or 0) :]
-        tokens = layer(image).reshape(len(image), count, features)
-        if config.context == "image":
+        vector = condition.vector[:, -(config.image_channels or 0) :]
+        tokens = layer(vector).reshape(len(vector), count, features)
+        if image:
             return layer_norm(dtype, 1e-5, f"{name}.norm")(tokens), None
         if mask is not None:
             mask = jnp.pad(mask, ((0, 0), (count, 0)), constant_values=True)
@@ -344,7 +347,7 @@ class PooledTokens(nn.Module):
             nn.initializers.normal(features**-0.5),
             (1, features),
         )
-        first = tokens.mean(axis=1, keepdims=True) + place.astype(tokens.dtype)
+        first = tokens.mean(axis=1, keepdims=True) + place.astype(tokens.dtype)[None]
         every = jnp.concatenate([first, tokens], axis=1)
 
         def project(name: str, of: Array) -> Array:

@@ -156,7 +156,7 @@ class CrossAttentionUNetConfig(CommonConfig):
     @property
     def takes_text(self) -> bool:
         """True if the network needs a text."""
-        if self.added == "text":
+        if self.added == "text" or self.context in ("projected", "text-image"):
             return True
         attends = bool(self.attends) and self.text_channels is not None
         return attends and self.context != "image"
@@ -274,14 +274,17 @@ class CrossAttentionUNetConfig(CommonConfig):
                     f"layers_of_each must have {wanted} entries, one per transformer, "
                     f"got {len(self.layers_of_each)}"
                 )
-        needs = [k for k in (*self.down, *self.up, self.middle) if k == "added"]
-        needs += [name for name in ("text_only",) if any(self.text_only)]
-        needs += [name for name in (self.context, self.added) if name != "none"]
-        needs = [name for name in needs if name not in ("text", "vector-numbers")]
+        uses = {
+            "down and up": "added" in (*self.down, *self.up, self.middle),
+            "text_only": any(self.text_only),
+            "context": self.context != "text",
+            "added": self.added in ("text", "text-image"),
+        }
+        needs = [name for name, use in uses.items() if use]
         if self.text_channels is None and needs:
             raise InputError(
-                f"text_channels must be a number for {needs[0]}, got None. Set it to "
-                "the number of features of a token."
+                f"text_channels must be a number for these values of {needs[0]}, got "
+                "None. Set it to the number of features of a token."
             )
         if (
             self.text_groups is not None

@@ -87,7 +87,10 @@ class TransformerLayer(nn.Module):
                 by=self.by, chunk=self.chunk, name=f"attn{number}",
             )  # fmt: skip
             h = layer_norm(self.dtype, _EPSILON, f"norm{number}")(x)
-            return layer(h, text, mask) if to_text else layer(h)
+            if not to_text:
+                return layer(h)
+            # As in diffusers, the first attention ignores the mask.
+            return layer(h, text, mask if number == 2 else None)
 
         x = x + attention(x, 1, self.text_only)
         x = x + attention(x, 2, text is not None)

@@ -11,15 +11,12 @@ from typing import Any
 import jax
 
 from jaxdiff.components.places import Place
+from jaxdiff.components.published_names import RESIDUAL, TIME
 from jaxdiff.typing import Params
 
 _TOP = {
-    "time_1": "time_embedding.linear_1",
-    "time_2": "time_embedding.linear_2",
+    **TIME,
     "time_fourier": "time_proj",
-    "class_1": "class_embedding.linear_1",
-    "class_2": "class_embedding.linear_2",
-    "label": "class_embedding",
     "conv_in": "conv_in",
     "conv_out": "conv_out",
     "norm_out": "conv_norm_out",
@@ -39,12 +36,7 @@ _BLOCK = {
 _BETWEEN = ("downsample", "halve", "image")
 """Parts of the way down that, in diffusers, belong to the level above."""
 _INNER = {
-    "norm_1": "norm1",
-    "norm_2": "norm2",
-    "conv_1": "conv1",
-    "conv_2": "conv2",
-    "time": "time_emb_proj",
-    "skip": "conv_shortcut",
+    **RESIDUAL,
     "conv": "conv",
     "norm": "group_norm",
     "query": "to_q",

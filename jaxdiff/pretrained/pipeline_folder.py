@@ -24,7 +24,7 @@ from jaxdiff.components.places import read_params, tensors_of
 from jaxdiff.components.weights import STEM, find_tensors, write_tensors
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
-from jaxdiff.networks import Fourier
+from jaxdiff.networks import Fourier, LevelOptions
 from jaxdiff.pretrained.folder_parts import (
     INDEX,
     SCHEDULER,
@@ -282,6 +282,11 @@ def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         InputError: diffusers has no such network.
     """
     config, info = run.experiment.network, run.info
+    if not isinstance(config, LevelOptions):
+        raise InputError(
+            "network must be unet or ncsnpp in a pipeline of pixels for diffusers, got "
+            f"{config.FLAG}. Write it alone, with write_component."
+        )
     model = Model(config, info.image_shape, _outputs(run.model), info.num_classes)
     record = to_dict(unet_2d_of(model))
     height, width = record["sample_size"]

@@ -8,8 +8,8 @@ import jax
 from jaxdiff.errors import InputError
 from jaxdiff.networks import (
     Fourier,
+    LevelOptions,
     NCSNppConfig,
-    NetworkOptions,
     Sinusoids,
     UNetConfig,
 )
@@ -38,7 +38,7 @@ class Model(NamedTuple):
         num_classes: number of classes without the null class; None if unconditional.
     """
 
-    config: NetworkOptions
+    config: LevelOptions
     image_shape: tuple[int, int, int]
     outputs: int
     num_classes: int | None
@@ -150,7 +150,7 @@ class UNet2DModel:
             "null_class": null_class or embeddings is None,
         }
 
-        def model(config: NetworkOptions) -> Model:
+        def model(config: LevelOptions) -> Model:
             return Model(
                 config,
                 (size[0], size[-1], self.in_channels - further),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxdiff.errors import InputError
-from jaxdiff.networks import Fourier, NCSNppConfig, NetworkOptions
+from jaxdiff.networks import Fourier, LevelOptions, NCSNppConfig
 from jaxdiff.networks.layers import group_count
 from jaxdiff.pretrained.unet import (
     CLASS_EMBEDDINGS,
@@ -111,7 +111,7 @@ def _types(attends: list[bool], down: str, up: str, attention: str) -> dict[str,
     }
 
 
-def _head_channels(config: NetworkOptions, attends: list[bool]) -> int | None:
+def _head_channels(config: LevelOptions, attends: list[bool]) -> int | None:
     """Returns the number of channels per head; None for a single head."""
     widths = config.widths
     attending = [w for w, attend in zip(widths, attends, strict=True) if attend]
@@ -128,7 +128,7 @@ def _head_channels(config: NetworkOptions, attends: list[bool]) -> int | None:
     return heads.pop()
 
 
-def _embedding(config: NetworkOptions) -> dict[str, Any]:
+def _embedding(config: LevelOptions) -> dict[str, Any]:
     """Returns the fields of the embedding of the time."""
     embedding = config.embedding
     if isinstance(embedding, Fourier):

@@ -122,7 +122,7 @@ def test_the_scripts_are_the_recipes():
 
 def test_a_summary_names_patches_that_cannot_be_exported():
     images = np.zeros((16, 8, 8, 1), np.uint8)
-    config = dataclasses.replace(TINY.network, patch=2)
+    config = dataclasses.replace(TINY.network, patch=2)  # type: ignore[arg-type]
     experiment = dataclasses.replace(TINY, network=config)
     trainer = Trainer.of(experiment, jd.data.from_arrays(images))
     _, network, _ = summary(trainer)

@@ -14,6 +14,7 @@ def test_cifar10_is_ddpms():
     assert config.data == jd.data.TFDS(name="cifar10", flip=True)
     assert not config.conditional
     network, optimizer = config.network, config.optimizer
+    assert isinstance(network, jd.UNetConfig)
     assert network.widths == (128, 256, 256, 256)
     assert (network.blocks, network.attention, network.dropout) == (2, (16,), 0.1)
     assert (optimizer.learning_rate, optimizer.warmup_steps) == (2e-4, 5000)

@@ -88,7 +88,7 @@ def test_a_model_trained_otherwise_is_told(finished, tmp_path):
 
 def test_another_network_is_refused(finished, tmp_path):
     workdir, _ = finished
-    network = replace(TINY.network, channels=8)
+    network = replace(TINY.network, channels=8)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"got 0% in .* and 61 more"):
         start(replace(TINY, init=str(workdir), network=network), tmp_path)
     with pytest.raises(InputError, match="there is no run in 'nowhere'"):

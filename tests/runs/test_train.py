@@ -80,7 +80,7 @@ def test_another_configuration_is_refused_by_its_fields(finished):
     before = sorted(workdir.rglob("*"))
     changed = dataclasses.replace(
         TINY, seed=3, schedule=jd.Cosine(num_steps=20),
-        network=dataclasses.replace(TINY.network, channels=8),
+        network=dataclasses.replace(TINY.network, channels=8),  # type: ignore[arg-type]
     )  # fmt: skip
     with pytest.raises(ValueError, match="another configuration") as error:
         jd.train(changed, workdir, progress=False)

@@ -317,5 +317,5 @@ def test_the_defaults_are_those_of_ddpm():
         num_steps=800_000, batch_size=128, ema_decay=0.9999
     )
     assert experiment.sampling.sampler == DDPM()
-    assert experiment.network.multipliers == (1, 2, 2, 2)
+    assert experiment.network == UNetConfig(multipliers=(1, 2, 2, 2))
     assert (Digits().flip, TFDS().flip) == (False, True)

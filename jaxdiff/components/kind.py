@@ -1,0 +1,45 @@
+"""Published classes of networks: their config.json and tensors, as networks of ours."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxdiff.components.published_names import published_places
+from jaxdiff.components.weights import TRANSFORMERS
+from jaxdiff.typing import Params
+
+
+class Kind(NamedTuple):
+    """Published class as a network of ours.
+
+    Attributes:
+        entries: our option for each entry of config.json of the same meaning.
+        defaults: values of the entries that a file may lack.
+        fixed: entries that can have one value only.
+        options: class of our options.
+        read: function from config.json, with defaults, to further options.
+        write: function from our options to further entries.
+        stem: first part of the weight files' names.
+        ignored: pattern of the names of tensors that are not needed.
+        prefix: first part of the tensors' names that newer files lack.
+        build: function from our options and config.json to the network.
+        describe: function from the network to the entries that `build` reads.
+        places: function from a network and its parameters to their places.
+    """
+
+    options: Any
+    entries: Mapping[str, str]
+    defaults: Mapping[str, Any]
+    fixed: Mapping[str, Any]
+    read: Callable[[dict[str, Any]], dict[str, Any]]
+    write: Callable[[Any], dict[str, Any]]
+    stem: str = TRANSFORMERS
+    ignored: str = r"(.*\.)?embeddings\.position_ids"
+    prefix: str = ""
+    build: Callable[[Any, dict[str, Any]], Any] = lambda options, _: options.build()
+    describe: Callable[[Any], dict[str, Any]] = lambda network: {}
+    places: Callable[[Any, Params], Any] = lambda _, params: published_places(params)
+
+
+def plain(value: Any) -> Any:
+    """Returns a JSON value as an option: a list as a tuple."""
+    return tuple(value) if isinstance(value, list) else value
