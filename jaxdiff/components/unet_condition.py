@@ -49,6 +49,8 @@ def _read(record: dict[str, Any]) -> dict[str, Any]:
     for entry, value in _ONE_VALUE.items():
         if entries[entry] != value:
             raise _unsupported(entries, entry, [value])
+    if not _is_count(entries["norm_num_groups"]):
+        raise _unsupported(entries, "norm_num_groups", ["a number from 1"])
     widths = _per_level(entries, "block_out_channels", None)
     levels = len(widths)
     if max(widths) > _MOST_CHANNELS:

@@ -24,7 +24,12 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
-from jaxdiff.networks import NCSNppConfig, NetworkOptions, UNetConfig
+from jaxdiff.networks import (
+    CrossAttentionUNetConfig,
+    NCSNppConfig,
+    NetworkOptions,
+    UNetConfig,
+)
 from jaxdiff.networks.time_embedding import Sinusoids, TimeEmbedding
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import DDPM, SamplerOptions, Spacing
@@ -58,6 +63,30 @@ MEMBERS = {
 NETWORKS = {
     UNetConfig: CHANGED.network,
     NCSNppConfig: NCSNppConfig(channels=64, groups=16, middle_divisor=1.5, patch=2),
+    CrossAttentionUNetConfig: CrossAttentionUNetConfig(
+        widths=(8, 16),
+        blocks=(1, 2),
+        down=("plain", "transformer"),
+        up=("blocks", "transformer"),
+        heads=(2, 4),
+        head_channels=(4, 2),
+        layers=(1, 2),
+        layers_of_each=(1, 2, 3, 4, 5, 6),
+        text_only=(True, False),
+        text_channels=12,
+        text_groups=3,
+        groups=4,
+        activation="gelu",
+        linear_projection=True,
+        time_channels=20,
+        guidance_channels=8,
+        vector_channels=40,
+        number_channels=8,
+        added="vector-numbers",
+        sample_size=(8, 4),
+        attention_by="chunked",
+        dropout=0.25,
+    ),
 }
 """Networks with other options than the defaults, which bound each other."""
 ALL = dataclasses.replace(

@@ -7,9 +7,15 @@ hide errors.
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff.components.component import network_of
+from jaxdiff.denoisers.network import check_condition
+from jaxdiff.errors import InputError
+from jaxdiff.serialization import from_dict, to_dict
+from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Condition
 from tests.components.test_component import (
     check,
@@ -118,7 +124,7 @@ def config_of(layout="sd", further="none", time=None, resnets=None, input=None,
         **(time or {}), **(resnets or {}), **(input or {}), **entries,
     }  # fmt: skip
     if SIMPLE in "".join(config["down_block_types"]):
-        config["attention_head_dim"] = 2
+        config["attention_head_dim"] = 2  # diffusers mixes up several numbers
     if layout == "audio":  # it has no text
         config["only_cross_attention"] = False
         if further in ("text", "projected text", "image", "text and image"):
@@ -235,3 +241,112 @@ def test_a_unet(tmp_path, capfd, caplog, case):
 def test_every_pair_of_options(tmp_path, capfd, caplog, case):
     module = agree(case, tmp_path)
     loads_without_a_word(module, tmp_path, capfd, caplog)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "case",
+    [
+        # Fewer layers than Stable Diffusion XL, another number in each transformer.
+        {
+            "layout": "sdxl", "layers_per_block": 2,
+            "transformer_layers_per_block": [1, [2, 1]],
+            "reverse_transformer_layers_per_block": [[1, 2, 1], 1],
+        },
+        # Text of 4096 features, as in DeepFloyd IF.
+        {
+            "layout": "karlo", "further": "projected text", "cross_attention_dim": 64,
+            "cross_attention_norm": "group_norm", "resnets": OPTIONS["resnets"][1],
+        },
+        {"down_block_types": ["UNetResCrossAttnDownBlock2D", "DownBlock2D"]},
+        {"upcast_attention": True, "mid_block_type": None},
+    ],
+    ids=["layers of each", "norm of the text", "old names", "upcast"],
+)  # fmt: skip
+def test_rare_options(tmp_path, case):
+    agree(case, tmp_path)
+
+
+@pytest.mark.long
+def test_sizes_that_two_does_not_divide(tmp_path):
+    agree({}, tmp_path, size=(7, 9))
+
+
+REFUSED = {
+    "attention_type": ("gated", "attention_type must be 'default', got 'gated'"),
+    "num_attention_heads": (8, "num_attention_heads must be null, got 8"),
+    "dual_cross_attention": (True, "dual_cross_attention must be False, got True"),
+    "conv_in_kernel": (5, "conv_in_kernel must be 3, got 5"),
+    "time_embedding_type": ("fourier", "time_embedding_type must be 'positional'"),
+    "act_fn": ("mish", "activation must be .* got 'mish'"),
+    "addition_embed_type": ("image_hint", "addition_embed_type must be one of null"),
+    "encoder_hid_dim_type": ("ip_image_proj", "encoder_hid_dim_type must be one of"),
+    "cross_attention_norm": ("layer_norm", "cross_attention_norm must be one of null"),
+    "down_block_types": (["KDownBlock2D", "DownBlock2D"], "down_block_types must be"),
+    "up_block_types": (["UpBlock2D"], "up_block_types must be 2 names"),
+    "mid_block_type": ("UNetMidBlock3D", "mid_block_type must be one of"),
+    "block_out_channels": ([6, 16], "groups must divide the channels 6, got 4"),
+    "attention_head_dim": ([2, 4, 4], "attention_head_dim must be one number or 2"),
+    "cross_attention_dim": ([8, 12], "cross_attention_dim must be one number, or the"),
+    "transformer_layers_per_block": ([1, [2]], "reverse_transformer_layers_per_block"),
+    "class_embed_type": ("projection", "vector_channels must be a number for class"),
+    "norm_num_groups": (None, "norm_num_groups must be .* got None"),
+    "layers_per_block": (1000, "layers_per_block must be 'up to 64', got 1000"),
+    "resnet_time_scale_shift": ("ada_group", "resnet_time_scale_shift must be one of"),
+    "class_embeddings_concat": (True, "class_embeddings_concat must be false without"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entry", REFUSED)
+def test_what_is_not_supported_is_named(entry):
+    value, match = REFUSED[entry]
+    record = config_of("no middle", **{entry: value})
+    with pytest.raises(InputError, match=match) as caught:
+        network_of("UNet2DConditionModel", record, "unet/config.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_old_and_new_entries():
+    """Absent, null and unknown entries, and those of an average of the parameters."""
+    kind, record = "UNet2DConditionModel", config_of()
+    network = network_of(kind, record)
+    nulls = {"upcast_attention": None, "mid_block_scale_factor": None, "dropout": None}
+    average = {"decay": 0.9999, "optimization_step": 7, "use_ema_warmup": False}
+    with pytest.warns(UserWarning, match="ignored entries .*: decay, new_entry, opt"):
+        found = network_of(kind, {**record, **nulls, **average, "new_entry": 3})
+    assert found == network
+
+
+def test_a_network_names_what_it_needs():
+    network = network_of(
+        "UNet2DConditionModel",
+        config_of("sdxl", "text_time", channels=(9, 4), time_cond_proj_dim=8),
+    )
+    assert network.takes == ("text", "vector", "image", "numbers", "mask")
+    full = network.example_condition((8, 8, 4))
+
+    def shapes(**changes):
+        condition = full._replace(**changes)
+        check_condition(condition, network)
+        x, t = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1)
+        return jax.eval_shape(network.init, jax.random.key(0), x, t, condition)
+
+    for name in ("text", "vector", "image", "numbers"):
+        with pytest.raises(InputError, match=f"{name} must be given to this network"):
+            shapes(**{name: None})
+    wrong = {
+        "vector": (jnp.zeros((1, 11)), "vector and 8 times the numbers must be 58"),
+        "text": (jnp.zeros((1, 3, 5)), r"text must be \[batch, tokens, 12\], got"),
+        "image": (jnp.zeros((1, 8, 8, 4)), r"image must have shape \(1, 8, 8, 5\)"),
+        "numbers": (jnp.zeros((1, 6)), "vector and 8 times the numbers"),
+    }
+    for name, (part, match) in wrong.items():
+        with pytest.raises(InputError, match=match):
+            shapes(**{name: part})
+
+
+def test_an_experiment_holds_the_network():
+    config = network_of("UNet2DConditionModel", config_of(layers_per_block=[1, 2]))
+    experiment = Experiment(network=config.config)
+    assert from_dict(Experiment, to_dict(experiment)) == experiment
+    experiment.check(experiment.schedule.build())

@@ -24,6 +24,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
 from jaxdiff.networks.bert import BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig, CLIPVisionConfig
+from jaxdiff.networks.cross_attention_unet_options import CrossAttentionUNetConfig
 from jaxdiff.networks.t5 import T5Config
 from jaxdiff.pretrained.pipeline_folder import read_network
 from jaxdiff.pretrained.schedulers import CLASSES, read_scheduler
@@ -47,7 +48,12 @@ COMPONENTS: dict[str, Any] = {
     ),
     "BertModel": BERTConfig(**NARROW, vocabulary=20, length=6),
     "AutoencoderKL": AutoencoderKLConfig(widths=(4, 8), blocks=1, groups=2),
-}
+    "UNet2DConditionModel": CrossAttentionUNetConfig(
+        widths=(8, 16), blocks=(1, 2), down=("transformer", "plain"),
+        up=("transformer", "plain"), heads=(2, 4), layers=(1, 2), groups=4,
+        text_only=(False, True), text_channels=12, null_class=False, label_dropout=0.0,
+    ),
+}  # fmt: skip
 """Options of a small component of each kind."""
 
 
@@ -70,7 +76,7 @@ def check_component(kind: str, record: Any) -> None:
     path = _written(record)
     network = or_refused(lambda: network_of(kind, read_json(path), str(path)), ANY)
     if network is not None:
-        again = config_of(kind, network.config)
+        again = config_of(kind, network)
         assert network_of(kind, again, str(path)) == network
 
 
@@ -78,7 +84,8 @@ def check_component(kind: str, record: Any) -> None:
 def component_records(draw: st.DrawFn) -> tuple[str, Any]:
     """Draws a kind of component and its config.json with changes."""
     kind = draw(st.sampled_from(list(COMPONENTS)))
-    valid = config_of(kind, COMPONENTS[kind])
+    outputs = (4,) * (kind == "UNet2DConditionModel")
+    valid = config_of(kind, COMPONENTS[kind].build(*outputs))
     plain = json.loads(json.dumps(valid))
     return kind, draw(with_changes([plain], _whole))
 
@@ -213,7 +220,7 @@ _PARTS = st.one_of(
         st.sampled_from([np.float32, np.int32, np.bool_]),
     ),
 )
-CONDITIONS = st.builds(Condition, _PARTS, _PARTS, _PARTS, _PARTS, _PARTS)
+CONDITIONS = st.builds(Condition, *[_PARTS] * len(Condition._fields))
 
 
 def check_parts(a: Condition, b: Condition) -> None:
