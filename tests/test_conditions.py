@@ -9,7 +9,13 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import rng
-from jaxdiff.conditions import ANY_CLASS, blend_conditions, drop_parts, hidden
+from jaxdiff.conditions import (
+    ANY_CLASS,
+    blend_conditions,
+    check_parts,
+    drop_parts,
+    hidden,
+)
 from jaxdiff.runs.generate import generate
 from jaxdiff.training.experiment import Sampling
 from tests.helpers.compilations import compilations
@@ -116,6 +122,15 @@ def test_blends_go_from_one_condition_to_the_other():
         blend_conditions(a, b._replace(text=b.text[:, :2]), 0.5)
     with pytest.raises(jd.InputError, match=r"^labels must be None"):
         blend_conditions(*(jd.Condition(labels=np.zeros(2, int)),) * 2, 0.5)
+
+
+def test_numbers_stay_and_are_blended():
+    a, b = (jd.Condition(numbers=np.full((2, 3), x, np.float32)) for x in (1, 5))
+    assert hidden(a).numbers is a.numbers
+    blend = blend_conditions(a, b, np.array([0.25, 0.5], np.float32))
+    np.testing.assert_allclose(blend.numbers, [[2] * 3, [3] * 3])
+    with pytest.raises(jd.InputError, match=r"^numbers must be \[batch, numbers\]"):
+        check_parts(jd.Condition(numbers=np.zeros(2)))
 
 
 def test_training_hides_each_part_at_its_own_rate():

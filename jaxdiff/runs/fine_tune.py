@@ -18,7 +18,9 @@ from jaxdiff.typing import Array, Params
 
 MODEL = ("network", "schedule", "prediction", "objective", "sampling")
 """Parts of an experiment that belong to the model."""
-FREE = ("dropout", "label_dropout", "dtype", "remat")
+FREE = (
+    "dropout", "label_dropout", "dtype", "remat", "attention_by", "attention_chunk"
+)  # fmt: skip
 """Network options that may differ without a warning."""
 
 
