@@ -1013,14 +1013,6 @@ BREAKS = (
         "test_a_unet[sdxl]",
     ),
     Break(
-        "layers-up-not-reversed",
-        "jaxdiff/networks/cross_attention_unet_options.py",
-        "in reversed(list(levels)):",
-        "in list(levels):",
-        "tests/components/test_unet_condition.py",
-        "test_a_unet[sdxl]",
-    ),
-    Break(
         "text-after-the-feature-map",
         "jaxdiff/networks/transformer_2d.py",
         "mask = jnp.pad(mask, ((0, 0), (0, h.shape[1])), constant_values=True)",

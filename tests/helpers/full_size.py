@@ -9,6 +9,7 @@ and at the end.
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from tests.helpers.pytorch import diffusers, torch
 
 TOKENS = 77
 
@@ -37,13 +40,10 @@ def condition_of(config: dict[str, Any]) -> dict[str, np.ndarray]:
 
 def make(folder: Path, config: dict[str, Any]) -> None:
     """Writes random parameters, of a size that keeps activations near 1."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
     rng = np.random.default_rng(0)
     with torch.device("meta"):
-        meta: Any = UNet2DConditionModel(**config)
-    module: Any = meta.to_empty(device="cpu")
+        meta = diffusers.UNet2DConditionModel(**config)
+    module = meta.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in module.parameters():
             shape = tuple(parameter.shape)
@@ -54,11 +54,10 @@ def make(folder: Path, config: dict[str, Any]) -> None:
 
 def theirs(folder: Path, config: dict[str, Any], x: np.ndarray, dtype: str) -> Any:
     """Returns diffusers' output."""
-    import torch
-    from diffusers import UNet2DConditionModel
-
     kind = getattr(torch, dtype)
-    module = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=kind)
+    network = diffusers.UNet2DConditionModel
+    module = network.from_pretrained(folder / "unet", torch_dtype=kind)
+    torch.set_num_threads(os.cpu_count())
     print(f"{gigabytes():.2f} GB read", flush=True)
     part = {k: torch.from_numpy(v).to(kind) for k, v in condition_of(config).items()}
     added = None

@@ -115,10 +115,14 @@ def test_the_network_is_the_same_either_way(monkeypatch):
     assert_agree(found, expected)
 
 
-@pytest.mark.parametrize("case", ["odd", "few pixels", "few channels", "bfloat16"])
+CASES = ["odd", "few pixels", "few channels", "many channels", "bfloat16"]
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_what_gains_nothing_stays_plain(case):
     shape = {"odd": (1, 17, 16, 16), "few pixels": (1, 8, 8, 16)}.get(
-        case, (1, 16, 16, 8 if case == "few channels" else 16)
+        case,
+        (1, 16, 16, {"few channels": 8, "many channels": 513}.get(case, 16)),
     )
     x, kernel, _ = inputs(shape, 16)
     dtype = jnp.bfloat16 if case == "bfloat16" else jnp.float32
