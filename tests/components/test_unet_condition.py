@@ -4,6 +4,7 @@ Every parameter is overwritten by random numbers, because layers that start at 0
 hide errors.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.components.component import network_of
+from jaxdiff.components.component import network_of, param_shapes
 from jaxdiff.denoisers.network import check_condition
 from jaxdiff.errors import InputError
 from jaxdiff.serialization import from_dict, to_dict
@@ -350,3 +351,47 @@ def test_an_experiment_holds_the_network():
     experiment = Experiment(network=config.config)
     assert from_dict(Experiment, to_dict(experiment)) == experiment
     experiment.check(experiment.schedule.build())
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("standard_promotion")
+def test_types_and_recomputation():
+    """Half precision is near float32; recomputed gradients and chunks are the same."""
+    record = config_of("no middle", "text_time", time_cond_proj_dim=8)
+    network = network_of("UNet2DConditionModel", record)
+    rng = np.random.default_rng(0)
+    condition = jax.tree.map(
+        lambda a: rng.uniform(1, 2, (2, *a.shape[1:])).astype(np.float32),
+        network.example_condition((8, 8, 4)),
+    )
+    text = rng.normal(size=(2, 5, TEXT)).astype(np.float32)
+    condition = condition._replace(text=text)
+    x, t = rng.normal(size=(2, 8, 8, 4)).astype(np.float32), jnp.array([3, 700])
+    params = jax.tree.map(
+        lambda a: (0.2 * rng.normal(size=a.shape)).astype(np.float32),
+        param_shapes(network),
+    )
+
+    def results(**changes):
+        config = dataclasses.replace(network.config, **changes)
+        other = config.build(4)
+
+        def loss(params):
+            return (other.apply({"params": params}, x, t, condition) ** 2).sum()
+
+        return jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params))
+
+    expected = results()
+    assert all(np.isfinite(a).all() and np.any(a) for a in expected)
+
+    def far(found):
+        return max(
+            abs(np.asarray(a) - b).max() / abs(b).max()
+            for a, b in zip(found, expected[: len(found)], strict=True)
+        )
+
+    assert far(results(remat="blocks")) < 1e-4
+    assert far(results(remat="cheap")) < 1e-4
+    assert far(results(attention_by="chunked", attention_chunk=10)) < 1e-4
+    for dtype in ("bfloat16", "float16"):
+        assert far(results(dtype=dtype)[:1]) < 0.1
