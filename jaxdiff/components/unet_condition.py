@@ -25,8 +25,8 @@ from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.typing import Params
 
 _MOST_LAYERS, _MOST_CHANNELS = 64, 2**16
-_NULL = ("mid_block_type", "norm_num_groups")
-"""Entries in which null is not the default."""
+_NULL = ("attention_type", "addition_embed_type_num_heads")
+"""Entries in which null is the default, besides those that are false or null."""
 _ONE_VALUE = {
     "num_attention_heads": None, "dual_cross_attention": False, "conv_in_kernel": 3,
     "conv_out_kernel": 3, "time_embedding_type": "positional",
@@ -50,7 +50,10 @@ def _read(record: dict[str, Any]) -> dict[str, Any]:
         if entries[entry] != value:
             raise _unsupported(entries, entry, [value])
     if not _is_count(entries["norm_num_groups"]):
-        raise _unsupported(entries, "norm_num_groups", ["a number from 1"])
+        raise InputError(
+            f"norm_num_groups must be a number from 1, got "
+            f"{shown(entries['norm_num_groups'])}"
+        )
     widths = _per_level(entries, "block_out_channels", None)
     levels = len(widths)
     if max(widths) > _MOST_CHANNELS:
@@ -146,10 +149,20 @@ def _read(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_defaults(record: dict[str, Any]) -> dict[str, Any]:
-    """Returns every entry; null is the default, except where null has a meaning."""
+    """Returns every entry; null is false or the default, where diffusers reads it so.
+
+    Raises:
+        InputError: another entry is null.
+    """
     known = known_entries(record, DEFAULTS, "config.json")
-    given = {k: v for k, v in known.items() if v is not None or k in _NULL}
-    return {**DEFAULTS, **given}
+    for entry, value in known.items():
+        default = DEFAULTS[entry]
+        if value is None and entry != "mid_block_type":
+            allowed = default is None or default is False or entry in _NULL
+            if not allowed:
+                raise InputError(f"{entry} must not be null, got null")
+            known[entry] = default
+    return {**DEFAULTS, **known}
 
 
 def _unsupported(

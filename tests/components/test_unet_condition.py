@@ -291,7 +291,8 @@ REFUSED = {
     "cross_attention_dim": ([8, 12], "cross_attention_dim must be one number, or the"),
     "transformer_layers_per_block": ([1, [2]], "reverse_transformer_layers_per_block"),
     "class_embed_type": ("projection", "vector_channels must be a number for class"),
-    "norm_num_groups": (None, "norm_num_groups must be .* got None"),
+    "norm_num_groups": (None, "norm_num_groups must not be null, got null"),
+    "flip_sin_to_cos": (None, "flip_sin_to_cos must not be null, got null"),
     "layers_per_block": (1000, "layers_per_block must be 'up to 64', got 1000"),
     "resnet_time_scale_shift": ("ada_group", "resnet_time_scale_shift must be one of"),
     "class_embeddings_concat": (True, "class_embeddings_concat must be false without"),
@@ -311,7 +312,7 @@ def test_old_and_new_entries():
     """Absent, null and unknown entries, and those of an average of the parameters."""
     kind, record = "UNet2DConditionModel", config_of()
     network = network_of(kind, record)
-    nulls = {"upcast_attention": None, "mid_block_scale_factor": None, "dropout": None}
+    nulls = {"upcast_attention": None, "only_cross_attention": None, "dropout": 0}
     average = {"decay": 0.9999, "optimization_step": 7, "use_ema_warmup": False}
     with pytest.warns(UserWarning, match="ignored entries .*: decay, new_entry, opt"):
         found = network_of(kind, {**record, **nulls, **average, "new_entry": 3})
