@@ -19,6 +19,8 @@ Program: TypeAlias = Literal["xla", "cudnn", "chunked"]
 """XLA's program, cuDNN's (half precision on NVIDIA's GPUs), or XLA's in chunks."""
 CHUNK = 1024
 """Number of queries per chunk."""
+CUDNN_CHANNELS = 128
+"""Largest number of channels of a head in cuDNN's program; a multiple of 8."""
 
 
 def attend(
@@ -40,7 +42,8 @@ def attend(
         key: [batch, keys, heads, channels].
         value: of the keys' shape.
         mask: True for keys that may be attended to, bool [batch, keys].
-        by: program. Chunks are used without a bias and the causal mask only.
+        by: program. cuDNN's is used for heads whose channels it supports, others are
+            XLA's. Chunks are used without a bias and the causal mask only.
         chunk: number of queries per chunk.
         bias: numbers added to the products, [1, heads, queries, keys].
         scale: factor of the products; None for 1 / sqrt(channels).
@@ -56,10 +59,10 @@ def attend(
             query, key, value, bias, allowed, scale=scale, is_causal=causal, **options
         )
 
-    count = query.shape[1]
-    if by == "cudnn":
+    count, channels = query.shape[1], query.shape[-1]
+    if by == "cudnn" and channels <= CUDNN_CHANNELS and channels % 8 == 0:
         return whole(query, implementation="cudnn")
-    if by == "xla" or count <= chunk or causal or bias is not None:
+    if by != "chunked" or count <= chunk or causal or bias is not None:
         return whole(query)
     chunks = -(-count // chunk)
     padding = ((0, 0), (0, chunks * chunk - count), (0, 0), (0, 0))

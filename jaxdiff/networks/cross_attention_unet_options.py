@@ -130,8 +130,8 @@ class CrossAttentionUNetConfig(CommonConfig):
     """Height and width of the images, or latents, of training, to sample by default;
     None if unknown."""
     attention_by: Program = "xla"
-    """Program of attention: XLA's, cuDNN's, or XLA's in chunks of queries, which takes
-    less memory."""
+    """Program of attention: XLA's, cuDNN's (half precision, heads of up to 128
+    channels), or XLA's in chunks of queries, which takes less memory."""
     attention_chunk: Count = CHUNK
     """Number of queries per chunk."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -142,6 +142,11 @@ class CrossAttentionUNetConfig(CommonConfig):
         self._check_levels()
         self._check_attention()
         self._check_embeddings()
+        if self.attention_by == "cudnn" and self.dtype == "float32":
+            raise InputError(
+                "attention_by must be xla or chunked with dtype float32, got 'cudnn'. "
+                "Set dtype to bfloat16."
+            )
 
     @property
     def channels(self) -> int:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxdiff.errors import InputError
+from jaxdiff.networks import CrossAttentionUNetConfig
 from jaxdiff.networks.attention import attend
 
 
@@ -60,3 +62,14 @@ def test_the_softmax_is_float32():
     given = (jnp.asarray(a, jnp.bfloat16) for a in (query, key, value))
     found = attend(*given, scale=1.0)
     np.testing.assert_allclose(np.float32(found), 1 / (1 + np.exp(-2)), atol=4e-3)
+
+
+def test_cudnn_leaves_wide_heads_to_xla():
+    """Stable Diffusion 1 has heads of 160 channels; this machine may have no GPU."""
+    query, key, value = (
+        jax.random.normal(jax.random.key(i), (1, 4, 1, 160)) for i in range(3)
+    )
+    found = attend(query, key, value, by="cudnn")
+    np.testing.assert_array_equal(found, attend(query, key, value))
+    with pytest.raises(InputError, match="attention_by must be xla or chunked with dt"):
+        CrossAttentionUNetConfig(attention_by="cudnn")
