@@ -54,14 +54,23 @@ def attend(
     """
     allowed = None if mask is None else mask[:, None, None, :]
 
-    def whole(query: Array, **options: Any) -> Array:
+    def plain(query: Array, key: Array, value: Array, **options: Any) -> Array:
         return jax.nn.dot_product_attention(
             query, key, value, bias, allowed, scale=scale, is_causal=causal, **options
         )
 
+    def wide(*args: Array) -> Array:
+        return plain(*(a.astype(jnp.float32) for a in args)).astype(jnp.float16)
+
+    def whole(query: Array) -> Array:
+        if query.dtype != jnp.float16:
+            return plain(query, key, value)
+        # XLA has no such products on the CPU.
+        return jax.lax.platform_dependent(query, key, value, cpu=wide, default=plain)
+
     count, channels = query.shape[1], query.shape[-1]
     if by == "cudnn" and channels <= CUDNN_CHANNELS and channels % 8 == 0:
-        return whole(query, implementation="cudnn")
+        return plain(query, key, value, implementation="cudnn")
     if by != "chunked" or count <= chunk or causal or bias is not None:
         return whole(query)
     chunks = -(-count // chunk)

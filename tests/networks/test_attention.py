@@ -73,3 +73,14 @@ def test_cudnn_leaves_wide_heads_to_xla():
     np.testing.assert_array_equal(found, attend(query, key, value))
     with pytest.raises(InputError, match="attention_by must be xla or chunked with dt"):
         CrossAttentionUNetConfig(attention_by="cudnn")
+
+
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.parametrize("by", ["xla", "chunked"])
+def test_half_precision_on_the_cpu(by):
+    query = draw(6, 0).astype(jnp.float16)
+    found = jax.jit(lambda q: attend(q, q, q, by=by, chunk=4))(query)
+    assert found.dtype == jnp.float16
+    wide = query.astype(jnp.float32)
+    expected = np.asarray(attend(wide, wide, wide))
+    np.testing.assert_allclose(np.float32(found), expected, atol=2e-3)
