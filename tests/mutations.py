@@ -327,7 +327,7 @@ BREAKS = (
     ),
     Break(
         "leading-is-trailing",
-        "jaxdiff/samplers/spacing.py",
+        "jaxdiff/samplers/time_grids.py",
         "(places * stride + self.offset)",
         "((places + 1) * stride - 1)",
         "tests/samplers/test_spacing.py",
@@ -335,7 +335,7 @@ BREAKS = (
     ),
     Break(
         "linspace-without-its-end",
-        "jaxdiff/samplers/spacing.py",
+        "jaxdiff/samplers/time_grids.py",
         (
             "places = np.arange(count)[::-1]\n"
             "        return _between_the_ends(schedule, places, max(count - 1, 1))"
@@ -349,7 +349,7 @@ BREAKS = (
     ),
     Break(
         "karras-rho-not-inverted",
-        "jaxdiff/samplers/spacing.py",
+        "jaxdiff/samplers/time_grids.py",
         "first ** (1 / self.rho), last ** (1 / self.rho)",
         "first**self.rho, last**self.rho",
         "tests/samplers/test_spacing.py",

@@ -41,7 +41,9 @@ from jaxdiff.samplers.singlestep import DPMSolver2S as DPMSolver2S
 from jaxdiff.samplers.singlestep import DPMSolverSDE as DPMSolverSDE
 from jaxdiff.samplers.spacing import AllTimes as AllTimes
 from jaxdiff.samplers.spacing import DiffusersGrid as DiffusersGrid
+from jaxdiff.samplers.spacing import FlowMatchGrid as FlowMatchGrid
 from jaxdiff.samplers.spacing import Karras as Karras
+from jaxdiff.samplers.spacing import LCMTimes as LCMTimes
 from jaxdiff.samplers.spacing import Leading as Leading
 from jaxdiff.samplers.spacing import Linspace as Linspace
 from jaxdiff.samplers.spacing import QuadraticTimes as QuadraticTimes

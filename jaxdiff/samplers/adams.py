@@ -16,12 +16,11 @@ onto the data, where log s is infinite.
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from annotated_types import Interval
 
 from jaxdiff.denoisers.predictions import Eps, Prediction, V
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo, corrected_if
@@ -168,7 +167,7 @@ class LMS(Sampler):
         default_factory=lambda: Karras(num_steps=20), metadata=STATIC
     )
     """Time grid: the levels that the sampler visits."""
-    order: Annotated[int, Interval(ge=1, le=4)] = field(default=4, metadata=STATIC)
+    order: Literal[1, 2, 3, 4] = field(default=4, metadata=STATIC)
     """Largest number of values of eps-hat that a step uses."""
 
     def init(self, x: Array, num_steps: int) -> History:

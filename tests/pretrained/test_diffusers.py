@@ -576,8 +576,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "classes": (changed_json(UNET, class_embed_type="projection"), "got 'projection'"),
     "no size": (changed_json(UNET, sample_size=None), "and width, got null"),
     "scheduler": (
-        changed_json("model_index.json", scheduler=["diffusers", "PNDMScheduler"]),
-        "PNDMSchedule",
+        changed_json("model_index.json", scheduler=["diffusers", "SCMScheduler"]),
+        "got 'SCMScheduler'",
     ),
     "clip range": (
         changed_json(SCHEDULER, clip_sample_range=-2.0),

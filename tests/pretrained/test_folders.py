@@ -75,7 +75,7 @@ def times_of(record: Any, name: str, count: int) -> Any:
     """Returns the times of our grid at which the network is evaluated."""
     scheduler = read_scheduler(record, "a file", name)
     schedule: Any = scheduler.schedule().build()
-    grid = scheduler.grid(count, schedule)
+    grid: Any = scheduler.grid(count, schedule)
     levels = dataclasses.replace(grid, to_data=True).levels(schedule)
     return np.asarray(levels.t)[:-1]
 
