@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 import jaxdiff as jd
 from jaxdiff.samplers.base import prior_scale
+from jaxdiff.samplers.published_grids import beta_quantile
 from jaxdiff.samplers.spacing import MOST_NOISE, Spacing
 from jaxdiff.schedules import ScheduleOptions
 
@@ -77,6 +79,12 @@ def is_discrete(schedule):
 def half_log_snr(level):
     with np.errstate(divide="ignore"):
         return np.log(level.alpha) - np.log(level.sigma)
+
+
+def test_beta_quantiles_are_scipys():
+    share = np.concatenate([np.linspace(0, 1, 1001), [1e-12, 1e-6]])
+    expected = special.betaincinv(0.6, 0.6, share)
+    np.testing.assert_allclose(beta_quantile(share), expected, rtol=0, atol=1e-14)
 
 
 @pytest.fixture(scope="module", params=OPTIONS, ids=lambda option: option.__name__)
