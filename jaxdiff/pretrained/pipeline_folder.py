@@ -241,17 +241,27 @@ def _default_steps(pipeline: str | None, scheduler: Common, schedule: Any) -> in
     with more times than the schedule has, the scheduler's number replaces it.
     """
     total = scheduler.num_train_timesteps
-    own = min(scheduler.STEPS or total, total)
+    own = min(scheduler.STEPS or _fewer(scheduler, schedule, total), total)
     if pipeline != "DDPMPipeline" or not isinstance(
         scheduler, DDPMScheduler | DDIMScheduler
     ):
         return own
     steps = min(1000, total)
+    return steps if _has_grid(scheduler, schedule, steps) else own
+
+
+def _fewer(scheduler: Common, schedule: Any, steps: int) -> int:
+    """Returns the number of steps, or 50 if an offset leaves no room for so many."""
+    return steps if _has_grid(scheduler, schedule, steps) else 50
+
+
+def _has_grid(scheduler: Common, schedule: Any, steps: int) -> bool:
+    """Returns True if the scheduler has a grid of this number of steps."""
     try:
         scheduler.grid(steps, schedule).levels(schedule)
     except InputError:
-        return own
-    return steps
+        return False
+    return True
 
 
 def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:

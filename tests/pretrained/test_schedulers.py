@@ -294,6 +294,91 @@ def test_every_setting_gives_what_theirs_gives(name, place, num_steps, noise):
     )
 
 
+PUBLISHED: list[tuple[str, dict[str, Any], float]] = [
+    ("PNDM", {}, 198.1318),
+    ("PNDM", V, 67.3986),
+    ("PNDM", {"beta_start": 0.01, "set_alpha_to_one": True}, 230.0399),
+    ("PNDM", {"beta_start": 0.01, "set_alpha_to_one": False}, 186.9482),
+]
+"""Sums of absolute results in the tests of diffusers, of 10 steps. The tests of its
+schedulers that scale the network's input step the scaled input, which no pipeline does.
+"""
+
+
+@pytest.mark.parametrize(("name", "options", "total"), PUBLISHED)
+def test_the_published_sums(name, options, total):
+    """The start is the numbers 0, 1/768, ..., in diffusers' layout of the axes."""
+    numbers = np.arange(768, dtype=np.float32).reshape(3, 8, 8, 4) / 768
+    images = numbers.transpose(3, 1, 2, 0)
+    record = {"_class_name": f"{name}Scheduler", **options}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the last step keeps")
+        found, _, _ = ours(record, images, 10, [])
+    assert abs(np.abs(found).sum() - total) < 1e-2
+    assert abs(np.abs(found).mean() - total / 768) < 1e-3
+
+
+def sampled(name: str, options: dict[str, Any], num_steps: int) -> None:
+    """Reads a scheduler and makes its grid."""
+    scheduler = read_scheduler({"_class_name": f"{name}Scheduler", **options}, "a")
+    schedule = scheduler.schedule().build()
+    scheduler.sampling(schedule, num_steps).sampler.grid(schedule)
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("PNDM", {"prediction_type": "sample"}, "prediction_type"),
+    ("EulerDiscrete", {"interpolation_type": "log_linear"}, "interpolation_type"),
+    ("EulerDiscrete", {**KARRAS, **BETA}, "only one of use_karras_sigmas"),
+    (
+        "EulerDiscrete", {**V, "timestep_type": "continuous"},
+        "sigma_min and sigma_max must be set with timestep_type continuous",
+    ),
+    ("EulerDiscrete", {"trained_betas": [0.1, 0.2]}, "must have num_train_timesteps"),
+    ("LCM", {"thresholding": True, "sample_max_value": 0.5}, "sample_max_value must"),
+    ("LCM", {"original_inference_steps": 2000}, "original_steps must be at most 1000"),
+    ("DPMSolverMultistep", {"algorithm_type": "dpmsolver"}, "algorithm_type"),
+    ("UniPCMultistep", {**KARRAS, **SIGMA_MIN}, "final_sigmas_type must be zero with"),
+    ("UniPCMultistep", {"use_flow_sigmas": True}, "use_flow_sigmas"),
+    ("DEISMultistep", {**KARRAS, "solver_order": 3}, "solver_order must be 1 or 2"),
+    ("EDMEuler", {"prediction_type": "v_prediction"}, "prediction_type"),
+    ("EDMEuler", SIGMA_MIN, "final_sigmas_type"),
+    ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, "use_dynamic_shifting"),
+    ("FlowMatchEulerDiscrete", {"invert_sigmas": True}, "invert_sigmas"),
+    ("CMStochasticIterative", {}, "got 'CMStochasticIterativeScheduler'"),
+    ("DDPMWuerstchen", {}, "got 'DDPMWuerstchenScheduler'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "line"), REFUSED)
+@pytest.mark.filterwarnings("ignore:the last step keeps")
+def test_what_is_not_supported_is_refused_by_name(name, options, line):
+    with pytest.raises(InputError) as error:
+        sampled(name, options, 10)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+WARNED: list[tuple[str, dict[str, Any], int, str]] = [
+    ("PNDM", LINSPACE, 7, "kept the steps from each time to the next"),
+    ("PNDM", {}, 40, "kept half of the strides of 25"),
+    ("EulerDiscrete", TRAILING, 61, "left out the step from time -1"),
+    ("DPMSolverMultistep", EXPONENTIAL, 5, "took 999 for the first time"),
+    (
+        "DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", "solver_order": 3},
+        5, "kept the sign of the third-order term",
+    ),
+    ("DPMSolverSDE", {"noise_sampler_seed": 3}, 5, "in place of noise_sampler_seed 3"),
+    ("DDIM", {"snr_shift": 3.0}, 5, "ignored entries of a that change no image"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "options", "num_steps", "line"), WARNED)
+@pytest.mark.filterwarnings("ignore:the last step keeps")
+def test_what_differs_is_named(name, options, num_steps, line):
+    with pytest.warns(UserWarning, match=line):
+        sampled(name, options, num_steps)
+
+
 def written_again(record: dict[str, Any], num_steps: int) -> tuple[Any, Any]:
     """Returns a scheduler, and the one that is exported from its parts."""
     with warnings.catch_warnings():
