@@ -19,7 +19,7 @@ CONTINUOUS: Any = [
     jd.schedules.VE(),
     jd.schedules.VE(sigma_min=0.01, sigma_max=50.0, rho=3.0, time_scale=1.0),
     jd.schedules.RectifiedFlow(),
-    jd.schedules.RectifiedFlow(t_min=0.007, shift=3.0),
+    jd.schedules.RectifiedFlow(t_min=2**-7, shift=3.0),
 ]
 DISCRETE = [
     option
