@@ -34,7 +34,9 @@ from jaxdiff.pretrained.folder_parts import (
 from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import Common, read_scheduler
+from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
+from jaxdiff.pretrained.schedulers_unscaled import Unscaled
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.runs.load import Run, load
@@ -327,6 +329,12 @@ def to_diffusers(
     scheduler, steps = scheduler_of(
         experiment.schedule, run.schedule, experiment.prediction, sampling
     )
+    if isinstance(scheduler, Unscaled | OfEDM):
+        raise InputError(
+            "sampler must have a scheduler that does not scale x_t, for diffusers' "
+            f"pipelines of pixels, got {type(scheduler).__name__}. Export with another "
+            "--sampler, such as ddim or dpm-solver."
+        )
     call: dict[str, Any] = {"num_inference_steps": steps}
     if isinstance(scheduler, DDIMScheduler):
         sampler: Any = sampling.sampler

@@ -68,6 +68,7 @@ from jaxdiff.samplers import (
     LCMTimes,
     Leading,
     Sampler,
+    UniformLogSNR,
     UniPC,
 )
 from jaxdiff.schedules import VE, RectifiedFlow, ScheduleOptions
@@ -195,6 +196,9 @@ def _grid_fields(spacing: Any, schedule: Schedule) -> list[dict[str, Any]]:
     if isinstance(spacing, LCMTimes):
         found["original_inference_steps"] = spacing.original_steps
     kinds = ["leading", "trailing", "linspace"]
+    if isinstance(spacing, Karras | UniformLogSNR):
+        karras = isinstance(spacing, Karras)
+        found |= {"use_karras_sigmas": karras, "use_exponential_sigmas": not karras}
     if isinstance(spacing, DiffusersGrid):
         offset = spacing.steps_offset
         kinds.sort(key=lambda kind: kind != spacing.timestep_spacing)
@@ -287,7 +291,7 @@ def _same(theirs: Level, levels: Level, to_data: bool) -> bool:
     """Returns True if two grids have the same times and noise levels."""
     if len(theirs.t) != len(levels.t) or bool(theirs.sigma[-1] == 0) != to_data:
         return False
-    if not np.allclose(theirs.t[:-1], levels.t[:-1], rtol=0, atol=1e-3):
+    if not np.allclose(theirs.t[:-1], levels.t[:-1], rtol=0, atol=0.01):
         return False
     ours, other = (np.maximum(at.alpha, LEAST_ALPHA) for at in (levels, theirs))
     return np.allclose(ours, other, rtol=1e-4)

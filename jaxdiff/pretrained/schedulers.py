@@ -59,9 +59,8 @@ Scheduler: TypeAlias = (
     | FlowMatchHeunDiscreteScheduler
 )
 CLASSES: tuple[type[Common], ...] = Scheduler.__args__
-_LEGACY = ("tensor_format", "timestep_values", "interpolation_type", "skip_prk_steps")
-"""Fields of older versions and other schedulers that change nothing in the classes
-without them."""
+_LEGACY = {"tensor_format", "timestep_values"}
+"""Fields of older versions that change nothing."""
 
 
 def read_scheduler(
@@ -91,8 +90,7 @@ def read_scheduler(
     own = {field.name for field in fields(cls)}
     # A scheduler made from the configuration of another keeps the other's fields.
     others = {field.name for other in CLASSES for field in fields(other)} - own
-    ignored = others | (set(_LEGACY) - own)
-    data = {k: v for k, v in record.items() if k not in ignored}
+    data = {k: v for k, v in record.items() if k not in others | _LEGACY}
     epsilon = data.pop("predict_epsilon", None)  # from versions before prediction_type
     data = known_entries(data, own, where)
     if epsilon is False and "prediction_type" not in data:
@@ -102,6 +100,9 @@ def read_scheduler(
             stacklevel=2,
         )
         data["prediction_type"] = "sample"
+    for field in fields(cls):
+        if isinstance(field.default, bool) and data.get(field.name, 0) is None:
+            data[field.name] = False  # null is false, as in Python
     if data.get("lambda_min_clipped") == -np.inf:
         data["lambda_min_clipped"] = None
     return from_dict(cls, data, f"{where} has unsupported entries")

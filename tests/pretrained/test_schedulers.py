@@ -20,6 +20,7 @@ import jaxdiff as jd
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import read_scheduler
+from jaxdiff.training.experiment import Sampling
 from tests.helpers.pytorch import diffusers, torch
 
 KARRAS = {"use_karras_sigmas": True}
@@ -294,12 +295,15 @@ def test_every_setting_gives_what_theirs_gives(name, place, num_steps, noise):
     )
 
 
-PUBLISHED: list[tuple[str, dict[str, Any], float]] = [
+PUBLISHED: list[Any] = [
     ("PNDM", {}, 198.1318),
     ("PNDM", V, 67.3986),
-    ("PNDM", {"beta_start": 0.01, "set_alpha_to_one": True}, 230.0399),
-    ("PNDM", {"beta_start": 0.01, "set_alpha_to_one": False}, 186.9482),
-]
+    *(
+        pytest.param("PNDM", {"beta_start": 0.01, "set_alpha_to_one": to_one}, total,
+                     marks=pytest.mark.long)
+        for to_one, total in ((True, 230.0399), (False, 186.9482))
+    ),
+]  # fmt: skip
 """Sums of absolute results in the tests of diffusers, of 10 steps. The tests of its
 schedulers that scale the network's input step the scaled input, which no pipeline does.
 """
@@ -379,6 +383,12 @@ def test_what_differs_is_named(name, options, num_steps, line):
         sampled(name, options, num_steps)
 
 
+def test_null_is_false():
+    record = {"_class_name": "LCMScheduler", "clip_sample": None, "thresholding": None}
+    scheduler: Any = read_scheduler(record, "a file")
+    assert (scheduler.clip_sample, scheduler.thresholding) == (False, False)
+
+
 def written_again(record: dict[str, Any], num_steps: int) -> tuple[Any, Any]:
     """Returns a scheduler, and the one that is exported from its parts."""
     with warnings.catch_warnings():
@@ -420,17 +430,77 @@ def free_fields(scheduler: Any, num_steps: int) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("num_steps", [10, pytest.param(20, marks=pytest.mark.long)])
-def test_a_scheduler_is_written_as_it_was_read(num_steps):
-    for name, cases in CASES.items():
-        for options in cases:
-            record = {"_class_name": f"{name}Scheduler", **options}
-            first, again = written_again(record, num_steps)
-            assert type(first) is type(again)
-            changed = {
-                field.name
-                for field in dataclasses.fields(first)
-                if getattr(first, field.name) != getattr(again, field.name)
-            }
-            assert changed <= free_fields(first, num_steps), options
-            assert read_scheduler(scheduler_record(again), "a file") == again
+def check_written(name: str, options: dict[str, Any], num_steps: int) -> None:
+    record = {"_class_name": f"{name}Scheduler", **options}
+    first, again = written_again(record, num_steps)
+    assert type(first) is type(again)
+    changed = {
+        field.name
+        for field in dataclasses.fields(first)
+        if getattr(first, field.name) != getattr(again, field.name)
+    }
+    assert changed <= free_fields(first, num_steps), options
+    assert read_scheduler(scheduler_record(again), "a file") == again
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_scheduler_is_written_as_it_was_read(name):
+    check_written(name, CASES[name][0], 10)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("num_steps", [10, 20])
+@pytest.mark.parametrize("name", CASES)
+def test_every_setting_is_written_as_it_was_read(name, num_steps):
+    for options in CASES[name]:
+        check_written(name, options, num_steps)
+
+
+@pytest.mark.parametrize("kind", [jd.spacing.Karras, jd.spacing.UniformLogSNR])
+def test_our_rules_for_noise_levels_are_written_as_diffusers(kind):
+    sampling = Sampling(sampler=jd.Heun(spacing=kind(num_steps=10)), clip=False)
+    options, prediction = jd.schedules.Linear(), jd.predictions.Eps()
+    schedule = options.build()
+    with pytest.warns(UserWarning, match="start from noise of deviation 1; diffusers"):
+        found: Any = scheduler_of(options, schedule, prediction, sampling)[0]
+    karras = kind is jd.spacing.Karras
+    assert (found.use_karras_sigmas, found.use_exponential_sigmas) == (
+        karras, not karras
+    )  # fmt: skip
+
+
+FLOW = jd.schedules.RectifiedFlow
+EVEN: Any = {"spacing": jd.spacing.Trailing(num_steps=10)}
+NOT_WRITTEN: list[tuple[Any, Any, Any, str]] = [
+    (jd.Heun(churn=1.0, **EVEN), jd.Linear(), {}, "churn must be 0.0 for diffusers'"),
+    (jd.samplers.DPM2(eta=0.5, **EVEN), jd.Linear(), {}, "eta must be 0.0 for diff"),
+    (jd.samplers.DPMSolver2S(), jd.Linear(), {}, "got dpm-solver-2s. Export with anot"),
+    (jd.DPMSolver(order=3), jd.Linear(), {}, "third_order must be published for diff"),
+    (jd.DPMSolver(noise_scale=1.1), jd.Linear(), {}, "noise_scale must be 1.0 for dif"),
+    (
+        jd.samplers.LMS(), jd.schedules.ZeroTerminalSNR(), {},
+        "schedule must keep signal at its end for diffusers' LMSDiscreteScheduler",
+    ),
+    (jd.samplers.LMS(), jd.Linear(), {"clip": True}, "clip_range must be off (sampl"),
+    (
+        jd.samplers.DEIS(spacing=jd.spacing.Karras()), jd.Linear(), {},
+        "spacing must be available in diffusers' DEISMultistepScheduler, got Karras",
+    ),
+    (jd.samplers.FlowEuler(), FLOW(t_min=0.02), {}, "schedule must be RectifiedFlow(n"),
+    (jd.Heun(), FLOW(), {}, "got straight-path with heun"),
+    (jd.samplers.Euler(), jd.schedules.VE(), {}, "schedule must be VE(num_steps=1000"),
+]  # fmt: skip
+"""Sampler, schedule and options of the sampling that diffusers does not have."""
+
+
+@pytest.mark.parametrize(("sampler", "options", "limits", "line"), NOT_WRITTEN)
+@pytest.mark.filterwarnings("ignore:the last step keeps")
+def test_what_diffusers_does_not_have_is_not_written(sampler, options, limits, line):
+    prediction: Any = {
+        FLOW: jd.predictions.Velocity(), jd.schedules.VE: jd.predictions.EDM()
+    }.get(type(options), jd.predictions.V())  # fmt: skip
+    sampling = Sampling(sampler=sampler, **{"clip": False, **limits})
+    with pytest.raises(InputError) as error:
+        scheduler_of(options, options.build(), prediction, sampling)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)

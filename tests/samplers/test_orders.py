@@ -152,14 +152,13 @@ SOLVERS: list[Any] = [
     (dpm(3), 3),
     *((uni_pc(p, variant), p + 1) for p in (1, 2, 3) for variant in ("bh1", "bh2")),
     (jd.samplers.PNDM(), 2),
-    (jd.samplers.LMS(), 4),
     (deis(3), 3),
-    (jd.samplers.DPM2(), 2),
     *(pytest.param(a, p, marks=pytest.mark.long) for a, p in [
         (jd.samplers.PNDM(quantity="v"), 1),  # v turns with the level
         (jd.samplers.PNDM(start="runge-kutta"), 2),
-        *((jd.samplers.LMS(order=p), p) for p in (1, 2, 3)),
+        *((jd.samplers.LMS(order=p), p) for p in (1, 2, 3, 4)),
         *((deis(p), p) for p in (1, 2)),
+        (jd.samplers.DPM2(), 2),
         (jd.samplers.DPMSolver2S(eta=0.0), 2),
         (jd.samplers.DPMSolverSDE(eta=0.0), 2),
         (dpm(3, third_order="published"), 2),
