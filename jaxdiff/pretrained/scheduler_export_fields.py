@@ -82,6 +82,10 @@ def clipping_fields(cls: type[Common], sampling: Sampling) -> dict[str, Any]:
     limit = sampling.clip_range or 1.0
     if not sampling.clip:
         return {"clip_sample": False, "thresholding": False}
+    if sampling.clip_quantile is not None and sampling.clip_range is None:
+        raise InputError(
+            "sampling.clip_range must be set for diffusers with clip_quantile, got None"
+        )
     if sampling.clip_quantile is not None and limit != 1:
         if "thresholding" not in own:
             raise InputError(

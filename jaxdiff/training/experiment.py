@@ -135,7 +135,8 @@ class Sampling(Checked):
     """Largest magnitude of a clipped estimate; None for the range of the data."""
     clip_quantile: Annotated[float, Interval(ge=0, le=1)] | None = None
     """Quantile of |x_0| of an image at which its estimate is clipped and then scaled to
-    [-1, 1] (dynamic thresholding), at most at clip_range; None for clipping alone."""
+    [-1, 1] (dynamic thresholding), at most at clip_range if set; None for clipping
+    alone."""
     keep_eps: bool = False
     """If True, DDIM goes on with the predicted noise when an estimate is clipped, as
     in diffusers. If False, it uses the noise that matches the clipped estimate."""

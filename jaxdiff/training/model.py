@@ -123,22 +123,22 @@ class Model:
                 one.
             clip_range: Largest magnitude of a clipped estimate, instead of that range.
             clip_quantile: Quantile of an image's magnitudes to clip at, and to scale to
-                1: dynamic thresholding. clip_range is then the largest such limit.
+                1: dynamic thresholding. clip_range is then the largest such limit,
+                and None is no limit.
             keep_eps: If True, eps stays as the network predicted it when x_0 is
                 clipped.
         """
         denoiser: Denoiser = self.denoiser(params, condition)
         if guidance is not None:
             denoiser = classifier_free_guidance(denoiser, guidance, base=base)
+        if clip and clip_quantile is not None:
+            most = float("inf") if clip_range is None else clip_range
+            return dynamic_threshold(denoiser, clip_quantile, most, keep_eps=keep_eps)
         limits: Any = self.data_range
         if clip_range is not None:
             limits = -clip_range, clip_range
         if not clip or limits is None:
             return denoiser
-        if clip_quantile is not None:
-            return dynamic_threshold(
-                denoiser, clip_quantile, limits[1], keep_eps=keep_eps
-            )
         return clip_x0(denoiser, *limits, keep_eps=keep_eps)
 
 

@@ -483,6 +483,10 @@ NOT_WRITTEN: list[tuple[Any, Any, Any, str]] = [
     ),
     (jd.samplers.LMS(), jd.Linear(), {"clip": True}, "clip_range must be off (sampl"),
     (
+        jd.samplers.DEIS(), jd.Linear(), {"clip": True, "clip_quantile": 0.9},
+        "sampling.clip_range must be set for diffusers with clip_quantile",
+    ),
+    (
         jd.samplers.DEIS(spacing=jd.spacing.Karras()), jd.Linear(), {},
         "spacing must be available in diffusers' DEISMultistepScheduler, got Karras",
     ),
