@@ -24,6 +24,8 @@ from tests.helpers.compilations import counted, traces
 
 CHAIN: Any = chain
 SAMPLERS = {cls.__name__: cls for cls in get_args(SamplerOptions)}
+NEWER = ("LMS", "DEIS", "DPM2", "DPM2Ancestral", "DPMSolver2S", "DPMSolverSDE")
+"""Samplers whose numbers are traced as those of the others; they are long."""
 KEY = jax.random.key(0)
 STEPS = 4
 SCHEDULE = jd.schedules.VP().build()
@@ -65,7 +67,13 @@ def test_a_sweep_of_guidance_seeds_and_labels_compiles_once(tiny, short):
     assert all_differ(images)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long if name in NEWER else [])
+        for name in SAMPLERS
+    ],
+)
 def test_a_samplers_other_numbers_do_not_compile_again(name):
     cls, spacing = SAMPLERS[name], jd.spacing.Trailing(num_steps=STEPS)
     fields = dataclasses.fields(cls)
