@@ -253,7 +253,7 @@ def _default_steps(pipeline: str | None, scheduler: Common, schedule: Any) -> in
 
 
 def _fewer(scheduler: Common, schedule: Any, steps: int) -> int:
-    """Returns the number of steps, or 50 if an offset excludes so many."""
+    """Returns `steps`, or 50 if the scheduler has no grid of that number."""
     return steps if _has_grid(scheduler, schedule, steps) else 50
 
 
