@@ -169,8 +169,9 @@ SOLVERS: list[Any] = [
 @pytest.mark.parametrize(("sampler", "order"), SOLVERS, ids=str)
 def test_error_falls_at_the_order(sampler, order):
     """The slope covers two octaves, from pure noise, where x_0-hat hardly changes."""
-    slow = order == 4 or isinstance(sampler, jd.samplers.LMS)
-    steps = (64, 256) if slow else (32, 128)
+    steps = (64, 256) if order == 4 else (32, 128)
+    if isinstance(sampler, jd.samplers.LMS):  # whose first steps are long in sigma
+        steps = (128, 512)
     traces.clear()
     error = errors(sampler, steps)
     assert error.max() < 0.1
