@@ -24,7 +24,9 @@ from tests.helpers.compilations import counted, traces
 
 CHAIN: Any = chain
 SAMPLERS = {cls.__name__: cls for cls in get_args(SamplerOptions)}
-NEWER = ("LMS", "DEIS", "DPM2", "DPM2Ancestral", "DPMSolver2S", "DPMSolverSDE")
+NEWER = (
+    "PNDM", "LMS", "DEIS", "DPM2", "DPM2Ancestral", "DPMSolver2S", "DPMSolverSDE"
+)  # fmt: skip
 """Samplers whose numbers are traced as those of the others; they are long."""
 KEY = jax.random.key(0)
 STEPS = 4

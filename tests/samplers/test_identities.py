@@ -23,10 +23,6 @@ DATA = jd.oracles.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 
 
 NO_ESTIMATE = (jd.samplers.PNDM, jd.samplers.LMS, jd.samplers.LCM)
 """Samplers whose last step is not the estimate; see test_samplers.py."""
-FEW_EVALUATIONS = (
-    jd.samplers.LMS, jd.samplers.DEIS, jd.samplers.LCM, jd.samplers.DPM2Ancestral
-)  # fmt: skip
-"""Samplers that count their evaluations as others do."""
 NEWER = SAMPLERS[SAMPLERS.index(jd.samplers.PNDM) :]
 """Samplers of published models; short tests see them on one schedule."""
 
@@ -189,7 +185,7 @@ def test_heun_with_churn_by_edms_algorithm_2():
 @pytest.mark.parametrize(
     "cls",
     [
-        pytest.param(cls, marks=pytest.mark.long if cls in FEW_EVALUATIONS else [])
+        pytest.param(cls, marks=pytest.mark.long if cls in NEWER[1:] else [])
         for cls in SAMPLERS
     ],
 )
@@ -261,7 +257,8 @@ def test_every_pair_of_sampler_schedule_and_prediction_is_covered():
         pytest.param(
             *each,
             marks=pytest.mark.long
-            if each[0] in NEWER and each[1] is not jd.schedules.ZeroTerminalSNR
+            if each[1] is jd.schedules.Betas
+            or (each[0] in NEWER and each[1] is not jd.schedules.ZeroTerminalSNR)
             else [],
         )
         for each in covering()

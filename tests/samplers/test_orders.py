@@ -151,9 +151,9 @@ SOLVERS: list[Any] = [
     (dpm(2, variant="heun"), 2),
     (dpm(3), 3),
     *((uni_pc(p, variant), p + 1) for p in (1, 2, 3) for variant in ("bh1", "bh2")),
-    (jd.samplers.PNDM(), 2),
     (deis(3), 3),
     *(pytest.param(a, p, marks=pytest.mark.long) for a, p in [
+        (jd.samplers.PNDM(), 2),
         (jd.samplers.PNDM(quantity="v"), 1),  # v turns with the level
         (jd.samplers.PNDM(start="runge-kutta"), 2),
         *((jd.samplers.LMS(order=p), p) for p in (1, 2, 3, 4)),

@@ -87,7 +87,17 @@ def test_beta_quantiles_are_scipys():
     np.testing.assert_allclose(beta_quantile(share), expected, rtol=0, atol=1e-14)
 
 
-@pytest.fixture(scope="module", params=OPTIONS, ids=lambda option: option.__name__)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            option,
+            id=option.__name__,
+            marks=pytest.mark.long if option is jd.schedules.Betas else [],
+        )
+        for option in OPTIONS
+    ],
+)
 def schedule(request):
     return build(request.param())
 
