@@ -122,6 +122,7 @@ CHANGED = Experiment(
         guidance=2.5,
         clip=False,
         clip_range=2.5,
+        clip_quantile=0.9,
         keep_eps=True,
         chunk=1,
     ),

@@ -40,7 +40,11 @@ def clip_x0(
 
 
 def dynamic_threshold(
-    denoiser: Denoiser, quantile: float = 0.995, maximum: float = float("inf")
+    denoiser: Denoiser,
+    quantile: float | Array = 0.995,
+    maximum: float | Array = float("inf"),
+    *,
+    keep_eps: bool = False,
 ) -> Denoiser:
     """Clips each image's x_0 to a range of its own (Saharia et al. 2022, section 2.3).
 
@@ -51,15 +55,17 @@ def dynamic_threshold(
         denoiser: model.
         quantile: quantile of |x_0| in 0..1.
         maximum: upper limit of s, at least 1; a limit of 1 gives `clip_x0`.
+        keep_eps: if True, eps stays as predicted; see `clip_x0`.
 
     Raises:
         InputError: quantile or maximum is out of range.
     """
-    if not 0 <= quantile <= 1:
+    if concrete(quantile) is not None and not 0 <= quantile <= 1:
         raise InputError(f"quantile must lie in 0..1, got {quantile:g}")
-    if not maximum >= 1:
+    if concrete(maximum) is not None and not maximum >= 1:
         raise InputError(f"maximum must be at least 1, got {maximum:g}")
-    return Partial(_thresholded, as_pytree(denoiser), quantile, maximum)
+    thresholded = _thresholded_with_eps if keep_eps else _thresholded
+    return Partial(thresholded, as_pytree(denoiser), quantile, maximum)
 
 
 def _clipped(
@@ -79,9 +85,15 @@ def _clipped_with_eps(
 def _thresholded(
     denoiser: Denoiser, quantile: Array, maximum: Array, x_t: Array, level: Level
 ) -> Estimate:
+    estimate = _thresholded_with_eps(denoiser, quantile, maximum, x_t, level)
+    return estimate._replace(eps=eps_of(estimate.x_0, x_t, level))
+
+
+def _thresholded_with_eps(
+    denoiser: Denoiser, quantile: Array, maximum: Array, x_t: Array, level: Level
+) -> Estimate:
     estimate = denoiser(x_t, level)
     sizes = jnp.abs(estimate.x_0).reshape(len(x_t), -1)
     s = jnp.clip(jnp.quantile(sizes, quantile, axis=1), 1.0, maximum)
     s = s.reshape(-1, *(1,) * (x_t.ndim - 1))
-    x_0 = jnp.clip(estimate.x_0, -s, s) / s
-    return estimate._replace(x_0=x_0, eps=eps_of(x_0, x_t, level))
+    return estimate._replace(x_0=jnp.clip(estimate.x_0, -s, s) / s)

@@ -117,7 +117,8 @@ def evaluate_likelihood(
     if prediction.learn_variance:
         variances = (*variances, LearnedRange())
 
-    bound = _Bound(run.model, sampling.clip, sampling.clip_range, variances, num_terms)
+    limits = sampling.clip_range, sampling.clip_quantile
+    bound = _Bound(run.model, sampling.clip, *limits, variances, num_terms)
     parallel, shared = run.parallel, (run.params, rng.key(seed))
     found = parallel.chunks(
         map_by_value(parallel, bound), shared, batch, sampling.chunk, on_chunk
@@ -152,6 +153,7 @@ class _Bound:
     model: Model
     clip: bool
     clip_range: float | None
+    clip_quantile: float | None
     variances: tuple[Variance, ...]
     num_terms: int | None
 
@@ -159,8 +161,9 @@ class _Bound:
         params, key = shared
         indices, images, labels = batch
         denoiser = self.model.sampling_denoiser(
-            params, labels, clip=self.clip, clip_range=self.clip_range
-        )
+            params, labels, clip=self.clip, clip_range=self.clip_range,
+            clip_quantile=self.clip_quantile,
+        )  # fmt: skip
         return variational_bound(
             denoiser, self.model.schedule, images, key, self.variances,
             indices=indices, num_terms=self.num_terms,

@@ -33,13 +33,10 @@ from jaxdiff.pretrained.folder_parts import (
 )
 from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
-from jaxdiff.pretrained.schedulers import (
-    DEFAULT_STEPS,
-    Common,
-    DDIMScheduler,
-    Multistep,
-    read_scheduler,
-)
+from jaxdiff.pretrained.schedulers import Common, read_scheduler
+from jaxdiff.pretrained.schedulers_continuous import OfEDM
+from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
+from jaxdiff.pretrained.schedulers_unscaled import Unscaled
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.runs.load import Run, load
@@ -214,11 +211,12 @@ def _with_scheduler(
     try:
         if num_steps is not None and not 1 <= num_steps <= total:
             raise InputError(f"num_steps must lie in 1..{total}, got {num_steps}")
-        if scheduler.trained_betas is not None and "schedule" in ours:
+        betas = getattr(scheduler, "trained_betas", None)
+        if betas is not None and "schedule" in ours:
             data = {"schedule": ours["schedule"]}
             options = from_dict(Experiment, data).schedule
             schedule: Any = options.build()
-            given = np.asarray(scheduler.trained_betas, np.float32)
+            given = np.asarray(betas, np.float32)
             if not np.array_equal(np.asarray(schedule.betas), given):
                 raise InputError(f"trained_betas must equal the betas in {OURS}")
         else:
@@ -238,23 +236,34 @@ def _with_scheduler(
     )
 
 
-def _default_steps(pipeline: str | None, scheduler: Common, schedule: Schedule) -> int:
+def _default_steps(pipeline: str | None, scheduler: Common, schedule: Any) -> int:
     """Returns the number of steps of a call in diffusers without one.
 
-    A DDPMPipeline takes 1000 steps. With a multistep scheduler, or with more times than
-    the schedule has, such a call fails in diffusers; the scheduler's number replaces
-    it.
+    A DDPMPipeline takes 1000 steps. With a scheduler that has a number of its own, or
+    with more times than the schedule has, the scheduler's number replaces it.
     """
     total = scheduler.num_train_timesteps
-    own = min(DEFAULT_STEPS.get(type(scheduler), total), total)
-    if pipeline != "DDPMPipeline" or isinstance(scheduler, Multistep):
+    own = min(scheduler.STEPS or _fewer(scheduler, schedule, total), total)
+    if pipeline != "DDPMPipeline" or not isinstance(
+        scheduler, DDPMScheduler | DDIMScheduler
+    ):
         return own
     steps = min(1000, total)
+    return steps if _has_grid(scheduler, schedule, steps) else own
+
+
+def _fewer(scheduler: Common, schedule: Any, steps: int) -> int:
+    """Returns `steps`, or 50 if the scheduler has no grid of that number."""
+    return steps if _has_grid(scheduler, schedule, steps) else 50
+
+
+def _has_grid(scheduler: Common, schedule: Any, steps: int) -> bool:
+    """Returns True if the scheduler has a grid of this number of steps."""
     try:
         scheduler.grid(steps, schedule).levels(schedule)
     except InputError:
-        return own
-    return steps
+        return False
+    return True
 
 
 def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
@@ -325,6 +334,12 @@ def to_diffusers(
     scheduler, steps = scheduler_of(
         experiment.schedule, run.schedule, experiment.prediction, sampling
     )
+    if isinstance(scheduler, Unscaled | OfEDM):
+        raise InputError(
+            "sampler must have a scheduler that does not scale x_t, for diffusers' "
+            f"pipelines of pixels, got {type(scheduler).__name__}. Export with another "
+            "--sampler, such as ddim or dpm-solver."
+        )
     call: dict[str, Any] = {"num_inference_steps": steps}
     if isinstance(scheduler, DDIMScheduler):
         sampler: Any = sampling.sampler

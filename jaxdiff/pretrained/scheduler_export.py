@@ -1,44 +1,101 @@
 """Export of schedule, prediction and sampler to a scheduler_config.json."""
 
 import warnings
-from dataclasses import replace
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 
-from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.denoisers.predictions import EDM, Prediction, V
 from jaxdiff.errors import InputError
-from jaxdiff.pretrained.schedulers import (
+from jaxdiff.pretrained.scheduler_export_fields import (
+    clipping_fields,
+    sampler_fields,
+    schedule_fields,
+)
+from jaxdiff.pretrained.scheduler_fields import (
+    LEAST_ALPHA,
     PREDICTIONS,
     Common,
-    DDIMScheduler,
-    DDPMScheduler,
+    Discrete,
+)
+from jaxdiff.pretrained.schedulers_continuous import (
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+)
+from jaxdiff.pretrained.schedulers_multistep import (
+    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
-    Multistep,
     UniPCMultistepScheduler,
     half_log_snr,
+)
+from jaxdiff.pretrained.schedulers_of_times import (
+    DDIMScheduler,
+    DDPMScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+)
+from jaxdiff.pretrained.schedulers_unscaled import (
+    DPMSolverSDEScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
 )
 from jaxdiff.samplers import (
     DDIM,
     DDPM,
+    DEIS,
+    DPM2,
+    LCM,
+    LMS,
+    PNDM,
     DiffusersGrid,
+    DPM2Ancestral,
     DPMSolver,
+    DPMSolverSDE,
+    Euler,
+    EulerAncestral,
+    FlowEuler,
+    FlowHeun,
+    Heun,
+    Karras,
+    LCMTimes,
     Leading,
     Sampler,
-    Spacing,
+    UniformLogSNR,
     UniPC,
 )
-from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange
-from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules import VE, RectifiedFlow, ScheduleOptions
 from jaxdiff.schedules.discrete import (
-    Cosine,
-    Linear,
-    Quadratic,
     Schedule,
-    ZeroTerminalSNR,
 )
 from jaxdiff.serialization import option_name, to_dict
 from jaxdiff.training.experiment import Sampling
+from jaxdiff.typing import Level
+
+_DISCRETE: dict[type[Sampler], type[Discrete]] = {
+    DDPM: DDPMScheduler,
+    DDIM: DDIMScheduler,
+    PNDM: PNDMScheduler,
+    LCM: LCMScheduler,
+    DPMSolver: DPMSolverMultistepScheduler,
+    UniPC: UniPCMultistepScheduler,
+    DEIS: DEISMultistepScheduler,
+    Euler: EulerDiscreteScheduler,
+    EulerAncestral: EulerAncestralDiscreteScheduler,
+    Heun: HeunDiscreteScheduler,
+    LMS: LMSDiscreteScheduler,
+    DPM2: KDPM2DiscreteScheduler,
+    DPM2Ancestral: KDPM2AncestralDiscreteScheduler,
+    DPMSolverSDE: DPMSolverSDEScheduler,
+}
+"""Scheduler of each sampler on a discrete schedule."""
 
 
 def scheduler_of(
@@ -55,185 +112,239 @@ def scheduler_of(
     Warns:
         UserWarning: diffusers draws other images with this scheduler.
     """
-    if not isinstance(schedule, Schedule):
-        raise InputError(
-            "schedule must be discrete for diffusers, got "
-            f"{type(schedule_options).__name__}"
-        )
     sampler = sampling.sampler
-    if type(sampler) not in (DDPM, DDIM, DPMSolver, UniPC):
+    spacing: Any = sampler.spacing
+    levels = spacing.levels(schedule)
+    to_data = bool(levels.sigma[-1] == 0)
+    count = getattr(spacing, "num_steps", len(levels.t) - 1)
+    if isinstance(schedule, Schedule):
+        kinds: Sequence[Common] = _discrete(
+            schedule_options, schedule, prediction, sampling, count
+        )
+    else:
+        kinds = [_continuous(schedule_options, prediction, sampling)]
+    for found in kinds:
+        try:
+            made = found.sampling(schedule, count)
+            theirs = made.sampler.grid(schedule)
+        except InputError:  # the scheduler has no such number of steps
+            continue
+        if type(found.prediction(prediction.learn_variance)) is not type(prediction):
+            continue
+        if _same(theirs, levels, to_data):
+            _check_rule(found, made.sampler, sampler)
+            _warn_of_differences(found, sampler, made.sampler, schedule)
+            return found, count
+    cls = _DISCRETE.get(type(sampler), Common)
+    name = cls.__name__ if isinstance(schedule, Schedule) else "schedulers"
+    raise InputError(
+        f"spacing must be available in diffusers' {name}, got {sampler.spacing}. "
+        "Export with another --sampler."
+    )
+
+
+def _discrete(
+    options: ScheduleOptions,
+    schedule: Schedule,
+    prediction: Prediction,
+    sampling: Sampling,
+    count: int,
+) -> list[Discrete]:
+    """Returns the schedulers that may have the sampler's spacing."""
+    sampler = sampling.sampler
+    cls = _DISCRETE.get(type(sampler))
+    if cls is None:
+        names = ", ".join(option_name(kind) for kind in _DISCRETE)
         raise InputError(
-            "sampler must be ancestral, ddim, dpm-solver or uni-pc for diffusers, got "
+            f"sampler must be one of {names} for diffusers, got "
             f"{option_name(type(sampler))}. Export with another --sampler."
         )
-    kinds = {cls: name for name, cls in PREDICTIONS.items()}
+    kinds = {kind: name for name, kind in PREDICTIONS.items()}
     if type(prediction) not in kinds:
         raise InputError(
             "prediction must be eps, x0 or v for diffusers, got "
             f"{type(prediction).__name__}"
         )
-    spacing: Any = sampler.spacing
-    grid = _grid_of(spacing, schedule)
-    count = len(grid.times) - (not grid.to_data)
-    offset = spacing.offset if isinstance(spacing, Leading) else 0
-    num_times = None
-    if isinstance(spacing, DiffusersGrid):
-        count, offset = spacing.num_steps, spacing.steps_offset
-        num_times = spacing.num_times
+    learned = prediction.learn_variance
+    own = {field.name for field in fields(cls)}
     shared = {
-        **_schedule_fields(schedule_options, schedule),
+        **schedule_fields(options, schedule),
         "prediction_type": kinds[type(prediction)],
+        **clipping_fields(cls, sampling),
+        **sampler_fields(sampler, learned, count),
     }
-    base = _base_of(sampler, sampling, prediction.learn_variance, count, shared)
-    for kind in ("leading", "trailing", "linspace"):
-        changes: dict[str, Any] = {"timestep_spacing": kind}
-        changes["steps_offset"] = offset if kind == "leading" else 0
-        if isinstance(base, Multistep):
-            changes["final_sigmas_type"] = "zero" if grid.to_data else "sigma_min"
-        elif isinstance(base, DDIMScheduler):
-            changes["set_alpha_to_one"] = grid.to_data
-        if isinstance(base, DPMSolverMultistepScheduler) and num_times is not None:
-            ends = half_log_snr(schedule)[num_times - 1 : num_times + 1]
-            changes["lambda_min_clipped"] = float(ends.mean())
-        found = replace(base, **changes)
-        try:
-            theirs = _grid_of(found.grid(count, schedule), schedule)
-        except InputError:  # the scheduler has no such number of steps
+    if shared.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in own:
+        raise InputError(
+            f"schedule must keep signal at its end for diffusers' {cls.__name__}, got "
+            "zero-terminal-snr. Export with another --sampler."
+        )
+    base: Any = cls(**{key: value for key, value in shared.items() if key in own})
+    return [
+        replace(base, **{key: value for key, value in changes.items() if key in own})
+        for changes in _grid_fields(sampler.spacing, schedule)
+    ]
+
+
+def _grid_fields(spacing: Any, schedule: Schedule) -> list[dict[str, Any]]:
+    """Returns the fields that may give a spacing, one dictionary per attempt."""
+    to_data = bool(spacing.levels(schedule).sigma[-1] == 0)
+    found: dict[str, Any] = {
+        "final_sigmas_type": "zero" if to_data else "sigma_min",
+        "set_alpha_to_one": to_data,
+    }
+    offset = spacing.offset if isinstance(spacing, Leading) else 0
+    if isinstance(spacing, LCMTimes):
+        found["original_inference_steps"] = spacing.original_steps
+    kinds = ["leading", "trailing", "linspace"]
+    if isinstance(spacing, Karras | UniformLogSNR):
+        karras = isinstance(spacing, Karras)
+        found |= {"use_karras_sigmas": karras, "use_exponential_sigmas": not karras}
+    if isinstance(spacing, DiffusersGrid):
+        offset = spacing.steps_offset
+        kinds.sort(key=lambda kind: kind != spacing.timestep_spacing)
+        if spacing.num_times is not None:
+            ends = half_log_snr(schedule)[spacing.num_times - 1 : spacing.num_times + 1]
+            found["lambda_min_clipped"] = float(ends.mean())
+        # Lu's rule is the exponential one with rounded times.
+        lu = spacing.sigmas == "exponential" and spacing.rounding == "nearest"
+        found |= {
+            "use_karras_sigmas": spacing.sigmas == "karras",
+            "use_exponential_sigmas": spacing.sigmas == "exponential" and not lu,
+            "use_beta_sigmas": spacing.sigmas == "beta",
+            "use_lu_lambdas": lu,
+            "sigma_min": spacing.sigma_min,
+            "sigma_max": spacing.sigma_max,
+        }
+    return [
+        {
+            **found, "timestep_spacing": kind,
+            "steps_offset": offset if kind == "leading" else 0,
+        }
+        for kind in kinds
+    ]  # fmt: skip
+
+
+def _continuous(
+    options: ScheduleOptions, prediction: Prediction, sampling: Sampling
+) -> Common:
+    """Returns the scheduler of a continuous schedule."""
+    sampler = sampling.sampler
+    flows: dict[Any, Any] = {
+        FlowEuler: FlowMatchEulerDiscreteScheduler,
+        FlowHeun: FlowMatchHeunDiscreteScheduler,
+    }
+    made: Common | None = None
+    if isinstance(options, RectifiedFlow) and type(sampler) in flows:
+        made = flows[type(sampler)](shift=options.shift)
+    elif isinstance(options, VE) and type(sampler) in (Euler, DPMSolver):
+        made = _of_ve(options, prediction, sampling)
+    if made is None:
+        raise InputError(
+            "schedule and sampler must be straight-path with flow-euler or flow-heun, "
+            "variance-exploding with euler or dpm-solver, or discrete for diffusers, "
+            f"got {option_name(type(options))} with {option_name(type(sampler))}"
+        )
+    theirs: Any = made.schedule()
+    if replace(theirs, num_steps=getattr(options, "num_steps", 0)) != options:
+        raise InputError(
+            f"schedule must be {theirs} for diffusers' {type(made).__name__}, got "
+            f"{options}"
+        )
+    if sampling.clip and not made.clipping()["clip"]:
+        raise InputError(
+            f"sampling.clip must be false for diffusers' {type(made).__name__}, got "
+            "true. Export with --no-sampling.clip."
+        )
+    return made
+
+
+def _of_ve(options: VE, prediction: Prediction, sampling: Sampling) -> Common | None:
+    """Returns the scheduler of a variance-exploding schedule, or None."""
+    sampler: Any = sampling.sampler
+    karras = isinstance(sampler.spacing, Karras)
+    ends: dict[str, Any] = {
+        "sigma_min": options.sigma_min, "sigma_max": options.sigma_max
+    }  # fmt: skip
+    if isinstance(prediction, V) and isinstance(sampler, Euler):
+        return EulerDiscreteScheduler(
+            **ends, timestep_type="continuous", prediction_type="v_prediction",
+            use_karras_sigmas=karras, use_exponential_sigmas=not karras,
+        )  # fmt: skip
+    if not isinstance(prediction, EDM):
+        return None
+    cls: Any = EDMEulerScheduler
+    shared: dict[str, Any] = {
+        **ends, "num_train_timesteps": options.num_steps, "rho": options.rho,
+        "sigma_data": prediction.data_deviation,
+        "sigma_schedule": "karras" if karras else "exponential",
+    }  # fmt: skip
+    if isinstance(sampler, DPMSolver):
+        cls = EDMDPMSolverMultistepScheduler
+        shared |= sampler_fields(sampler, prediction.learn_variance, 0)
+        shared |= clipping_fields(cls, sampling)
+    own = {field.name for field in fields(cls)}
+    made: Common = cls(**{key: value for key, value in shared.items() if key in own})
+    return made
+
+
+def _same(theirs: Level, levels: Level, to_data: bool) -> bool:
+    """Returns True if two grids have the same times and noise levels."""
+    if len(theirs.t) != len(levels.t) or bool(theirs.sigma[-1] == 0) != to_data:
+        return False
+    if not np.allclose(theirs.t[:-1], levels.t[:-1], rtol=0, atol=0.01):
+        return False
+    ours, other = (np.maximum(at.alpha, LEAST_ALPHA) for at in (levels, theirs))
+    return np.allclose(ours, other, rtol=1e-4)
+
+
+def _check_rule(scheduler: Common, theirs: Any, sampler: Sampler) -> None:
+    """Checks that diffusers' rule for a step is the sampler's.
+
+    Raises:
+        InputError: an option of the sampler has no equal there.
+    """
+    free = ("eta",) if isinstance(scheduler, DDIMScheduler) else ()
+    for field in fields(type(sampler)):
+        mine, other = (getattr(one, field.name) for one in (sampler, theirs))
+        if field.name in ("spacing", *free) or mine == other:
             continue
-        if theirs == grid:
-            _warn_of_differences(found, spacing, schedule, count)
-            return found, count
-    raise InputError(
-        f"spacing must be available in diffusers' {type(base).__name__}, got "
-        f"{sampler.spacing}. Export with another --sampler."
-    )
+        # A step onto the data has order 1 anyway.
+        last = isinstance(sampler, DPMSolver) and sampler.order < 3
+        if field.name == "lower_order_final" and last and theirs.spacing.to_data:
+            continue
+        raise InputError(
+            f"{field.name} must be {other} for diffusers' {type(scheduler).__name__}, "
+            f"got {mine}"
+        )
 
 
 def _warn_of_differences(
-    scheduler: Common, spacing: Spacing, schedule: Schedule, count: int
+    scheduler: Common, sampler: Sampler, theirs: Sampler, schedule: Any
 ) -> None:
     """Warns if diffusers draws other images from these times."""
-    sampler: Any = scheduler.sampling(schedule, count).sampler
-    alphas = (s.levels(schedule).alpha[0] for s in (spacing, sampler.spacing))
-    if isinstance(scheduler, Multistep) and len({float(a) for a in alphas}) > 1:
+    grids = [one.grid(schedule) for one in (sampler, theirs)]
+    alphas = [float(grid.alpha[0]) for grid in grids]
+    least: Any = theirs.spacing
+    if isinstance(scheduler, Discrete) and alphas[0] < alphas[1] == np.float32(
+        getattr(least, "least_alpha", 0)
+    ):
         warnings.warn(
             "exported a schedule without signal in its last step; diffusers' "
             f"{type(scheduler).__name__} leaves a signal of "
-            f"{sampler.spacing.least_alpha:.2g} and draws slightly other images",
+            f"{least.least_alpha:.2g} and draws slightly other images",
             stacklevel=2,
         )
-
-
-class _Grid(NamedTuple):
-    """Time grid: integer times, noisiest first; `to_data` if it ends at the data."""
-
-    times: tuple[int, ...]
-    to_data: bool
-
-
-def _grid_of(spacing: Spacing, schedule: Schedule) -> _Grid:
-    """Returns the time grid of a spacing on a discrete schedule."""
-    levels = spacing.levels(schedule)
-    to_data = bool(levels.sigma[-1] == 0)
-    times = np.asarray(levels.t)
-    if (times != times.round()).any():
-        raise InputError(
-            f"spacing must have integer times for diffusers, got {spacing}. Export "
-            "with another --sampler."
-        )
-    return _Grid(tuple(map(int, times[:-1] if to_data else times)), to_data)
-
-
-def _base_of(
-    sampler: Sampler,
-    sampling: Sampling,
-    learned: bool,
-    count: int,
-    shared: dict[str, Any],
-) -> Common:
-    """Returns the scheduler of a sampler, without its spacing."""
-    clip, limit = sampling.clip, sampling.clip_range or 1.0
-    clipping: dict[str, Any] = {
-        "clip_sample": clip,
-        "clip_sample_range": limit if clip else 1.0,
-    }
-    if learned and not (
-        isinstance(sampler, DPMSolver)
-        or (isinstance(sampler, DDPM) and sampler.variance == LearnedRange())
-    ):
-        raise InputError(
-            "sampler must be ancestral:variance=learned-range or dpm-solver for "
-            "diffusers if the network learned a variance, got "
-            f"{option_name(type(sampler))}"
-        )
-    if isinstance(sampler, DDPM):
-        variances: dict[Any, Any] = {
-            FixedSmall(): "fixed_small", FixedLarge(): "fixed_large",
-            LearnedRange(): "learned_range",
-        }  # fmt: skip
-        if sampler.variance not in variances:
-            raise InputError(
-                "variance must be fixed-small, fixed-large or learned-range for "
-                f"diffusers, got {sampler.variance}"
-            )
-        return DDPMScheduler(
-            **shared, **clipping, variance_type=variances[sampler.variance]
-        )
-    if isinstance(sampler, DDIM):
-        return DDIMScheduler(**shared, **clipping)
-    if clip and limit != 1:
-        raise InputError(
-            "sampling.clip_range must be 1 for diffusers with dpm-solver and uni-pc, "
-            f"got {limit:g}"
-        )
-    if isinstance(sampler, DPMSolver):
-        if sampler.eta not in (0, 1):
-            raise InputError(f"eta must be 0 or 1 for diffusers, got {sampler.eta:g}")
-        if sampler.order == 3:
-            raise InputError(
-                "order must be 1 or 2 for diffusers, whose third order differs, got 3. "
-                "Export with order 2."
-            )
-        return DPMSolverMultistepScheduler(
-            **shared,
-            thresholding=clip,
-            solver_order=sampler.order,  # type: ignore[arg-type]
-            algorithm_type="sde-dpmsolver++" if sampler.eta else "dpmsolver++",
-            solver_type=sampler.variant,
-            lower_order_final=sampler.lower_order_final,
-            # From 15 steps on, diffusers reads only this option.
-            euler_at_final=sampler.lower_order_final and count >= 15,
-            variance_type="learned_range" if learned else None,
-        )
-    assert isinstance(sampler, UniPC), "the caller has checked the type"
-    return UniPCMultistepScheduler(
-        **shared,
-        thresholding=clip,
-        solver_order=sampler.order,  # type: ignore[arg-type]
-        solver_type=sampler.variant,
-        lower_order_final=sampler.lower_order_final,
+    mine, other = (
+        float(one.start_scale(schedule, grid))
+        for one, grid in zip((sampler, theirs), grids, strict=True)
     )
-
-
-def _schedule_fields(options: ScheduleOptions, schedule: Schedule) -> dict[str, Any]:
-    """Returns the fields of a schedule; a list of betas if diffusers has no name."""
-    base: Any = options.base if isinstance(options, ZeroTerminalSNR) else options
-    rescaled = isinstance(options, ZeroTerminalSNR)
-    found: dict[str, Any] = {"num_train_timesteps": schedule.num_steps}
-    if isinstance(base, Linear | Quadratic):
-        name = "linear" if isinstance(base, Linear) else "scaled_linear"
-        found |= {
-            "beta_schedule": name,
-            "beta_start": base.beta_start,
-            "beta_end": base.beta_end,
-            "rescale_betas_zero_snr": rescaled,
-        }
-    elif base == Cosine(num_steps=schedule.num_steps):
-        found["beta_schedule"] = "squaredcos_cap_v2"
-        found["rescale_betas_zero_snr"] = rescaled
-    else:
-        found["trained_betas"] = tuple(map(float, np.asarray(schedule.betas)))
-    return found
+    if abs(mine / other - 1) > 1e-6:
+        warnings.warn(
+            f"exported a start from noise of deviation {mine:.4g}; diffusers' "
+            f"{type(scheduler).__name__} starts from {other:.4g} and draws slightly "
+            "other images",
+            stacklevel=2,
+        )
 
 
 def scheduler_record(scheduler: Common) -> dict[str, Any]:

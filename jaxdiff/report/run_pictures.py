@@ -14,7 +14,7 @@ from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.runs.folder import METRICS
 from jaxdiff.runs.load import Run
 from jaxdiff.schedules import ScheduleOptions
-from jaxdiff.schedules.discrete import Linear, ZeroTerminalSNR
+from jaxdiff.schedules.discrete import Betas, Linear, ZeroTerminalSNR
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.storage import json_lines
 from jaxdiff.typing import AnySchedule
@@ -96,6 +96,7 @@ def save_schedules(num_steps: int, path: Path) -> None:
         if option is ZeroTerminalSNR
         else option(num_steps=num_steps)
         for option in get_args(ScheduleOptions)
+        if option is not Betas  # which has its own number of steps
     ]
     with any_last_signal():  # the schedules are only drawn
         curves = {type(s).__name__: signal_share(s.build()) for s in schedules}

@@ -48,12 +48,13 @@ class Draw:
 
     def __call__(self, shared: Any, batch: Any) -> Array:
         """Returns images, or trajectories; `generate` assembles the arguments."""
-        params, key, weight, sampler, clip_range = shared
+        params, key, weight, sampler, clip_range, quantile = shared
         sampler = replace(sampler, spacing=self.spacing)
         indices, condition, base = batch
         denoiser = self.model.sampling_denoiser(
             params, condition, guidance=weight if self.guided else None, base=base,
-            clip=self.clip, clip_range=clip_range, keep_eps=self.keep_eps,
+            clip=self.clip, clip_range=clip_range, clip_quantile=quantile,
+            keep_eps=self.keep_eps,
         )  # fmt: skip
         shape = (len(indices), *self.model.image_shape)
         result = sample(
@@ -152,9 +153,9 @@ def generate(
     draw = Draw(model, sampler.spacing, guided, sampling.clip, keep_eps, every)
     numbers = jax.tree.map(np.float32, sampler.rule())
     weight = np.float32(sampling.guidance)
-    clip_range = sampling.clip_range
-    limit = None if clip_range is None else np.float32(clip_range)
-    shared = (params, rng.key(seed), weight, numbers, limit)
+    limits = (sampling.clip_range, sampling.clip_quantile)
+    clipping = [None if limit is None else np.float32(limit) for limit in limits]
+    shared = (params, rng.key(seed), weight, numbers, *clipping)
     indices = np.arange(num) if indices is None else indices
     batch = (indices, jax.tree.map(np.asarray, condition), base)
     parallel = parallel or Pmap()

@@ -3,6 +3,9 @@
 from typing import TypeAlias
 
 from jaxdiff.names import lazy
+from jaxdiff.samplers.adams import DEIS as DEIS
+from jaxdiff.samplers.adams import LMS as LMS
+from jaxdiff.samplers.adams import PNDM as PNDM
 from jaxdiff.samplers.ancestral import DDPM as DDPM
 from jaxdiff.samplers.ancestral import FixedLarge as FixedLarge
 from jaxdiff.samplers.ancestral import FixedLargeFloored as FixedLargeFloored
@@ -15,6 +18,7 @@ from jaxdiff.samplers.ancestral import p_sample_step as p_sample_step
 from jaxdiff.samplers.base import Sampler as Sampler
 from jaxdiff.samplers.base import StepInfo as StepInfo
 from jaxdiff.samplers.base import sample as sample
+from jaxdiff.samplers.consistency import LCM as LCM
 from jaxdiff.samplers.ddim import DDIM as DDIM
 from jaxdiff.samplers.ddim import EulerAncestral as EulerAncestral
 from jaxdiff.samplers.dpm_solver import DPMSolver as DPMSolver
@@ -31,9 +35,15 @@ from jaxdiff.samplers.inverse_problems import RePaint as RePaint
 from jaxdiff.samplers.inverse_problems import Replacement as Replacement
 from jaxdiff.samplers.inversion import decode as decode
 from jaxdiff.samplers.inversion import encode as encode
+from jaxdiff.samplers.singlestep import DPM2 as DPM2
+from jaxdiff.samplers.singlestep import DPM2Ancestral as DPM2Ancestral
+from jaxdiff.samplers.singlestep import DPMSolver2S as DPMSolver2S
+from jaxdiff.samplers.singlestep import DPMSolverSDE as DPMSolverSDE
 from jaxdiff.samplers.spacing import AllTimes as AllTimes
 from jaxdiff.samplers.spacing import DiffusersGrid as DiffusersGrid
+from jaxdiff.samplers.spacing import FlowMatchGrid as FlowMatchGrid
 from jaxdiff.samplers.spacing import Karras as Karras
+from jaxdiff.samplers.spacing import LCMTimes as LCMTimes
 from jaxdiff.samplers.spacing import Leading as Leading
 from jaxdiff.samplers.spacing import Linspace as Linspace
 from jaxdiff.samplers.spacing import QuadraticTimes as QuadraticTimes
@@ -56,6 +66,14 @@ SamplerOptions: TypeAlias = (
     | FlowHeun
     | DPMSolver
     | UniPC
+    | PNDM
+    | LMS
+    | DEIS
+    | DPM2
+    | DPM2Ancestral
+    | DPMSolver2S
+    | DPMSolverSDE
+    | LCM
 )
 
 __getattr__ = lazy(

@@ -151,7 +151,7 @@ def p_mean_variance(
 
 def p_step(estimate: Estimate, x_t: Array, info: StepInfo, variance: Variance) -> Array:
     """Draws from p(x_s | x_t) with the given noise; the last step adds none."""
-    level, next_level, noise, _ = info
+    level, next_level, noise, *_ = info
     mean, var = p_mean_variance(estimate, x_t, level, next_level, variance)
     _, sigma_s = next_level.scales(x_t)
     return mean + jnp.where(sigma_s > 0, root(var), 0.0) * noise

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,10 @@ STATIC = {"static": True}
 """Metadata of a field that is not an array; another value compiles another loop."""
 
 
+NoiseScale: TypeAlias = Annotated[float, Ge(0)]
+"""Factor of the noise that a sampler adds (s_noise)."""
+
+
 class StepInfo(NamedTuple):
     """Levels, noise and place of one sampling step, as the sampling loop gives them.
 
@@ -37,12 +41,15 @@ class StepInfo(NamedTuple):
         noise: standard Gaussian noise of x_t's shape, fresh in every step.
         index: number of steps after this one, an integer array []: N - 1 in the first
             of N steps, 0 in the last. `rng.step_noise` draws the noise by it.
+        more_noise: further noise of x_t's shape, independent of `noise`, for a sampler
+            with `draws` 2; otherwise None.
     """
 
     level: Level
     next_level: Level
     noise: Array
     index: Array  # type: ignore[assignment]  # a tuple has a method of this name
+    more_noise: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,19 @@ class Sampler(Checked):
     def grid(self, schedule: AnySchedule) -> Level:
         """Returns N + 1 levels from noise to data, each field [N + 1]."""
         return self.spacing.levels(schedule)
+
+    def start_scale(self, schedule: AnySchedule, grid: Level) -> Array:
+        """Returns the standard deviation of the noise that the loop starts from, [].
+
+        A spacing with a method `start_scale` sets it; see `prior_scale` for the others.
+        """
+        own = getattr(self.spacing, "start_scale", None)
+        return prior_scale(schedule, grid) if own is None else own(grid)
+
+    @property
+    def draws(self) -> Literal[1, 2]:
+        """Number of independent noises per step."""
+        return 1
 
     def evaluations(self, num_steps: int) -> int:
         """Returns the number of network evaluations (NFE), the cost of sampling.
@@ -139,7 +159,7 @@ def sample(
         x_T: start of the sampling loop, floats of `shape`, instead of noise from the
             key. The loop computes in x_T's dtype, but at least in float32.
         noise: noise of all steps in their order, [N, *shape], instead of noise from the
-            key.
+            key; [N, 2, *shape] for a sampler with `draws` 2.
         levels: levels to visit instead of the sampler's own grid, each field [N + 1].
         every: number of steps between the returned states, counted back from the last
             step. None returns the images only. The memory grows with the number of
@@ -172,12 +192,12 @@ def sample(
     grid = sampler.grid(schedule) if levels is None else levels
     check_grid(grid)
     num_steps = grid.alpha.shape[0] - 1
-    if noise is not None and noise.shape != (num_steps, *shape):
-        raise InputError(
-            f"noise must have shape {(num_steps, *shape)}, got {noise.shape}"
-        )
+    drawn = (num_steps, *(() if sampler.draws == 1 else (2,)), *shape)
+    if noise is not None and noise.shape != drawn:
+        raise InputError(f"noise must have shape {drawn}, got {noise.shape}")
+    scale = sampler.start_scale(schedule, grid)
     return _chain(
-        as_pytree(denoiser), sampler.rule(), schedule, grid, key, shape, indices,
+        as_pytree(denoiser), sampler.rule(), schedule, grid, scale, key, shape, indices,
         x_T, noise, every,
     )  # fmt: skip
 
@@ -284,6 +304,7 @@ def _chain(
     sampler: Sampler,
     schedule: AnySchedule,
     grid: Level,
+    scale: Array,
     key: Key,
     shape: tuple[int, ...],
     indices: Array,
@@ -302,22 +323,29 @@ def _chain(
         grid.sigma.astype(dtype),
     )
 
-    def draw(steps_left: Array | int) -> Array:
-        return rng.step_noise(key, indices, steps_left, shape[1:]).astype(dtype)
+    def draw(steps_left: Array | int, draws: int = 1) -> tuple[Array, Array | None]:
+        if draws == 1:
+            noise = rng.step_noise(key, indices, steps_left, shape[1:])
+            return noise.astype(dtype), None
+        noise = rng.step_noise(key, indices, steps_left, (2, *shape[1:]))
+        return noise[:, 0].astype(dtype), noise[:, 1].astype(dtype)
 
     estimate = _InType(denoiser, dtype)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
         x, memory = carry
         level, next_level, steps_left, given = now
-        eps = draw(steps_left) if given is None else given
-        info = StepInfo(level, next_level, eps, steps_left)
+        if given is None:
+            eps, more = draw(steps_left, sampler.draws)
+        else:
+            eps, more = (given, None) if sampler.draws == 1 else (given[0], given[1])
+        info = StepInfo(level, next_level, eps, steps_left, more)
         return sampler.denoise_and_step(estimate, schedule, x, info, memory), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = prior_scale(schedule, grid) * draw(num_steps)  # checks the key, too
+    x = scale.astype(dtype) * draw(num_steps)[0]  # checks the key, too
     if x_T is not None:
         x = x_T.astype(dtype)
     levels = Level(*(field[:-1] for field in grid))

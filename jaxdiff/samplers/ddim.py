@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from annotated_types import Ge
 
 from jaxdiff.checks import above_0
-from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
+from jaxdiff.samplers.base import STATIC, NoiseScale, Sampler, StepInfo
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.schedules.forward import posterior, root
 from jaxdiff.typing import Array, Estimate, Level
@@ -55,6 +55,15 @@ class EulerAncestral(DDIM):
 
     eta: Annotated[float, Ge(0)] = 1.0
     """Amount of noise: 0 for none, 1 for DDPM's noise."""
+    noise_scale: NoiseScale = 1.0
+    """Factor of the noise (s_noise); 1 keeps the data's moments."""
+
+    def step(
+        self, estimate: Estimate, x_t: Array, info: StepInfo, memory: Any
+    ) -> tuple[Array, Any]:
+        """Returns x_s of equation (1), with scaled noise."""
+        info = info._replace(noise=self.noise_scale * info.noise)
+        return ddim_step(estimate, x_t, info, self.eta), memory
 
 
 def euler_step(estimate: Estimate, next_level: Level) -> Array:
@@ -67,11 +76,23 @@ def ddim_step(
     estimate: Estimate, x_t: Array, info: StepInfo, eta: Array | float
 ) -> Array:
     """Returns x_s of equation (1)."""
-    level, next_level, noise, _ = info
-    alpha_s, sigma_s = next_level.scales(x_t)
-    _, variance = posterior(estimate.x_0, x_t, level, next_level)
+    level, next_level, noise, *_ = info
+    alpha_s, _ = next_level.scales(x_t)
+    kept, fresh = noise_split(x_t, level, next_level, eta)
+    return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise
+
+
+def noise_split(
+    x_t: Array, level: Level, next_level: Level, eta: Array | float
+) -> tuple[Array, Array]:
+    """Returns the factors of eps-hat and of the noise in equation (1).
+
+    They are shaped to multiply x_t.
+    """
+    _, sigma_s = next_level.scales(x_t)
+    _, variance = posterior(x_t, x_t, level, next_level)
     # This variance does not exist for steps up, from data to noise.
     fresh = jnp.minimum(eta * root(variance), sigma_s)
     # All noise is fresh for a large eta, and for eta 1 from a level without signal.
     kept = jnp.where(fresh < sigma_s, root(sigma_s**2 - fresh**2), 0.0)
-    return alpha_s * estimate.x_0 + kept * estimate.eps + fresh * noise
+    return kept, fresh

@@ -17,8 +17,14 @@ import jax.numpy as jnp
 from annotated_types import Ge, Interval
 
 from jaxdiff.checks import above_0
-from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
-from jaxdiff.samplers.exponential import first_order, half_log_snr, integral, length
+from jaxdiff.samplers.base import STATIC, NoiseScale, Sampler, StepInfo
+from jaxdiff.samplers.exponential import (
+    first_order,
+    half_log_snr,
+    integral,
+    length,
+    moments_of,
+)
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate
 
@@ -78,6 +84,11 @@ class DPMSolver(Sampler):
     variant: Literal["midpoint", "heun"] = field(default="midpoint", metadata=STATIC)
     """Weight of the slope of x_0 in a step of order 2: the midpoint rule, or exact
     (heun)."""
+    third_order: Literal["exact", "published"] = field(default="exact", metadata=STATIC)
+    """Weight of the curvature of x_0 in a step of order 3: exact, or half of that, as
+    in the code of Lu et al., k-diffusion (3M SDE) and diffusers."""
+    noise_scale: NoiseScale = 1.0
+    """Factor of the noise (s_noise); 1 keeps the data's moments."""
     lower_order_final: bool = field(default=True, metadata=STATIC)
     """If True, the last steps have a lower order. A step onto the data always has order
     1."""
@@ -95,16 +106,22 @@ class DPMSolver(Sampler):
         self, estimate: Estimate, x_t: Array, info: StepInfo, memory: History
     ) -> tuple[Array, History]:
         """Returns x_s of equation (1) of `exponential`, and the memory."""
+        info = info._replace(noise=self.noise_scale * info.noise)
         x_s = first_order(estimate, info, self.eta)
         now = half_log_snr(info.level)
         if self.order > 1:
             count = usable(self.order, self.lower_order_final, memory, info)
             h = length(now, info.next_level, count)
             rate = (1 + self.eta) * h
-            slope = -jnp.expm1(-rate) / 2 if self.variant == "midpoint" else None
+            m_1, m_2, m_3 = moments_of(rate)
+            if self.variant == "midpoint":
+                m_1 = jnp.where(count == 2, -jnp.expm1(-rate) / 2, m_1)
+            if self.third_order == "published":
+                m_2 = m_2 / 2
             values, lambdas = (estimate.x_0, *memory.values), (now, *memory.lambdas)
             theta = [(at - now) / h for at in lambdas]
-            x_s += info.next_level.alpha * integral(values, theta, count, rate, slope)
+            sums = integral(values, theta, count, (m_1, m_2, m_3))
+            x_s += info.next_level.alpha * sums
         return x_s, memory.after(estimate.x_0, now)
 
 

@@ -1,4 +1,4 @@
-"""Exponential integrators in log(alpha / sigma): the maths of DPM-Solver++ and UniPC.
+"""Exponential integrators in log(alpha / sigma): DPM-Solver++, UniPC and DEIS.
 
 Let lambda = log(alpha / sigma), and take x_0-hat as a function of lambda. Equation (1)
 solves the probability-flow ODE (eta = 0), and the reverse SDE with eta times DDPM's
@@ -19,6 +19,12 @@ lambda_t) / h, Newton's divided differences f[0, 1], f[0, 1, 2], ... and the mom
              + f[0, 1, 2, 3] (M_3 - (theta_1 + theta_2) M_2 + theta_1 theta_2 M_1)
 
 With only two times, the published methods differ in their approximation of M_1.
+
+In terms of eps-hat, the ODE is solved by the same integral, with the opposite sign of H
+(Zhang & Chen 2023, equation 11, with the time log(sigma / alpha)):
+
+    (4)  x_s = sigma_s eps-hat_t + alpha_s x_0-hat_t + sigma_s I[eps-hat - eps-hat_t],
+         H = -h
 """
 
 import itertools
@@ -54,7 +60,7 @@ def length(now: Array, next_level: Level, count: Array) -> Array:
 
 def first_order(estimate: Estimate, info: StepInfo, eta: Array | float) -> Array:
     """Returns equation (1) without I."""
-    level, next_level, noise, _ = info
+    level, next_level, noise, *_ = info
     alpha_s = jnp.where(next_level.alpha > 0, next_level.alpha, 1.0)
     ratio = next_level.sigma * level.alpha / (level.sigma * alpha_s)  # e^-h
     # Without logarithms, because h may be infinite. An eta below 1 then has a slope
@@ -70,10 +76,9 @@ def integral(
     values: Sequence[Array],
     theta: Sequence[Array],
     count: Array,
-    rate: Array,
-    slope: Array | None,
+    moments: Sequence[Array],
 ) -> Array:
-    """Returns equation (3), of x_0-hat's shape.
+    """Returns equation (3), of the values' shape.
 
     Args:
         values: x_0-hat at up to 4 times, the first at the step's beginning.
@@ -81,13 +86,12 @@ def integral(
             end.
         count: number of times to use, an integer [] of at least 1; later times are
             ignored.
-        rate: H.
-        slope: replacement for M_1 if there are two times; None for M_1.
+        moments: M_1, M_2, M_3, [] each.
     """
-    m_1, m_2, m_3 = _moments(rate)
+    m_1, m_2, m_3 = moments
     # Missing times are replaced by distinct numbers, to avoid 0 / 0.
     nodes = [jnp.where(i < count, node, -i) for i, node in enumerate(theta)]
-    weights = [m_1 if slope is None else jnp.where(count == 2, slope, m_1)]
+    weights = [m_1]
     if len(nodes) > 2:
         weights.append(m_2 - nodes[1] * m_1)
     if len(nodes) > 3:
@@ -104,8 +108,8 @@ def integral(
     return total
 
 
-def _moments(rate: Array) -> tuple[Array, Array, Array]:
-    """Returns M_1, M_2 and M_3 for H = rate.
+def moments_of(rate: Array) -> tuple[Array, Array, Array]:
+    """Returns M_1, M_2 and M_3 of equation (2) for H = rate.
 
     Gauss's quadrature is used, because closed formulas would suffer from cancellation.
     """

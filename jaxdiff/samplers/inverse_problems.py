@@ -11,7 +11,7 @@ operators.
 
 import itertools
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +41,15 @@ class Around(Sampler):
     def grid(self, schedule: AnySchedule) -> Level:
         """Returns the grid of the inner sampler."""
         return self.sampler.grid(schedule)
+
+    def start_scale(self, schedule: AnySchedule, grid: Level) -> Array:
+        """Returns the start of the inner sampler."""
+        return self.sampler.start_scale(schedule, grid)
+
+    @property
+    def draws(self) -> Literal[1, 2]:
+        """Number of noises of the inner sampler."""
+        return self.sampler.draws
 
     def evaluations(self, num_steps: int) -> int:
         """Returns the NFE of the inner sampler for `num_steps` steps."""

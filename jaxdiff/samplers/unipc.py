@@ -17,7 +17,7 @@ from jaxdiff.denoisers.predictions import eps_of
 from jaxdiff.samplers.base import STATIC, Sampler, StepInfo
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.dpm_solver import History, Order, usable
-from jaxdiff.samplers.exponential import half_log_snr, integral, length
+from jaxdiff.samplers.exponential import half_log_snr, integral, length, moments_of
 from jaxdiff.samplers.spacing import Spacing, Trailing
 from jaxdiff.typing import Array, Estimate, Level
 
@@ -105,5 +105,8 @@ class UniPC(Sampler):
         h = length(now, next_level, count)
         slope = h / 2 if self.variant == "bh1" else -jnp.expm1(-h) / 2
         theta = [jnp.zeros_like(h), *((at - now) / h for at in lambdas)]
+        m_1, m_2, m_3 = moments_of(h)
+        m_1 = jnp.where(count == 2, slope, m_1)
         every = (estimate.x_0, *values)
-        return x_s + next_level.alpha * integral(every, theta, count, h, slope)
+        sums = integral(every, theta, count, (m_1, m_2, m_3))
+        return x_s + next_level.alpha * sums

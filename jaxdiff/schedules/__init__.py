@@ -8,6 +8,7 @@ from jaxdiff.schedules.continuous import ContinuousSchedule as ContinuousSchedul
 from jaxdiff.schedules.continuous import RectifiedFlow as RectifiedFlow
 from jaxdiff.schedules.diagnose import Diagnosis as Diagnosis
 from jaxdiff.schedules.diagnose import diagnose as diagnose
+from jaxdiff.schedules.discrete import Betas as Betas
 from jaxdiff.schedules.discrete import Cosine as Cosine
 from jaxdiff.schedules.discrete import Linear as Linear
 from jaxdiff.schedules.discrete import Quadratic as Quadratic
@@ -28,5 +29,13 @@ VariancePreserving, VarianceExploding, StraightPath = VP, VE, RectifiedFlow
 """Long names of the continuous schedules."""
 
 ScheduleOptions: TypeAlias = (
-    Linear | Quadratic | Cosine | Sigmoid | ZeroTerminalSNR | VP | VE | RectifiedFlow
+    Linear
+    | Quadratic
+    | Cosine
+    | Sigmoid
+    | ZeroTerminalSNR
+    | VP
+    | VE
+    | RectifiedFlow
+    | Betas
 )

@@ -7,12 +7,14 @@ A time u runs from 0, the least noisy level, to 1. The data come after time 0.
          sigma = sqrt(1 - alpha^2)
     (2)  variance exploding (Karras et al. 2022, equation 5): alpha = 1,
          sigma = (sigma_min^(1/rho) + u (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho
-    (3)  straight path (Lipman et al. 2023; Liu et al. 2023), t as in (1):
+    (3)  straight path (Lipman et al. 2023; Liu et al. 2023), tau = t of (1), shifted
+         (Esser et al. 2024, equation 23): t = shift tau / (1 + (shift - 1) tau),
          alpha = 1 - t, sigma = t
 
 A sampling loop of all T steps visits T times, equally spaced in u, and then the data.
 The network receives the time 1000 t in (1) and (3), and 250 log sigma in (2). The
-latter is 1000 times EDM's c_noise, the range that its sinusoids are made for.
+latter is 1000 times EDM's c_noise, the range that its sinusoids are made for; another
+`time_scale` replaces the 1000.
 """
 
 import math
@@ -170,6 +172,9 @@ class VE(ContinuousSchedule):
     """Value of sigma at time 1, above sigma_min."""
     rho: IsFinite[Annotated[float, Gt(0)]] = 7.0
     """Exponent of the levels; a larger one places more levels at small sigma."""
+    time_scale: IsFinite[Annotated[float, Gt(0)]] = TIME_SCALE
+    """Factor of the network's time: it is time_scale / 4 log sigma. EDM's own networks,
+    and diffusers', take 1."""
 
     @property
     def prior_scale(self) -> float:
@@ -192,7 +197,7 @@ class VE(ContinuousSchedule):
     def _level(self, u: Array) -> Level:
         low, high = (s ** (1 / self.rho) for s in (self.sigma_min, self.sigma_max))
         sigma = (low + u * (high - low)) ** self.rho
-        return Level(TIME_SCALE / 4 * jnp.log(sigma), jnp.ones_like(sigma), sigma)
+        return Level(self.time_scale / 4 * jnp.log(sigma), jnp.ones_like(sigma), sigma)
 
     def _inverse(self, log_snr: Array) -> Array:
         low, high = (s ** (1 / self.rho) for s in (self.sigma_min, self.sigma_max))
@@ -207,7 +212,10 @@ class RectifiedFlow(ContinuousSchedule):
     FLAG: ClassVar[str] = "straight-path"
 
     t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3
-    """Time of the least noisy level."""
+    """Time of the least noisy level, before the shift."""
+    shift: IsFinite[Annotated[float, Gt(0)]] = 1.0
+    """Shift of the times, in training and sampling: above 1 towards the noise, for
+    large images; 1 for none."""
 
     @property
     def has_terminal_signal(self) -> bool:
@@ -215,11 +223,15 @@ class RectifiedFlow(ContinuousSchedule):
         return False
 
     def _level(self, u: Array) -> Level:
-        t = self.t_min + (1 - self.t_min) * u
-        return Level(TIME_SCALE * t, (1 - self.t_min) * (1 - u), t)
+        tau = self.t_min + (1 - self.t_min) * u
+        total = 1 + (self.shift - 1) * tau
+        t = self.shift * tau / total
+        return Level(TIME_SCALE * t, (1 - self.t_min) * (1 - u) / total, t)
 
     def _inverse(self, log_snr: Array) -> Array:
-        return (nn.sigmoid(-log_snr / 2) - self.t_min) / (1 - self.t_min)
+        t = nn.sigmoid(-log_snr / 2)
+        tau = t / (self.shift - (self.shift - 1) * t)
+        return (tau - self.t_min) / (1 - self.t_min)
 
 
 def _checked(t: ArrayLike | int | float) -> Array:

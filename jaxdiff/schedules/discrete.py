@@ -269,6 +269,22 @@ class Sigmoid:
         return _from_alphas_bar(alphas_bar, self.num_steps, self.max_beta)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Betas:
+    """List of betas of your own, or of an imported model."""
+
+    betas: tuple[float, ...] = ()
+    """Variance that each step adds, in (0, 1), the least noisy step first; empty for
+    the 1000 of DDPM."""
+
+    def build(self) -> Schedule:
+        """Builds the schedule's tables."""
+        check_fields(self)
+        if not self.betas:
+            return Linear().build()
+        return Schedule.from_betas(np.asarray(self.betas))
+
+
 def _from_alphas_bar(
     alphas_bar: Callable[[np.ndarray], np.ndarray], num_steps: int, max_beta: float
 ) -> Schedule:
@@ -287,7 +303,7 @@ class ZeroTerminalSNR:
     the first one. Training needs a prediction other than `Eps`.
     """
 
-    base: Linear | Quadratic | Cosine | Sigmoid = field(default_factory=Linear)
+    base: Linear | Quadratic | Cosine | Sigmoid | Betas = field(default_factory=Linear)
     """Schedule to rescale."""
 
     def build(self) -> Schedule:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
 
-from annotated_types import Ge, Gt, IsFinite
+from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff.checks import Checked, Seed, Share
 from jaxdiff.data import Data, Digits
@@ -133,6 +133,10 @@ class Sampling(Checked):
     latents have no range, and are not clipped."""
     clip_range: Annotated[float, Gt(0)] | None = None
     """Largest magnitude of a clipped estimate; None for the range of the data."""
+    clip_quantile: Annotated[float, Interval(ge=0, le=1)] | None = None
+    """Quantile of |x_0| of an image at which its estimate is clipped and then scaled to
+    [-1, 1] (dynamic thresholding), at most at clip_range if set; None for clipping
+    alone."""
     keep_eps: bool = False
     """If True, DDIM goes on with the predicted noise when an estimate is clipped, as
     in diffusers. If False, it uses the noise that matches the clipped estimate."""

@@ -13,7 +13,7 @@ from jaxdiff.checks import check_built, check_object
 from jaxdiff.denoisers.guidance import classifier_free_guidance
 from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.denoisers.thresholding import clip_x0
+from jaxdiff.denoisers.thresholding import clip_x0, dynamic_threshold
 from jaxdiff.errors import InputError, first_line
 from jaxdiff.typing import (
     PIXELS,
@@ -108,6 +108,7 @@ class Model:
         base: Condition | None = None,
         clip: bool = True,
         clip_range: float | Array | None = None,
+        clip_quantile: float | Array | None = None,
         keep_eps: bool = False,
     ) -> Denoiser:
         """Returns the denoiser that a sampling loop evaluates.
@@ -121,12 +122,18 @@ class Model:
             clip: If True, clips the estimate of x_0 to the range of the data, if it has
                 one.
             clip_range: Largest magnitude of a clipped estimate, instead of that range.
+            clip_quantile: Quantile of an image's magnitudes to clip at, and to scale to
+                1: dynamic thresholding. clip_range is then the largest such limit,
+                and None is no limit.
             keep_eps: If True, eps stays as the network predicted it when x_0 is
                 clipped.
         """
         denoiser: Denoiser = self.denoiser(params, condition)
         if guidance is not None:
             denoiser = classifier_free_guidance(denoiser, guidance, base=base)
+        if clip and clip_quantile is not None:
+            most = float("inf") if clip_range is None else clip_range
+            return dynamic_threshold(denoiser, clip_quantile, most, keep_eps=keep_eps)
         limits: Any = self.data_range
         if clip_range is not None:
             limits = -clip_range, clip_range

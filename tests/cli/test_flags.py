@@ -97,7 +97,14 @@ ALL = dataclasses.replace(
     network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
-    sampling=Sampling(guidance=2.5, clip=False, clip_range=3.0, keep_eps=True, chunk=1),
+    sampling=Sampling(
+        guidance=2.5,
+        clip=False,
+        clip_range=3.0,
+        clip_quantile=0.9,
+        keep_eps=True,
+        chunk=1,
+    ),
 )
 """Options that differ from the defaults in every field outside the choices."""
 

@@ -512,6 +512,13 @@ def test_a_schedule_and_classes_there_and_back(options, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.schedule, run.schedule)
 
 
+@pytest.mark.long
+def test_a_scheduler_that_scales_x_t_is_not_exported_for_pixels(tmp_path):
+    run = our_run(Sampling(sampler=jd.Heun(spacing=jd.spacing.Trailing()), clip=False))
+    with pytest.raises(InputError, match="does not scale x_t, for diffusers' pipel"):
+        to_diffusers(run, tmp_path / "model")
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """Folder of an exported model, complete."""
@@ -576,8 +583,8 @@ WRONG: dict[str, tuple[Any, str]] = {
     "classes": (changed_json(UNET, class_embed_type="projection"), "got 'projection'"),
     "no size": (changed_json(UNET, sample_size=None), "and width, got null"),
     "scheduler": (
-        changed_json("model_index.json", scheduler=["diffusers", "PNDMScheduler"]),
-        "PNDMSchedule",
+        changed_json("model_index.json", scheduler=["diffusers", "SCMScheduler"]),
+        "got 'SCMScheduler'",
     ),
     "clip range": (
         changed_json(SCHEDULER, clip_sample_range=-2.0),

@@ -75,7 +75,7 @@ def times_of(record: Any, name: str, count: int) -> Any:
     """Returns the times of our grid at which the network is evaluated."""
     scheduler = read_scheduler(record, "a file", name)
     schedule: Any = scheduler.schedule().build()
-    grid = scheduler.grid(count, schedule)
+    grid: Any = scheduler.grid(count, schedule)
     levels = dataclasses.replace(grid, to_data=True).levels(schedule)
     return np.asarray(levels.t)[:-1]
 
@@ -192,8 +192,8 @@ def test_default_steps_are_those_of_a_call(pipeline, scheduler, steps, model):
         ("DDIMScheduler", {"timestep_spacing": "linspace"}, "steps by strides of 15"),
         (
             "DPMSolverMultistepScheduler",
-            {"solver_order": 3},
-            "diffusers uses half of the term",
+            {"solver_order": 3, "algorithm_type": "sde-dpmsolver++"},
+            "kept the sign of the third-order term",
         ),
     ],
 )
@@ -224,12 +224,12 @@ def test_zero_terminal_snr_has_diffusers_least_signal(name):
 
 def test_entries_that_diffusers_ignores_are_named_in_a_warning(model, written):
     changed_json(UNET, dial=3, use_ema=True, sample_size=8)(model)
-    changed_json(SCHEDULER, timesteps=[1], timestep_type="x")(model)
+    changed_json(SCHEDULER, timesteps=[1], time_type="x")(model)
     with pytest.warns(UserWarning, match="ignored entries of") as told:
         run = from_diffusers(model)
     messages = [str(warning.message) for warning in told]
     assert [text.partition("does: ")[2] for text in messages] == [
-        "dial, use_ema", "timestep_type, timesteps"
+        "dial, use_ema", "time_type, timesteps"
     ]  # fmt: skip
     assert run.experiment == from_diffusers(written).experiment
 

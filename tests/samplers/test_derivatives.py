@@ -39,6 +39,14 @@ SAMPLERS: dict[str, Any] = {
     "DPMSolver-3": jd.DPMSolver(order=3, eta=0.7, lower_order_final=False),
     "UniPC-1": jd.samplers.UniPC(order=1),
     "UniPC-3": jd.samplers.UniPC(order=3, variant="bh1"),
+    "PNDM": jd.samplers.PNDM(),
+    "PNDM-v": jd.samplers.PNDM(quantity="v", start="runge-kutta"),
+    "LMS": jd.samplers.LMS(),
+    "DEIS-3": jd.samplers.DEIS(order=3),
+    "DPM2": jd.samplers.DPM2(eta=0.7),
+    "DPMSolver2S": jd.samplers.DPMSolver2S(eta=0.7, noise_scale=1.1),
+    "DPMSolverSDE": jd.samplers.DPMSolverSDE(eta=0.7),
+    "LCM": jd.samplers.LCM(time_scale=0.1),
 }
 
 
@@ -108,12 +116,16 @@ def derivatives(of, given, along):
 
 FIRST_ORDER = ("DDIM", "FlowEuler", "DPMSolver-1", "UniPC-1")
 """Samplers whose step is that of `Euler`."""
+NEWER = (
+    "PNDM", "PNDM-v", "LMS", "DEIS-3", "DPM2", "DPMSolver2S", "DPMSolverSDE", "LCM"
+)  # fmt: skip
+LONG = (*FIRST_ORDER, *NEWER)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.long] if name in FIRST_ORDER else [])
+        pytest.param(name, marks=[pytest.mark.long] if name in LONG else [])
         for name in SAMPLERS
     ],
 )
@@ -144,7 +156,8 @@ def test_gradients_agree_with_jvp_and_differences(name):
     along = jax.tree.map(lambda a: chance.normal(size=a.shape), given)
     along["betas"] *= given["betas"]
     if name == "DPMSolver-2":
-        along["options"] = [np.float64(0)]  # the noise grows as the root of eta
+        # The noise grows as the root of eta, and its factor counts only with eta.
+        along["options"] = [np.float64(0) for _ in along["options"]]
 
     def only(part):
         return {

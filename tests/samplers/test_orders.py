@@ -136,7 +136,11 @@ def uni_pc(order, variant="bh2"):
     return jd.samplers.UniPC(order=order, variant=variant, lower_order_final=False)
 
 
-SOLVERS = [
+def deis(order):
+    return jd.samplers.DEIS(order=order, lower_order_final=False)
+
+
+SOLVERS: list[Any] = [
     (jd.DDIM(), 1),
     (jd.samplers.Euler(), 1),
     (jd.samplers.FlowEuler(), 1),
@@ -147,13 +151,27 @@ SOLVERS = [
     (dpm(2, variant="heun"), 2),
     (dpm(3), 3),
     *((uni_pc(p, variant), p + 1) for p in (1, 2, 3) for variant in ("bh1", "bh2")),
-]
+    (deis(3), 3),
+    *(pytest.param(a, p, marks=pytest.mark.long) for a, p in [
+        (jd.samplers.PNDM(), 2),
+        (jd.samplers.PNDM(quantity="v"), 1),  # v turns with the level
+        (jd.samplers.PNDM(start="runge-kutta"), 2),
+        *((jd.samplers.LMS(order=p), p) for p in (1, 2, 3, 4)),
+        *((deis(p), p) for p in (1, 2)),
+        (jd.samplers.DPM2(), 2),
+        (jd.samplers.DPMSolver2S(eta=0.0), 2),
+        (jd.samplers.DPMSolverSDE(eta=0.0), 2),
+        (dpm(3, third_order="published"), 2),
+    ]),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("sampler", "order"), SOLVERS, ids=str)
 def test_error_falls_at_the_order(sampler, order):
     """The slope covers two octaves, from pure noise, where x_0-hat hardly changes."""
     steps = (64, 256) if order == 4 else (32, 128)
+    if isinstance(sampler, jd.samplers.LMS):  # whose first steps are long in sigma
+        steps = (128, 512)
     traces.clear()
     error = errors(sampler, steps)
     assert error.max() < 0.1

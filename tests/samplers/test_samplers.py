@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_steps():
         schedule = jd.Schedule.from_betas(betas)
         lowered = CHAIN.lower(
             jax.tree_util.Partial(shrink), jd.DDPM(),
-            schedule, jd.DDPM().grid(schedule),
+            schedule, jd.DDPM().grid(schedule), jnp.ones(()),
             jax.random.key(0), (8, 32, 32, 3), jnp.arange(8), None, None, None,
         )  # fmt: skip
         memory: Any = lowered.compile().memory_analysis()
@@ -258,7 +258,11 @@ SHORTEST: tuple[Any, ...] = (
 
 @pytest.mark.parametrize("options", SHORTEST, ids=lambda one: type(one).__name__)
 def test_a_step_onto_the_data_is_the_estimate(options):
-    """Every sampler ends so, also on schedules of one and two times."""
+    """Every sampler ends so, also on schedules of one and two times.
+
+    Three do not, as published: PNDM and LMS extrapolate eps-hat in the last step, too,
+    and LCM mixes the estimate with x_t. Their last step is finite.
+    """
     schedule, estimates = options.build(), list[jd.Estimate]()
     start = schedule.prior_scale * np.linspace(-1, 1, 3, dtype=np.float32)
 
@@ -275,6 +279,8 @@ def test_a_step_onto_the_data_is_the_estimate(options):
                 denoiser, sampler, schedule, rng.key(0), start.shape, x_T=start
             )
         assert np.isfinite(images).all(), kind
+        if kind in (jd.samplers.PNDM, jd.samplers.LMS, jd.samplers.LCM):
+            continue
         np.testing.assert_allclose(images, estimates[-1].x_0, 1e-4, 1e-5)
 
 

@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import special
 
 import jaxdiff as jd
 from jaxdiff.samplers.base import prior_scale
+from jaxdiff.samplers.published_grids import beta_quantile
 from jaxdiff.samplers.spacing import MOST_NOISE, Spacing
 from jaxdiff.schedules import ScheduleOptions
 
@@ -24,6 +26,8 @@ SPACINGS: Any = [
     for spacing in typing.get_args(Spacing)
     if spacing is not jd.spacing.DiffusersGrid  # see tests/pretrained/test_folders.py
 ]
+ONE_KIND = {"LCMTimes": jd.Schedule, "FlowMatchGrid": jd.schedules.RectifiedFlow}
+"""Kind of schedule of the spacings that take no other."""
 EXPLODING = jd.schedules.VE().build()
 # Karras et al. 2022, equation 5 with the numbers of its table 1 and 18 steps.
 EDM_SIGMAS = [
@@ -77,7 +81,23 @@ def half_log_snr(level):
         return np.log(level.alpha) - np.log(level.sigma)
 
 
-@pytest.fixture(scope="module", params=OPTIONS, ids=lambda option: option.__name__)
+def test_beta_quantiles_are_scipys():
+    share = np.concatenate([np.linspace(0, 1, 1001), [1e-12, 1e-6]])
+    expected = special.betaincinv(0.6, 0.6, share)
+    np.testing.assert_allclose(beta_quantile(share), expected, rtol=0, atol=1e-14)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            option,
+            id=option.__name__,
+            marks=pytest.mark.long if option is jd.schedules.Betas else [],
+        )
+        for option in OPTIONS
+    ],
+)
 def schedule(request):
     return build(request.param())
 
@@ -85,6 +105,11 @@ def schedule(request):
 @pytest.mark.parametrize("spacing", SPACINGS, ids=lambda spacing: spacing.__name__)
 def test_every_grid_falls_to_the_data(schedule, spacing):
     num_steps = schedule.num_steps if spacing is jd.spacing.AllTimes else 12
+    kind: Any = ONE_KIND.get(spacing.__name__, object)
+    if not isinstance(schedule, kind):
+        with pytest.raises(jd.InputError, match=r"schedule must be .* Choose another"):
+            make(spacing, schedule, num_steps).levels(schedule)
+        return
     grid = make(spacing, schedule, num_steps).levels(schedule)
     assert {field.shape for field in grid} == {(num_steps + 1,)}
     assert (grid.alpha[-1], grid.sigma[-1]) == (1, 0)

@@ -17,9 +17,9 @@ CONTINUOUS: Any = [
     jd.schedules.VP(),
     jd.schedules.VP(beta_min=0.0, beta_max=15.0, t_min=1e-3),
     jd.schedules.VE(),
-    jd.schedules.VE(sigma_min=0.01, sigma_max=50.0, rho=3.0),
+    jd.schedules.VE(sigma_min=0.01, sigma_max=50.0, rho=3.0, time_scale=1.0),
     jd.schedules.RectifiedFlow(),
-    jd.schedules.RectifiedFlow(t_min=0.02),
+    jd.schedules.RectifiedFlow(t_min=2**-7, shift=3.0),
 ]
 DISCRETE = [
     option
@@ -46,9 +46,11 @@ def formula(schedule: Any, u: float) -> tuple[float, float, float]:
             s ** (1 / schedule.rho) for s in (schedule.sigma_min, schedule.sigma_max)
         )
         sigma = (high + (1 - u) * (low - high)) ** schedule.rho
-        return 250 * np.log(sigma), 1.0, sigma
+        return schedule.time_scale / 4 * np.log(sigma), 1.0, sigma
     t = schedule.t_min + (1 - schedule.t_min) * u
     if isinstance(schedule, jd.schedules.RectifiedFlow):
+        odds = schedule.shift * t / (1 - t) if t < 1 else np.inf  # of Esser et al.
+        t = 1 / (1 + 1 / odds)
         return 1000 * t, 1 - t, t
     beta = lambda s: schedule.beta_min + s * (schedule.beta_max - schedule.beta_min)  # noqa: E731
     integral = quad(beta, 0, t)[0]

@@ -15,7 +15,10 @@ OPTIONS = [
     option
     for option in get_args(ScheduleOptions)
     if not issubclass(
-        option, jd.schedules.ContinuousSchedule | jd.schedules.ZeroTerminalSNR
+        option,
+        jd.schedules.ContinuousSchedule
+        | jd.schedules.ZeroTerminalSNR
+        | jd.schedules.Betas,
     )
 ]
 
@@ -32,6 +35,14 @@ def test_cosine_constants():
     got = schedule.betas[jnp.array([0, 500, 999])]
     np.testing.assert_allclose(got, [4.128422482e-5, 0.003155691442, 0.999], rtol=1e-6)
     np.testing.assert_allclose(schedule.alphas_bar[999], 2.42877e-9, rtol=1e-5)
+
+
+def test_betas_are_those_given():
+    given = (0.1, 0.3, 0.9)
+    schedule = jd.schedules.Betas(betas=given).build()
+    np.testing.assert_allclose(schedule.alphas_bar, [0.9, 0.63, 0.063], rtol=1e-6)
+    usual, ddpm = jd.schedules.Betas().build(), jd.Linear().build()
+    np.testing.assert_array_equal(usual.betas, ddpm.betas)
 
 
 def test_quadratic_is_linear_in_the_square_root():

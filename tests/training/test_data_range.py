@@ -63,6 +63,8 @@ def test_latents_are_clipped_only_to_a_range_that_is_given():
     assert largest(PIXELS, clip=False) == largest(None)
     for data_range in (PIXELS, None):
         assert 4.9 < largest(data_range, clip_range=5.0) <= 5 + 1e-4
+    # Dynamic thresholding scales what it clips to [-1, 1].
+    assert largest(None, clip_range=5.0, clip_quantile=0.5) <= 1 + 1e-5
     with pytest.raises(jd.InputError, match="clip_range must be above 0, got 0"):
         Sampling(clip_range=0.0)
 
