@@ -22,11 +22,16 @@ def key(seed: int | Array) -> Key:
 def example_keys(key: Key, indices: Array) -> Key:
     """Returns one key per example: `fold_in(key, i)` for each i of indices [batch].
 
+    Args:
+        key: typed key [], or one key per example [batch].
+        indices: integers [batch].
+
     Raises:
-        InputError: the key is not one typed key, or is not of `KIND`.
+        InputError: the key is not a typed key of these shapes, or not of `KIND`.
     """
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.ndim:
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed or key.shape not in ((), indices.shape):
         raise InputError(
             f"key must be one typed key, jax.random.key(seed), got {key!r:.60}"
         )
@@ -36,7 +41,8 @@ def example_keys(key: Key, indices: Array) -> Key:
             f"key must be of the kind {KIND}, got {kind}. Make it with "
             f'jax.random.key(seed, impl="{KIND}").'
         )
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+    axis = 0 if key.ndim else None
+    return jax.vmap(jax.random.fold_in, in_axes=(axis, 0))(key, indices)
 
 
 def fold(keys: Key, data: int | Array) -> Key:
@@ -57,14 +63,14 @@ def step_noise(
     The noise of image i depends on (key, indices[i], steps_left) alone.
 
     Args:
-        key: key of the whole sampling loop.
+        key: key of the whole sampling loop, or one key per image [batch].
         indices: places of the images in the whole request, integers [batch].
         steps_left: number of steps after this one, an integer [] in 0..N-1 of N steps;
             N for the noise that sampling starts from.
         shape: shape of one image.
 
     Raises:
-        InputError: the key is not one typed key.
+        InputError: the key is not a typed key, [] or [batch].
     """
     return normal(fold(example_keys(key, indices), steps_left), shape)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError, printable
@@ -28,6 +29,11 @@ class ImportOptions:
     None takes the plain files, or the only variant."""
     null_class: bool = False
     """If True, the last class embedding stands for no class; guidance needs it."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the parameters and of the computation, for a model of text."""
+    link: bool = False
+    """If True, the run folder refers to the model folder by path and checksums, for a
+    model of text; if False, it holds a copy."""
     bin: bool = False
     """If True, reads a .bin file if safetensors are missing; no code in it runs."""
 
@@ -60,9 +66,9 @@ def import_model(options: ImportOptions, config: Experiment) -> None:
     run = from_diffusers(
         options.path, num_steps=options.steps, size=options.size,
         variant=options.variant, null_class=options.null_class, allow_bin=options.bin,
-        base=config,
+        dtype=options.dtype, base=config,
     )  # fmt: skip
-    write_run(run, options.workdir)
+    write_run(run, options.workdir, link=options.link)
     print(printable(f"the model of '{options.path}' is in {options.workdir}"))
 
 

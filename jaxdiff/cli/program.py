@@ -80,8 +80,8 @@ COMMANDS = {command.name: command for command in (
         "draws images from a trained run, with any sampler",
         needs=(MODEL,),
         daily=(
-            "workdir", "num", "labels", "sampler", "steps", "guidance", "seed", "out",
-            "step",
+            "workdir", "num", "labels", "prompt", "negative", "size", "sampler",
+            "steps", "guidance", "seed", "out", "step",
         ),
     ),
     Command(

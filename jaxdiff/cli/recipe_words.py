@@ -58,7 +58,7 @@ def _is_path(word: str) -> bool:
 def check_run(file: File, command: Command, options: Any) -> None:
     """Raises an error for a command of the program `jaxdiff` that was given no run."""
     default = getattr(options, "workdir", None) == file.workdir
-    if file.program and default and not is_run(file.workdir):
+    if file.program and not command.words and default and not is_run(file.workdir):
         raise InputError(
             f"{command.name} must have a run, got none. Run jaxdiff {command.name} "
             "--workdir RUN."

@@ -1,29 +1,34 @@
 """The command `sample`: images of a trained run, as a picture and as arrays."""
 
-import difflib
-from collections.abc import Sequence
+import json
+import shlex
+import sys
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.cli.sampling_request import Request, of_classes, of_prompts
 from jaxdiff.data import to_uint8
-from jaxdiff.denoisers.network import check_labels
-from jaxdiff.errors import InputError, first_few, printable, shown
+from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
 from jaxdiff.runs.load import Run
-from jaxdiff.samplers.editing import blend_labels
+from jaxdiff.runs.provenance import versions
+from jaxdiff.serialization import option_name, to_dict
 from jaxdiff.storage.files import ensure_writable, replacing
-from jaxdiff.training.experiment import DataInfo
+from jaxdiff.training.experiment import Sampling
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
 """Endings that are rejected; a folder's name may have any other."""
+IMAGES = "samples"
+"""Folder of the single images of prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,19 +49,46 @@ class SampleOptions:
     labels: tuple[int | str, ...] | None = None
     """Classes to draw, in turn, by number or name. None draws all classes."""
     blend: tuple[int | str, int | str] | None = None
-    """Two classes, by number or name; each row of the picture blends from the first
-    to the second."""
-    num: int = 100
-    """Number of images per sampler."""
+    """Two classes, by number or name, or two prompts; each row of the picture blends
+    from the first to the second."""
+    prompt: tuple[str, ...] = ()
+    """Prompts of a model of text, drawn in turn."""
+    prompts: Path | None = None
+    """File with a prompt per line."""
+    negative: str | None = None
+    """Negative prompt: what guidance leads away from."""
+    size: tuple[int, int] | None = None
+    """Height and width of the images of a model of text, in pixels; None takes the
+    size of its training."""
+    windows: bool = False
+    """If True, a long prompt is encoded in windows; if False, it is cut."""
+    image: Path | None = None
+    """Image to change, to edit or to repaint, of a model of text."""
+    mask: Path | None = None
+    """Mask of the image, white where it is repainted, of a model of inpainting."""
+    image_guidance: float | None = None
+    """Guidance scale of the image, of a model that follows instructions; None takes
+    the run's."""
+    strength: float | None = None
+    """Share of the steps that change the image, in (0, 1]; None takes 0.8."""
+    num: int | None = None
+    """Number of images per sampler; None takes 100, or one per prompt."""
     seed: int = 0
-    """Seed; image i depends only on the seed, on i and on its label."""
+    """Seed; image i depends only on the seed, on i and on its label. Image i of a model
+    of text has the seed SEED + i."""
+    seeds: tuple[int, ...] | None = None
+    """Seed of each image, in turn, instead of one for all."""
+    seed_like: Literal["jax", "torch"] = "jax"
+    """Generator of the initial latents: JAX's, or PyTorch's, whose seeds give the
+    pictures of diffusers with a deterministic sampler."""
     chunk: int | None = None
     """Number of images drawn at a time; images do not depend on it.
     None takes the run's."""
     columns: int = 10
     """Maximum number of images per row of the picture."""
     out: Path | None = None
-    """Folder for samples.png and samples.npz; None takes the run folder.
+    """Folder for samples.png and samples.npz, and for the single images of prompts in
+    samples/; None takes the run folder.
     Or one file: a .png, a .npz, or a .gif of the sampling loop."""
 
 
@@ -76,123 +108,135 @@ def draw(options: SampleOptions, run: Run) -> None:
     if single == ".gif" and len(samplings) > 1:
         raise InputError("a .gif must show one sampler, got " + ", ".join(samplings))
     for name, sampling in samplings.items():
-        changes = {"guidance": options.guidance, "chunk": options.chunk}
+        changes = {
+            "guidance": options.guidance, "image_guidance": options.image_guidance,
+            "chunk": options.chunk,
+        }  # fmt: skip
         given = {k: v for k, v in changes.items() if v is not None}
         samplings[name] = replace(sampling, **given)  # type: ignore[arg-type]
-    run.check_request(None, options.num, options.seed)
-    labels, indices = _labels(run, options)
+    request = (of_classes if run.parts is None else of_prompts)(options, run)
+    run, num, labels, seed = request[:4]
     for sampling in samplings.values():
-        run.check_request(labels, options.num, options.seed, sampling)
+        run.check_request(labels, num, seed, sampling)
+        if options.seed_like == "torch" and not sampling.sampler.deterministic:
+            raise InputError(
+                "seed-like must be jax for a sampler that adds noise, such as "
+                f"{option_name(type(sampling.sampler))}, got torch. Choose another "
+                "--sampler."
+            )
+    if single == ".gif" and run.parts is not None:
+        raise InputError("a .gif must show a model of pixels, got one of latents.")
     if single != ".npz":
         plots.check_installed()
     ensure_writable(out.parent if single else out, "--out")
 
     every = None
     drawn = {}
-    with bar(options.num * len(samplings), "sample") as on_chunk:
+    with bar(num * len(samplings), "sample") as on_chunk:
         for i, (name, sampling) in enumerate(samplings.items()):
             if single == ".gif":
                 steps = len(sampling.sampler.grid(run.schedule).alpha) - 1
                 every = max(1, steps // run_pictures.FRAMES)
-            drawn[name] = run.generate(
-                labels, options.num, options.seed, sampling=sampling, indices=indices,
-                every=every, on_chunk=partial(on_chunk, before=i * options.num),
+            found = run.generate(
+                labels, num, seed, sampling=sampling, every=every,
+                on_chunk=partial(on_chunk, before=i * num), **request.given(),
             )  # fmt: skip
+            drawn[name] = found if run.parts is None else run.decode(found)
 
     if not is_first():
         return
     written = []
+    notes = _notes(request, samplings, options) if request.prompts else {}
     if single == ".gif":
         (frames,) = drawn.values()
         plots.save_gif(out, to_uint8(frames).swapaxes(0, 1), columns=options.columns)
         written.append(out)
     if single in ("", ".png"):
         written.append(out if single else out / "samples.png")
-        _save_picture(run, drawn, labels, options, written[-1])
+        _save_picture(request, drawn, options, written[-1], notes)
     if single in ("", ".npz"):
         written.append(out if single else out / "samples.npz")
         arrays = {_array_name(name, drawn): to_uint8(x) for name, x in drawn.items()}
-        if labels is not None:
+        if isinstance(labels, np.ndarray):
             arrays["labels"] = labels
+        if request.prompts:
+            arrays |= {"prompts": np.array(request.prompts), "seeds": np.array(seed)}
         with replacing(written[-1]) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-    print(printable(f"{options.num} images are in {' and '.join(map(str, written))}"))
-
-
-def _labels(
-    run: Run, options: SampleOptions
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Returns the labels, and the indices if the images of a row share their noise."""
-    classes, num = run.info.num_classes, options.num
-    if options.blend is not None:
-        if options.labels is not None:
-            raise InputError("labels and blend must not both be given. Leave one out.")
-        ends = _classes(options.blend, run.info)
-        places = np.arange(num) % options.columns
-        shares = places / max(min(options.columns, num) - 1, 1)
-        start, end = (np.full(num, label, np.int32) for label in ends)
-        labels = blend_labels(start, end, shares, classes or 0)
-        return np.asarray(labels), np.arange(num) // options.columns
-    if options.labels is None:
-        if classes is None:
-            return None, None
-        return np.resize(np.arange(classes, dtype=np.int32), num), None
-    if not options.labels:
-        raise InputError(
-            "labels must name at least one class, got none. Name one, or leave labels "
-            "out."
-        )
-    return np.resize(_classes(options.labels, run.info), num), None
-
-
-def _classes(chosen: Sequence[int | str], info: DataInfo) -> np.ndarray:
-    """Returns the numbers of classes that are given by number or name."""
-    classes = info.num_classes
-    # Without classes every label is wrong, and the check says so.
-    numbers = [0 if classes is None else _class(one, info) for one in chosen]
-    labels = np.array(numbers, np.int32)
-    check_labels(labels, classes)
-    return labels
-
-
-def _class(label: int | str, info: DataInfo) -> int:
-    """Returns the number of a class."""
-    names = info.class_names or ()
-    if isinstance(label, int):
-        return label
-    if label in names:
-        return names.index(label)
-    close = difflib.get_close_matches(label, names, n=1)
-    remedy = f"Give a number or a name ({first_few(names)})"
-    if "," in label:
-        remedy = "Separate the values with spaces only"
-    elif close:
-        remedy = f"Perhaps you meant {close[0]!r}"
-    elif not names:
-        remedy = "Give a number"
-    raise InputError(
-        f"labels must be classes of the run, got {shown(label)}. {remedy}."
-    )
+    if not single and request.prompts and num > 1:
+        written.append(out / IMAGES)
+        _save_images(request, drawn, samplings, options, written[-1])
+    are = "image is" if num == 1 else "images are"
+    print(printable(f"{num} {are} in {' and '.join(map(str, written))}"))
 
 
 def _save_picture(
-    run: Run,
+    request: Request,
     drawn: dict[str, np.ndarray],
-    labels: np.ndarray | None,
     options: SampleOptions,
     path: Path,
+    notes: dict[str, str],
 ) -> None:
     """Saves a grid of images of one sampler, or a labelled row per sampler."""
+    columns = min(options.columns, request.num)
     if len(drawn) > 1:
-        columns = min(options.columns, options.num)
         rows = np.concatenate([images[:columns] for images in drawn.values()])
-        plots.save_grid(path, to_uint8(rows), row_labels=list(drawn), columns=columns)
+        plots.save_grid(
+            path, to_uint8(rows), row_labels=list(drawn), columns=columns, notes=notes
+        )
         return
-    (images,) = drawn.values()
-    rows_of_classes = labels if options.blend is None else None
-    plots.save_samples(
-        path, to_uint8(images), rows_of_classes, run.info.class_names, options.columns
-    )
+    (images,) = (to_uint8(images) for images in drawn.values())
+    if not request.prompts:
+        rows_of_classes: Any = request.labels if options.blend is None else None
+        names = request.run.info.class_names
+        plots.save_samples(path, images, rows_of_classes, names, options.columns)
+    elif len(images) == 1:
+        plots.save_image(path, images[0], notes=notes)
+    else:
+        plots.save_grid(path, images, columns=columns, scale=1, notes=notes)
+
+
+def _save_images(
+    request: Request,
+    drawn: dict[str, np.ndarray],
+    samplings: dict[str, Sampling],
+    options: SampleOptions,
+    folder: Path,
+) -> None:
+    """Saves each image of prompts alone, with its own prompt and seed."""
+    folder.mkdir(exist_ok=True)
+    seeds = np.broadcast_to(request.seed, request.num)
+    for name, images in drawn.items():
+        for i, image in enumerate(to_uint8(images)):
+            alone = request._replace(seed=seeds[i], prompts=request.prompts[i : i + 1])
+            notes = _notes(alone, {name: samplings[name]}, options)
+            file = f"{i:05}.png" if len(drawn) == 1 else f"{name}-{i:05}.png"
+            plots.save_image(folder / file, image, notes=notes)
+
+
+def _notes(
+    request: Request, samplings: dict[str, Sampling], options: SampleOptions
+) -> dict[str, str]:
+    """Returns the texts of a picture by which it can be made again."""
+    settings = {
+        "jaxdiff": versions()["jaxdiff"],
+        "workdir": str(options.workdir),
+        "prompts": request.prompts,
+        "negative": options.negative,
+        "seeds": np.asarray(request.seed).tolist(),
+        "seed_like": options.seed_like,
+        "size": request.run.image_size,
+        "image": None if options.image is None else str(options.image),
+        "strength": request.strength,
+        "sampling": [to_dict(sampling) for sampling in samplings.values()],
+    }
+    words = shlex.join(["jaxdiff", "sample", *sys.argv[2:]])
+    return {
+        "prompt": "\n".join(dict.fromkeys(request.prompts)),
+        "seed": " ".join(map(str, np.atleast_1d(request.seed))),
+        "settings": json.dumps(settings),
+        "command": words,
+    }
 
 
 def _array_name(name: str, drawn: dict[str, np.ndarray]) -> str:

@@ -112,6 +112,15 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
         write_tensors(writing / f"{kind.stem}.safetensors", arrays)
 
 
+def component_class(folder: Path) -> str:
+    """Returns the published class of a component.
+
+    Raises:
+        InputError: the folder holds no such network.
+    """
+    return _kind_of(read_part(folder / NETWORK), folder)[0]
+
+
 def network_of(
     name: str,
     record: Mapping[str, Any],

@@ -58,6 +58,46 @@ def find_tensors(
     Warns:
         UserWarning: the tensors are those of a variant, which `variant` does not name.
     """
+    path = _chosen(folder, variant, allow_bin, stem)
+    if path.suffix == ".json":
+        return _of_index(path)
+    if path.suffix == ".safetensors":
+        return _of_file(path)
+    check_no_pointer(path)
+    return {
+        name: Tensor(array.shape, name_of(array.dtype), partial(np.asarray, array))
+        for name, array in read_torch(path).items()
+    }
+
+
+def weight_files(
+    folder: Path, variant: str | None = None, allow_bin: bool = False
+) -> list[Path]:
+    """Returns the files that `find_tensors` reads: an index or the only file first.
+
+    Raises:
+        InputError: there are no such files, or an index is damaged.
+    """
+    diffusers = any(path.name.startswith(STEM) for path in folder.glob("*"))
+    first = _chosen(folder, variant, allow_bin, STEM if diffusers else TRANSFORMERS)
+    if first.suffix != ".json":
+        return [first]
+    return [first, *(first.with_name(name) for name in _named(first)[0])]
+
+
+def plain_name(file: Path) -> str:
+    """Returns the name of a weight file, or of an index, without its variant."""
+    stem = STEM if file.name.startswith(STEM) else TRANSFORMERS
+    return f"{stem}.safetensors{'.index.json' if file.suffix == '.json' else ''}"
+
+
+def has_variant(folder: Path, variant: str | None) -> bool:
+    """Returns True if a folder has weights of this variant."""
+    return variant is not None and any(folder.glob(f"*.{variant}.*"))
+
+
+def _chosen(folder: Path, variant: str | None, allow_bin: bool, stem: str) -> Path:
+    """Returns the file of the weights, or their index; see `find_tensors`."""
     names = _candidates(folder, variant, stem)
     old = PYTORCH if stem == TRANSFORMERS else stem
     binary = folder / f"{old}{f'.{variant}' if variant else ''}.bin"
@@ -68,19 +108,12 @@ def find_tensors(
             warnings.warn(
                 f"read the variant {names[0]} of the weights in '{folder}', because it "
                 f"has no {stem}.safetensors{plain}",
-                stacklevel=2,
+                stacklevel=3,
             )
-    for name in names:
-        path = folder / name
-        if name.endswith(".json"):
-            return _of_index(path)
-        return _of_file(path)
+    if names:
+        return folder / names[0]
     if binary.exists() and allow_bin:
-        check_no_pointer(binary)
-        return {
-            name: Tensor(array.shape, name_of(array.dtype), partial(np.asarray, array))
-            for name, array in read_torch(binary).items()
-        }
+        return binary
     ending = f" of the variant {variant}" if variant else ""
     pickle = ". Read its .bin file, a pickle, with --bin." * binary.exists()
     raise InputError(
@@ -150,19 +183,27 @@ def _of_file(path: Path) -> dict[str, Tensor]:
     return {name: Tensor(shapes[name], dtypes[name], reader(name)) for name in shapes}
 
 
-def _of_index(path: Path) -> dict[str, Tensor]:
-    """Returns the tensors of the files that an index names."""
+def _named(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Returns the files that an index names, and the file of each tensor."""
     places = read_part(path).get("weight_map")
     if not isinstance(places, dict) or not all(
         isinstance(x, str) for x in places.values()
     ):
         raise InputError(f"'{path}' must be an index with a weight_map of names")
-    found: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
+    names = sorted(set(places.values()))
+    for name in names:
         if Path(name).name != name or not name.endswith(".safetensors"):
             raise InputError(
                 f"'{path}' must name safetensors files in its folder, got {shown(name)}"
             )
+    return names, places
+
+
+def _of_index(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of the files that an index names."""
+    found: dict[str, Tensor] = {}
+    names, places = _named(path)
+    for name in names:
         tensors = _of_file(path.with_name(name))
         wanted = {tensor for tensor, place in places.items() if place == name}
         differing = sorted(wanted ^ tensors.keys())

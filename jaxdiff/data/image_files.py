@@ -30,14 +30,16 @@ Channels = Literal[1, 3]
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # from grey values of 2 and 4 bits to 8 bits
 
 
-def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.ndarray:
+def read_image(
+    path: str | os.PathLike[str], size: int | tuple[int, int], channels: int
+) -> np.ndarray:
     """Returns the pixels of a PNG, JPEG, WebP, BMP or GIF file of any extension.
 
     The image is rotated as its EXIF data says, if these can be read. Only the first
     frame of an animation is read. Transparent pixels become white. 16 bits become 8:
     grey values are divided by 257. CMYK becomes RGB by formula, and colour profiles are
-    ignored. Grey is the luma of ITU-R 601. The central square, as large as the image's
-    shorter side, is then resized by Pillow's Lanczos filter, which averages when it
+    ignored. Grey is the luma of ITU-R 601. The largest central part with the result's
+    proportions is then resized by Pillow's Lanczos filter, which averages when it
     reduces.
 
     Any number of threads may read at the same time. They wait for each other before
@@ -46,24 +48,26 @@ def read_image(path: str | os.PathLike[str], size: int, channels: int) -> np.nda
 
     Args:
         path: Path of the file.
-        size: Height and width of the result, 1 to 4096.
+        size: Height and width of the result, 1 to 4096, or one number for both.
         channels: Number of channels: 1 for grey, 3 for red, green and blue.
 
     Returns:
-        Pixels (uint8 [size, size, channels]).
+        Pixels (uint8 [height, width, channels]).
 
     Raises:
         InputError: If the file cannot be read, is damaged or truncated, has another
             format, has more than 2^30 bytes, or has more than 2^30 / 12 pixels
             according to its header.
     """
-    check_value("size", size, Size)
+    height, width = (size, size) if isinstance(size, int) else size
+    check_value("size", height, Size)
+    check_value("size", width, Size)
     check_value("channels", channels, Channels)
     image_module = require("PIL.Image")
     _hide_warnings()
     try:
         with open_regular(path, MAX_BYTES) as file:
-            return _pixels(image_module, file, size, channels)
+            return _pixels(image_module, file, (height, width), channels)
     except Exception as error:  # Pillow raises many types for damaged files
         reason = _reason(image_module, error, path)
         raise InputError(f"cannot read the image {str(path)!r}: {reason}") from error
@@ -108,7 +112,9 @@ def _too_large(pixels: str) -> str:
     return f"it is too large: {pixels} pixels, of which at most {MAX_PIXELS:,} are read"
 
 
-def _pixels(image_module: Any, file: IO[bytes], size: int, channels: int) -> np.ndarray:
+def _pixels(
+    image_module: Any, file: IO[bytes], size: tuple[int, int], channels: int
+) -> np.ndarray:
     webp = _webp_size(file.read(30))  # Pillow allocates a WebP when it opens the file
     file.seek(0)
     with ExitStack() as stack:
@@ -161,7 +167,9 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
     return width & 0x3FFF, height & 0x3FFF
 
 
-def _decoded(image_module: Any, image: Any, size: int, channels: int) -> np.ndarray:
+def _decoded(
+    image_module: Any, image: Any, size: tuple[int, int], channels: int
+) -> np.ndarray:
     kind = image.tile[0][3] if image.tile else None  # pixel format of the file
     image.load()
     try:
@@ -171,15 +179,18 @@ def _decoded(image_module: Any, image: Any, size: int, channels: int) -> np.ndar
     except Exception:
         pass  # many photographs have damaged EXIF data
     # Crop first: a narrow image, resized whole, might not fit into memory.
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    plain = _without_alpha(image_module, square, kind)
+    (width, height), scale = (
+        image.size,
+        min(whole / part for whole, part in zip(image.size[::-1], size, strict=True)),
+    )
+    across, down = (max(1, round(scale * part)) for part in size[::-1])
+    left, top = (width - across) // 2, (height - down) // 2
+    part = image.crop((left, top, left + across, top + down))
+    plain = _without_alpha(image_module, part, kind)
     plain = plain.convert("L" if channels == 1 else "RGB")
-    if side != size:
-        plain = plain.resize((size, size), image_module.Resampling.LANCZOS)
-    return np.array(plain, np.uint8).reshape(size, size, channels)
+    if plain.size != size[::-1]:
+        plain = plain.resize(size[::-1], image_module.Resampling.LANCZOS)
+    return np.array(plain, np.uint8).reshape(*size, channels)
 
 
 def _without_alpha(image_module: Any, image: Any, kind: Any) -> Any:

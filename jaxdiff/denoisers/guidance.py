@@ -11,6 +11,12 @@ classifier's gradient moves the score (Dhariwal & Nichol 2021, section 4.2):
 
     (2)  eps' = eps - w sigma grad log p(label | x_t)
 
+An edit by instruction has a condition of two parts, a text c and an image i, and a
+weight for each (Brooks et al. 2023, equation 3); 0 is an image of zeros, and n a text
+that says nothing, or a negative prompt:
+
+    (3)  guided = D(n, 0) + w_i (D(n, i) - D(n, 0)) + w (D(c, i) - D(n, i))
+
 All results are pytrees, so that another weight needs no new compilation. Guidance and
 thresholding compose in any order: `clip_x0(classifier_free_guidance(denoiser, 2.0))`
 clips the guided estimate.
@@ -81,6 +87,36 @@ def classifier_free_guidance(
     return Partial(
         _classifier_free, denoiser, weight, _checked(interval), rescale, base
     )
+
+
+def instruction_guidance(
+    denoiser: Denoiser,
+    weight: float | Array,
+    image_weight: float | Array,
+    *,
+    base: Condition | None = None,
+) -> Denoiser:
+    """Applies guidance by a text and by an image, each with its weight; equation (3).
+
+    Args:
+        denoiser: denoiser bound to a condition with a text and an image.
+        weight: guidance weight of the text, [] or [batch].
+        image_weight: guidance weight of the image, [] or [batch].
+        base: condition of a negative prompt; hidden by default.
+
+    Raises:
+        InputError: the denoiser is not bound to an image, or base does not match.
+    """
+    conditions, _ = _conditions_of(denoiser)
+    if not conditions or any(one.image is None for one in conditions):
+        raise InputError(
+            "denoiser must be bound to a condition with an image, got one without. "
+            "Bind it to a Condition with image."
+        )
+    if base is not None:
+        for condition in conditions:
+            _check_base(base, condition)
+    return Partial(_instructed, denoiser, weight, image_weight, base)
 
 
 def autoguidance(
@@ -187,6 +223,32 @@ def _classifier_free(
     alpha, sigma = level.scales(x_t)
     return guided._replace(
         x_0=guided.x_0 + change, eps=guided.eps - alpha / sigma * change
+    )
+
+
+def _instructed(
+    denoiser: Denoiser,
+    weight: Array,
+    image_weight: Array,
+    base: Condition | None,
+    x_t: Array,
+    level: Level,
+) -> Estimate:
+    conditions, put = _conditions_of(denoiser)
+
+    def three(given: Condition) -> Condition:
+        free = _base_of(given, base)
+        blank = free._replace(image=jnp.zeros_like(given.image))
+        return jax.tree.map(lambda *parts: jnp.stack(parts), given, free, blank)
+
+    every = [three(given) for given in conditions]
+    estimates = jax.vmap(lambda conditions: put(conditions)(x_t, level))(every)
+    given, free, blank = (jax.tree.map(itemgetter(i), estimates) for i in range(3))
+    by_image = _extrapolated(blank, free, image_weight, None, x_t, level)
+    by_text = _extrapolated(free, given, weight, None, x_t, level)
+    return given._replace(
+        x_0=by_image.x_0 + by_text.x_0 - free.x_0,
+        eps=by_image.eps + by_text.eps - free.eps,
     )
 
 

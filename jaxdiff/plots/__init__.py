@@ -14,5 +14,6 @@ from jaxdiff.plots.images import PathLike as PathLike
 from jaxdiff.plots.images import check_installed as check_installed
 from jaxdiff.plots.images import save_gif as save_gif
 from jaxdiff.plots.images import save_grid as save_grid
+from jaxdiff.plots.images import save_image as save_image
 from jaxdiff.plots.images import save_samples as save_samples
 from jaxdiff.plots.images import save_strip as save_strip

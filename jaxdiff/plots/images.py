@@ -9,7 +9,7 @@ full disk raise an `InputError`.
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -36,6 +36,7 @@ def save_grid(
     row_labels: Texts = None,
     columns: int | None = None,
     scale: int | None = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a grid of images as a PNG, one row per label.
 
@@ -46,6 +47,7 @@ def save_grid(
         columns: Number of images per row; None means N / rows with row labels,
             otherwise about the square root of N.
         scale: Whole factor of enlargement; None enlarges to about 64 pixels.
+        notes: Texts that the file carries, by their names.
     """
     tiles = _checked("images", images, "N, H, W, C")
     if columns is None and row_labels is not None and len(row_labels):
@@ -55,7 +57,21 @@ def save_grid(
     labels, widest = _texts("row_labels", row_labels, "rows", len(rows))
     left = widest + GAP if labels else 0
     texts = [(left, y, label) for y, label in zip(rows, labels, strict=False)]
-    _save_png(path, sheet, texts, "rm", room=(left, 0))
+    _save_png(path, sheet, texts, "rm", room=(left, 0), notes=notes)
+
+
+def save_image(
+    path: PathLike, image: ArrayLike, *, notes: Mapping[str, str] | None = None
+) -> None:
+    """Writes one image as a PNG, pixel by pixel.
+
+    Args:
+        path: Path of the file, or an open binary file.
+        image: Image (uint8 [H, W, C]).
+        notes: Texts that the file carries, by their names.
+    """
+    (tile,) = _checked("image", np.asarray(image)[None], "N, H, W, C")
+    _save_png(path, tile, [], "mm", room=(0, 0), notes=notes)
 
 
 def save_samples(
@@ -254,7 +270,12 @@ def _sheet(
 
 
 def _save_png(
-    path: PathLike, sheet: np.ndarray, texts: list[Any], anchor: str, room: Any
+    path: PathLike,
+    sheet: np.ndarray,
+    texts: list[Any],
+    anchor: str,
+    room: Any,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Saves the sheet with texts (x, y, text), and `room` for them left and below."""
     image = require("PIL.Image")
@@ -264,4 +285,7 @@ def _save_png(
     draw = require("PIL.ImageDraw").Draw(picture)
     for x, y, text in texts:
         draw.text((x, y), text, fill=INK, font=font(text), anchor=anchor)
-    save_picture(path, picture, "PNG", optimize=True)
+    chunks = require("PIL.PngImagePlugin").PngInfo()
+    for name, text in (notes or {}).items():
+        chunks.add_itxt(name, text)
+    save_picture(path, picture, "PNG", optimize=True, pnginfo=chunks)

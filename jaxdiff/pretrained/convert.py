@@ -6,15 +6,23 @@ from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
+from jaxdiff.runs.parts import PARTS, write_parts
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import new_folder
 from jaxdiff.training.initialize import recipe_of
 
 
-def write_run(run: Run, workdir: Path) -> None:
+def write_run(run: Run, workdir: Path, *, link: bool = False) -> None:
     """Writes a model as a run folder at step 0.
 
-    The folder gets its final name after everything is written.
+    The folder gets its final name after everything is written. A model of text and
+    latents keeps its published files, in place of a checkpoint.
+
+    Args:
+        run: the model.
+        workdir: folder to write.
+        link: if True, the folder refers to published files by path and checksum; if
+            False, it holds copies. A model of pixels is always written.
 
     Raises:
         InputError: the folder is not empty, or cannot be written; or a parameter is
@@ -24,6 +32,16 @@ def write_run(run: Run, workdir: Path) -> None:
         raise InputError(f"'{workdir}' must be a new or empty folder. Name another.")
     check_params(run.params)
     experiment, info = run.experiment, run.info
+    if run.parts is not None:
+        with new_folder(workdir) as writing:
+            writing.mkdir(parents=True)
+            write_parts(run.parts, writing / PARTS, link)
+            write_record(writing, experiment, info)
+        return
+    if link:
+        raise InputError(
+            "link must be False for a model of pixels, got True. Leave --link out."
+        )
     state = recipe_of(experiment, run.model).state_of(run.params)
     with new_folder(workdir) as writing:
         record = {"configuration": training_part(experiment, info)}

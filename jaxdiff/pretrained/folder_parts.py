@@ -10,13 +10,11 @@ from jaxdiff.runs.folder import CHECKPOINTS
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler_config.json"
+VERSION = "0.42.1"
+"""Version of diffusers that wrote and read such folders in the tests."""
 _PIPELINES = ("DDPMPipeline", "DDIMPipeline", "DiffusionPipeline")
-_LATER = {
-    "text": ("text_encoder", "tokenizer"),
-    "latents": ("vae", "vqvae", "vqgan", "movq"),
-    "transformers": ("transformer",),
-}
-"""Kinds of models that are not supported yet, and the parts that show them."""
+_LATER = ("text_encoder", "tokenizer", "vae", "vqvae", "vqgan", "movq", "transformer")
+"""Parts of models that are no U-Net of pixels."""
 
 
 class Parts(NamedTuple):
@@ -35,8 +33,12 @@ class Parts(NamedTuple):
     scheduler_class: Any = None
 
 
-def find_parts(path: Path) -> Parts:
-    """Returns the parts of a model folder.
+def find_parts(path: Path, others: Collection[str] = ()) -> Parts:
+    """Returns the parts of the folder of a model of pixels.
+
+    Args:
+        path: folder.
+        others: classes of pipelines that are read elsewhere, for the message.
 
     Raises:
         InputError: the folder holds no such model, or one that is not supported.
@@ -45,7 +47,7 @@ def find_parts(path: Path) -> Parts:
         raise InputError(f"there is no folder '{path}'. Check the path.")
     if (path / INDEX).exists():
         index = read_part(path / INDEX)
-        pipeline, scheduler_class = _check_index(index, path / INDEX)
+        pipeline, scheduler_class = _check_index(index, path / INDEX, others)
         return Parts(
             _part(path, "unet", NETWORK).parent,
             _part(path, "scheduler", SCHEDULER),
@@ -58,7 +60,12 @@ def find_parts(path: Path) -> Parts:
         return Parts(path)
     configs = (*path.glob(f"*/{NETWORK}"), *path.glob(f"*/{SCHEDULER}"))
     found = {config.parent.name for config in configs}
-    _check_supported(found, f"'{path}'")
+    others = sorted(name for name in found if name.startswith(_LATER))
+    if others:
+        raise InputError(
+            f"'{path}' must hold the {INDEX} of a pipeline with {', '.join(others)}, "
+            "got none. Download the whole folder."
+        )
     if "unet" in found and found <= {"unet", "scheduler"}:
         scheduler = path / "scheduler" / SCHEDULER
         return Parts(path / "unet", scheduler if scheduler.exists() else None)
@@ -84,7 +91,9 @@ def _part(path: Path, name: str, file: str) -> Path:
     )
 
 
-def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
+def _check_index(
+    record: dict[str, Any], path: Path, others: Collection[str]
+) -> tuple[str, Any]:
     """Returns the classes of the pipeline and of the scheduler in an index."""
     parts = {
         key: value
@@ -92,16 +101,12 @@ def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
         if isinstance(value, list) and not key.startswith("_") and any(value)
     }
     name = record.get("_class_name")
-    # A pipeline of someone's own has its module first.
-    own = name[-1] if isinstance(name, list) and name else name
-    shown_name = own if isinstance(own, str) else shown(name)
-    _check_supported(parts, f"'{path}' ({shown_name})")
     if name not in _PIPELINES:
         alone = parts.get("unet", [])[-1:] == ["UNet2DModel"]
         remedy = f". Import its network alone from '{path.parent / 'unet'}'." * alone
         raise InputError(
-            f"'{path}': _class_name must be one of {', '.join(_PIPELINES)}, got "
-            f"{shown(name)}{remedy}"
+            f"'{path}': _class_name must be one of "
+            f"{', '.join((*_PIPELINES, *others))}, got {shown(name)}{remedy}"
         )
     if parts.keys() != {"unet", "scheduler"}:
         raise InputError(
@@ -112,20 +117,3 @@ def _check_index(record: dict[str, Any], path: Path) -> tuple[str, Any]:
     if unet[-1:] != ["UNet2DModel"]:
         raise InputError(f"'{path}': unet must be a UNet2DModel, got {shown(unet)}")
     return name, parts["scheduler"][-1]
-
-
-def _check_supported(parts: Collection[str], where: str) -> None:
-    """Raises an error for the parts of a model that is no U-Net of pixels alone."""
-    kinds = {
-        kind: found
-        for kind, starts in _LATER.items()
-        if (found := sorted(part for part in parts if part.startswith(starts)))
-    }
-    if kinds:
-        names = ", ".join(name for found in kinds.values() for name in found)
-        *most, last = kinds
-        words = " and ".join([*[", ".join(most)] * bool(most), last])
-        raise InputError(
-            f"{where} must be a U-Net of pixels, without text or latents, got {names}. "
-            f"Models with {words} are not supported yet."
-        )

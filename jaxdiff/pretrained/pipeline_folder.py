@@ -14,7 +14,7 @@ import os
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from jaxdiff.networks import Fourier, LevelOptions
 from jaxdiff.pretrained.folder_parts import (
     INDEX,
     SCHEDULER,
+    VERSION,
     Parts,
     find_parts,
 )
@@ -37,6 +38,12 @@ from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
 from jaxdiff.pretrained.schedulers_unscaled import Unscaled
+from jaxdiff.pretrained.text_pipelines import (
+    KINDS,
+    is_text_pipeline,
+    read_text_pipeline,
+    write_text_pipeline,
+)
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.runs.load import Run, load
@@ -51,8 +58,6 @@ from jaxdiff.training.initialize import build_model
 from jaxdiff.training.model import Model as TrainedModel
 from jaxdiff.typing import Params
 
-VERSION = "0.42.1"
-"""Version of diffusers that wrote and read such folders in the tests."""
 OURS = "jaxdiff.json"
 
 
@@ -64,6 +69,7 @@ def from_diffusers(
     variant: str | None = None,
     null_class: bool = False,
     allow_bin: bool = False,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     base: Experiment | None = None,
 ) -> Run:
     """Loads the model in a local folder of Hugging Face's diffusers library.
@@ -83,6 +89,7 @@ def from_diffusers(
         null_class: if True, the last class embedding stands for no class, so that
             guidance is possible.
         allow_bin: if True, read a .bin file if there is no safetensors file.
+        dtype: type of the parameters and of the computation, for a pipeline with text.
         base: source of the options that the folder lacks: data and training; with a
             bare UNet2DModel also schedule, prediction and sampling. DDPM's by default.
 
@@ -102,7 +109,12 @@ def from_diffusers(
     """
     compilation_cache.enable()
     path = Path(path)
-    parts = find_parts(path)
+    if is_text_pipeline(path):
+        return read_text_pipeline(
+            path, num_steps=num_steps, variant=variant, allow_bin=allow_bin,
+            dtype=dtype, base=base,
+        )  # fmt: skip
+    parts = find_parts(path, KINDS)
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
     inner = parts.network
@@ -148,8 +160,8 @@ def read_network(path: Path, size: int | None) -> UNet2DModel:
     name = record.get("_class_name", "UNet2DModel")
     if name not in ("UNet2DModel", "UNetUnconditionalModel"):
         raise InputError(
-            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}. Networks "
-            "of text, latents or controls are not supported yet."
+            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}. Import "
+            "the whole pipeline of a network with text."
         )
     known = [field.name for field in fields(UNet2DModel)]
     data = known_entries(record, known, f"'{path}'")
@@ -328,6 +340,8 @@ def to_diffusers(
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
     check_params(run.params)
+    if run.parts is not None:
+        return write_text_pipeline(run, path)
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
     unet, arrays = network_of(run)

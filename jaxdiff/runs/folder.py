@@ -4,6 +4,7 @@ The folder holds
 
     config.json      the experiment, and the shape and fingerprint of its data
     checkpoints/     the newest train states
+    parts/           text encoders, autoencoder and network of an imported model
     snapshots/       averages of the parameters for post-hoc EMA (`ema_lengths`)
     metrics.jsonl    metrics of the steps, one line every `log_every` steps
     history.jsonl    each start with its versions and devices; throughput; events.

@@ -12,11 +12,13 @@ from jaxdiff.checks import check_seed
 from jaxdiff.denoisers.network import (
     check_condition,
     check_null_class,
+    taken_by,
 )
 from jaxdiff.errors import InputError, NonFiniteSamples
 from jaxdiff.parallel import Parallel, Pmap, map_by_value
 from jaxdiff.samplers import DDIM, Spacing, sample
 from jaxdiff.samplers.base import check_grid
+from jaxdiff.samplers.editing import image_to_image
 from jaxdiff.training.experiment import Sampling
 from jaxdiff.training.model import Model
 from jaxdiff.typing import Array, Condition, Params
@@ -37,6 +39,7 @@ class Draw:
             sampling.clip_range, which is an argument.
         keep_eps: if True, keep eps as predicted when x_0 is clipped.
         every: steps between two states of the trajectory; None returns images only.
+        strength: share of the steps that change given images; None starts from noise.
     """
 
     model: Model
@@ -45,23 +48,64 @@ class Draw:
     clip: bool
     keep_eps: bool
     every: int | None
+    strength: float | None
 
     def __call__(self, shared: Any, batch: Any) -> Array:
         """Returns images, or trajectories; `generate` assembles the arguments."""
-        params, key, weight, sampler, clip_range, quantile = shared
+        params, weights, sampler, clip_range, quantile = shared
+        weight, image_weight = weights if self.guided else (None, None)
         sampler = replace(sampler, spacing=self.spacing)
-        indices, condition, base = batch
+        seeds, indices, condition, base, start = batch
+        keys = jax.vmap(rng.key)(seeds)
         denoiser = self.model.sampling_denoiser(
-            params, condition, guidance=weight if self.guided else None, base=base,
+            params, condition, guidance=weight, image_guidance=image_weight, base=base,
             clip=self.clip, clip_range=clip_range, clip_quantile=quantile,
             keep_eps=self.keep_eps,
         )  # fmt: skip
         shape = (len(indices), *self.model.image_shape)
+        if self.strength is not None:
+            return image_to_image(
+                denoiser, sampler, self.model.schedule, keys, start, self.strength,
+                indices=indices,
+            )  # fmt: skip
+        if start is not None:
+            grid = sampler.grid(self.model.schedule)
+            start = sampler.start_scale(self.model.schedule, grid) * start
         result = sample(
-            denoiser, sampler, self.model.schedule, key, shape,
-            indices=indices, every=self.every,
+            denoiser, sampler, self.model.schedule, keys, shape,
+            indices=indices, x_T=start, every=self.every,
         )  # fmt: skip
         return result if self.every is None else result.swapaxes(0, 1)
+
+
+def scales_by_number(network: Any) -> bool:
+    """Returns True if a network takes the guidance scale as a number (LCM)."""
+    config = getattr(network, "config", None)
+    return getattr(config, "guidance_channels", None) is not None
+
+
+def with_scale(
+    condition: Condition, network: Any, sampling: Sampling, num: int
+) -> Condition:
+    """Returns a condition with the guidance scale, if the network takes it.
+
+    The last number of the condition is the scale w of Luo et al. 2023, which is smaller
+    than the usual weight by 1.
+    """
+    if not scales_by_number(network):
+        return condition
+    scale = np.full((num, 1), sampling.guidance - 1, np.float32)
+    given = condition.numbers
+    numbers = scale if given is None else np.concatenate([given, scale], 1)
+    return condition._replace(numbers=numbers)
+
+
+def check_num(num: int) -> None:
+    """Raises an error for an impossible number of images."""
+    if num < 1:
+        raise InputError(f"num must be at least 1, got {num}")
+    if num >= 2**31:  # indices are 32-bit integers
+        raise InputError(f"num must be below 2^31, got {num}")
 
 
 def check_request(
@@ -69,7 +113,7 @@ def check_request(
     sampling: Sampling,
     labels: Condition | np.ndarray | None,
     num: int,
-    seed: int,
+    seed: int | np.ndarray,
 ) -> None:
     """Checks the arguments of `generate`.
 
@@ -77,12 +121,19 @@ def check_request(
         InputError: an argument is out of range, or the sampler or the condition does
             not fit.
     """
-    if num < 1:
-        raise InputError(f"num must be at least 1, got {num}")
-    if num >= 2**31:  # indices are 32-bit integers
-        raise InputError(f"num must be below 2^31, got {num}")
-    check_seed(seed)
-    condition = Condition.of(labels)
+    check_num(num)
+    if sampling.image_guidance is not None and "image" not in taken_by(model.network):
+        raise InputError(
+            "image_guidance must be None for a network without an image, got "
+            f"{sampling.image_guidance:g}. Leave it out."
+        )
+    for one in np.unique(seed).tolist():
+        check_seed(one)
+    if np.shape(seed) not in ((), (num,)):
+        raise InputError(
+            f"seed must be one, or one per image ({num}), got {np.size(seed)}"
+        )
+    condition = with_scale(Condition.of(labels), model.network, sampling, num)
     check_condition(condition, model.network)
     for name, part in condition._asdict().items():
         if part is not None and len(part) != num:
@@ -97,10 +148,12 @@ def generate(
     params: Params,
     sampling: Sampling,
     labels: Condition | np.ndarray | None,
-    seed: int,
+    seed: int | np.ndarray,
     *,
     num: int | None = None,
     base: Condition | None = None,
+    start: np.ndarray | None = None,
+    strength: float | None = None,
     parallel: Parallel | None = None,
     indices: np.ndarray | None = None,
     every: int | None = None,
@@ -117,10 +170,15 @@ def generate(
         sampling: the sampler, guidance and clipping.
         labels: integer classes [num], or weights of the classes, float [num, classes];
             None for any class. Or a `Condition` of the parts that the network takes.
-        seed: random seed. Image i depends only on (seed, indices[i]) and its condition.
+        seed: random seed, or one per image, integers [num]. Image i depends only on
+            (its seed, indices[i]) and its condition.
         num: number of images; that of the condition by default.
         base: condition [num] that guidance leads away from, such as a negative prompt;
             see `classifier_free_guidance`.
+        start: standard Gaussian noise to start from, float32 [num, height, width,
+            channels], instead of the seed's; or, with `strength`, images to change.
+        strength: share of the steps that change the images of `start`, in (0, 1]; see
+            `samplers.image_to_image`.
         parallel: layout of devices; all devices of this process by default.
         indices: integers [num]; 0, 1, ... by default. Images with equal indices start
             from the same noise.
@@ -145,19 +203,34 @@ def generate(
             raise InputError("num must be given if there are no labels, got None")
         num = lengths[0]
     check_request(model, sampling, condition, num, seed)
+    condition = with_scale(condition, model.network, sampling, num)
     if condition.labels is None and model.num_classes:
         check_null_class(model.network)
     sampler = sampling.sampler
-    guided = sampling.guidance != 1
+    guided = sampling.guidance != 1 or sampling.image_guidance is not None
+    if scales_by_number(model.network):  # the network has seen the scale in training
+        guided = False
     keep_eps = sampling.keep_eps and isinstance(sampler, DDIM)
-    draw = Draw(model, sampler.spacing, guided, sampling.clip, keep_eps, every)
-    numbers = jax.tree.map(np.float32, sampler.rule())
-    weight = np.float32(sampling.guidance)
+    if strength is not None and (start is None or every is not None):
+        raise InputError(
+            f"strength must be None without images in start, or with every, got "
+            f"{strength:g}"
+        )
+    shape = (num, *model.image_shape)
+    if start is not None and np.shape(start) != shape:
+        raise InputError(f"start must have shape {shape}, got {np.shape(start)}")
+    draw = Draw(
+        model, sampler.spacing, guided, sampling.clip, keep_eps, every, strength
+    )
+    numbers = sampler.rule()
+    weights = (sampling.guidance, sampling.image_guidance)
     limits = (sampling.clip_range, sampling.clip_quantile)
-    clipping = [None if limit is None else np.float32(limit) for limit in limits]
-    shared = (params, rng.key(seed), weight, numbers, *clipping)
+    shared = (
+        params, *jax.tree.map(np.float32, (weights, numbers, *limits))
+    )  # fmt: skip
     indices = np.arange(num) if indices is None else indices
-    batch = (indices, jax.tree.map(np.asarray, condition), base)
+    seeds = np.broadcast_to(np.asarray(seed, np.uint32), (num,))
+    batch = (seeds, indices, jax.tree.map(np.asarray, condition), base, start)
     parallel = parallel or Pmap()
     images = parallel.chunks(
         map_by_value(parallel, draw), shared, batch, sampling.chunk, on_chunk

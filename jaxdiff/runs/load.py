@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from jaxdiff.parallel.processes import broadcast_int, first_then_others, is_firs
 from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.non_finite import check_params
+from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -27,7 +28,7 @@ from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_model, placed, with_network
 from jaxdiff.training.model import Model
-from jaxdiff.typing import AnySchedule, Condition, Network, Params
+from jaxdiff.typing import AnySchedule, ArrayLike, Condition, Network, Params
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Run:
         params: a moving average of the network's parameters.
         step: number of training steps.
         parallel: layout of devices for sampling.
+        parts: text encoders and autoencoder of a model of text and latents.
     """
 
     experiment: Experiment
@@ -49,6 +51,7 @@ class Run:
     params: Params
     step: int
     parallel: Parallel = field(default_factory=Pmap)
+    parts: Parts | None = None
 
     @property
     def network(self) -> Network:
@@ -60,15 +63,112 @@ class Run:
         """Noise schedule."""
         return self.model.schedule
 
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        height, width, _ = self.model.image_shape
+        factor = 1 if self.parts is None else self.parts.autoencoder.factor
+        return height * factor, width * factor
+
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
-        """Returns the network bound to its averaged parameters and to labels."""
+        """Returns the network bound to its averaged parameters and to a condition."""
         return self.model.denoiser(self.params, labels)
+
+    def resized(self, height: int, width: int) -> "Run":
+        """Returns the same model for images of another size.
+
+        Args:
+            height: height in pixels.
+            width: width in pixels.
+
+        Raises:
+            InputError: the network or the autoencoder does not take this size.
+        """
+        factor = 1 if self.parts is None else self.parts.autoencoder.factor
+        for name, size in (("height", height), ("width", width)):
+            if size < factor or size % factor:
+                raise InputError(
+                    f"{name} must be a multiple of {factor}, got {size}. Use "
+                    f"{max(1, round(size / factor)) * factor}."
+                )
+        *_, channels = self.model.image_shape
+        shape = (height // factor, width // factor, channels)
+        if self.info.network is None:
+            self.experiment.network.check_image_shape(*shape[:2])
+        model = replace(self.model, image_shape=shape)
+        info = self.info._replace(image_shape=shape)
+        return replace(self, model=model, info=info)
+
+    def text(self, prompts: str | Sequence[str], *, windows: bool = False) -> Condition:
+        """Returns the condition of prompts, one image each; see `Prompts`.
+
+        Raises:
+            InputError: the model takes no text, or a prompt is not a valid string.
+        """
+        found = self._parts("text").prompts
+        return found(prompts, self.image_size, windows=windows)
+
+    def negative(
+        self, condition: Condition, prompts: str | Sequence[str] | None = None
+    ) -> Condition:
+        """Returns what guidance leads away from: negative prompts, or none.
+
+        Args:
+            condition: condition of the prompts.
+            prompts: negative prompts, a single one for all images, or None.
+
+        Raises:
+            InputError: the model takes no text, or the prompts do not fit.
+        """
+        return self._parts("text").prompts.negative(condition, prompts, self.image_size)
+
+    def with_image(
+        self, condition: Condition, image: ArrayLike, mask: ArrayLike | None = None
+    ) -> Condition:
+        """Returns a condition with an image to edit, or to repaint under a mask.
+
+        Args:
+            condition: condition of the prompts.
+            image: image [height, width, 3] in [-1, 1], for all prompts.
+            mask: mask [height, width], 1 where the image is repainted, for a model
+                of inpainting; None for a model that follows instructions.
+
+        Raises:
+            InputError: the model takes no image, or it takes a mask and there is none,
+                or the other way round; or a shape differs from the model's.
+        """
+        latents = self._parts("latents").image_input(image, mask, self.image_size)
+        return condition._replace(image=np.repeat(latents, len(condition.text), 0))
+
+    def encode(self, images: ArrayLike) -> np.ndarray:
+        """Returns the latents of images [num, height, width, 3] in [-1, 1]."""
+        return self._parts("latents").encode(images)
+
+    def decode(self, latents: ArrayLike) -> np.ndarray:
+        """Returns the images of latents, one after the other.
+
+        Args:
+            latents: latents [num, h, w, channels], as `generate` returns them.
+
+        Returns:
+            Images, float32 [num, height, width, 3] in [-1, 1].
+        """
+        return self._parts("latents").decode(latents)
+
+    def _parts(self, name: str) -> Parts:
+        """Returns the parts of a model of text and latents."""
+        if self.parts is None:
+            raise InputError(
+                f"the run must be a model of {name}, got one of pixels. Import one, "
+                "such as Stable Diffusion."
+            )
+        return self.parts
 
     def check_request(
         self,
         labels: Condition | np.ndarray | None,
         num: int,
-        seed: int,
+        seed: int | np.ndarray,
         sampling: Sampling | None = None,
     ) -> None:
         """Checks the arguments of `generate` together with the run's options.
@@ -88,11 +188,13 @@ class Run:
         self,
         labels: Condition | np.ndarray | None,
         num: int,
-        seed: int,
+        seed: int | np.ndarray,
         *,
         sampling: Sampling | None = None,
         indices: np.ndarray | None = None,
         base: Condition | None = None,
+        start: np.ndarray | None = None,
+        strength: float | None = None,
         every: int | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
@@ -103,11 +205,15 @@ class Run:
                 [num, classes]; None for any class. Or a `Condition` of the parts that
                 the network takes.
             num: number of images.
-            seed: random seed. Image i depends only on (seed, indices[i]) and its label.
+            seed: random seed, or one per image, integers [num]. Image i depends only
+                on (its seed, indices[i]) and its label.
             sampling: sampler, guidance and clipping; the experiment's by default.
             indices: integers [num]; 0, 1, ... by default.
             base: condition [num] that guidance leads away from, such as a negative
                 prompt.
+            start: standard Gaussian noise to start from, of the images' shape; or,
+                with `strength`, images to change.
+            strength: share of the steps that change the images of `start`, in (0, 1].
             every: return trajectories with a state every this many steps, instead of
                 images.
             on_chunk: called with the number of finished images after each chunk.
@@ -123,8 +229,8 @@ class Run:
         self.check_request(labels, num, seed, sampling)
         return generate(
             self.model, self.params, sampling, labels, seed, num=num,
-            parallel=self.parallel, indices=indices, base=base, every=every,
-            on_chunk=on_chunk,
+            parallel=self.parallel, indices=indices, base=base, start=start,
+            strength=strength, every=every, on_chunk=on_chunk,
         )  # fmt: skip
 
 
@@ -164,6 +270,17 @@ def load(
     info = with_network(info, network)
     with any_last_signal():
         model = build_model(experiment, info, network)
+    parts = read_parts(workdir)
+    if parts is not None and not (workdir / CHECKPOINTS).exists():
+        if step not in (None, 0) or ema is not None:
+            raise InputError(
+                f"step must be 0 and ema None for the imported model in '{workdir}', "
+                f"got {step} and {ema}"
+            )
+        layout = parallel or Pmap(num_devices=1)
+        found = parts.network(layout.shardings(model.param_shapes())).params
+        check_params(found)
+        return Run(experiment, info, model, found, 0, parallel or Pmap(), parts)
     params = model.param_shapes()
     wanted: Any = {"ema": params}
     if ema is not None:
@@ -195,7 +312,7 @@ def load(
                 stacklevel=2,
             )
     check_params(params)
-    return Run(experiment, info, model, params, step, parallel or Pmap())
+    return Run(experiment, info, model, params, step, parallel or Pmap(), parts)
 
 
 def newest_step(checkpoints: Checkpoints) -> int | None:

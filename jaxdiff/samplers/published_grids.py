@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge, Gt, Interval, IsFinite
@@ -122,7 +123,8 @@ class DiffusersGrid(Counted):
 
     def _computed(self, schedule: AnySchedule) -> Level:
         """Returns the levels of the rules for sigma, and of times between integers."""
-        every = schedule.level(np.arange(schedule.num_steps))
+        with jax.ensure_compile_time_eval():  # the tables are known within jit, too
+            every = schedule.level(np.arange(schedule.num_steps))
         alpha, sigma = concrete(every.alpha), concrete(every.sigma)
         if alpha is None or sigma is None:
             raise InputError(

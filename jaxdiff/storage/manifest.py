@@ -33,7 +33,7 @@ def write_manifest(folder: Path, record: dict[str, Any]) -> None:
         InputError: If the manifest cannot be written.
     """
     files = {
-        name: [path.stat().st_size, _hash(path, flush=True)]
+        name: [path.stat().st_size, checksum(path, flush=True)]
         for name, path in _files(folder)
     }
     write_atomic(folder / RECORD, _text({**record, "files": files}))
@@ -82,7 +82,7 @@ def verify(folder: Path) -> dict[str, Any]:
             found = path.stat().st_size
             if found != length:
                 raise Damaged(f"'{name}' has {found} bytes instead of {length}")
-            if _hash(path) != digest:
+            if checksum(path) != digest:
                 raise Damaged(f"'{name}' does not match its checksum")
         except OSError as error:
             raise Damaged(f"'{name}' cannot be read: {error.strerror}") from error
@@ -106,7 +106,8 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
             yield relative, path
 
 
-def _hash(path: Path, flush: bool = False) -> str:
+def checksum(path: Path, flush: bool = False) -> str:
+    """Returns the SHA-256 of a file; with `flush`, after the file is on the disk."""
     with path.open("rb") as file:
         if flush:
             os.fsync(file.fileno())

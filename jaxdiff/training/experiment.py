@@ -128,6 +128,9 @@ class Sampling(Checked):
     """Rule for one step of the sampling loop."""
     guidance: IsFinite[float] = 1.0
     """Guidance scale of classifier-free guidance: 1 for none, 0 for any class."""
+    image_guidance: IsFinite[float] | None = None
+    """Guidance scale of the condition's image, for a model that follows instructions;
+    None for no such guidance."""
     clip: bool = True
     """If True, clip every estimate of the image to the range of the data, [-1, 1];
     latents have no range, and are not clipped."""
@@ -222,12 +225,14 @@ class Experiment(Checked):
     def check_guidance(self, info: DataInfo) -> None:
         """Raises an error for guidance of a network without classes or a null class."""
         if self.sampling.guidance != 1:
-            if info.num_classes is None:
+            takes_text = getattr(self.network, "takes_text", False)
+            if info.num_classes is None and not takes_text:
                 raise InputError(
                     "guidance must be 1 for a model without classes, got "
                     f"{self.sampling.guidance:g}"
                 )
-            if info.network is None and self.network.label_dropout == 0:
+            labelled = info.num_classes is not None and info.network is None
+            if labelled and self.network.label_dropout == 0:
                 raise InputError(
                     "guidance must be 1 for a network trained without label dropout, "
                     f"got {self.sampling.guidance:g}. Set network.label_dropout above "

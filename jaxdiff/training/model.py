@@ -10,7 +10,10 @@ import numpy as np
 
 from jaxdiff import rng
 from jaxdiff.checks import check_built, check_object
-from jaxdiff.denoisers.guidance import classifier_free_guidance
+from jaxdiff.denoisers.guidance import (
+    classifier_free_guidance,
+    instruction_guidance,
+)
 from jaxdiff.denoisers.network import NetworkDenoiser, bind, num_classes_of
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.denoisers.thresholding import clip_x0, dynamic_threshold
@@ -105,6 +108,7 @@ class Model:
         condition: Any = None,
         *,
         guidance: float | Array | None = None,
+        image_guidance: float | Array | None = None,
         base: Condition | None = None,
         clip: bool = True,
         clip_range: float | Array | None = None,
@@ -118,6 +122,8 @@ class Model:
             condition: Condition, or classes [batch], or shares of classes; None for any
                 class.
             guidance: Guidance scale of classifier-free guidance; None for none.
+            image_guidance: Guidance scale of the condition's image, with `guidance`;
+                see `instruction_guidance`.
             base: Condition of the unconditional half; hidden by default.
             clip: If True, clips the estimate of x_0 to the range of the data, if it has
                 one.
@@ -129,7 +135,11 @@ class Model:
                 clipped.
         """
         denoiser: Denoiser = self.denoiser(params, condition)
-        if guidance is not None:
+        if guidance is not None and image_guidance is not None:
+            denoiser = instruction_guidance(
+                denoiser, guidance, image_guidance, base=base
+            )
+        elif guidance is not None:
             denoiser = classifier_free_guidance(denoiser, guidance, base=base)
         if clip and clip_quantile is not None:
             most = float("inf") if clip_range is None else clip_range

@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import jaxdiff as jd
-from jaxdiff.cli import main, sample
+from jaxdiff.cli import main
 from jaxdiff.cli.compare import _steps
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.cli.sampling_request import _labels
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from tests.helpers.runs import TINY
@@ -123,7 +124,7 @@ def test_classes_have_names(run):
     run = replace(run, info=named)
 
     def labels(**given):
-        return sample._labels(run, SampleOptions(workdir=Path(), num=4, **given))[0]
+        return _labels(run, SampleOptions(workdir=Path(), **given), 4)[0]
 
     np.testing.assert_array_equal(labels(labels=("tree frog", 1)), [2, 1, 2, 1])
     np.testing.assert_array_equal(labels(labels=("7",)), [1] * 4)

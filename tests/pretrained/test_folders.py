@@ -15,7 +15,7 @@ import jaxdiff as jd
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.components.weights import find_tensors, write_tensors
 from jaxdiff.errors import InputError
-from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
+from jaxdiff.pretrained import from_diffusers, text_pipelines, to_diffusers, write_run
 from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.schedulers import read_scheduler
 from jaxdiff.pretrained.unet import Model
@@ -320,22 +320,11 @@ def test_shards_of_a_variant_by_either_name_of_the_index(index, model):
     assert jax.tree.leaves(from_diffusers(model, variant="bf16").params)
 
 
+PIPELINES = (
+    "_class_name must be one of DDPMPipeline, DDIMPipeline, DiffusionPipeline, "
+    + ", ".join(text_pipelines.KINDS)
+)
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
-    "StableDiffusionPipeline": (
-        {
-            INDEX: {
-                "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.6.0",
-                "scheduler": ["diffusers", "PNDMScheduler"],
-                "text_encoder": ["transformers", "CLIPTextModel"],
-                "tokenizer": ["transformers", "CLIPTokenizer"],
-                "unet": ["diffusers", "UNet2DConditionModel"],
-                "vae": ["diffusers", "AutoencoderKL"], "safety_checker": [None, None],
-            }
-        },
-        "{}/model_index.json' (StableDiffusionPipeline) must be a U-Net of pixels, "
-        "without text or latents, got text_encoder, tokenizer, vae. Models with text "
-        "and latents are not supported yet.",
-    ),
     "MochiPipeline": (
         {
             INDEX: {
@@ -345,9 +334,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
                 "vae": ["diffusers", "AutoencoderKLMochi"],
             }
         },
-        "{}/model_index.json' (MochiPipeline) must be a U-Net of pixels, without text "
-        "or latents, got text_encoder, vae, transformer. Models with text, latents and "
-        "transformers are not supported yet.",
+        f"{{}}/model_index.json': {PIPELINES}, got 'MochiPipeline'",
     ),
     "a pipeline with code of its own": (
         {
@@ -356,8 +343,7 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
                 "vae": ["diffusers", "AutoencoderKL"],
             }
         },
-        "{}/model_index.json' (XPipeline) must be a U-Net of pixels, without text or "
-        "latents, got vae. Models with latents are not supported yet.",
+        f"{{}}/model_index.json': {PIPELINES}, got ['pipeline_x', 'XPipeline']",
     ),
     "ConsistencyModelPipeline": (
         {
@@ -367,9 +353,8 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
                 "unet": ["diffusers", "UNet2DModel"],
             }
         },
-        "{}/model_index.json': _class_name must be one of DDPMPipeline, DDIMPipeline, "
-        "DiffusionPipeline, got 'ConsistencyModelPipeline'. Import its network alone "
-        "from '{}/unet'.",
+        f"{{}}/model_index.json': {PIPELINES}, got 'ConsistencyModelPipeline'. Import "
+        "its network alone from '{}/unet'.",
     ),
     "DDPMPipeline without its parts": (
         {
@@ -384,24 +369,23 @@ KINDS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "FluxTransformer2DModel": (
         {"transformer/config.json": {"_class_name": "FluxTransformer2DModel"}},
-        "{}' must be a U-Net of pixels, without text or latents, got transformer. "
-        "Models with transformers are not supported yet.",
+        "{}' must hold the model_index.json of a pipeline with transformer, got none. "
+        "Download the whole folder.",
     ),
     "VQModel without an index": (
         {UNET: {}, "vqvae/config.json": {"_class_name": "VQModel"}},
-        "{}' must be a U-Net of pixels, without text or latents, got vqvae. Models "
-        "with latents are not supported yet.",
+        "{}' must hold the model_index.json of a pipeline with vqvae, got none. "
+        "Download the whole folder.",
     ),
     "ControlNetModel": (
         {"config.json": {"_class_name": "ControlNetModel"}},
         "{}/config.json': _class_name must be UNet2DModel, got 'ControlNetModel'. "
-        "Networks of text, latents or controls are not supported yet.",
+        "Import the whole pipeline of a network with text.",
     ),
     "UNet2DConditionModel": (
         {UNET: {"_class_name": "UNet2DConditionModel"}},
         "{}/unet/config.json': _class_name must be UNet2DModel, got "
-        "'UNet2DConditionModel'. Networks of text, latents or controls are not "
-        "supported yet.",
+        "'UNet2DConditionModel'. Import the whole pipeline of a network with text.",
     ),
     "DDIMScheduler": (
         {"scheduler_config.json": {"_class_name": "DDIMScheduler"}},

@@ -380,3 +380,21 @@ def test_options_out_of_range(options, line):
             jd.spacing.QuadraticTimes,
         ):
             refused(lambda kind=spacing: kind(**options), line)
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        jd.spacing.DiffusersGrid(num_steps=4, sigmas="karras", rounding="nearest"),
+        jd.spacing.DiffusersGrid(
+            num_steps=4, timestep_spacing="linspace", whole_times=False
+        ),
+    ],
+)
+def test_a_computed_grid_is_the_same_within_jit(grid):
+    schedule = jd.Quadratic(num_steps=1000, beta_start=0.00085, beta_end=0.012).build()
+    outside, inside = grid.levels(schedule), jax.jit(lambda: grid.levels(schedule))()
+    for one, two in zip(outside, inside, strict=True):
+        np.testing.assert_array_equal(one, two)
+    with pytest.raises(jd.InputError, match="schedule must not be traced"):
+        jax.jit(grid.levels)(schedule)

@@ -1,0 +1,296 @@
+"""Requests of the command `sample`: classes or prompts, with their noise."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff.checks import check_seed
+from jaxdiff.conditions import blend_conditions
+from jaxdiff.data.image_files import read_image
+from jaxdiff.denoisers.network import check_labels
+from jaxdiff.errors import InputError, first_few, shown
+from jaxdiff.parallel import Pmap
+from jaxdiff.pretrained.torch_random import TorchGenerator
+from jaxdiff.runs.generate import check_num
+from jaxdiff.runs.load import Run
+from jaxdiff.samplers.editing import blend_labels
+from jaxdiff.storage.files import LARGEST, cannot_read, open_regular
+from jaxdiff.training.experiment import DataInfo
+from jaxdiff.typing import Condition
+
+if TYPE_CHECKING:
+    from jaxdiff.cli.sample import SampleOptions
+
+OF_TEXT = (
+    "prompt", "prompts", "negative", "size", "image", "mask", "image_guidance",
+    "strength", "windows",
+)  # fmt: skip
+"""Options of a model of text and latents."""
+NUM = 100
+"""Number of images of a model of pixels."""
+STRENGTH = 0.8
+"""Share of the steps that change an image, as in diffusers."""
+
+
+class Request(NamedTuple):
+    """Images to draw.
+
+    Attributes:
+        run: trained model, for the size of the images.
+        num: number of images.
+        labels: classes, shares of classes, or the condition of prompts; None for none.
+        seed: seed of all images, or one per image.
+        base: condition that guidance leads away from; None for the usual.
+        indices: places of the images; None for 0, 1, ...
+        start: latents to change; None for noise.
+        strength: share of the steps that change them.
+        prompts: prompt of each image.
+    """
+
+    run: Run
+    num: int
+    labels: Condition | np.ndarray | None
+    seed: int | np.ndarray
+    base: Condition | None = None
+    indices: np.ndarray | None = None
+    start: np.ndarray | None = None
+    strength: float | None = None
+    prompts: tuple[str, ...] = ()
+
+    def given(self) -> dict[str, Any]:
+        """Returns the arguments of `Run.generate` besides labels, num and seed."""
+        return {
+            "base": self.base, "indices": self.indices, "start": self.start,
+            "strength": self.strength,
+        }  # fmt: skip
+
+
+def of_classes(options: "SampleOptions", run: Run) -> Request:
+    """Returns the request of a model of pixels.
+
+    Raises:
+        InputError: an option is out of range, or is one of models of text.
+    """
+    for name in OF_TEXT:
+        if getattr(options, name) not in (None, False, ()):
+            raise InputError(
+                f"{name} must not be given for a model without text, got "
+                f"{shown(getattr(options, name))}. Leave it out."
+            )
+    if options.seed_like != "jax":
+        raise InputError(
+            "seed-like must be jax for a model of pixels, got torch. Leave it out."
+        )
+    num = NUM if options.num is None else options.num
+    run.check_request(None, num, options.seed)
+    labels, indices = _labels(run, options, num)
+    seed: int | np.ndarray = options.seed
+    if options.seeds is not None:
+        seed, indices = _seeds(options, num), np.zeros(num, np.int32)
+    return Request(run, num, labels, seed, indices=indices)
+
+
+def of_prompts(options: "SampleOptions", run: Run) -> Request:
+    """Returns the request of a model of text and latents, after its texts are encoded.
+
+    Image i is drawn from the seed + i, so that it can be drawn again alone.
+
+    Raises:
+        InputError: there is no prompt, or an option is out of range.
+
+    Warns:
+        UserWarning: it names words of a prompt that are cut off.
+    """
+    if options.labels is not None:
+        raise InputError(
+            f"labels must be None for a model of text, got {options.labels}. Give "
+            "--prompt."
+        )
+    if options.size is not None:
+        run = run.resized(*options.size)
+    prompts = _prompts(options)
+    num = len(prompts) if options.num is None else options.num
+    if options.blend is not None:
+        num = options.columns if options.num is None else options.num
+        prompts = tuple(map(str, options.blend))
+    check_num(num)
+    seeds = _seeds(options, num)
+    if options.blend is not None:
+        places = np.arange(num) % options.columns
+        shares = places / max(min(options.columns, num) - 1, 1)
+        seeds = seeds[np.arange(num) // options.columns]  # a row shares its noise
+        pair = run.text(prompts, windows=options.windows)
+        ends = [_repeated(pair, [i] * num) for i in (0, 1)]
+        condition = blend_conditions(ends[0], ends[1], jnp.asarray(shares))
+        first, second = map(shown, prompts)
+        given = tuple(f"{first} to {second}, {share:.0%}" for share in shares)
+    else:
+        rows = np.arange(num) % len(prompts)
+        condition = _repeated(run.text(prompts, windows=options.windows), rows)
+        given = tuple(prompts[row] for row in rows)
+    count = len(run.parallel.devices)
+    if isinstance(run.parallel, Pmap) and num < count and jax.process_count() == 1:
+        run = replace(run, parallel=Pmap(num_devices=num))  # the others would idle
+    base = run.negative(condition, options.negative)
+    request = Request(
+        run, num, condition, seeds, base, np.zeros(num, np.int32), prompts=given
+    )
+    return _with_image(request, options)
+
+
+def _with_image(request: Request, options: "SampleOptions") -> Request:
+    """Returns a request with its image: a start, or a part of the condition."""
+    run, num = request.run, request.num
+    assert run.parts is not None, "a model of text"
+    inputs = run.parts.info.inputs
+    for name, needs, wanted in (
+        ("image", inputs != "none", True),
+        ("mask", inputs == "mask", inputs == "mask"),
+    ):
+        found = getattr(options, name)
+        if (found is None and needs) or (found is not None and not wanted):
+            word, remedy = ("be given", "Give") if needs else ("not be given", "Omit")
+            raise InputError(
+                f"{name} must {word} for a {run.parts.info.pipeline}, got "
+                f"{found}. {remedy} --{name}."
+            )
+    starts = options.image is not None and inputs == "none"
+    if options.strength is not None and not starts:
+        raise InputError(
+            "strength must be None, because no image is changed step by step, got "
+            f"{options.strength:g}. Omit it."
+        )
+    if options.seed_like == "torch" and starts:
+        raise InputError(
+            "seed-like must be jax for an image that is changed, got torch. Omit it."
+        )
+    if options.seed_like == "torch":
+        request = request._replace(start=_torch_noise(request))
+    if options.image is None:
+        return request
+    pixels = read_image(options.image, run.image_size, 3) / np.float32(127.5) - 1
+    if starts:
+        strength = STRENGTH if options.strength is None else options.strength
+        start = np.repeat(run.encode(pixels[None]), num, 0)
+        return request._replace(start=start, strength=strength)
+    mask = None
+    if options.mask is not None:
+        mask = read_image(options.mask, run.image_size, 1)[..., 0] / 255
+    assert isinstance(request.labels, Condition), "of prompts"
+    return request._replace(labels=run.with_image(request.labels, pixels, mask))
+
+
+def _torch_noise(request: Request) -> np.ndarray:
+    """Returns the noise that PyTorch's CPU generators of the seeds begin with."""
+    height, width, channels = request.run.model.image_shape
+    seeds = np.atleast_1d(request.seed).tolist()
+    return np.concatenate(
+        [TorchGenerator(seed).images(1, height, width, channels) for seed in seeds]
+    )
+
+
+def _prompts(options: "SampleOptions") -> tuple[str, ...]:
+    """Returns the prompts on the command line, or those in a file."""
+    ways = [options.prompt, options.prompts, options.blend]
+    if sum(bool(way) for way in ways) != 1:
+        raise InputError(
+            "a model of text must have one of prompt, prompts and blend, got "
+            f"{sum(bool(way) for way in ways)}. Give --prompt, such as --prompt 'a "
+            "photo of a cat'."
+        )
+    if options.prompts is None:
+        return options.prompt
+    try:
+        with open_regular(options.prompts, LARGEST) as file:
+            lines = file.read().decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"'{options.prompts}' must be a text in UTF-8, got {error.reason} at byte "
+            f"{error.start}. Save it again."
+        ) from error
+    except OSError as error:
+        raise cannot_read(options.prompts, error) from error
+    found = tuple(line.strip() for line in lines if line.strip())
+    if not found:
+        raise InputError(f"'{options.prompts}' must have a prompt per line, got none.")
+    return found
+
+
+def _seeds(options: "SampleOptions", num: int) -> np.ndarray:
+    """Returns the seed of each image [num]."""
+    if options.seeds is None:
+        check_seed(options.seed)
+        return (options.seed + np.arange(num)) % 2**32
+    for seed in options.seeds:
+        check_seed(seed)
+    if not options.seeds:
+        raise InputError("seeds must be at least one, got none. Leave it out.")
+    return np.resize(np.array(options.seeds), num)
+
+
+def _repeated(condition: Condition, rows: Any) -> Condition:
+    """Returns rows of a condition."""
+    rows = np.asarray(rows)
+    parts = (None if part is None else part[rows] for part in condition)
+    return Condition(*parts)
+
+
+def _labels(
+    run: Run, options: "SampleOptions", num: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Returns the labels, and the indices if the images of a row share their noise."""
+    classes = run.info.num_classes
+    if options.blend is not None:
+        if options.labels is not None:
+            raise InputError("labels and blend must not both be given. Leave one out.")
+        ends = _classes(options.blend, run.info)
+        places = np.arange(num) % options.columns
+        shares = places / max(min(options.columns, num) - 1, 1)
+        start, end = (np.full(num, label, np.int32) for label in ends)
+        labels = blend_labels(start, end, shares, classes or 0)
+        return np.asarray(labels), np.arange(num) // options.columns
+    if options.labels is None:
+        if classes is None:
+            return None, None
+        return np.resize(np.arange(classes, dtype=np.int32), num), None
+    if not options.labels:
+        raise InputError(
+            "labels must name at least one class, got none. Name one, or leave labels "
+            "out."
+        )
+    return np.resize(_classes(options.labels, run.info), num), None
+
+
+def _classes(chosen: Sequence[int | str], info: DataInfo) -> np.ndarray:
+    """Returns the numbers of classes that are given by number or name."""
+    classes = info.num_classes
+    # Without classes every label is wrong, and the check says so.
+    numbers = [0 if classes is None else _class(one, info) for one in chosen]
+    labels = np.array(numbers, np.int32)
+    check_labels(labels, classes)
+    return labels
+
+
+def _class(label: int | str, info: DataInfo) -> int:
+    """Returns the number of a class."""
+    names = info.class_names or ()
+    if isinstance(label, int):
+        return label
+    if label in names:
+        return names.index(label)
+    close = difflib.get_close_matches(label, names, n=1)
+    remedy = f"Give a number or a name ({first_few(names)})"
+    if "," in label:
+        remedy = "Separate the values with spaces only"
+    elif close:
+        remedy = f"Perhaps you meant {close[0]!r}"
+    elif not names:
+        remedy = "Give a number"
+    raise InputError(
+        f"labels must be classes of the run, got {shown(label)}. {remedy}."
+    )

@@ -1,0 +1,304 @@
+"""Frozen parts of a run besides its network: text encoders and an autoencoder.
+
+    parts/parts.json        what the parts are, and the checksums of their files
+    parts/text_encoder/     folders as published, unless parts.json links to another
+    parts/tokenizer/        place; unet/ holds the network of an imported run
+    ...
+
+A part is read when it is first used, after its files were compared with the checksums.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxdiff import serialization
+from jaxdiff.components.component import Component, read_component, write_component
+from jaxdiff.components.files import NETWORK
+from jaxdiff.components.weights import has_variant, plain_name, weight_files
+from jaxdiff.conditioning import TextEncoder, read_tokenizer
+from jaxdiff.conditioning.prompts import Prompts
+from jaxdiff.errors import InputError
+from jaxdiff.latents import Autoencoder
+from jaxdiff.storage.files import read_json, write_json_atomic
+from jaxdiff.storage.manifest import checksum
+from jaxdiff.typing import ArrayLike
+
+PARTS = "parts"
+RECORD = "parts.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """Places of a text encoder, and how its model uses it; see `TextEncoder`."""
+
+    network: str
+    """Folder of the network."""
+    tokenizer: str
+    """Folder of the tokenizer."""
+    masked: bool = False
+    """If True, padding is not attended to."""
+    skip: int = 0
+    """Number of last blocks that the tokens do not pass."""
+    final_norm: bool = True
+    """If True, the tokens pass the final normalisation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartsInfo:
+    """Description of a run's parts: the contents of parts.json."""
+
+    pipeline: str
+    """Class of the published pipeline."""
+    encoders: tuple[Encoder, ...]
+    """Text encoders, in the order in which their tokens are joined."""
+    pooled: bool = False
+    """See `Prompts`."""
+    numbers: Literal["none", "sizes", "score"] = "none"
+    """See `Prompts`."""
+    zeros: bool = False
+    """See `Prompts`."""
+    inputs: Literal["none", "image", "mask"] = "none"
+    """Image of the network's condition: none; latents of an image to edit, without
+    their scaling; or a mask, and the latents of an image whose masked part is grey."""
+    autoencoder: str
+    """Folder of the autoencoder."""
+    network: str
+    """Folder of the network, whose parameters are those of step 0."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the parameters in memory, and of the computation."""
+    variant: str | None = None
+    """Variant of the weight files; None for the plain ones."""
+    allow_bin: bool = False
+    """If True, .bin files are read where there are no safetensors files."""
+    licence: str | None = None
+    """Licence that the published folder names."""
+    link: str | None = None
+    """Folder that holds the parts; None for the folder of parts.json."""
+    checksums: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each file of the parts, by its place."""
+
+    def folders(self) -> Iterator[tuple[str, bool]]:
+        """Yields the folder of each part, and True if it holds a network."""
+        for encoder in self.encoders:
+            yield encoder.network, True
+            yield encoder.tokenizer, False
+        yield self.autoencoder, True
+        yield self.network, True
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Parts of a run; each is read when it is first used.
+
+    Attributes:
+        info: what the parts are.
+        folder: folder that holds them.
+    """
+
+    info: PartsInfo
+    folder: Path
+
+    @cached_property
+    def prompts(self) -> Prompts:
+        """Text encoders with their tokenizers.
+
+        Raises:
+            InputError: a file is missing, or is not the one that was imported.
+        """
+        found = []
+        for encoder in self.info.encoders:
+            self._check(encoder.tokenizer)
+            tokenizer = read_tokenizer(self.folder / encoder.tokenizer)
+            component = self._read(encoder.network)
+            found.append(
+                TextEncoder(
+                    component.params, component.network, tokenizer,
+                    masked=encoder.masked, skip=encoder.skip,
+                    final_norm=encoder.final_norm,
+                )
+            )  # fmt: skip
+        return Prompts(
+            tuple(found), self.info.pooled, self.info.numbers, self.info.zeros
+        )
+
+    @cached_property
+    def autoencoder(self) -> Autoencoder:
+        """Autoencoder.
+
+        Raises:
+            InputError: a file is missing, or is not the one that was imported.
+        """
+        found = self._read(self.info.autoencoder)
+        return Autoencoder(found.params, found.network)
+
+    def network(self, shardings: Any = None) -> Component:
+        """Reads the network of step 0.
+
+        Raises:
+            InputError: a file is missing, or is not the one that was imported.
+        """
+        return self._read(self.info.network, shardings)
+
+    def encode(self, images: ArrayLike) -> np.ndarray:
+        """Returns the latents of images, encoded one after the other."""
+        found = [self.autoencoder.encode(jnp.asarray(x)[None]) for x in images]
+        return np.concatenate(found)
+
+    def decode(self, latents: ArrayLike) -> np.ndarray:
+        """Returns the images of latents, decoded one after the other."""
+        found = [self.autoencoder.decode(jnp.asarray(x)[None]) for x in latents]
+        return np.clip(np.concatenate(found), -1, 1)
+
+    def image_input(
+        self, image: ArrayLike, mask: ArrayLike | None, size: tuple[int, int]
+    ) -> np.ndarray:
+        """Returns the image of a condition [1, h, w, channels]; see `Run.with_image`.
+
+        Args:
+            image: image [height, width, 3] in [-1, 1].
+            mask: mask [height, width], or None.
+            size: height and width of the model.
+
+        Raises:
+            InputError: image and mask do not fit the model.
+        """
+        wants = self.info.inputs
+        if wants == "none" or (wants == "mask") != (mask is not None):
+            takes = {"none": "neither", "image": "an image alone", "mask": "both"}
+            given = "an image" if mask is None else "both"
+            raise InputError(
+                f"image and mask must fit the model, which takes {takes[wants]}, got "
+                f"{given}."
+            )
+        for name, part in (("image", image), ("mask", mask)):
+            if part is not None and np.shape(part)[:2] != size:
+                raise InputError(
+                    f"{name} must have the model's size {size}, got "
+                    f"{np.shape(part)[:2]}. Resize it."
+                )
+        pixels = np.asarray(image, np.float32)
+        if mask is None:
+            inverse = self.autoencoder.scaling.inverse
+            return np.asarray(inverse(jnp.asarray(self.encode(pixels[None]))))
+        painted = np.asarray(mask) >= 0.5
+        known = np.where(painted[..., None], np.float32(0), pixels)
+        step = self.autoencoder.factor
+        small = painted[None, ::step, ::step, None].astype(np.float32)
+        return np.concatenate([small, self.encode(known[None])], -1)
+
+    def _read(self, name: str, shardings: Any = None) -> Component:
+        self._check(name)
+        info, folder = self.info, self.folder / name
+        variant = info.variant if has_variant(folder, info.variant) else None
+        return read_component(
+            folder, dtype=info.dtype, variant=variant, allow_bin=info.allow_bin,
+            shardings=shardings,
+        )  # fmt: skip
+
+    def _check(self, name: str) -> None:
+        """Raises an error if a file of a part is missing or differs."""
+        for place, known in self.info.checksums.items():
+            if Path(place).parent != Path(name):
+                continue
+            path = self.folder / place
+            if not path.is_file():
+                raise InputError(
+                    f"'{path}' must be a file of this model, got none. Restore it, or "
+                    "import the model again."
+                )
+            if checksum(path) != known:
+                raise InputError(
+                    f"'{path}' must be the file that was imported, got another one "
+                    "(SHA-256). Restore it, or import the model again."
+                )
+
+
+def read_parts(workdir: Path) -> Parts | None:
+    """Returns the parts of a run folder; None for a run without.
+
+    Raises:
+        InputError: parts.json is damaged.
+    """
+    path = workdir / PARTS / RECORD
+    if not path.exists():
+        return None
+    record = read_json(path)
+    info = serialization.from_dict(PartsInfo, record, f"'{path}' cannot be read")
+    return Parts(info, Path(info.link or path.parent))
+
+
+def write_parts(parts: Parts, folder: Path, link: bool) -> None:
+    """Writes the parts of a run to a new folder.
+
+    Args:
+        parts: the parts, as they were published.
+        folder: folder to make.
+        link: if True, parts.json refers to the published files by path and checksum;
+            if False, they are copied. Weights in .bin files become safetensors.
+    """
+    folder.mkdir()
+    info = parts.info
+    if link:
+        place = str(parts.folder.resolve())
+        info = dataclasses.replace(info, link=place, checksums=_checksums(parts))
+    else:
+        for name, has_weights in info.folders():
+            copy_part(parts, name, folder / name, has_weights)
+        info = dataclasses.replace(info, link=None, variant=None, allow_bin=False)
+        info = dataclasses.replace(info, checksums=_checksums(Parts(info, folder)))
+    write_json_atomic(folder / RECORD, serialization.to_dict(info))
+
+
+def _weights(parts: Parts, name: str) -> list[Path]:
+    folder, variant = parts.folder / name, parts.info.variant
+    variant = variant if has_variant(folder, variant) else None
+    return weight_files(folder, variant, parts.info.allow_bin)
+
+
+def _checksums(parts: Parts) -> dict[str, str]:
+    """Returns the checksums of the files that reading the parts takes."""
+    found = {}
+    for name, has_weights in parts.info.folders():
+        files = [*sorted((parts.folder / name).glob("*.json"))]
+        files += sorted((parts.folder / name).glob("*.txt")) * (not has_weights)
+        files = [file for file in files if ".index." not in file.name]
+        files += _weights(parts, name) if has_weights else []
+        found.update({f"{name}/{file.name}": checksum(file) for file in files})
+    return found
+
+
+def copy_part(parts: Parts, name: str, folder: Path, has_weights: bool) -> None:
+    """Copies the files of one part; its weights get the names without a variant.
+
+    Args:
+        parts: the parts.
+        name: folder of the part.
+        folder: folder to make.
+        has_weights: if True, the part is a network; if False, a tokenizer.
+    """
+    source = parts.folder / name
+    if not has_weights:
+        folder.mkdir()
+        for file in source.iterdir():
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+        return
+    weights = _weights(parts, name)
+    if weights[0].suffix == ".bin":
+        component = read_component(source, dtype="float32", allow_bin=True)
+        write_component(component, folder)
+        return
+    folder.mkdir()
+    shutil.copyfile(source / NETWORK, folder / NETWORK)
+    first, *shards = weights
+    shutil.copyfile(first, folder / plain_name(first))
+    for file in shards:
+        shutil.copyfile(file, folder / file.name)
