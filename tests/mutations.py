@@ -1192,6 +1192,55 @@ BREAKS = (
         "tests/experiments/test_folder_run.py",
         "test_the_folder_comes_first",
     ),
+    # Pipelines of text and latents.
+    Break(
+        "negative-prompt-ignored",
+        "jaxdiff/conditioning/prompts.py",
+        "texts * (num // len(texts)), size, count > 1, NEGATIVE_SCORE",
+        "[''] * num, size, count > 1, NEGATIVE_SCORE",
+        "tests/pretrained/test_text_pipelines.py",
+        "test_pipelines_draw_what_theirs_draw[1]",
+    ),
+    Break(
+        "absent-prompt-is-an-empty-text",
+        "jaxdiff/conditioning/prompts.py",
+        "if texts is None and self.zeros:",
+        "if texts is None and False:",
+        "tests/pretrained/test_text_pipelines.py",
+        "test_pipelines_draw_what_theirs_draw[xl]",
+    ),
+    Break(
+        "sizes-swapped",
+        "jaxdiff/conditioning/prompts.py",
+        "[*size, 0, 0, *last]",
+        "[0, 0, *size, *last]",
+        "tests/pretrained/test_text_pipelines.py",
+        "test_pipelines_draw_what_theirs_draw[xl]",
+    ),
+    Break(
+        "last-block-not-skipped",
+        "jaxdiff/pretrained/text_pipelines.py",
+        "skip=int(xl), final_norm=not xl,",
+        "skip=0, final_norm=not xl,",
+        "tests/pretrained/test_text_pipelines.py",
+        "test_pipelines_draw_what_theirs_draw[xl]",
+    ),
+    Break(
+        "seeds-all-the-first",
+        "jaxdiff/cli/sampling_request.py",
+        "(options.seed + np.arange(num)) % 2**32",
+        "(options.seed + 0 * np.arange(num)) % 2**32",
+        "tests/cli/test_prompts.py",
+        "test_prompts_are_drawn_and_their_pictures_can_be_made_again",
+    ),
+    Break(
+        "another-file-is-taken",
+        "jaxdiff/runs/parts.py",
+        "if checksum(path) != known:",
+        "if False:",
+        "tests/pretrained/test_text_pipelines.py",
+        "test_a_changed_part_is_one_line",
+    ),
 )
 
 

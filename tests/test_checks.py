@@ -136,10 +136,10 @@ def test_every_number_has_bounds_but_for_these():
     }
     assert {"Training.num_steps", "Upkeep.keep_best", "VE.rho"} <= bounded
     assert numbers - bounded == {
-        "Leading.offset", "LogNormal.mean", "LossHistory.warmup_steps", "P2.gamma",
-        "Sigmoid.start", "Sigmoid.end", "SigmoidWeighting.bias", "Times.times",
-        "Training.ema_lengths", "VE.sigma_min", "VE.sigma_max", "VP.beta_min",
-        "VP.beta_max",
+        "Betas.betas", "Leading.offset", "LogNormal.mean", "LossHistory.warmup_steps",
+        "P2.gamma", "Sigmoid.start", "Sigmoid.end", "SigmoidWeighting.bias",
+        "Times.times", "Training.ema_lengths", "VE.sigma_min", "VE.sigma_max",
+        "VP.beta_min", "VP.beta_max",
     }  # fmt: skip
 
 

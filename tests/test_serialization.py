@@ -123,6 +123,7 @@ CHANGED = Experiment(
         clip=False,
         clip_range=2.5,
         clip_quantile=0.9,
+        image_guidance=1.5,
         keep_eps=True,
         chunk=1,
     ),

@@ -58,8 +58,8 @@ class SampleOptions:
     negative: str | None = None
     """Negative prompt: what guidance leads away from."""
     size: tuple[int, int] | None = None
-    """Height and width of the images of a model of text, in pixels; None takes the
-    size of its training."""
+    """Height and width in pixels, of a model of text; None takes those of its
+    training."""
     windows: bool = False
     """If True, a long prompt is encoded in windows; if False, it is cut."""
     image: Path | None = None
@@ -74,8 +74,8 @@ class SampleOptions:
     num: int | None = None
     """Number of images per sampler; None takes 100, or one per prompt."""
     seed: int = 0
-    """Seed; image i depends only on the seed, on i and on its label. Image i of a model
-    of text has the seed SEED + i."""
+    """Seed; image i depends only on the seed, on i and on its label, or on seed + i and
+    its prompt."""
     seeds: tuple[int, ...] | None = None
     """Seed of each image, in turn, instead of one for all."""
     seed_like: Literal["jax", "torch"] = "jax"
@@ -87,8 +87,8 @@ class SampleOptions:
     columns: int = 10
     """Maximum number of images per row of the picture."""
     out: Path | None = None
-    """Folder for samples.png and samples.npz, and for the single images of prompts in
-    samples/; None takes the run folder.
+    """Folder for samples.png, samples.npz, and samples/ with the images of prompts;
+    None takes the run folder.
     Or one file: a .png, a .npz, or a .gif of the sampling loop."""
 
 

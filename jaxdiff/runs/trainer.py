@@ -83,13 +83,6 @@ class Trainer:
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
-        wanted = {*getattr(model.network, "needs", ())} - {"labels"}
-        if wanted and network is None:
-            raise InputError(
-                "network must be one of images and classes here, got one that needs "
-                f"{' and '.join(sorted(wanted))}. Train it in Python, with "
-                "jaxdiff.training.fit."
-            )
         trainer = cls(experiment, dataset, info, model)
         check_batch(trainer.batch(0), model.network, model.data_range)
         return trainer

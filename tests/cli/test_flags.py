@@ -102,6 +102,7 @@ ALL = dataclasses.replace(
         clip=False,
         clip_range=3.0,
         clip_quantile=0.9,
+        image_guidance=1.5,
         keep_eps=True,
         chunk=1,
     ),

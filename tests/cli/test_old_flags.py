@@ -80,11 +80,15 @@ def path_of(flag):
     return flag.removeprefix("--").replace("-", "_").split(".")
 
 
+NOW = {("sample", "--num 100"): ["--num", "None"]}
+"""Defaults with another word for the same value: without prompts, None takes 100."""
+
+
 def has_value(options, line):
     """Returns True if the line's flag has the line's value in the options."""
-    return list(map(plain, words_of(options, line.flag))) == list(
-        map(plain, line.words)
-    )
+    found = list(map(plain, words_of(options, line.flag)))
+    same = NOW.get((*line.commands, " ".join(line.words)))
+    return found == list(map(plain, line.words)) or found == same
 
 
 def plain(word):

@@ -83,14 +83,19 @@ def make(folder, clip, version="1", scheduler="DDIMScheduler", **options):
     )
     cls: Any = getattr(diffusers, scheduler)
     vae = filled(diffusers.AutoencoderKL(**KL), 1, 0.3)
-    with torch.no_grad():  # samples of its latents are their means
+    network = filled(diffusers.UNet2DConditionModel(**unet), 0, 0.2)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if ".attn2." in name:  # otherwise texts hardly matter
+                parameter *= 4
+        # Samples of latents are their means.
         vae.quant_conv.weight[4:] = 0
         vae.quant_conv.bias[4:] = -30
     settings = {**BETAS, **given.get("scheduler", {}), **options}
     parts = {
-        "unet": filled(diffusers.UNet2DConditionModel(**unet), 0, 0.1),
+        "unet": network,
         "vae": vae,
-        "text_encoder": filled(first, 2),
+        "text_encoder": filled(first, 2, 0.6),
         "tokenizer": tokenizer(clip, given.get("pad", "<|endoftext|>")),
         "scheduler": cls.from_config(settings),
     }  # fmt: skip

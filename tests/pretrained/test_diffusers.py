@@ -592,7 +592,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     ),
     "parts": (
         changed_json("model_index.json", vqvae=["diffusers", "VQModel"]),
-        "without text or latents, got vqvae",
+        "the parts must be unet and scheduler, got scheduler, unet, vqvae",
     ),
     "pipeline": (changed_json("model_index.json", _class_name="X"), "got 'X'"),
 }

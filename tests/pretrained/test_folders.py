@@ -271,7 +271,7 @@ def pointer(name: str) -> Any:
         (pointer(UNET), "got a Git LFS pointer to it. Run git lfs pull"),
         (
             changed_json(INDEX, text_encoder=["transformers", "CLIPTextModel"]),
-            "without text or latents, got text_encoder. Models with text are not supp",
+            "the parts must be unet and scheduler, got scheduler, text_encoder, unet",
         ),
     ],
 )

@@ -69,11 +69,15 @@ def compare(folder, clip, version, guidances, negatives, steps=3, **options):
     pipeline = make(folder, clip, version, **options)
     run = alone(jd.from_diffusers(folder, num_steps=steps))
     latents = latents_of()
+    seen = []
     for guidance, negative in itertools.product(guidances, negatives):
         theirs = drawn_by_diffusers(
             pipeline, latents, steps, guidance, negative_prompt=negative
         )
         check_images(drawn(run, latents, guidance, negative), theirs)
+        seen.append(theirs)
+    for one, two in itertools.pairwise(seen if guidances == [7.5] else seen[::3]):
+        assert np.abs(one - two).max() > 30 * CLOSE, "the texts must matter"
 
 
 @pytest.mark.parametrize("version", ["1", "xl"])

@@ -90,6 +90,24 @@ def answers(kind, first):
     return start, exact(start, s, s_end)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def solved(sampler, denoiser, levels, x):
+    """Returns the ends of the sampling loops of every schedule.
+
+    The function lives as long as the module, because JAX keeps programs by the
+    function. With a function per call, Heun's rule failed once in a while, as if the
+    program of another call had run: one trace of the denoiser was missing.
+    """
+
+    def run(level, x):
+        return jd.sample(
+            denoiser, sampler, SCHEDULES["preserving"], jax.random.key(0), x.shape,
+            x_T=x, levels=level,
+        )  # fmt: skip
+
+    return jax.vmap(run)(levels, x)
+
+
 def errors(sampler, steps, first=None, short=None):
     """Returns the root mean square error per number of steps [steps, schedules].
 
@@ -104,13 +122,6 @@ def errors(sampler, steps, first=None, short=None):
     starts, ends = (np.stack(part) for part in zip(*pairs, strict=True))
 
     denoiser = Partial(counted, mixture())
-
-    def run(level, x):
-        return jd.sample(
-            denoiser, sampler, SCHEDULES["preserving"], jax.random.key(0), x.shape,
-            x_T=x, levels=level,
-        )  # fmt: skip
-
     for num_steps in steps:
         levels = [
             schedule.level_of_log_snr(jnp.asarray(grid(firsts[kind], num_steps, short)))
@@ -118,7 +129,7 @@ def errors(sampler, steps, first=None, short=None):
         ]
         stacked: Any = jax.tree.map(lambda *a: jnp.stack(a), *levels)
         alpha = stacked.alpha[..., None, None]
-        y = jax.jit(jax.vmap(run))(stacked, starts * alpha[:, 0]) / alpha[:, -1]
+        y = solved(sampler, denoiser, stacked, starts * alpha[:, 0]) / alpha[:, -1]
         found.append(np.sqrt(((y - ends) ** 2).mean(axis=(1, 2))))
     return np.array(found)
 
