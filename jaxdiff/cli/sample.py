@@ -129,6 +129,14 @@ def draw(options: SampleOptions, run: Run) -> None:
     if single != ".npz":
         plots.check_installed()
     ensure_writable(out.parent if single else out, "--out")
+    alone = out / IMAGES if not single and request.prompts and num > 1 else None
+    if alone is not None and (
+        alone.is_symlink() or (alone.exists() and not alone.is_dir())
+    ):  # a link of someone else's folder may lead anywhere
+        raise InputError(
+            f"'{alone}' must be a folder, got a link or a file. Remove it, or name "
+            "another --out."
+        )
 
     every = None
     drawn = {}
@@ -163,9 +171,9 @@ def draw(options: SampleOptions, run: Run) -> None:
             arrays |= {"prompts": np.array(request.prompts), "seeds": np.array(seed)}
         with replacing(written[-1]) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
-    if not single and request.prompts and num > 1:
-        written.append(out / IMAGES)
-        _save_images(request, drawn, samplings, options, written[-1])
+    if alone is not None:
+        _save_images(request, drawn, samplings, options, alone)
+        written.append(alone)
     are = "image is" if num == 1 else "images are"
     print(printable(f"{num} {are} in {' and '.join(map(str, written))}"))
 

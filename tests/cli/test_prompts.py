@@ -142,6 +142,21 @@ def test_an_image_is_changed_as_far_as_its_strength(folder, sample):
         assert np.abs(file["images"].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_single_images_go_into_a_folder_of_their_own(sample, capsys, tmp_path, kind):
+    out = tmp_path / "out"
+    out.mkdir()
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        (out / "samples").symlink_to(tmp_path / "elsewhere")
+    else:
+        (out / "samples").write_text("mine")
+    with pytest.raises(SystemExit):
+        sample(f"--prompt a b --steps 2 --out {out}")
+    assert "/out/samples' must be a folder, got a link or" in capsys.readouterr().err
+    assert [file.name for file in out.iterdir()] == ["samples"]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
