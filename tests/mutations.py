@@ -1196,8 +1196,8 @@ BREAKS = (
     Break(
         "negative-prompt-ignored",
         "jaxdiff/conditioning/prompts.py",
-        "texts * (num // len(texts)), size, count > 1, NEGATIVE_SCORE",
-        "[''] * num, size, count > 1, NEGATIVE_SCORE",
+        "texts, size, count > 1, NEGATIVE_SCORE",
+        "[''] * len(texts), size, count > 1, NEGATIVE_SCORE",
         "tests/pretrained/test_text_pipelines.py",
         "test_pipelines_draw_what_theirs_draw[1]",
     ),

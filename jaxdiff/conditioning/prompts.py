@@ -9,7 +9,7 @@ place of the last two numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +18,7 @@ from jaxdiff.conditioning.text_encoder import TextEncoder
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, Condition
 
+Numbers: TypeAlias = Literal["none", "sizes", "score"]
 SCORE, NEGATIVE_SCORE = 6.0, 2.5
 """Scores that the refiner is given for a prompt, and for a negative prompt."""
 
@@ -39,7 +40,7 @@ class Prompts:
 
     encoders: tuple[TextEncoder, ...]
     pooled: bool = False
-    numbers: Literal["none", "sizes", "score"] = "none"
+    numbers: Numbers = "none"
     zeros: bool = False
 
     def __post_init__(self) -> None:
@@ -108,9 +109,7 @@ class Prompts:
                 f"negative prompts must be 1 or {num}, one per image, got {len(texts)}"
             )
         count = tokens // self.encoders[0].tokenizer.length
-        found = self._condition(
-            texts * (num // len(texts)), size, count > 1, NEGATIVE_SCORE
-        )
+        found = self._condition(texts, size, count > 1, NEGATIVE_SCORE)
         if found.text.shape[1] > tokens:
             raise InputError(
                 f"the negative prompt must have at most the {count} windows of the "
@@ -119,14 +118,15 @@ class Prompts:
             )
         rest = count - found.text.shape[1] * count // tokens
         if rest:
-            empty = self._condition([""] * num, size, False, NEGATIVE_SCORE)
+            empty = self._condition([""] * len(texts), size, False, NEGATIVE_SCORE)
             parts = [found, *[empty] * rest]
             text = jnp.concatenate([part.text for part in parts], 1)
             mask = found.mask
             if mask is not None:
                 mask = jnp.concatenate([part.mask for part in parts], 1)
             found = found._replace(text=text, mask=mask)
-        return found
+        rows = np.resize(np.arange(len(texts)), num)
+        return Condition(*(None if part is None else part[rows] for part in found))
 
     def _condition(
         self,

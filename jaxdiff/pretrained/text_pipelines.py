@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple
 
 from jaxdiff.checks import any_last_signal
 from jaxdiff.components.component import (
@@ -33,12 +33,10 @@ from jaxdiff.pretrained.schedulers import read_scheduler
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
-from jaxdiff.runs.parts import Encoder, Parts, PartsInfo, copy_part
+from jaxdiff.runs.parts import Encoder, Inputs, Parts, PartsInfo, copy_part
 from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
-
-Inputs: TypeAlias = Literal["none", "image", "mask"]
 
 
 class Pipeline(NamedTuple):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,13 +24,14 @@ from jaxdiff.components.component import Component, read_component, write_compon
 from jaxdiff.components.files import NETWORK
 from jaxdiff.components.weights import has_variant, plain_name, weight_files
 from jaxdiff.conditioning import TextEncoder, read_tokenizer
-from jaxdiff.conditioning.prompts import Prompts
+from jaxdiff.conditioning.prompts import Numbers, Prompts
 from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.storage.manifest import checksum
 from jaxdiff.typing import ArrayLike
 
+Inputs: TypeAlias = Literal["none", "image", "mask"]
 PARTS = "parts"
 RECORD = "parts.json"
 
@@ -61,11 +62,11 @@ class PartsInfo:
     """Text encoders, in the order in which their tokens are joined."""
     pooled: bool = False
     """See `Prompts`."""
-    numbers: Literal["none", "sizes", "score"] = "none"
+    numbers: Numbers = "none"
     """See `Prompts`."""
     zeros: bool = False
     """See `Prompts`."""
-    inputs: Literal["none", "image", "mask"] = "none"
+    inputs: Inputs = "none"
     """Image of the network's condition: none; latents of an image to edit, without
     their scaling; or a mask, and the latents of an image whose masked part is grey."""
     autoencoder: str
@@ -196,12 +197,16 @@ class Parts:
 
     def _read(self, name: str, shardings: Any = None) -> Component:
         self._check(name)
-        info, folder = self.info, self.folder / name
-        variant = info.variant if has_variant(folder, info.variant) else None
+        info = self.info
         return read_component(
-            folder, dtype=info.dtype, variant=variant, allow_bin=info.allow_bin,
-            shardings=shardings,
+            self.folder / name, dtype=info.dtype, variant=self.variant_of(name),
+            allow_bin=info.allow_bin, shardings=shardings,
         )  # fmt: skip
+
+    def variant_of(self, name: str) -> str | None:
+        """Returns the variant of a part's weights; None if it has plain ones only."""
+        found = has_variant(self.folder / name, self.info.variant)
+        return self.info.variant if found else None
 
     def _check(self, name: str) -> None:
         """Raises an error if a file of a part is missing or differs."""
@@ -258,9 +263,9 @@ def write_parts(parts: Parts, folder: Path, link: bool) -> None:
 
 
 def _weights(parts: Parts, name: str) -> list[Path]:
-    folder, variant = parts.folder / name, parts.info.variant
-    variant = variant if has_variant(folder, variant) else None
-    return weight_files(folder, variant, parts.info.allow_bin)
+    return weight_files(
+        parts.folder / name, parts.variant_of(name), parts.info.allow_bin
+    )
 
 
 def _checksums(parts: Parts) -> dict[str, str]:

@@ -3,7 +3,6 @@
 import functools
 import json
 import shlex
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import jaxdiff as jd
 from jaxdiff.cli import command, program
 from jaxdiff.pretrained.torch_random import TorchGenerator
 from tests.conditioning.test_tokenizers import clip as clip
-from tests.helpers.text_pipelines import made_here
+from tests.helpers.text_pipelines import alone, made_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:left out", "ignore:the licence")
 
@@ -51,11 +50,6 @@ def sample(folder, load, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
-
-
-def alone(run):
-    """Returns a run on one device: there are few images."""
-    return replace(run, parallel=jd.parallel.Pmap(num_devices=1))
 
 
 def drawn(run, prompts, seeds, **options):

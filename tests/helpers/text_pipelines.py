@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
+import jaxdiff as jd
 from jaxdiff.components.component import Component, write_component
 from jaxdiff.networks import (
     AutoencoderKLConfig,
@@ -55,6 +57,11 @@ VERSIONS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 """Versions of Stable Diffusion."""
+
+
+def alone(run):
+    """Returns a run on one device: there are few images."""
+    return replace(run, parallel=jd.parallel.Pmap(num_devices=1))
 
 
 def make(folder, clip, version="1", scheduler="DDIMScheduler", **options):

@@ -20,16 +20,11 @@ from tests.components.test_component import nchw
 from tests.conditioning.test_tokenizers import clip as clip
 from tests.helpers.compilations import compilations
 from tests.helpers.pytorch import torch
-from tests.helpers.text_pipelines import make
+from tests.helpers.text_pipelines import alone, make
 
 PROMPTS = ["a cat in a photo", "the frog!!"]
 CLOSE = 1e-3
 """Largest difference of images in [0, 1]."""
-
-
-def alone(run):
-    """Returns a run on one device: there are few images."""
-    return dataclasses.replace(run, parallel=jd.parallel.Pmap(num_devices=1))
 
 
 def latents_of(num=2, size=8, seed=0):
