@@ -23,7 +23,7 @@ has. A step onto the data, or from or to a level without signal, is DDIM's.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,9 +84,9 @@ class SingleStep(Sampler):
         x_s = euler_step(first, down)
         usual = (level.alpha > 0) & (next_level.alpha > 0)
         usual &= (level.sigma > 0) & (down.sigma > 0)
-        given = denoiser, x_s, x_t, first, level, next_level, down, schedule
-        correct = type(self).CORRECT
-        x_s = corrected_if(usual, correct, *given, jnp.asarray(self.eta), noise)
+        eta = jnp.asarray(self.eta)
+        step = _Step(x_t, first, level, next_level, down, schedule, eta, noise)
+        x_s = corrected_if(usual, type(self).CORRECT, denoiser, x_s, step)
         return x_s + fresh * self._whole(info, noise), memory
 
     def _whole(self, info: StepInfo, noise: Array) -> Array:
@@ -114,60 +114,45 @@ def _ancestral(
     return next_level._replace(sigma=kept), fresh
 
 
-def _dpm2(
-    denoiser: Denoiser,
-    x_s: Array,
-    x_t: Array,
-    first: Estimate,
-    level: Level,
-    next_level: Level,
-    down: Level,
-    schedule: AnySchedule,
-    eta: Array,
-    noise: Array,
-) -> Array:
+class _Step(NamedTuple):
+    """Step of these samplers before its second evaluation."""
+
+    x_t: Array
+    first: Estimate
+    level: Level
+    next_level: Level
+    down: Level
+    schedule: AnySchedule
+    eta: Array
+    noise: Array
+
+    def towards(self, x_0: Array) -> Array:
+        """Returns x_s of equation (3) with this estimate, without the noise."""
+        ratio = self.down.sigma / self.level.sigma
+        return self.down.alpha * x_0 + ratio * (self.x_t - self.level.alpha * x_0)
+
+
+def _dpm2(denoiser: Denoiser, x_s: Array, step: _Step) -> Array:
     """Returns equation (2) without the noise."""
-    half = middle(schedule, level, down)
+    level, down, first = step.level, step.down, step.first
+    half = middle(step.schedule, level, down)
     second = denoiser(euler_step(first, half), half)
-    step = down.sigma - down.alpha * (level.sigma / level.alpha)
-    return x_s + step * (second.eps - first.eps)
+    length = down.sigma - down.alpha * (level.sigma / level.alpha)
+    return x_s + length * (second.eps - first.eps)
 
 
-def _dpm_solver_2s(
-    denoiser: Denoiser,
-    x_s: Array,
-    x_t: Array,
-    first: Estimate,
-    level: Level,
-    next_level: Level,
-    down: Level,
-    schedule: AnySchedule,
-    eta: Array,
-    noise: Array,
-) -> Array:
+def _dpm_solver_2s(denoiser: Denoiser, x_s: Array, step: _Step) -> Array:
     """Returns equation (3) without the noise."""
-    half = middle(schedule, level, down)
-    x_0 = denoiser(euler_step(first, half), half).x_0
-    return down.alpha * x_0 + down.sigma / level.sigma * (x_t - level.alpha * x_0)
+    half = middle(step.schedule, step.level, step.down)
+    return step.towards(denoiser(euler_step(step.first, half), half).x_0)
 
 
-def _dpm_solver_sde(
-    denoiser: Denoiser,
-    x_s: Array,
-    x_t: Array,
-    first: Estimate,
-    level: Level,
-    next_level: Level,
-    down: Level,
-    schedule: AnySchedule,
-    eta: Array,
-    noise: Array,
-) -> Array:
+def _dpm_solver_sde(denoiser: Denoiser, x_s: Array, step: _Step) -> Array:
     """Returns equation (4) without the noise of the whole step."""
-    half = middle(schedule, level, next_level)
-    below, fresh = _ancestral(level, half, eta)
-    x_0 = denoiser(euler_step(first, below) + fresh * noise, half).x_0
-    return down.alpha * x_0 + down.sigma / level.sigma * (x_t - level.alpha * x_0)
+    half = middle(step.schedule, step.level, step.next_level)
+    below, fresh = _ancestral(step.level, half, step.eta)
+    x_half = euler_step(step.first, below) + fresh * step.noise
+    return step.towards(denoiser(x_half, half).x_0)
 
 
 @jax.tree_util.register_dataclass
