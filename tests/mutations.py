@@ -847,8 +847,8 @@ BREAKS = (
     Break(
         "samples-of-one-seed",
         "jaxdiff/runs/generate.py",
-        "rng.key(seed)",
-        "rng.key(0)",
+        "jax.vmap(rng.key)(seeds)",
+        "jax.vmap(rng.key)(0 * seeds)",
         "tests/runs/test_generate.py",
         "test_images_are_those_of_the_chain_with_the_seeds_key[7]",
     ),
@@ -1010,8 +1010,8 @@ BREAKS = (
     Break(
         "one-key-for-all-examples",
         "jaxdiff/rng.py",
-        "in_axes=(None, 0))(key, indices)",
-        "in_axes=(None, 0))(key, 0 * indices)",
+        "in_axes=(axis, 0))(key, indices)",
+        "in_axes=(axis, 0))(key, 0 * indices)",
         "tests/samplers/test_samplers.py",
         "test_an_images_noise_depends_on_its_index_alone",
     ),

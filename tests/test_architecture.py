@@ -10,6 +10,7 @@ import sys
 import pytest
 
 import jaxdiff
+from tests import mutations
 
 ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
@@ -105,3 +106,11 @@ def test_every_public_name_is_documented():
     for name, value in vars(jaxdiff).items():
         if not name.startswith("_") and callable(value):
             assert value.__doc__, name
+
+
+def test_every_break_of_the_mutations_applies():
+    # A change of the code must not leave a break behind that cannot be tried any more.
+    assert len(mutations.chosen([])) == len(mutations.BREAKS)
+    for one in mutations.BREAKS:
+        name = one.test.partition("[")[0]
+        assert f"def {name}(" in (mutations.ROOT / one.test_file).read_text(), one.name
