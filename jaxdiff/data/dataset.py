@@ -8,16 +8,18 @@ from itertools import chain, count
 
 import numpy as np
 
+from jaxdiff.data.captions import Captions, as_bytes, checked_captions
 from jaxdiff.data.streaming import Images
 from jaxdiff.errors import InputError, printable
 from jaxdiff.typing import ArrayLike, Batch
 
 _FLIP = 2**64 - 1  # second word of the flips' Philox key; no epoch reaches it
+_CAPTION = 2**64 - 2  # the same for the choice of captions
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Dataset of images with optional labels; `from_arrays` creates one from arrays.
+    """Dataset of images with optional classes and captions; see `from_arrays`.
 
     Attributes:
         images: Images in memory or on disk; images on disk are read when indexed (uint8
@@ -25,12 +27,15 @@ class Dataset:
         labels: Class of each image, or None without classes (int32 [size]).
         class_names: Name of each class, or None.
         known_fingerprint: Fingerprint computed earlier, or None.
+        captions: Captions of each image, at least one, or None without captions. The
+            caption "" is no text.
     """
 
     images: Images
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] | None = None
     known_fingerprint: str | None = None
+    captions: Captions | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,11 +67,12 @@ class Dataset:
             yield batch(self, seed, step, batch_size, flip=flip)
 
     def fingerprint(self) -> str:
-        """Returns a hash of all images and labels, their order and the class names."""
+        """Returns a hash of images, labels, class names and captions, and the order."""
         if self.known_fingerprint is not None:
             return self.known_fingerprint
         labels = () if self.labels is None else (self.labels,)
-        parts = chain((np.asarray(self.images),), labels)
+        texts = () if self.captions is None else (as_bytes(self.captions),)
+        parts = chain((np.asarray(self.images),), labels, texts)
         return fingerprint_of(self.images.shape, self.class_names, parts)
 
 
@@ -80,7 +86,8 @@ def fingerprint_of(
     Args:
         shape: Shape of all images together.
         class_names: Name of each class, or None.
-        parts: Images in any division, followed by the labels, if there are any.
+        parts: Images in any division, followed by the labels and by the bytes of the
+            captions, if there are any.
     """
     digest = hashlib.sha256(repr((shape, class_names)).encode())
     for part in parts:
@@ -102,6 +109,7 @@ def from_arrays(
     images: np.ndarray,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
+    captions: Sequence[str | Sequence[str]] | None = None,
 ) -> Dataset:
     """Returns a dataset of your own images.
 
@@ -110,6 +118,8 @@ def from_arrays(
         labels: Class of each image, from 0, or None (integers [size]).
         class_names: Name of each class, in the order of the labels, or None. Characters
             that cannot be printed are escaped.
+        captions: Caption of each image, or a list of its captions, or None. A step
+            draws one of them; "" is no text.
 
     Raises:
         InputError: If the arrays do not fit this description.
@@ -139,7 +149,8 @@ def from_arrays(
             f"class_names must come with labels, got {len(names)} names and no labels. "
             "Give labels as well."
         )
-    return Dataset(images, labels, names)
+    texts = None if captions is None else checked_captions(captions, len(images))
+    return Dataset(images, labels, names, captions=texts)
 
 
 def checked_labels(
@@ -245,14 +256,41 @@ def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
 
 
 def _flips(seed: int, first: int, count: int) -> np.ndarray:
-    """Returns whether to flip the examples at first, first + 1, ... (bool [count]).
+    """Returns whether to flip the examples at first, first + 1, ... (bool [count])."""
+    return _words(seed, _FLIP, first, count) >> np.uint64(63) == 1
+
+
+def caption_choice(
+    seed: int, step: int, batch_size: int, counts: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Returns the index of the caption that a step draws for each of its examples.
+
+    The choice is a function of the seed and of the example's position in the training.
+    Each caption of an image is equally likely.
+
+    Args:
+        seed: Seed of the run, from 0 to 2**64 - 1.
+        step: Training step, from 0.
+        batch_size: Number of examples per step.
+        counts: Number of captions of each example, from 1 (integers [rows]).
+        rows: Positions of the examples in the batch (integers [rows]).
+
+    Returns:
+        Indices in 0..counts - 1 (int64 [rows]).
+    """
+    words = _words(seed, _CAPTION, step * batch_size, batch_size)[rows]
+    upper = words >> np.uint64(32)  # in 0..2^32 - 1
+    return (upper * counts.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def _words(seed: int, stream: int, first: int, count: int) -> np.ndarray:
+    """Returns the random words of the positions first, first + 1, ... (uint64 [count]).
 
     Each position owns one Philox word. The counter numbers blocks of four words, so the
     generator starts at the first position's block.
     """
     block, skipped = divmod(first, 4)
-    words = _philox(seed, _FLIP, block).random_raw(skipped + count)
-    return words[skipped:] >> np.uint64(63) == 1
+    return _philox(seed, stream, block).random_raw(skipped + count)[skipped:]
 
 
 def _philox(seed: int, word: int, block: int = 0) -> np.random.Philox:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxdiff.data.captions import as_bytes, from_bytes
 from jaxdiff.data.dataset import (
     Dataset,
     checked_labels,
@@ -32,6 +33,7 @@ def read(
     *,
     image_key: str,
     label_key: str | None,
+    caption_key: str | None = None,
     stream: bool = False,
 ) -> Dataset:
     """Reads one split of a prepared TFDS builder.
@@ -41,6 +43,8 @@ def read(
         split: Split in the syntax of TFDS, such as "train" or "train[:90%]".
         image_key: Name of the uint8 image feature.
         label_key: Name of the integer class feature, or None to leave it out.
+        caption_key: Name of the feature of an image's text, or of a sequence of texts,
+            or None to leave it out.
         stream: If True, the images stay on disk and are read on demand. Images larger
             than half of the memory always stay on disk.
 
@@ -52,7 +56,7 @@ def read(
     require("tqdm")  # for a first read
     name = builder.info.name
     _check_split(builder, split)
-    keys = [image_key] if label_key is None else [image_key, label_key]
+    keys = [key for key in (image_key, label_key, caption_key) if key is not None]
     for key in keys:
         if key not in builder.info.features:
             raise InputError(
@@ -63,6 +67,8 @@ def read(
     _check_image(name, image_key, features[image_key])
     if label_key is not None:
         _check_label(name, label_key, features[label_key])
+    if caption_key is not None:
+        _check_caption(name, caption_key, features[caption_key])
 
     size = builder.info.splits[split].num_examples
     if size == 0:
@@ -71,7 +77,8 @@ def read(
         )
     shape = next(_examples(builder, split, features))[image_key].shape
     if stream or too_large(size, shape):
-        return _on_disk(builder, split, features, (image_key, label_key), shape)
+        keys_of = (image_key, label_key, caption_key)
+        return _on_disk(builder, split, features, keys_of, shape)
     place = f"{_key_of(builder, split, keys)} {features}"
     if place in _SMALL:
         return _copied(_SMALL[place])
@@ -83,11 +90,14 @@ def read(
             "disk (stream), or choose a smaller size or fewer images."
         ) from error
     labels = None if label_key is None else np.zeros(size, np.int64)
+    texts: list[tuple[str, ...]] | None = None if caption_key is None else []
     for i, example in enumerate(_shown(builder, split, features)):
         images[i] = checked(example[image_key], shape, i)
         if labels is not None and label_key is not None:
             labels[i] = example[label_key]
-    found = from_arrays(images, labels, _class_names(features, label_key))
+        if texts is not None and caption_key is not None:
+            texts.append(_texts(example[caption_key]))
+    found = from_arrays(images, labels, _class_names(features, label_key), texts)
     if size < _BIG:
         if len(_SMALL) >= _MOST:
             _SMALL.clear()
@@ -109,34 +119,43 @@ def _on_disk(
     builder: Any,
     split: str,
     features: Any,
-    keys: tuple[str, str | None],
+    keys: tuple[str, str | None, str | None],
     shape: tuple[int, int, int],
 ) -> Dataset:
     """Returns a split whose images stay on disk.
 
-    One pass over the split computes its labels and its fingerprint, which are then
-    cached.
+    One pass over the split computes its labels, captions and fingerprint, which are
+    then cached.
     """
-    image_key, label_key = keys
+    image_key, label_key, caption_key = keys
     names = _class_names(features, label_key)
     source = _source(builder, split)
-    name = f"streams/{_key_of(builder, split, keys)}"
+    # Names of cached arrays without captions are as in earlier versions.
+    known = keys[:2] if caption_key is None else keys
+    name = f"streams/{_key_of(builder, split, known)}"
     found = load_arrays(name)
     if found is None:
         size = len(source)
         labels = np.zeros(size, np.int64)
+        texts: list[tuple[str, ...]] = []
 
         def parts() -> Iterator[np.ndarray]:
             for i, example in enumerate(_shown(builder, split, features)):
                 labels[i] = 0 if label_key is None else example[label_key]
+                if caption_key is not None:
+                    texts.append(_texts(example[caption_key]))
                 yield checked(example[image_key], shape, i)
             if label_key is not None:
                 yield checked_labels(labels, size, names)
+            if caption_key is not None:
+                yield as_bytes(tuple(texts))
 
         fingerprint = fingerprint_of((size, *shape), names, parts())
         found = {"fingerprint": np.array(fingerprint)}
         if label_key is not None:
             found["labels"] = labels.astype(np.int32)
+        if caption_key is not None:
+            found["captions"] = as_bytes(tuple(texts))
         save_arrays(name, found)
     only_image = features.__class__({image_key: features[image_key]})
     return Dataset(
@@ -144,6 +163,7 @@ def _on_disk(
         found.get("labels"),
         names,
         str(found["fingerprint"]),
+        None if caption_key is None else from_bytes(found["captions"]),
     )
 
 
@@ -199,6 +219,20 @@ def _check_label(name: str, key: str, feature: Any) -> None:
             f"feature {key!r} of {name} must be an integer class, got {feature!r}. "
             "Choose another label_key, or None for no classes."
         )
+
+
+def _check_caption(name: str, key: str, feature: Any) -> None:
+    if feature.shape not in ((), (None,)) or feature.np_dtype != np.object_:
+        raise InputError(
+            f"feature {key!r} of {name} must be a text or a sequence of texts, got "
+            f"{feature!r}. Choose another caption_key, or None for no captions."
+        )
+
+
+def _texts(value: bytes | Sequence[bytes]) -> tuple[str, ...]:
+    """Returns an example's captions; an empty sequence is one empty caption."""
+    texts = [value] if isinstance(value, bytes) else value
+    return tuple(text.decode(errors="replace") for text in texts) or ("",)
 
 
 def _examples(builder: Any, split: str, features: Any) -> Iterator[dict[str, Any]]:

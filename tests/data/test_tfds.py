@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from jaxdiff.data import TFDS, batch, tfds_prepare
+from jaxdiff.data import TFDS, Dataset, batch, from_arrays, tfds_prepare, tfds_reader
 from jaxdiff.data.streaming import Records
 from jaxdiff.errors import InputError
 
@@ -33,7 +33,9 @@ class TinyUnknown(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         label = tfds.features.ClassLabel(names=["a", "b", "c"])
         size = tfds.features.Scalar(np.int64)
         text = tfds.features.Text()
-        features = {"image": self.image, "label": label, "size": size, "text": text}
+        texts = tfds.features.Sequence(tfds.features.Text())
+        features = {"image": self.image, "label": label, "size": size}
+        features |= {"text": text, "texts": texts}
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(features),
@@ -47,7 +49,8 @@ class TinyUnknown(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         channels = self.image.shape[-1]
         for i, image in enumerate(pixels(split)):
             cut = image[: self.sizes[i], :, :channels]
-            yield i, {"image": cut, "label": LABELS[i], "size": i, "text": "hello"}
+            example = {"image": cut, "label": LABELS[i], "size": i}
+            yield i, example | {"text": f"número {i}", "texts": ["雪"] * i}
 
 
 class TinyPng(TinyUnknown):
@@ -290,3 +293,27 @@ def test_what_cannot_be_streamed_is_refused(tmp_path):
     file.write_bytes(content)
     with pytest.raises(InputError, match="cannot read the examples 0 to 6 of the"):
         good.images[:]
+
+
+# Captions
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_captions_are_a_text_or_several(stream, tmp_path):
+    builder = tfds_prepare.prepared(lambda: TinyPng(data_dir=tmp_path))
+
+    def read(key: str | None) -> Dataset:
+        return tfds_reader.read(
+            builder, "train", image_key="image", label_key="label", caption_key=key,
+            stream=stream,
+        )  # fmt: skip
+
+    for _ in range(2):  # the second reads the cached arrays of a stream
+        assert read("text").captions == tuple((f"número {i}",) for i in range(7))
+        data = read("texts")
+        assert data.captions == (("",), *(("雪",) * i for i in range(1, 7)))
+        assert read(None).captions is None
+    in_memory = from_arrays(pixels("train"), LABELS, ["a", "b", "c"], data.captions)
+    assert data.fingerprint() == in_memory.fingerprint()
+    with pytest.raises(InputError, match="'size' of tiny_png must be a text or a seq"):
+        read("size")
