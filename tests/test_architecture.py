@@ -16,9 +16,9 @@ ROOT = pathlib.Path(jaxdiff.__file__).parent
 ORDER = (
     "names", "interrupts", "typing", "errors", "streams", "checks", "rng",
     "conditions", "serialization", "progress_bar", "parallel", "storage", "plots",
-    "schedules", "denoisers", "networks", "conditioning", "latents", "data",
-    "samplers", "losses", "training", "components", "runs", "evaluation", "report",
-    "pretrained", "recipes", "cli",
+    "schedules", "denoisers", "adapters", "networks", "conditioning", "latents",
+    "data", "samplers", "losses", "training", "components", "runs", "evaluation",
+    "report", "pretrained", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
