@@ -54,17 +54,21 @@ class _Examples(NamedTuple):
     images: ArrayLike
     condition: Condition | ArrayLike | None
     indices: ArrayLike
+    deviation: ArrayLike | None = None
 
 
 class Batch(_Examples):
     """Examples of one step, or one device's share of them.
 
     Attributes:
-        images: float32 images [batch, height, width, channels] in [-1, 1].
+        images: float32 images [batch, height, width, channels] in [-1, 1]; or means of
+            latents.
         condition: a `Condition`, or int32 classes [batch]; None without a condition.
         indices: place of each example in the global batch, int32 [batch]. All
             randomness of an example is folded from its index. A result therefore does
             not depend on the number of devices or hosts that share the batch.
+        deviation: standard deviation of latents, float32 of the images' shape. The loss
+            then draws the latents. None for images, or for latents without variance.
     """
 
     __slots__ = ()
@@ -74,12 +78,14 @@ class Batch(_Examples):
         images: ArrayLike,
         condition: Condition | ArrayLike | None = None,
         indices: ArrayLike | None = None,
+        deviation: ArrayLike | None = None,
         *,
         labels: ArrayLike | None = None,
     ) -> "Batch":
         """Makes a batch; `labels` is a condition of classes alone."""
         given = condition if labels is None else Condition(labels=labels)
-        return super().__new__(cls, images, given, indices)  # type: ignore[arg-type]
+        places: Any = indices
+        return super().__new__(cls, images, given, places, deviation)
 
     @property
     def labels(self) -> ArrayLike | None:

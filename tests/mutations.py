@@ -474,8 +474,8 @@ BREAKS = (
     Break(
         "noise-and-dropout-share-a-key",
         "jaxdiff/losses/loss.py",
-        "eps, rng.fold(keys, 2))",
-        "eps, rng.fold(keys, 1))",
+        "eps, rng.fold(keys, 2), x_0)",
+        "eps, rng.fold(keys, 1), x_0)",
         "tests/losses/test_loss.py",
         "test_what_chance_gives_an_example_is_independent",
     ),

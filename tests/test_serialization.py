@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder
+from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
@@ -21,6 +21,7 @@ from jaxdiff.samplers.ancestral import Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import differences, from_dict, to_dict, union_members
+from jaxdiff.training.adapter import Adapter, LowRank
 from jaxdiff.training.experiment import Experiment, Sampling, Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 
@@ -36,6 +37,7 @@ CHANGED = Experiment(
         stream=True,
     ),
     conditional=False,
+    caption_dropout=0.5,
     prediction=EDM(learn_variance=True, data_deviation=0.3),
     objective=Hybrid(
         weighting=MinSNR(gamma=3.0),
@@ -69,6 +71,7 @@ CHANGED = Experiment(
         dtype="bfloat16",
         remat="cheap",
     ),
+    adapter=LowRank(rank=3, alpha=1.5, targets=("to_q",)),
     optimizer=Optimizer(
         learning_rate=1e-3,
         warmup_steps=0,
@@ -138,11 +141,13 @@ VARIANTS = [
             ImageFolder(path="p"),
             TFDS(name="mnist"),
             Arrays(flip=True),
+            Latents(path="p"),
         )
     ),
     *(Experiment(schedule=member()) for member in get_args(ScheduleOptions)),
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(network=member()) for member in get_args(NetworkOptions)),
+    *(Experiment(adapter=member()) for member in get_args(Adapter)),
     *(
         Experiment(network=UNetConfig(embedding=member()))
         for member in get_args(TimeEmbedding)

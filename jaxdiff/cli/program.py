@@ -35,6 +35,7 @@ from jaxdiff.cli.convert import (
     import_model,
 )
 from jaxdiff.cli.ema import AveragesOptions, averages
+from jaxdiff.cli.encode import EncodeOptions, encode_data
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
 from jaxdiff.cli.flag_errors import HELP as ASKS
 from jaxdiff.cli.flag_errors import QUIET
@@ -108,6 +109,12 @@ COMMANDS = {command.name: command for command in (
         "writes the mean and covariance of a dataset's features",
         needs=(DATA,),
         daily=("out", "split", "num", "features", "data", "data.path", "data.size"),
+    ),
+    Command(
+        "encode", EncodeOptions, encode_data,
+        "writes latents of images, and conditions of captions, to train on",
+        needs=(DATA,),
+        daily=("model", "out", "batch", "flip", "data", "data.path", "data.size"),
     ),
     Command(
         "report", ReportOptions, report, "writes a page on the run, report.html"

@@ -15,7 +15,7 @@ from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import Pmap, cpu_devices
 from jaxdiff.parallel.processes import exit_process, is_first
 from jaxdiff.runs.folder import CHECKPOINTS, METRICS, check_workdir, read_config
-from jaxdiff.runs.load import newest_step
+from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.stages import Stage, segments, stages_before
 from jaxdiff.runs.train import run_training

@@ -23,6 +23,7 @@ from jaxdiff.runs.log import last_start
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.recipe import state_shapes
 
 PER_CLASS = 20
 """Number of samples per class that `run` draws."""
@@ -95,6 +96,7 @@ def summary(trainer: Trainer) -> list[str]:
     except InputError:
         held_out = "none"
     shape = "x".join(map(str, data.image_shape))
+    kind = "images" if data.moments is None else "latents"
     classes = (
         "no classes" if data.num_classes is None else f"{data.num_classes} classes"
     )
@@ -102,15 +104,21 @@ def summary(trainer: Trainer) -> list[str]:
         classes += ", not used"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
+    if trainer.recipe.adapter is not None:
+        factors = jax.tree.leaves(state_shapes(trainer.recipe).params)
+        trained = sum(math.prod(leaf.shape) for leaf in factors)
+        adapter = f"; training changes {trained:,} of an adapter"
+    else:
+        adapter = ""
     own = trainer.info.network is not None
     patch = 1 if own else getattr(experiment.network, "patch", 1)
     patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
     training = experiment.training
     seen = training.num_steps * training.batch_size / len(data)
     return [
-        f"data: {len(data):,} images of {shape} to train on, {held_out} held out; "
+        f"data: {len(data):,} {kind} of {shape} to train on, {held_out} held out; "
         f"{classes}",
-        f"network: {size:,} parameters{patches}",
+        f"network: {size:,} parameters{patches}{adapter}",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",
     ]

@@ -57,6 +57,7 @@ class Prompts:
         size: tuple[int, int],
         *,
         windows: bool = False,
+        quiet: bool = False,
     ) -> Condition:
         """Returns the condition of prompts, one image each.
 
@@ -65,6 +66,7 @@ class Prompts:
             size: height and width of the images, in pixels.
             windows: if True, a long prompt is encoded in windows, not cut; see
                 `TextEncoder`.
+            quiet: if True, a long prompt is cut without a warning.
 
         Raises:
             InputError: a prompt is not a valid string.
@@ -72,7 +74,7 @@ class Prompts:
         Warns:
             UserWarning: it names words that are cut off.
         """
-        return self._condition(texts, size, windows, SCORE)
+        return self._condition(texts, size, windows, SCORE, quiet)
 
     def negative(
         self,
@@ -128,15 +130,27 @@ class Prompts:
         rows = np.resize(np.arange(len(texts)), num)
         return Condition(*(None if part is None else part[rows] for part in found))
 
+    def cut(self, texts: Sequence[str]) -> list[str]:
+        """Returns the texts that are too long for one of the encoders."""
+        tokenizers = [encoder.tokenizer for encoder in self.encoders]
+        return [
+            text
+            for text in texts
+            if any(len(t.windows(text).ids) > 1 for t in tokenizers)
+        ]
+
     def _condition(
         self,
         texts: str | Sequence[str],
         size: tuple[int, int],
         windows: bool,
         score: float,
+        quiet: bool = False,
     ) -> Condition:
         texts = [texts] if isinstance(texts, str) else list(texts)
-        found = [encoder(texts, windows=windows) for encoder in self.encoders]
+        found = [
+            encoder(texts, windows=windows, quiet=quiet) for encoder in self.encoders
+        ]
         # Two vocabularies may split one text into different numbers of windows.
         if len({one.text.shape[1] for one in found}) > 1:
             raise InputError(

@@ -98,7 +98,11 @@ class TextEncoder:
             )
 
     def __call__(
-        self, texts: str | Sequence[str], *, windows: bool = False
+        self,
+        texts: str | Sequence[str],
+        *,
+        windows: bool = False,
+        quiet: bool = False,
     ) -> Condition:
         """Returns the condition of texts.
 
@@ -107,6 +111,7 @@ class TextEncoder:
             windows: if True, a long text is not cut: it is encoded in windows, whose
                 tokens follow each other. All texts get the number of windows of the
                 longest; the vector is that of the first window.
+            quiet: if True, long texts are cut without a warning.
 
         Raises:
             InputError: a text is not a valid string.
@@ -115,9 +120,12 @@ class TextEncoder:
             UserWarning: it names words that are cut off.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if not windows:
+        if not windows and not quiet:
             return self._encoded(self.tokenizer(texts))
         parts = [self.tokenizer.windows(text) for text in texts]
+        if not windows:
+            firsts = (np.stack([a[0] for a in one]) for one in zip(*parts, strict=True))
+            return self._encoded(Tokens(*firsts))
         count = max(len(part.ids) for part in parts)
         empty = self.tokenizer.windows("")
         padded = [

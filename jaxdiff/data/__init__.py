@@ -15,12 +15,13 @@ from jaxdiff.data.dataset import (
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.fashion_mnist import FashionMNIST
 from jaxdiff.data.image_folder import ImageFolder
+from jaxdiff.data.latents import Latents
 from jaxdiff.data.prefetch import read_ahead
 from jaxdiff.data.streaming import Images
 from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
-Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS | Arrays
+Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS | Latents | Arrays
 """Datasets of an experiment; all except `Arrays` can be loaded from their options."""
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "FashionMNIST",
     "ImageFolder",
     "Images",
+    "Latents",
     "batch",
     "examples",
     "from_arrays",

@@ -1,20 +1,51 @@
 """Image datasets, and their batches as pure functions of the seed and the step."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxdiff.data.captions import Captions, as_bytes, checked_captions
 from jaxdiff.data.streaming import Images
 from jaxdiff.errors import InputError, printable
-from jaxdiff.typing import ArrayLike, Batch
+from jaxdiff.typing import ArrayLike, Batch, Condition
 
 _FLIP = 2**64 - 1  # second word of the flips' Philox key; no epoch reaches it
 _CAPTION = 2**64 - 2  # the same for the choice of captions
+_DROP = 2**64 - 3  # the same for captions that are left out
+
+
+class Texts(NamedTuple):
+    """Captions of a dataset as conditions of a network.
+
+    Attributes:
+        of: Function of numbers of captions, integers [n], that returns their condition
+            [n, ...]. The caption of number 0 is no caption.
+        numbers: Numbers of all images' captions, image after image (integers [m]).
+        first: Position in `numbers` of each image's first caption, and at last m
+            (integers [size + 1]).
+    """
+
+    of: Callable[[np.ndarray], Condition]
+    numbers: np.ndarray
+    first: np.ndarray
+
+
+class Moments(NamedTuple):
+    """Latents of an autoencoder: each image's mean, and its deviation if there is one.
+
+    Attributes:
+        channels: Number of channels of the latents; the images of the dataset hold the
+            mean in as many channels, and then the deviation.
+        mirrored: The same of the images mirrored left to right, or None.
+    """
+
+    channels: int
+    mirrored: Images | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +60,8 @@ class Dataset:
         known_fingerprint: Fingerprint computed earlier, or None.
         captions: Captions of each image, at least one, or None without captions. The
             caption "" is no text.
+        texts: Captions in the form that a network takes, or None.
+        moments: Latents in place of images, or None.
     """
 
     images: Images
@@ -36,6 +69,8 @@ class Dataset:
     class_names: tuple[str, ...] | None = None
     known_fingerprint: str | None = None
     captions: Captions | None = None
+    texts: Texts | None = None
+    moments: Moments | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -55,9 +90,9 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
+        """Height, width and channels, of images or latents."""
         height, width, channels = self.images.shape[1:]
-        return height, width, channels
+        return height, width, self.moments.channels if self.moments else channels
 
     def batches(
         self, batch_size: int, *, seed: int = 0, flip: bool = False
@@ -210,6 +245,7 @@ def batch(
     batch_size: int,
     *,
     flip: bool = False,
+    drop: float = 0.0,
     rows: np.ndarray | None = None,
 ) -> Batch:
     """Returns the batch of one training step, a pure function of `seed` and `step`.
@@ -224,21 +260,52 @@ def batch(
         step: Training step, from 0.
         batch_size: Number of examples; it may exceed the size of the dataset.
         flip: If True, mirrors each example left to right with probability 1/2.
+        drop: Probability to replace an example's caption by no caption.
         rows: Positions in the batch of the examples to read; None reads all, and other
             examples are not touched (integers [rows]).
     """
     rows = np.arange(batch_size) if rows is None else rows
     chosen = examples(len(dataset), seed, step, batch_size)[rows]
-    images = dataset.images[chosen]
+    first = step * batch_size
+    mirrored = np.zeros(len(rows), bool)
     if flip:
-        first = step * batch_size
-        mirrored = _flips(seed, first, batch_size)[rows, None, None, None]
-        images = np.where(mirrored, images[:, :, ::-1], images)
-    return Batch(
-        images=to_float(images),
-        condition=None if dataset.labels is None else dataset.labels[chosen],
-        indices=rows.astype(np.int32),
-    )
+        mirrored = _flips(seed, first, batch_size)[rows]
+    condition = None if dataset.labels is None else dataset.labels[chosen]
+    texts = dataset.texts
+    if texts is not None:
+        counts = texts.first[chosen + 1] - texts.first[chosen]
+        drawn = caption_choice(seed, step, batch_size, counts, rows)
+        numbers = texts.numbers[texts.first[chosen] + drawn]
+        kept = _uniform(_words(seed, _DROP, first, batch_size)[rows]) >= drop
+        condition = texts.of(np.where(kept, numbers, 0))._replace(labels=condition)
+    indices = rows.astype(np.int32)
+    if dataset.moments is not None:
+        mean, deviation = _latents(dataset, chosen, mirrored)
+        return Batch(mean, condition, indices, deviation)
+    images = dataset.images[chosen]
+    images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
+    return Batch(to_float(images), condition, indices)
+
+
+def _latents(
+    dataset: Dataset, chosen: np.ndarray, mirrored: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns mean and deviation of the chosen images, or of their mirror images."""
+    assert dataset.moments is not None, "there are latents"
+    channels, others = dataset.moments
+    found = dataset.images[chosen]
+    if mirrored.any():
+        if others is None:
+            raise InputError(
+                "flip must be False for latents without those of mirrored images, got "
+                "True. Encode the images with --flip."
+            )
+        found = np.array(found)
+        found[mirrored] = others[chosen[mirrored]]
+    found = np.asarray(found, np.float32)
+    if found.shape[-1] == channels:
+        return found, None
+    return found[..., :channels], found[..., channels:]
 
 
 def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -281,6 +348,11 @@ def caption_choice(
     words = _words(seed, _CAPTION, step * batch_size, batch_size)[rows]
     upper = words >> np.uint64(32)  # in 0..2^32 - 1
     return (upper * counts.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
+
+
+def _uniform(words: np.ndarray) -> np.ndarray:
+    """Returns random words as numbers in [0, 1) (float64)."""
+    return (words >> np.uint64(11)) * 2.0**-53
 
 
 def _words(seed: int, stream: int, first: int, count: int) -> np.ndarray:

@@ -1,9 +1,9 @@
 """Images that stay on disk until they are indexed, for datasets larger than memory."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from jaxdiff.errors import InputError
 SHARE = 0.5
 """Share of the memory; images that need more are read from disk on demand."""
 _AT_ONCE = 256  # number of examples per read
+Example = TypeVar("Example")
 
 
 class Source(Protocol):
@@ -23,50 +24,53 @@ class Source(Protocol):
 
 
 class Records:
-    """Array of a prepared split's images, which are read from disk when indexed.
+    """Array on disk, such as a prepared split's images, whose rows are read on demand.
 
     Any number of threads may read at the same time.
 
     Args:
         source: Serialized examples.
-        features: TFDS features that decode an example, with the image among them.
-        key: Name of the image feature.
-        shape: Height, width and channels of each image.
+        decode: Function that returns the array of an example.
+        shape: Shape of each array, such as height, width and channels.
+        dtype: Type of the arrays.
     """
 
-    dtype = np.dtype(np.uint8)
-    ndim = 4
-
     def __init__(
-        self, source: Source, features: Any, key: str, shape: tuple[int, int, int]
+        self,
+        source: Source,
+        decode: Callable[[bytes], np.ndarray],
+        shape: tuple[int, ...],
+        dtype: Any = np.uint8,
     ):
-        self._source, self._features, self._key = source, features, key
-        self.shape = (len(source), *shape)
+        self._source, self._decode = source, decode
+        self.shape, self.dtype = (len(source), *shape), np.dtype(dtype)
+        self.ndim = len(self.shape)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, places: Any) -> np.ndarray:
-        """Reads images by integers or a slice (uint8 [..., height, width, channels]).
+        """Reads rows by integers or a slice ([..., *shape of a row]).
 
         Raises:
-            InputError: If an example cannot be read, or its image has another size.
+            InputError: If an example cannot be read, or has another shape.
             IndexError: If a position does not exist.
         """
         chosen = np.arange(len(self))[places]
-        found = np.empty((chosen.size, *self.shape[1:]), np.uint8)
+        found = np.empty((chosen.size, *self.shape[1:]), self.dtype)
         flat = chosen.reshape(-1)
-        for i, example in enumerate(examples_at(self._source, self._features, flat)):
-            found[i] = checked(example[self._key], self.shape[1:], int(flat[i]))
+        for i, row in enumerate(examples_at(self._source, self._decode, flat)):
+            found[i] = checked(row, self.shape[1:], int(flat[i]))
         return found.reshape(*chosen.shape, *self.shape[1:])
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Reads all images into memory."""
+        """Reads all rows into memory."""
         return np.asarray(self[:], dtype)
 
 
 Images: TypeAlias = np.ndarray | Records
-"""Images uint8 [size, height, width, channels]; integers or a slice select an array."""
+"""Images uint8 [size, height, width, channels], or latents; integers or a slice select
+an array."""
 
 
 class Unreadable(InputError):
@@ -74,9 +78,9 @@ class Unreadable(InputError):
 
 
 def examples_at(
-    source: Source, features: Any, places: np.ndarray
-) -> Iterator[dict[str, Any]]:
-    """Yields the examples at these positions, in this order (integers [n]).
+    source: Source, decode: Callable[[bytes], Example], places: np.ndarray
+) -> Iterator[Example]:
+    """Yields the decoded examples at these positions, in this order (integers [n]).
 
     Raises:
         Unreadable: If an example cannot be read.
@@ -84,7 +88,7 @@ def examples_at(
     for first in range(0, len(places), _AT_ONCE):
         some = places[first : first + _AT_ONCE].tolist()
         try:
-            yield from map(features.deserialize_example_np, source.__getitems__(some))
+            yield from map(decode, source.__getitems__(some))
         except InputError:
             raise
         except Exception as error:  # the file's reader may raise anything

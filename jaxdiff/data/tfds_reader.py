@@ -158,8 +158,13 @@ def _on_disk(
             found["captions"] = as_bytes(tuple(texts))
         save_arrays(name, found)
     only_image = features.__class__({image_key: features[image_key]})
+
+    def decode(example: bytes) -> np.ndarray:
+        image: np.ndarray = only_image.deserialize_example_np(example)[image_key]
+        return image
+
     return Dataset(
-        Records(source, only_image, image_key, shape),
+        Records(source, decode, shape),
         found.get("labels"),
         names,
         str(found["fingerprint"]),
@@ -243,7 +248,8 @@ def _examples(builder: Any, split: str, features: Any) -> Iterator[dict[str, Any
                 yield features.deserialize_example_np(record)
     else:
         source = _source(builder, split)
-        yield from examples_at(source, features, np.arange(len(source)))
+        decode = features.deserialize_example_np
+        yield from examples_at(source, decode, np.arange(len(source)))
 
 
 def _source(builder: Any, split: str) -> Source:

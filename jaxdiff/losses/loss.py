@@ -2,6 +2,7 @@
 
     (1)  x_t = alpha_t x_0 + sigma_t eps,   eps ~ N(0, 1),   t as the objective draws it
     (2)  L = E[ objective(output(x_t, t), x_0, eps) ]
+    (3)  x_0 = mean + deviation xi,   xi ~ N(0, 1),   for latents of an autoencoder
 
 By default L is DDPM's L_simple, E || output - eps ||^2 (Ho et al. 2020, equation 14).
 """
@@ -54,7 +55,7 @@ def loss_fn(
         network: Flax module such as `UNet`.
         schedule: noise schedule, discrete or continuous.
         batch: images in [-1, 1], a condition or labels or None, and the index of each
-            example.
+            example; or means and deviations of latents, equation (3).
         key: key of the step.
         prediction: meaning of the network's output; `Eps()` by default.
         objective: objective to minimise; `Simple()` by default.
@@ -84,8 +85,8 @@ def loss_fn(
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
     memory = objective.times.init() if memory is None else memory
-    x_0 = jnp.asarray(batch.images)
-    u, importance, t, eps, dropout_keys = draw(batch, key, schedule, objective, memory)
+    drawn = draw(batch, key, schedule, objective, memory)
+    u, importance, t, eps, dropout_keys, x_0 = drawn
 
     x_t = q_sample(schedule, x_0, t, eps)
     noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))
@@ -115,6 +116,7 @@ class Draws(NamedTuple):
         t: times at these fractions, [batch].
         eps: noise of the images' shape.
         dropout_keys: keys for the network, one per example, [batch].
+        x_0: images, or latents drawn by equation (3), of the images' shape.
     """
 
     u: Array
@@ -122,17 +124,22 @@ class Draws(NamedTuple):
     t: Timesteps
     eps: Array
     dropout_keys: Key
+    x_0: Array
 
 
 def draw(
     batch: Batch, key: Key, schedule: AnySchedule, objective: Objective, memory: Any
 ) -> Draws:
-    """Draws the times, the noise and the dropout keys of a batch; see `loss_fn`."""
+    """Draws times, noise, dropout keys and latents of a batch; see `loss_fn`."""
     keys = rng.example_keys(key, jnp.asarray(batch.indices))
     u = rng.uniform(rng.fold(keys, 0))
     u, importance = objective.times.draw(u, schedule, memory)
-    eps = rng.normal(rng.fold(keys, 1), batch.images.shape[1:])
-    return Draws(u, importance, objective.time(schedule, u), eps, rng.fold(keys, 2))
+    shape, x_0 = batch.images.shape[1:], jnp.asarray(batch.images)
+    eps = rng.normal(rng.fold(keys, 1), shape)
+    if batch.deviation is not None:
+        x_0 = x_0 + jnp.asarray(batch.deviation) * rng.normal(rng.fold(keys, 3), shape)
+    t = objective.time(schedule, u)
+    return Draws(u, importance, t, eps, rng.fold(keys, 2), x_0)
 
 
 def check_combination(
@@ -186,6 +193,11 @@ def check_batch(
             "None. Give the batch labels."
         )
     check_condition(condition, network)
+    if batch.deviation is not None and batch.deviation.shape != images.shape:
+        raise InputError(
+            f"deviation must have the shape of images, {images.shape}, got "
+            f"{batch.deviation.shape}"
+        )
     lengths = {len(a) for a in (images, batch.indices, *condition) if a is not None}
     if len(lengths) != 1:
         raise InputError(

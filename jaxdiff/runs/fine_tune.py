@@ -10,9 +10,12 @@ from typing import Any
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.identity import identity
 from jaxdiff.runs.load import load
+from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.serialization import differences, to_dict
 from jaxdiff.storage.read_state import by_name
+from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 
@@ -32,6 +35,46 @@ def with_model_of(experiment: Experiment, workdir: Path) -> Experiment:
     """
     there, _ = read_config(workdir)
     return replace(experiment, **{part: getattr(there, part) for part in MODEL})
+
+
+def base_of(experiment: Experiment) -> str | None:
+    """Returns the identity of the model that an adapter changes; None without one."""
+    if not isinstance(experiment.adapter, LowRank) or experiment.init is None:
+        return None
+    return identity(Path(experiment.init))
+
+
+def check_start(
+    experiment: Experiment, parts: Parts | None, shape: tuple[int, ...]
+) -> None:
+    """Checks that the data are of the kind that the model of `init` has learned.
+
+    Args:
+        experiment: the experiment of the run.
+        parts: autoencoder and text encoders that made the latents; None for images.
+        shape: shape of one image or of its latents.
+
+    Raises:
+        InputError: images are given for a model of latents, or latents of another
+            autoencoder or other text encoders.
+    """
+    if experiment.init is None:
+        return
+    of_model = read_parts(Path(experiment.init))
+    if of_model is None:
+        return
+    if parts is None:
+        raise InputError(
+            f"data must be latents for the model in '{experiment.init}', got images of "
+            f"{'x'.join(map(str, shape))}. Encode them: jaxdiff encode --model "
+            f"{experiment.init}."
+        )
+    if of_model.without_network != parts.without_network:
+        raise InputError(
+            "data must be latents by the autoencoder and the text encoders of the "
+            f"model in '{experiment.init}', got latents by others (SHA-256). Encode "
+            "the images with this model."
+        )
 
 
 def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
@@ -61,6 +104,12 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         if name in here and leaf.shape == here[name].shape
     }
     misfits = differences(_shapes(there), _shapes(here))
+    if misfits and isinstance(experiment.adapter, LowRank):
+        raise InputError(
+            "init must name a run with the same network for the adapter lora, got "
+            f"another in '{experiment.init}' ({first_few(misfits)}). Leave the options "
+            "of the network out."
+        )
     size, total = _size(fits), _size(here)
     if 2 * size < total:
         raise InputError(

@@ -15,6 +15,7 @@ The folder holds
     nonfinite.json   the step that stopped the run with a loss that was not finite
 """
 
+import copy
 import json
 import os
 from collections.abc import Sequence
@@ -121,8 +122,7 @@ def _refuse_other(
     remedy: str,
 ) -> None:
     here = _without(training_part(experiment, info), CHANGEABLE)
-    there = _with_network_type(serialization.with_new_names(there))
-    there = _without(there, (*NOT_TRAINING, *CHANGEABLE))
+    there = _without(_with_new_options(there), (*NOT_TRAINING, *CHANGEABLE))
     told, options = there.get("info"), there.get("data")
     known = told.get("fingerprint") if isinstance(told, dict) else None
     if isinstance(told, dict) and known is None:
@@ -173,6 +173,16 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
     return serialization.from_dict(Experiment, experiment), info
 
 
+def _with_new_options(part: dict[str, Any]) -> dict[str, Any]:
+    """Returns the training part of a record, with the options of newer versions."""
+    experiment = {name: value for name, value in part.items() if name != "info"}
+    try:
+        record = {"experiment": copy.deepcopy(experiment), "data": part["info"]}
+        return training_part(*read_record(record))
+    except (InputError, KeyError):  # the differences say what is wrong
+        return _with_network_type(serialization.with_new_names(part))
+
+
 def _with_network_type(options: dict[str, Any]) -> dict[str, Any]:
     """Returns an experiment's options with the type and all options of its network.
 
@@ -189,14 +199,16 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
     """Returns the data description of a config.json."""
     shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
     fingerprint, network = data.get("fingerprint"), data.get("network")
-    data_range = data.get("data_range", PIXELS)
+    data_range, base = data.get("data_range", PIXELS), data.get("base")
     are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
     if (
         not (isinstance(shape, list | tuple) and len(shape) == 3)
         or not all(type(size) is int and 1 <= size <= _LARGEST for size in shape)
         or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
         or not (names is None or (are_names and len(names) == count))
-        or not all(a is None or isinstance(a, str) for a in (fingerprint, network))
+        or not all(
+            a is None or isinstance(a, str) for a in (fingerprint, network, base)
+        )
         or not (data_range is None or _is_range(data_range))
     ):
         raise InputError(
@@ -208,7 +220,8 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
         )
     names = names and tuple(names)
     data_range = data_range and tuple(data_range)
-    return DataInfo(tuple(shape), count, names, fingerprint, network, data_range)
+    shape = tuple(shape)
+    return DataInfo(shape, count, names, fingerprint, network, data_range, base)
 
 
 def _is_range(found: Any) -> bool:
@@ -226,6 +239,8 @@ def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
     data = info._asdict()
     if info.data_range == PIXELS:
         del data["data_range"]  # as in older runs
+    if info.base is None:
+        del data["base"]
     return {"experiment": options, "data": data}
 
 

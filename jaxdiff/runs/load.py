@@ -8,17 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
+from jaxdiff import rng
+from jaxdiff.adapters import LoRA, merged
 from jaxdiff.checks import any_last_signal
 from jaxdiff.data import Arrays, Dataset
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.parallel.processes import broadcast_int, first_then_others, is_first
+from jaxdiff.parallel.processes import first_then_others
 from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
 from jaxdiff.runs.generate import check_request, generate
+from jaxdiff.runs.identity import identity, is_imported, newest_step
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
@@ -26,7 +30,12 @@ from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
-from jaxdiff.training.initialize import build_model, placed, with_network
+from jaxdiff.training.initialize import (
+    adapter_of,
+    build_model,
+    placed,
+    with_network,
+)
 from jaxdiff.training.model import Model
 from jaxdiff.typing import AnySchedule, ArrayLike, Condition, Network, Params
 
@@ -43,6 +52,7 @@ class Run:
         step: number of training steps.
         parallel: layout of devices for sampling.
         parts: text encoders and autoencoder of a model of text and latents.
+        lora: adapter that the run has trained; `params` have it. None without.
     """
 
     experiment: Experiment
@@ -52,6 +62,7 @@ class Run:
     step: int
     parallel: Parallel = field(default_factory=Pmap)
     parts: Parts | None = None
+    lora: LoRA | None = None
 
     @property
     def network(self) -> Network:
@@ -271,7 +282,7 @@ def load(
     with any_last_signal():
         model = build_model(experiment, info, network)
     parts = read_parts(workdir)
-    if parts is not None and not (workdir / CHECKPOINTS).exists():
+    if parts is not None and is_imported(workdir, parts):
         if step not in (None, 0) or ema is not None:
             raise InputError(
                 f"step must be 0 and ema None for the imported model in '{workdir}', "
@@ -282,6 +293,9 @@ def load(
         check_params(found)
         return Run(experiment, info, model, found, 0, parallel or Pmap(), parts)
     params = model.param_shapes()
+    adapter = adapter_of(experiment)
+    if adapter is not None:
+        params = jax.eval_shape(adapter.init, params, rng.key(0))
     wanted: Any = {"ema": params}
     if ema is not None:
         gamma_of(ema)
@@ -312,14 +326,24 @@ def load(
                 stacklevel=2,
             )
     check_params(params)
-    return Run(experiment, info, model, params, step, parallel or Pmap(), parts)
+    lora = None
+    if adapter is not None:
+        lora = adapter.lora(params)
+        params = merged(_base(experiment, info, parallel), lora)
+    return Run(experiment, info, model, params, step, parallel or Pmap(), parts, lora)
 
 
-def newest_step(checkpoints: Checkpoints) -> int | None:
-    """Returns the step of the newest whole checkpoint that process 0 finds, or None."""
-    newest = checkpoints.latest() if is_first() else None
-    step = int(broadcast_int(-1 if newest is None else newest))
-    return None if step < 0 else step
+def _base(experiment: Experiment, info: DataInfo, parallel: Parallel | None) -> Params:
+    """Returns the parameters that the run's adapter changes."""
+    workdir, known = Path(str(experiment.init)), str(info.base)
+    step = int(known.split()[0])
+    found = identity(workdir, step)
+    if found != known:
+        raise InputError(
+            f"the run in '{workdir}' must be the one whose adapter this is, {known}, "
+            f"got {found}. Restore it."
+        )
+    return load(workdir, step, parallel).params
 
 
 def load_data(experiment: Experiment, split: str) -> Dataset:

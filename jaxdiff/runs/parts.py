@@ -5,10 +5,13 @@
     parts/tokenizer/        place; unet/ holds the network of an imported run
     ...
 
+Latents, and runs on them, have the parts that made the latents.
+
 A part is read when it is first used, after its files were compared with the checksums.
 """
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -71,8 +74,8 @@ class PartsInfo:
     their scaling; or a mask, and the latents of an image whose masked part is grey."""
     autoencoder: str
     """Folder of the autoencoder."""
-    network: str
-    """Folder of the network, whose parameters are those of step 0."""
+    network: str = ""
+    """Folder of the network, whose parameters are those of step 0; "" for none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the parameters in memory, and of the computation."""
     variant: str | None = None
@@ -92,7 +95,8 @@ class PartsInfo:
             yield encoder.network, True
             yield encoder.tokenizer, False
         yield self.autoencoder, True
-        yield self.network, True
+        if self.network:
+            yield self.network, True
 
 
 @dataclass(frozen=True)
@@ -208,6 +212,22 @@ class Parts:
         found = has_variant(self.folder / name, self.info.variant)
         return self.info.variant if found else None
 
+    def digest(self, *names: str) -> str:
+        """Returns a hash of the checksums of these folders' files."""
+        known = self.info.checksums or _checksums(self)
+        found = sorted(
+            digest
+            for place, digest in known.items()
+            if str(Path(place).parent) in names
+        )
+        return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+
+    @property
+    def without_network(self) -> str:
+        """Hash of the checksums of autoencoder and text encoders."""
+        own = Parts(dataclasses.replace(self.info, network=""), self.folder)
+        return self.digest(*(name for name, _ in own.info.folders()))
+
     def _check(self, name: str) -> None:
         """Raises an error if a file of a part is missing or differs."""
         for place, known in self.info.checksums.items():
@@ -260,6 +280,23 @@ def write_parts(parts: Parts, folder: Path, link: bool) -> None:
         info = dataclasses.replace(info, link=None, variant=None, allow_bin=False)
         info = dataclasses.replace(info, checksums=_checksums(Parts(info, folder)))
     write_json_atomic(folder / RECORD, serialization.to_dict(info))
+
+
+def write_link(parts: Parts, folder: Path) -> None:
+    """Writes the link to a model's parts without its network, unless it is there.
+
+    Raises:
+        InputError: the folder links to other files, or cannot be written.
+    """
+    there = read_parts(folder.parent)
+    if there is None:
+        own = Parts(dataclasses.replace(parts.info, network=""), parts.folder)
+        write_parts(own, folder, link=True)
+    elif there.without_network != parts.without_network:
+        raise InputError(
+            f"'{folder}' must link to the parts in '{parts.folder}', got others "
+            "(SHA-256). Use the same model, or another folder."
+        )
 
 
 def _weights(parts: Parts, name: str) -> list[Path]:

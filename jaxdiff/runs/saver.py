@@ -75,6 +75,7 @@ class Saver:
             self._snapshots.save(step, state.tracks)
             self._snapshots.wait()  # a checkpoint needs all earlier snapshots
         if self._checkpoint_due:
+            state = state._replace(frozen=())
             self._checkpoints.save(step, state, {**record, **self._record})
             self._saved_at = time.monotonic()
 

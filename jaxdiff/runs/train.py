@@ -22,8 +22,9 @@ from jaxdiff.runs.folder import (
     write_record,
 )
 from jaxdiff.runs.forecast import Forecast
-from jaxdiff.runs.load import newest_step
+from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import Log, open_history
+from jaxdiff.runs.parts import PARTS, write_link
 from jaxdiff.runs.provenance import now
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.saver import Saver
@@ -135,6 +136,8 @@ def run_training(
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
         if is_first():
             write_record(workdir, experiment, info)
+            if trainer.parts is not None:
+                write_link(trainer.parts, workdir / PARTS)
         if stages and stages[-1].until == step:
             changes = stages[-1].changes(experiment)
             log.event("change", step=step, time=now(), options=changes)

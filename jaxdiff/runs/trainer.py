@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -10,14 +11,17 @@ import jax
 import numpy as np
 
 from jaxdiff import data
-from jaxdiff.checks import check_object
+from jaxdiff.checks import any_last_signal, check_object
 from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
-from jaxdiff.runs.fine_tune import start_of
+from jaxdiff.runs.fine_tune import base_of, check_start, start_of
 from jaxdiff.runs.load import load_data
+from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.files import expanded
+from jaxdiff.storage.read_state import with_names
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model, placed, recipe_of, with_network
 from jaxdiff.training.model import Model
@@ -28,7 +32,7 @@ from jaxdiff.training.recipe import (
     state_shapes,
 )
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Array, Batch, Condition, Network
+from jaxdiff.typing import PIXELS, Array, Batch, Condition, Network
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,14 @@ class Trainer:
         dataset: the training data.
         info: shape, classes and fingerprint of the training data.
         model: network, schedule and prediction.
+        parts: autoencoder and text encoders that made the latents, or None.
     """
 
     experiment: Experiment
     dataset: data.Dataset
     info: DataInfo
     model: Model
+    parts: Parts | None = None
 
     @classmethod
     def of(
@@ -76,14 +82,20 @@ class Trainer:
         if dataset is not None:
             arrays = data.Arrays(flip=experiment.data.flip)
             experiment = replace(experiment, data=arrays)
-        schedule = experiment.schedule.build()
+        # The signal of the last level of a published model is not the user's choice.
+        with any_last_signal() if experiment.init else nullcontext():
+            schedule = experiment.schedule.build()
         experiment.check(schedule)
         if dataset is None:
             dataset = load_data(experiment, "train")
         info = with_network(data_info(experiment, dataset), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
-        trainer = cls(experiment, dataset, info, model)
+        parts = None
+        if isinstance(experiment.data, data.Latents):
+            parts = read_parts(expanded(experiment.data.path))
+        check_start(experiment, parts, dataset.image_shape)
+        trainer = cls(experiment, dataset, info, model, parts)
         check_batch(trainer.batch(0), model.network, model.data_range)
         return trainer
 
@@ -99,7 +111,8 @@ class Trainer:
         rows = self._rows if rows is None else rows
         batch = data.batch(
             self.dataset, self.experiment.seed, step, size,
-            flip=self.experiment.data.flip, rows=rows,
+            flip=self.experiment.data.flip,
+            drop=self.experiment.caption_dropout, rows=rows,
         )  # fmt: skip
         condition = taken(Condition.of(batch.condition), self.model.network)
         return batch._replace(condition=condition)
@@ -165,11 +178,17 @@ class Trainer:
         """
         parallel = self.experiment.parallel
         shapes = state_shapes(self.recipe)
-        if step is not None:
-            wanted = placed(shapes, parallel.shardings(shapes))
-            return checkpoints.restore(wanted, step)
-        start = start_of(self.experiment, shapes.params)
-        return compiled_init(self.recipe, parallel)(start)
+        adapts = self.recipe.adapter is not None
+        frozen: Any = ()
+        if step is None or adapts:
+            wanted = shapes.frozen if adapts else shapes.params
+            start = start_of(self.experiment, wanted)
+            if step is None:
+                return compiled_init(self.recipe, parallel)(start)
+            frozen = with_names(wanted, start)
+        shapes = shapes._replace(frozen=())
+        found = checkpoints.restore(placed(shapes, parallel.shardings(shapes)), step)
+        return found._replace(frozen=frozen)
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -184,4 +203,6 @@ def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
         dataset.num_classes if conditional else None,
         dataset.class_names if conditional else None,
         dataset.fingerprint(),
+        data_range=PIXELS if dataset.moments is None else None,
+        base=base_of(experiment),
     )

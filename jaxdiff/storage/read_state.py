@@ -1,5 +1,6 @@
 """Arrays of a checkpoint as a given structure, matched by name."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def read_state(
         lambda p, _: wanted.get(leaf_name(p), skipped), there
     )
     found = by_name(ocp.load(literal, asked))
-    return jax.tree.map_with_path(lambda p, _: found[leaf_name(p)], template)
+    return with_names(template, found)
 
 
 def _check(path: Path, metadata: Any, template: Any, partial: bool) -> None:
@@ -66,6 +67,11 @@ def _leaves(tree: Any) -> dict[str, str]:
 def by_name(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a tree by name."""
     return {leaf_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def with_names(template: Any, leaves: Mapping[str, Any]) -> Any:
+    """Returns the tree of a template with the leaves of these names."""
+    return jax.tree.map_with_path(lambda p, _: leaves[leaf_name(p)], template)
 
 
 def leaf_name(path: Any) -> str:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval, IsFinite
 
-from jaxdiff.checks import Checked, Seed, Share
+from jaxdiff.checks import Checked, DiskPath, Seed, Share
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -18,6 +18,7 @@ from jaxdiff.samplers.ancestral import LearnedRange
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Linear
 from jaxdiff.serialization import check_plain
+from jaxdiff.training.adapter import Adapter, LowRank, NoAdapter
 from jaxdiff.training.ema import is_length
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import PIXELS, AnySchedule
@@ -42,6 +43,8 @@ class DataInfo(NamedTuple):
     """Class and fields of your own network; None for the experiment's network."""
     data_range: tuple[float, float] | None = PIXELS
     """Smallest and largest number of an image; None for latents, which have none."""
+    base: str | None = None
+    """Step and checksum of the model that an adapter changes; None without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +158,9 @@ class Experiment(Checked):
     """Dataset."""
     conditional: bool = True
     """If True, train on the classes, if the data has any."""
+    caption_dropout: Share = 0.1
+    """Rate at which training replaces a caption by no caption; guidance needs it above
+    0."""
     schedule: ScheduleOptions = field(default_factory=Linear)
     """Noise schedule."""
     prediction: Prediction = field(default_factory=Eps)
@@ -163,13 +169,16 @@ class Experiment(Checked):
     """Loss that training minimizes."""
     network: NetworkOptions = field(default_factory=UNetConfig)
     """Network."""
+    adapter: Adapter = field(default_factory=NoAdapter)
+    """Part of the network that training changes: all parameters (none), or a low-rank
+    addition to those of `init` (lora)."""
     optimizer: Optimizer = field(default_factory=Optimizer)
     """Optimizer."""
     training: Training = field(default_factory=Training)
     """Number of steps, batches, averages, and the policy for non-finite steps."""
     parallel: Parallel = field(default_factory=Pmap)
     """Layout of the devices; it changes the result only by rounding."""
-    init: str | None = None
+    init: DiskPath | None = None
     """Folder of another run, such as an imported model, whose averaged parameters
     are the initial ones as far as they fit; None starts from random ones. As a flag
     it makes the other run's network, schedule, prediction, objective and sampling
@@ -206,6 +215,11 @@ class Experiment(Checked):
             schedule: Result of `self.schedule.build()`.
         """
         check_combination(schedule, self.prediction, self.objective)
+        if isinstance(self.adapter, LowRank) and self.init is None:
+            raise InputError(
+                "adapter must be none without init, got lora. Name the run whose model "
+                "to adapt with --init."
+            )
         least = schedule.level(schedule.times[0]).t
         if isinstance(self.network.embedding, Fourier) and not least > 0:
             raise InputError(

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
 from jaxdiff.training.recipe import Recipe, state_shapes
@@ -63,7 +64,13 @@ def recipe_of(experiment: Experiment, model: Model) -> Recipe:
         seed=experiment.seed,
         accumulate=training.accumulate,
         guard=training.nonfinite != "go-on",
+        adapter=adapter_of(experiment),
     )
+
+
+def adapter_of(experiment: Experiment) -> LowRank | None:
+    """Returns the adapter that an experiment trains, or None."""
+    return experiment.adapter if isinstance(experiment.adapter, LowRank) else None
 
 
 def init_state(

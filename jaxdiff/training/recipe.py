@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import optax
 
+from jaxdiff import rng
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import MeanOf, Parallel
 from jaxdiff.storage.read_state import leaf_name
+from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState
@@ -34,6 +36,8 @@ class Recipe:
         seed: Seed of all randomness of training.
         accumulate: Number of parts in which a device processes its share of a batch.
         guard: If True, skips the update of a step whose loss or gradient is not finite.
+        adapter: Adapter to train in place of the network's parameters; None trains
+            these.
     """
 
     model: Model
@@ -47,6 +51,7 @@ class Recipe:
     seed: int = 0
     accumulate: int = 1
     guard: bool = True
+    adapter: LowRank | None = None
 
     def _optimizer(self) -> optax.GradientTransformation:
         if isinstance(self.optimizer, Optimizer):
@@ -67,6 +72,7 @@ class Recipe:
             "seed": self.seed,
             "accumulate": self.accumulate,
             "guard": self.guard,
+            "adapter": self.adapter,
         }
 
     def init(self, start: Mapping[str, Array] | None = None) -> TrainState:
@@ -78,21 +84,36 @@ class Recipe:
         """
         params = self.model.init(self.seed)
         if start:
-            params = jax.tree.map_with_path(
-                lambda path, leaf: start.get(leaf_name(path), leaf), params
-            )
+            params = _with_start(params, start, cast=self.adapter is None)
         return self.state_of(params)
 
     def state_of(self, params: Params) -> TrainState:
-        """Returns the state at step 0 with these parameters."""
+        """Returns the state at step 0 with these parameters of the network."""
         memory, tracks = self.objective.times.init(), len(self.ema_lengths)
-        return TrainState.create(params, self._optimizer(), memory, tracks)
+        optimizer = self._optimizer()
+        if self.adapter is None:
+            return TrainState.create(params, optimizer, memory, tracks)
+        factors = self.adapter.init(params, rng.key(self.seed))
+        return TrainState.create(factors, optimizer, memory, tracks, params)
 
     def step(
         self, state: TrainState, batch: Batch, mean_of: MeanOf
     ) -> tuple[TrainState, dict[str, Array]]:
         """Returns the next state and the metrics; see `train_step`."""
         return train_step(state, batch, mean_of, **self.options)
+
+
+def _with_start(params: Params, start: Mapping[str, Array], cast: bool) -> Params:
+    """Returns parameters with those of `start`; `cast` keeps the types of the former.
+
+    Frozen parameters keep the type in which they were loaded, to save memory.
+    """
+
+    def leaf_of(path: Any, leaf: Array) -> Array:
+        found = start.get(leaf_name(path), leaf)
+        return found.astype(leaf.dtype) if cast else found
+
+    return jax.tree.map_with_path(leaf_of, params)
 
 
 @lru_cache(maxsize=32)

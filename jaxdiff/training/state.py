@@ -11,7 +11,7 @@ from jaxdiff.typing import Array, Params
 
 
 class TrainState(NamedTuple):
-    """State of training: all that a step changes, and all that a checkpoint holds.
+    """State of training: all that a step changes, and what it needs besides.
 
     Attributes:
         step: Number of steps taken (int32 []).
@@ -21,6 +21,8 @@ class TrainState(NamedTuple):
         memory: Memory of the objective's time sampling; () if it has none.
         tracks: Further averages of the parameters, by power functions of the time, one
             per entry of `Training.ema_lengths`. Each is as large as the parameters.
+        frozen: Parameters of a network that training leaves unchanged, if `params` are
+            those of its adapter; () otherwise. Checkpoints hold all but these.
     """
 
     step: Array
@@ -29,6 +31,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     memory: Any = ()
     tracks: tuple[Params, ...] = ()
+    frozen: Params = ()
 
     @classmethod
     def create(
@@ -37,12 +40,13 @@ class TrainState(NamedTuple):
         optimizer: optax.GradientTransformation,
         memory: Any = (),
         num_tracks: int = 0,
+        frozen: Params = (),
     ) -> "TrainState":
         """Returns the state at step 0; the averages start from the parameters."""
         # Copies share no buffer, so params and ema can both be donated.
         ema, *tracks = (jax.tree.map(jnp.copy, params) for _ in range(1 + num_tracks))
         step, opt_state = jnp.zeros((), jnp.int32), optimizer.init(params)
-        return cls(step, params, ema, opt_state, memory, tuple(tracks))
+        return cls(step, params, ema, opt_state, memory, tuple(tracks), frozen)
 
     def apply_gradients(
         self,
@@ -72,7 +76,9 @@ class TrainState(NamedTuple):
         tracks = tuple(
             moved(*pair) for pair in zip(self.tracks, ema_lengths, strict=True)
         )
-        return TrainState(step, params, ema, opt_state, self.memory, tracks)
+        return TrainState(
+            step, params, ema, opt_state, self.memory, tracks, self.frozen
+        )
 
 
 def warm_decay(decay: float, step: Array) -> Array:

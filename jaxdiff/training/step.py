@@ -1,6 +1,7 @@
 """One or several training steps as pure functions."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -14,8 +15,9 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import loss_fn
 from jaxdiff.losses.objectives import Objective
 from jaxdiff.parallel import MeanOf, Step, alone
+from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import AnySchedule, Array, Batch, Network
+from jaxdiff.typing import AnySchedule, Array, Batch, Network, Params
 
 Tree = TypeVar("Tree")
 
@@ -35,6 +37,7 @@ def train_step(
     seed: int,
     accumulate: int = 1,
     guard: bool = True,
+    adapter: LowRank | None = None,
 ) -> tuple[TrainState, dict[str, Array]]:
     """Returns the next state and the metrics: a pure function of state and batch.
 
@@ -55,6 +58,8 @@ def train_step(
             is the mean over the whole batch.
         guard: If True, a loss or gradient that is not finite leaves the state
             unchanged, except its step.
+        adapter: Adapter whose factors the state's `params` are; it changes the state's
+            `frozen` parameters of the network. None if `params` are the network's.
 
     Returns:
         The next state, and the metrics of `loss_fn` with two more. `grad_norm` is the
@@ -62,19 +67,22 @@ def train_step(
         loss are finite.
     """
     key = jax.random.fold_in(rng.key(seed), state.step)
-    gradient_fn = jax.grad(loss_fn, has_aux=True)
+    # A branch below would copy the frozen parameters.
+    frozen, state = state.frozen, state._replace(frozen=())
 
     def gradient_of(shared: Any, share: Batch) -> Any:
-        params, memory, key = shared
+        params, frozen, memory, key = shared
 
-        def of(part: Batch) -> Any:
-            return gradient_fn(
-                params, network, schedule, part, key, prediction, objective, memory
+        def loss_of(params: Params, part: Batch) -> Any:
+            whole = adapter.applied(frozen, params) if adapter else params
+            return loss_fn(
+                whole, network, schedule, part, key, prediction, objective, memory
             )
 
-        return averaged(of, share, accumulate)
+        gradient_fn = jax.grad(loss_of, has_aux=True)
+        return averaged(partial(gradient_fn, params), share, accumulate)
 
-    shared = (state.params, state.memory, key)
+    shared = (state.params, frozen, state.memory, key)
     gradients, metrics = mean_of(gradient_of, shared, batch)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
@@ -87,7 +95,7 @@ def train_step(
         return stepped._replace(memory=memory)
 
     stepped = jax.lax.cond(finite, update, lambda: kept) if guard else update()
-    return stepped, metrics
+    return stepped._replace(frozen=frozen), metrics
 
 
 def averaged(fn: Callable[[Any], Tree], batch: Any, parts: int) -> Tree:

@@ -18,7 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
-from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder
+from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
@@ -37,6 +37,7 @@ from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, Variance
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Cosine, Linear, Sigmoid
 from jaxdiff.serialization import union_members
+from jaxdiff.training.adapter import Adapter, NoAdapter
 from jaxdiff.training.experiment import Experiment, Sampling, Training
 from tests.test_serialization import CHANGED
 
@@ -47,7 +48,8 @@ CONFIG = Experiment(
 )
 """Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
-    "data": (Digits, FashionMNIST, ImageFolder, TFDS, Arrays),
+    "data": (Digits, FashionMNIST, ImageFolder, TFDS, Latents, Arrays),
+    "adapter": get_args(Adapter),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "network": get_args(NetworkOptions),
@@ -94,6 +96,7 @@ ALL = dataclasses.replace(
     data=Digits(),
     schedule=Linear(),
     prediction=Eps(),
+    adapter=NoAdapter(),
     network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
@@ -194,7 +197,7 @@ def other(value: Any, hint: Any, place: int) -> Any:
         numbers = [kind for kind in (float, int) if kind in get_args(hint)]
         return numbers[0](place + 1) if numbers else "x"
     if isinstance(value, tuple):
-        return (0.5, 0.25)
+        return ("a", "b") if str in get_args(hint) else (0.5, 0.25)
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):

@@ -156,7 +156,8 @@ def test_batch_is_pure_and_depends_on_the_seed():
 
 def test_batch_has_the_right_types():
     data = numbered(10)
-    images, labels, index = batch(data, 0, 3, 4)
+    images, labels, index, deviation = batch(data, 0, 3, 4)
+    assert deviation is None
     assert isinstance(images, np.ndarray)
     assert isinstance(labels, np.ndarray)
     assert isinstance(index, np.ndarray)

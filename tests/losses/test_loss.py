@@ -9,7 +9,9 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff import rng
+from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import draw
+from jaxdiff.losses.objectives import Simple
 
 
 class Linear:
@@ -126,3 +128,28 @@ def test_bad_batches(tiny, short, images, labels, message):
     batch = jd.Batch(images, labels and np.array(labels), np.arange(2))
     with pytest.raises(ValueError, match=message):
         jd.loss_fn(params, network, short, batch, jax.random.key(0))
+
+
+def test_latents_are_drawn_around_their_means(short):
+    rows = 4000
+    mean = jnp.full((rows, 2, 1, 1), 3.0)
+    deviation = jnp.broadcast_to(jnp.array([0.0, 0.5])[:, None, None], mean.shape)
+    batch = jd.Batch(mean, None, jnp.arange(rows), deviation)
+    key, objective = jax.random.key(1), Simple()
+    drawn = draw(batch, key, short, objective, ())
+    assert np.array_equal(drawn.x_0[:, 0], mean[:, 0])
+    noise = (drawn.x_0 - mean)[:, 1].ravel() / 0.5
+    assert abs(noise.mean()) < 4 / rows**0.5
+    assert abs(noise.std() - 1) < 4 / (2 * rows) ** 0.5
+    assert abs(np.corrcoef(noise, drawn.eps[:, 1].ravel())[0, 1]) < 4 / rows**0.5
+    seventh = jax.tree.map(lambda a: a[7:8], batch)
+    one = draw(seventh, key, short, objective, ())
+    assert np.array_equal(one.x_0, drawn.x_0[7:8])
+    images = draw(batch._replace(deviation=None), key, short, objective, ())
+    assert np.array_equal(images.x_0, mean)
+
+
+def test_deviations_have_the_shape_of_the_means(short):
+    batch = jd.Batch(jnp.zeros((2, 4, 4, 1)), None, jnp.arange(2), jnp.ones((2, 4, 4)))
+    with pytest.raises(InputError, match="deviation must have the shape"):
+        jd.loss_fn(jnp.float32(0), Linear(), short, batch, jax.random.key(0))

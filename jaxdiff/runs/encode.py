@@ -1,0 +1,214 @@
+"""Latents of a dataset, made once before training; `data.latents` describes the files.
+
+Each process makes files of its own. A file gets its name after it is complete, so a
+command that was stopped goes on with the missing ones. The bytes depend on the images,
+the captions, the model and `batch`, not on the number of devices or processes.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxdiff import serialization
+from jaxdiff.data import Data
+from jaxdiff.data.latents import (
+    CAPTIONS,
+    EXAMPLES,
+    RECORD,
+    SHARD,
+    STORED,
+    LatentsInfo,
+    read_info,
+    read_records,
+)
+from jaxdiff.errors import InputError, require
+from jaxdiff.parallel.processes import is_first
+from jaxdiff.runs.encoding import Work
+from jaxdiff.runs.parts import PARTS, Parts, write_link
+from jaxdiff.storage.files import (
+    cannot_write,
+    error_number,
+    flush_folder,
+    read_json,
+    write_json_atomic,
+)
+from jaxdiff.storage.manifest import checksum
+
+BEGUN = "encoding.json"
+"""Description of latents that are not complete."""
+
+
+def encode(
+    data: Data,
+    parts: Parts,
+    out: Path,
+    *,
+    batch: int = 8,
+    flip: bool = False,
+    start: Callable[[Work, int], Callable[[int], None]] = lambda work, total: _ignore,
+) -> LatentsInfo:
+    """Encodes the images and captions of a dataset, or goes on with it.
+
+    All processes take part. See `data.latents` for the files.
+
+    Args:
+        data: the images.
+        parts: autoencoder and text encoders of a model.
+        out: folder to write; it is new, empty, or one that this function left.
+        batch: number of images that a device encodes at once; another number may change
+            the latents by rounding.
+        flip: if True, the mirrored images are encoded too.
+        start: called with the work and the number of records that this process makes;
+            returns a function of the number of finished records.
+
+    Raises:
+        InputError: the images do not fit the model; `out` holds other files, or cannot
+            be written; or latents are too large for float16.
+    """
+    module = require("array_record.python.array_record_module")
+    work = Work.of(data, parts, batch, flip)
+    if is_first():
+        _check_folder(out, work.info)
+        _begin(out, work)
+    _wait("folder of latents")
+    left = [one for one in work.files() if not (out / one[0]).exists()]
+    mine = left[jax.process_index() :: jax.process_count()]
+    done, on_done = 0, start(work, sum(end - first for *_, first, end in mine))
+    for name, kind, split, first, end in mine:
+        records = (
+            work.text_records(first, end)
+            if kind == "texts"
+            else work.latent_records(split, first, end, kind == "mirrored")
+        )
+        with _writer(module, out / name) as write:
+            for record in records:
+                write(record)
+                done += 1
+                on_done(done)
+    _wait("latents")
+    if is_first():
+        _finish(out, work)
+    _wait("latents are complete")
+    return read_info(out)
+
+
+def _ignore(done: int) -> None:
+    """Does nothing."""
+
+
+def _check_folder(out: Path, info: LatentsInfo) -> None:
+    """Raises an error if the folder holds anything but these latents, or a part."""
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    for name in (RECORD, BEGUN):
+        path = out / name
+        if path.is_file():
+            there = serialization.from_dict(
+                LatentsInfo, read_json(path), f"'{path}' cannot be read"
+            )
+            found = serialization.differences(_options(there), _options(info))
+            if found:
+                raise InputError(
+                    f"'{out}' holds latents of other options or images "
+                    f"({'; '.join(found)}). Name another folder with --out."
+                )
+            return
+    raise InputError(f"'{out}' must be a new or empty folder. Name another with --out.")
+
+
+def _options(info: LatentsInfo) -> dict[str, Any]:
+    """Returns what must be equal to go on."""
+    known = replace(info, mean=(), std=(), checksums={})
+    return serialization.to_dict(known)
+
+
+def _begin(out: Path, work: Work) -> None:
+    """Makes the folder with the link to the parts, and describes what it will hold."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for split in work.splits:
+            (out / split).mkdir(exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    write_link(work.parts, out / PARTS)
+    if not (out / RECORD).exists():
+        write_json_atomic(out / BEGUN, serialization.to_dict(work.info))
+
+
+@contextmanager
+def _writer(module: Any, path: Path) -> Iterator[Callable[[bytes], None]]:
+    """Yields a function that writes records to a file, which gets its name at last."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
+        try:
+            yield writer.write
+        finally:
+            writer.close()
+        checksum(temporary, flush=True)
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except InputError:
+        raise
+    except Exception as error:  # the writer has its own types
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _wait(name: str) -> None:
+    """Waits for all processes."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _finish(out: Path, work: Work) -> None:
+    """Writes the small files, the statistics and the checksums."""
+    if (out / RECORD).exists():
+        return
+    for leftover in out.rglob(".*.tmp"):  # of processes that were killed
+        leftover.unlink(missing_ok=True)
+    write_json_atomic(out / CAPTIONS, {"captions": list(work.captions)})
+    for split in work.splits:
+        write_json_atomic(out / split / EXAMPLES, work.examples(split))
+    names = [name for name, *_ in work.files()]
+    names += [CAPTIONS, *(f"{split}/{EXAMPLES}" for split in work.splits)]
+    info = replace(work.info, checksums={name: checksum(out / name) for name in names})
+    if "train" in work.splits:
+        mean, std = _statistics(out / "train", info)
+        info = replace(info, mean=mean, std=std)
+    write_json_atomic(out / RECORD, serialization.to_dict(info))
+    (out / BEGUN).unlink(missing_ok=True)
+
+
+def _statistics(
+    folder: Path, info: LatentsInfo
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel of the drawn latents."""
+    size, shape = info.sizes["train"], info.record_shape()
+    records = read_records(folder, "latents", size, shape, STORED, stream=True)
+    channels = info.latent_shape[-1]
+    total, square = np.zeros(channels), np.zeros(channels)
+    for begin in range(0, size, SHARD):
+        found = np.asarray(records[begin : begin + SHARD], np.float64)
+        mean, deviation = found[..., :channels], found[..., channels:]
+        total += mean.sum(axis=(0, 1, 2))
+        square += (mean**2).sum(axis=(0, 1, 2))
+        if info.deviation:
+            square += (deviation**2).sum(axis=(0, 1, 2))
+    count = size * math.prod(info.latent_shape[:2])
+    mean = total / count
+    std = np.sqrt(square / count - mean**2)
+    return tuple(mean.tolist()), tuple(std.tolist())
