@@ -15,6 +15,8 @@ from jaxdiff.networks.cross_attention_unet import (
 from jaxdiff.networks.cross_attention_unet_options import (
     CrossAttentionUNetConfig as CrossAttentionUNetConfig,
 )
+from jaxdiff.networks.dit import DiT as DiT
+from jaxdiff.networks.dit_options import DiTConfig as DiTConfig
 from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
 from jaxdiff.networks.t5 import T5Config as T5Config
@@ -29,4 +31,6 @@ from jaxdiff.networks.unet import UNetConfig as UNetConfig
 
 LevelOptions: TypeAlias = UNetConfig | NCSNppConfig
 """Networks with DDPM's levels."""
-NetworkOptions: TypeAlias = UNetConfig | NCSNppConfig | CrossAttentionUNetConfig
+NetworkOptions: TypeAlias = (
+    UNetConfig | NCSNppConfig | CrossAttentionUNetConfig | DiTConfig
+)
