@@ -7,6 +7,7 @@ from typing import Literal
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.errors import InputError, printable
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
+from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.runs.load import load
 from jaxdiff.training.experiment import Experiment
 
@@ -30,10 +31,12 @@ class ImportOptions:
     null_class: bool = False
     """If True, the last class embedding stands for no class; guidance needs it."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the parameters and of the computation, for a model of text."""
+    """Type of the parameters and of the computation, for a model of latents."""
+    numerics: Numerics = "diffusers"
+    """Numerics of a diffusion transformer: diffusers', or those of its training."""
     link: bool = False
     """If True, the run folder refers to the model folder by path and checksums, for a
-    model of text; if False, it holds a copy."""
+    model of latents; if False, it holds a copy."""
     bin: bool = False
     """If True, reads a .bin file if safetensors are missing; no code in it runs."""
 
@@ -66,7 +69,7 @@ def import_model(options: ImportOptions, config: Experiment) -> None:
     run = from_diffusers(
         options.path, num_steps=options.steps, size=options.size,
         variant=options.variant, null_class=options.null_class, allow_bin=options.bin,
-        dtype=options.dtype, base=config,
+        dtype=options.dtype, numerics=options.numerics, base=config,
     )  # fmt: skip
     write_run(run, options.workdir, link=options.link)
     print(printable(f"the model of '{options.path}' is in {options.workdir}"))

@@ -114,7 +114,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         }  # fmt: skip
         given = {k: v for k, v in changes.items() if v is not None}
         samplings[name] = replace(sampling, **given)  # type: ignore[arg-type]
-    request = (of_classes if run.parts is None else of_prompts)(options, run)
+    request = (of_prompts if run.takes_prompts else of_classes)(options, run)
     run, num, labels, seed = request[:4]
     for sampling in samplings.values():
         run.check_request(labels, num, seed, sampling)

@@ -32,7 +32,7 @@ OF_TEXT = (
 )  # fmt: skip
 """Options of a model of text and latents."""
 NUM = 100
-"""Number of images of a model of pixels."""
+"""Number of images of a model without text."""
 STRENGTH = 0.8
 """Share of the steps that change an image, as in diffusers."""
 
@@ -71,7 +71,7 @@ class Request(NamedTuple):
 
 
 def of_classes(options: "SampleOptions", run: Run) -> Request:
-    """Returns the request of a model of pixels.
+    """Returns the request of a model of classes, or of pixels alone.
 
     Raises:
         InputError: an option is out of range, or is one of models of text.
@@ -84,7 +84,7 @@ def of_classes(options: "SampleOptions", run: Run) -> Request:
             )
     if options.seed_like != "jax":
         raise InputError(
-            "seed-like must be jax for a model of pixels, got torch. Leave it out."
+            "seed-like must be jax for a model without text, got torch. Leave it out."
         )
     num = NUM if options.num is None else options.num
     run.check_request(None, num, options.seed)
@@ -281,8 +281,17 @@ def _class(label: int | str, info: DataInfo) -> int:
     names = info.class_names or ()
     if isinstance(label, int):
         return label
-    if label in names:
+    if names.count(label) == 1:
         return names.index(label)
+    # A published name may list several words: "tench, Tinca tinca".
+    found = [i for i, name in enumerate(names) if label in name.split(", ")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise InputError(
+            f"labels must be classes of the run, got {shown(label)}, a name of the "
+            f"classes {' and '.join(map(str, found))}. Give a number."
+        )
     close = difflib.get_close_matches(label, names, n=1)
     remedy = f"Give a number or a name ({first_few(names)})"
     if "," in label:

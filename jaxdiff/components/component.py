@@ -1,4 +1,4 @@
-"""Text encoders, image encoders, autoencoders and U-Nets of published model folders.
+"""Text and image encoders, autoencoders and denoising networks of published folders.
 
 A component's folder has a config.json and its weights. Its configuration becomes the
 options of one of our networks, whose modules have the names of the tensors.
@@ -52,7 +52,7 @@ def read_component(
     allow_bin: bool = False,
     shardings: Any = None,
 ) -> Component:
-    """Reads a text encoder, an image encoder, an autoencoder or a U-Net.
+    """Reads an encoder of texts or images, an autoencoder, a U-Net or a transformer.
 
     The tensors are read one by one, each to its devices.
 
@@ -159,7 +159,8 @@ def param_shapes(network: Any) -> Params:
     rest: tuple[Any, ...] = ()
     if hasattr(network, "example_condition"):
         channels = network.in_channels or network.out_channels
-        shape: tuple[int, ...] = (1, *[2 ** (len(config.widths) - 1)] * 2, channels)
+        size = config.smallest_size
+        shape: tuple[int, ...] = (1, size, size, channels)
         rest = jnp.zeros(1), network.example_condition(shape[1:])
     elif hasattr(config, "size"):
         shape = (1, config.size, config.size, config.channels)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxdiff.components.dit import DIT
 from jaxdiff.components.kind import Kind, plain
 from jaxdiff.components.unet_condition import UNET
 from jaxdiff.components.weights import STEM
@@ -255,5 +256,7 @@ KINDS: dict[str, Kind] = {
     "AutoencoderKL": _KL,
     "AutoencoderTiny": _TINY,
     "UNet2DConditionModel": UNET,
+    "DiTTransformer2DModel": DIT,
+    "Transformer2DModel": DIT,
 }
 """Published classes that can be read and written."""

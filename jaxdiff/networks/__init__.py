@@ -15,6 +15,10 @@ from jaxdiff.networks.cross_attention_unet import (
 from jaxdiff.networks.cross_attention_unet_options import (
     CrossAttentionUNetConfig as CrossAttentionUNetConfig,
 )
+from jaxdiff.networks.dit import DiT as DiT
+from jaxdiff.networks.dit_options import DiTConfig as DiTConfig
+from jaxdiff.networks.edm2 import EDM2 as EDM2
+from jaxdiff.networks.edm2 import EDM2Config as EDM2Config
 from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
 from jaxdiff.networks.t5 import T5Config as T5Config
@@ -29,4 +33,6 @@ from jaxdiff.networks.unet import UNetConfig as UNetConfig
 
 LevelOptions: TypeAlias = UNetConfig | NCSNppConfig
 """Networks with DDPM's levels."""
-NetworkOptions: TypeAlias = UNetConfig | NCSNppConfig | CrossAttentionUNetConfig
+NetworkOptions: TypeAlias = (
+    UNetConfig | NCSNppConfig | CrossAttentionUNetConfig | DiTConfig | EDM2Config
+)

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Array
 
 Program: TypeAlias = Literal["xla", "cudnn", "chunked"]
@@ -21,6 +22,15 @@ CHUNK = 1024
 """Number of queries per chunk."""
 CUDNN_CHANNELS = 128
 """Largest number of channels of a head in cuDNN's program; a multiple of 8."""
+
+
+def check_program(by: Program, dtype: str) -> None:
+    """Raises `InputError` if a program does not compute in a type."""
+    if by == "cudnn" and dtype == "float32":
+        raise InputError(
+            "attention_by must be xla or chunked with dtype float32, got 'cudnn'. "
+            "Set dtype to bfloat16."
+        )
 
 
 def attend(

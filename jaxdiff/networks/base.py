@@ -1,11 +1,11 @@
-"""Options and inputs that `UNet` and `NCSNpp` share."""
+"""Options and inputs that the networks share."""
 
 import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -20,16 +20,9 @@ from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class CommonConfig(Checked):
-    """Options of every network."""
+class ConditionConfig(Checked):
+    """Options of every network: its condition, and what its backward pass stores."""
 
-    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
-    """Number that the normalisation adds to the variance."""
-    scale_shift: bool = False
-    """If True, the time scales and shifts the result of a block's second norm, as in
-    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
-    dropout: Share = 0.1
-    """Dropout rate in each residual block."""
     label_dropout: Share = 0.1
     """Rate at which training replaces the class by the null class; guidance needs it
     above 0."""
@@ -60,6 +53,19 @@ class CommonConfig(Checked):
                 "labels must be given, because the network has no null class. Give "
                 "labels, and turn guidance off."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommonConfig(ConditionConfig):
+    """Options of every U-Net."""
+
+    epsilon: Annotated[float, Interval(gt=0, lt=1)] = 1e-6
+    """Number that the normalisation adds to the variance."""
+    scale_shift: bool = False
+    """If True, the time scales and shifts the result of a block's second norm, as in
+    ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
+    dropout: Share = 0.1
+    """Dropout rate in each residual block."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,12 +187,14 @@ class BaseNetwork(nn.Module):
         num_classes: number of classes, or None for an unconditional network. Class
             `num_classes` is the null class, which stands for "any".
         in_channels: number of channels of the images; None for `out_channels`.
+        label_deviation: standard deviation of the initial embeddings of the classes.
     """
 
     config: Any
     out_channels: int
     num_classes: int | None = None
     in_channels: int | None = None
+    label_deviation: ClassVar[float] = 1.0
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -309,7 +317,7 @@ class BaseNetwork(nn.Module):
             if not self.is_initializing():
                 config.check_null_class()
             labels = jnp.full(t.shape, null if config.null_class else 0)
-        init = nn.initializers.normal(1.0)
+        init = nn.initializers.normal(self.label_deviation)
         embed = nn.Embed(
             null + config.null_class, config.embedding_channels, dtype=dtype,
             embedding_init=init, name="label",

@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt
 
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
-from jaxdiff.networks.attention import CHUNK, Program
+from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.base import CommonConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Activation, Count
@@ -142,11 +142,7 @@ class CrossAttentionUNetConfig(CommonConfig):
         self._check_levels()
         self._check_attention()
         self._check_embeddings()
-        if self.attention_by == "cudnn" and self.dtype == "float32":
-            raise InputError(
-                "attention_by must be xla or chunked with dtype float32, got 'cudnn'. "
-                "Set dtype to bfloat16."
-            )
+        check_program(self.attention_by, self.dtype)
 
     @property
     def channels(self) -> int:
@@ -204,6 +200,11 @@ class CrossAttentionUNetConfig(CommonConfig):
         levels = zip(self.up, self.blocks, self.layers, strict=True)
         for kind, count, layers in reversed(list(levels)):
             yield from [layers] * (count + 1) * (kind == "transformer")
+
+    @property
+    def smallest_size(self) -> int:
+        """Smallest size of an image that all levels can halve."""
+        return 2 ** (len(self.widths) - 1)
 
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that the levels can halve the image's size.

@@ -24,6 +24,7 @@ Activation: TypeAlias = Literal[
 ]
 
 
+Initializer: TypeAlias = Callable[..., Any]
 Count = Annotated[int, Ge(1)]
 """Number of channels, layers or tokens."""
 
@@ -97,6 +98,10 @@ class MultiHeadAttention(nn.Module):
         scale: factor of the products; None for 1 / sqrt(channels of a head).
         by: program of `attention.attend`.
         chunk: number of queries per chunk, if it works in chunks.
+        qk_norm: if True, queries and keys of a head are divided by the root of their
+            mean square, and scaled (Dehghani et al. 2023).
+        kernel_init: initialisation of the projections of query, key and value.
+        out_init: initialisation of the projection of the result.
     """
 
     heads: int
@@ -109,6 +114,9 @@ class MultiHeadAttention(nn.Module):
     scale: float | None = None
     by: Program = "xla"
     chunk: int = CHUNK
+    qk_norm: bool = False
+    kernel_init: Initializer = nn.linear.default_kernel_init
+    out_init: Initializer = nn.linear.default_kernel_init
 
     @nn.compact
     def __call__(
@@ -132,7 +140,10 @@ class MultiHeadAttention(nn.Module):
         head = self.width // self.heads
 
         def project(name: str, of: Array) -> Array:
-            layer = nn.Dense(self.width, self.use_bias, dtype=self.dtype, name=name)
+            layer = nn.Dense(
+                self.width, self.use_bias, dtype=self.dtype,
+                kernel_init=self.kernel_init, name=name,
+            )  # fmt: skip
             return layer(of).reshape(*of.shape[:2], self.heads, head)
 
         *names, out = self.names
@@ -140,12 +151,18 @@ class MultiHeadAttention(nn.Module):
             project(name, of)
             for name, of in zip(names, (x, context, context), strict=True)
         )
+        if self.qk_norm:
+            query = nn.RMSNorm(dtype=self.dtype, name="norm_q")(query)
+            key = nn.RMSNorm(dtype=self.dtype, name="norm_k")(key)
         found = attend(
             query, key, value, mask, by=self.by, chunk=self.chunk, bias=bias,
             scale=self.scale, causal=causal,
         )  # fmt: skip
         found = found.reshape(*found.shape[:2], self.width)
-        layer = nn.Dense(self.features, self.out_bias, dtype=self.dtype, name=out)
+        layer = nn.Dense(
+            self.features, self.out_bias, dtype=self.dtype, kernel_init=self.out_init,
+            name=out,
+        )  # fmt: skip
         return layer(found)
 
 

@@ -25,6 +25,7 @@ from jaxdiff.components.weights import STEM, find_tensors, write_tensors
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
 from jaxdiff.networks import Fourier, LevelOptions
+from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.pretrained.folder_parts import (
     INDEX,
     SCHEDULER,
@@ -33,17 +34,12 @@ from jaxdiff.pretrained.folder_parts import (
     find_parts,
 )
 from jaxdiff.pretrained.parameter_names import places
+from jaxdiff.pretrained.pipelines import KINDS, read_pipeline, write_pipeline
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
 from jaxdiff.pretrained.schedulers_unscaled import Unscaled
-from jaxdiff.pretrained.text_pipelines import (
-    KINDS,
-    is_text_pipeline,
-    read_text_pipeline,
-    write_text_pipeline,
-)
 from jaxdiff.pretrained.unet import Model, UNet2DModel
 from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.runs.load import Run, load
@@ -70,6 +66,7 @@ def from_diffusers(
     null_class: bool = False,
     allow_bin: bool = False,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    numerics: Numerics = "diffusers",
     base: Experiment | None = None,
 ) -> Run:
     """Loads the model in a local folder of Hugging Face's diffusers library.
@@ -89,7 +86,9 @@ def from_diffusers(
         null_class: if True, the last class embedding stands for no class, so that
             guidance is possible.
         allow_bin: if True, read a .bin file if there is no safetensors file.
-        dtype: type of the parameters and of the computation, for a pipeline with text.
+        dtype: type of the parameters and of the computation, for a pipeline of latents.
+        numerics: numerics of a diffusion transformer, whose time embedding in diffusers
+            is not the one of its training; see `class_pipelines.as_trained`.
         base: source of the options that the folder lacks: data and training; with a
             bare UNet2DModel also schedule, prediction and sampling. DDPM's by default.
 
@@ -109,11 +108,12 @@ def from_diffusers(
     """
     compilation_cache.enable()
     path = Path(path)
-    if is_text_pipeline(path):
-        return read_text_pipeline(
-            path, num_steps=num_steps, variant=variant, allow_bin=allow_bin,
-            dtype=dtype, base=base,
-        )  # fmt: skip
+    found = read_pipeline(
+        path, numerics, num_steps=num_steps, variant=variant, allow_bin=allow_bin,
+        dtype=dtype, base=base,
+    )  # fmt: skip
+    if found is not None:
+        return found
     parts = find_parts(path, KINDS)
     ours = read_json(path / OURS) if (path / OURS).exists() else {}
     null_class = null_class or ours.get("null_class") is True
@@ -341,7 +341,7 @@ def to_diffusers(
         raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
     check_params(run.params)
     if run.parts is not None:
-        return write_text_pipeline(run, path)
+        return write_pipeline(run, path)
     experiment, info = run.experiment, run.info
     sampling = experiment.sampling
     unet, arrays = network_of(run)

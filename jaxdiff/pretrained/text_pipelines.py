@@ -8,33 +8,31 @@
 The network is read at once, text encoders and autoencoder when they are first used.
 """
 
-import re
-import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jaxdiff.checks import any_last_signal
 from jaxdiff.components.component import (
     Component,
-    component_class,
     network_of,
-    write_component,
 )
 from jaxdiff.components.files import NETWORK, read_part
-from jaxdiff.components.kinds import KINDS as KINDS_OF_NETWORKS
-from jaxdiff.components.weights import STEM, TRANSFORMERS
-from jaxdiff.errors import InputError, printable, shown
+from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Simple
-from jaxdiff.pretrained.folder_parts import INDEX, SCHEDULER, VERSION
-from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
-from jaxdiff.pretrained.schedulers import read_scheduler
-from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler
+from jaxdiff.pretrained.folder_parts import INDEX
+from jaxdiff.pretrained.latent_pipelines import (
+    check_parts,
+    licence_of,
+    part_classes,
+    part_network,
+    read_scheduled,
+    say,
+    write_latents,
+)
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
-from jaxdiff.runs.parts import Encoder, Inputs, Parts, PartsInfo, copy_part
-from jaxdiff.storage.files import new_folder, write_json_atomic
+from jaxdiff.runs.parts import Encoder, Inputs, Parts, PartsInfo
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 
@@ -77,17 +75,6 @@ NETWORKS = {
     "text_encoder": ("CLIPTextModel",),
     "text_encoder_2": ("CLIPTextModelWithProjection",),
 }  # fmt: skip
-LIBRARIES = {STEM: "diffusers", TRANSFORMERS: "transformers"}
-"""Library of a network, by the name of its weight files."""
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
-"""Parts that are not read: they do not change the images of a prompt."""
-
-
-def is_text_pipeline(path: Path) -> bool:
-    """Returns True if a folder has the index of a pipeline that this module reads."""
-    if not (path / INDEX).is_file():
-        return False
-    return read_part(path / INDEX).get("_class_name") in (*KINDS,)
 
 
 def read_text_pipeline(
@@ -109,7 +96,7 @@ def read_text_pipeline(
     classes = _classes(index, path)
     info = _parts_info(index, classes, path)
     info = replace(info, dtype=dtype, variant=variant, allow_bin=allow_bin)
-    autoencoder = _network(path, "vae", classes)
+    autoencoder = part_network(path, "vae", classes)
     record = read_part(path / "unet" / NETWORK)
     config = network_of(
         "UNet2DConditionModel", record, str(path / "unet" / NETWORK), dtype
@@ -117,30 +104,18 @@ def read_text_pipeline(
     channels = autoencoder.config.latent_channels
     inputs = _inputs(record, channels, kind, path)
     parts = Parts(replace(info, inputs=inputs), path)
-    scheduler = read_scheduler(
-        read_part(path / "scheduler" / SCHEDULER),
-        f"'{path / 'scheduler' / SCHEDULER}'",
-        classes["scheduler"],
+    scheduled = read_scheduled(
+        path, classes["scheduler"], kind.steps if num_steps is None else num_steps
     )
-    try:
-        options = scheduler.schedule()
-        with any_last_signal():
-            schedule: Any = options.build()
-        steps = kind.steps if num_steps is None else num_steps
-        sampling = scheduler.sampling(schedule, steps)
-    except InputError as error:
-        raise InputError(f"'{path / 'scheduler' / SCHEDULER}': {error}") from error
-    unlimited = sampling.clip_range is None and sampling.clip_quantile is None
-    if sampling.clip and unlimited:
-        sampling = replace(sampling, clip_range=1.0)  # latents have no range
+    schedule = scheduled.schedule
     experiment = replace(
         base or Experiment(),
         network=config,
-        schedule=options,
-        prediction=scheduler.prediction(learn_variance=False),
+        schedule=scheduled.options,
+        prediction=scheduled.scheduler.prediction(learn_variance=False),
         objective=Simple(),
         sampling=replace(
-            sampling,
+            scheduled.sampling,
             guidance=kind.guidance,
             image_guidance=kind.image_guidance,
             chunk=1,
@@ -152,7 +127,7 @@ def read_text_pipeline(
     data = DataInfo(shape, None, None, data_range=None)
     experiment.check(schedule)
     model = build_model(experiment, data, schedule=schedule)
-    _say(index, classes, info.licence, path)
+    say(classes, info.licence, path)
     network = parts.network()
     check_params(network.params)
     return Run(experiment, data, model, network.params, 0, parts=parts)
@@ -164,36 +139,13 @@ def _classes(index: Mapping[str, Any], path: Path) -> dict[str, str]:
     Raises:
         InputError: a part is missing, of another class, or unknown.
     """
-    found = {
-        key: value[-1]
-        for key, value in index.items()
-        if isinstance(value, list) and not key.startswith("_") and any(value)
-    }
+    found = part_classes(index)
     xl = KINDS[index["_class_name"]].xl
     refines = xl and "text_encoder" not in found
     wanted = {"unet", "vae", "scheduler"}
     wanted |= set() if refines else {"text_encoder", "tokenizer"}
     wanted |= {"text_encoder_2", "tokenizer_2"} if xl else set()
-    missing = sorted(wanted - found.keys())
-    unknown = sorted(found.keys() - wanted - {*LEFT_OUT})
-    for names, word in ((missing, "must have"), (unknown, "must not have")):
-        if names:
-            raise InputError(
-                f"'{path / INDEX}' {word} {' and '.join(names)}, for a "
-                f"{index['_class_name']}. Choose another folder."
-            )
-    for part, classes in NETWORKS.items():
-        if part in found and found[part] not in classes:
-            raise InputError(
-                f"'{path / INDEX}': {part} must be a {' or '.join(classes)}, got "
-                f"{shown(found[part])}"
-            )
-    for part in sorted(wanted):
-        if not (path / part).is_dir():
-            raise InputError(
-                f"'{path}' must hold the folder {part}, as its {INDEX} says, got none. "
-                "Download the whole folder."
-            )
+    check_parts(found, wanted, NETWORKS, index, path)
     return found
 
 
@@ -219,14 +171,8 @@ def _parts_info(
         zeros=xl and index.get("force_zeros_for_empty_prompt") is not False,
         autoencoder="vae",
         network="unet",
-        licence=_licence(path),
+        licence=licence_of(path),
     )
-
-
-def _network(path: Path, part: str, classes: Mapping[str, str]) -> Any:
-    """Returns the network of a part, without parameters."""
-    file = path / part / NETWORK
-    return network_of(classes[part], read_part(file), str(file))
 
 
 def _inputs(
@@ -250,47 +196,11 @@ def _inputs(
     return numbers[given]
 
 
-def _licence(path: Path) -> str | None:
-    """Returns the licence in the head of a folder's README.md, or None."""
-    file = path / "README.md"
-    if not file.is_file():
-        return None
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        head = lines.read(10_000)
-    match = re.search(r"^license(?:_name)?:\s*(\S+)\s*$", head, re.MULTILINE)
-    return match and match[1].strip("'\"")
-
-
-def _say(
-    index: Mapping[str, Any],
-    classes: Mapping[str, str],
-    licence: str | None,
-    path: Path,
-) -> None:
-    """Warns about parts that are left out, and names the licence."""
-    left = [f"{part} ({classes[part]})" for part in LEFT_OUT if part in classes]
-    if left:
-        warnings.warn(
-            printable(f"left out {', '.join(left)}, which no prompt needs"),
-            stacklevel=4,
-        )
-    if licence is not None:
-        warnings.warn(
-            printable(f"the licence of '{path}' is {licence}. Read it first"),
-            stacklevel=4,
-        )
-
-
 def write_text_pipeline(run: Run, path: Path) -> dict[str, Any]:
     """Writes a pipeline; arguments and result are those of `to_diffusers`."""
-    parts = run.parts
-    assert parts is not None, "the caller has checked it"
-    info, sampling = parts.info, run.experiment.sampling
-    scheduler, steps = scheduler_of(
-        run.experiment.schedule, run.schedule, run.experiment.prediction, sampling
-    )
-    version = {"_diffusers_version": VERSION}
-    index: dict[str, Any] = {"_class_name": info.pipeline, **version}
+    assert run.parts is not None, "the caller has checked it"
+    info, sampling = run.parts.info, run.experiment.sampling
+    index: dict[str, Any] = {}
     if KINDS[info.pipeline].xl:
         index["force_zeros_for_empty_prompt"] = info.zeros
         index["text_encoder"] = index["tokenizer"] = [None, None]
@@ -299,29 +209,8 @@ def write_text_pipeline(run: Run, path: Path) -> dict[str, Any]:
     else:
         index["requires_safety_checker"] = False
         index["safety_checker"] = index["feature_extractor"] = [None, None]
-    index["scheduler"] = ["diffusers", type(scheduler).__name__]
-    with new_folder(path) as writing:
-        writing.mkdir(parents=True)
-        for name, has_weights in info.folders():
-            index[name] = ["transformers", "CLIPTokenizer"]
-            if has_weights:
-                kind = component_class(parts.folder / name)
-                index[name] = [LIBRARIES[KINDS_OF_NETWORKS[kind].stem], kind]
-            if name == info.network:
-                unet = Component("UNet2DConditionModel", run.network, run.params)
-                write_component(unet, writing / name)
-            else:
-                copy_part(parts, name, writing / name, has_weights)
-        (writing / "scheduler").mkdir()
-        record = {**scheduler_record(scheduler), **version}
-        write_json_atomic(writing / "scheduler" / SCHEDULER, record)
-        write_json_atomic(writing / INDEX, index)
-    call: dict[str, Any] = {
-        "num_inference_steps": steps, "guidance_scale": sampling.guidance
-    }  # fmt: skip
+    unet = Component("UNet2DConditionModel", run.network, run.params)
+    call = write_latents(run, path, unet, index)
     if sampling.image_guidance is not None:
         call["image_guidance_scale"] = sampling.image_guidance
-    if isinstance(scheduler, DDIMScheduler):
-        sampler: Any = sampling.sampler
-        call["eta"] = float(sampler.eta)
     return call

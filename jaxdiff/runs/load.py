@@ -51,7 +51,7 @@ class Run:
         params: a moving average of the network's parameters.
         step: number of training steps.
         parallel: layout of devices for sampling.
-        parts: text encoders and autoencoder of a model of text and latents.
+        parts: text encoders and autoencoder of a model of latents.
         lora: adapter that the run has trained; `params` have it. None without.
     """
 
@@ -80,6 +80,11 @@ class Run:
         height, width, _ = self.model.image_shape
         factor = 1 if self.parts is None else self.parts.autoencoder.factor
         return height * factor, width * factor
+
+    @property
+    def takes_prompts(self) -> bool:
+        """True if the run has text encoders for prompts."""
+        return self.parts is not None and bool(self.parts.info.encoders)
 
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
         """Returns the network bound to its averaged parameters and to a condition."""
@@ -168,9 +173,10 @@ class Run:
 
     def _parts(self, name: str) -> Parts:
         """Returns the parts of a model of text and latents."""
-        if self.parts is None:
+        if self.parts is None or (name == "text" and not self.takes_prompts):
+            got = "pixels" if self.parts is None else "classes"
             raise InputError(
-                f"the run must be a model of {name}, got one of pixels. Import one, "
+                f"the run must be a model of {name}, got one of {got}. Import one, "
                 "such as Stable Diffusion."
             )
         return self.parts

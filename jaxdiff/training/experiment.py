@@ -221,7 +221,8 @@ class Experiment(Checked):
                 "to adapt with --init."
             )
         least = schedule.level(schedule.times[0]).t
-        if isinstance(self.network.embedding, Fourier) and not least > 0:
+        embedding = getattr(self.network, "embedding", None)
+        if isinstance(embedding, Fourier) and not least > 0:
             raise InputError(
                 "times of the schedule must be above 0 for network.embedding fourier, "
                 f"which takes their logarithm, got {least:g}. Choose the schedule "

@@ -1,5 +1,6 @@
 """State of training as one pytree, with moving averages of the parameters."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -54,6 +55,7 @@ class TrainState(NamedTuple):
         optimizer: optax.GradientTransformation,
         ema_decay: float,
         ema_lengths: tuple[float, ...] = (),
+        constrain: Callable[[Params], Params] | None = None,
     ) -> "TrainState":
         """Returns the state after one optimizer step with these gradients.
 
@@ -62,9 +64,13 @@ class TrainState(NamedTuple):
             optimizer: Optax optimizer.
             ema_decay: Decay of `ema`, after a warm-up.
             ema_lengths: Relative length of each of the `tracks`, in (0, 0.288).
+            constrain: Function from the updated parameters to those to keep, such as
+                `EDM2.normalized`; None for none.
         """
         updates, opt_state = optimizer.update(gradients, self.opt_state, self.params)
         params = optax.apply_updates(self.params, updates)
+        if constrain is not None:
+            params = constrain(params)
         decay = warm_decay(ema_decay, self.step)
         ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, self.ema, params)
         step = self.step + 1

@@ -45,7 +45,8 @@ def train_step(
         state: Train state.
         batch: Examples, or one device's share of them.
         mean_of: Function that averages over the devices; see `parallel`.
-        network: Network to train.
+        network: Network to train. If it has a method `normalized` from parameters to
+            parameters, each update ends with it.
         schedule: Noise schedule.
         prediction: Quantity that the network predicts.
         objective: Loss to minimize.
@@ -91,7 +92,10 @@ def train_step(
     kept = state._replace(step=state.step + 1)
 
     def update() -> TrainState:
-        stepped = state.apply_gradients(gradients, optimizer, ema_decay, ema_lengths)
+        constrain = getattr(network, "normalized", None)
+        stepped = state.apply_gradients(
+            gradients, optimizer, ema_decay, ema_lengths, constrain
+        )
         return stepped._replace(memory=memory)
 
     stepped = jax.lax.cond(finite, update, lambda: kept) if guard else update()

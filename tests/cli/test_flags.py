@@ -34,6 +34,8 @@ from jaxdiff.losses.time_sampling import TimesOptions
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.networks import (
     CrossAttentionUNetConfig,
+    DiTConfig,
+    EDM2Config,
     NCSNppConfig,
     NetworkOptions,
     UNetConfig,
@@ -97,15 +99,18 @@ NETWORKS = {
         attention_by="chunked",
         dropout=0.25,
     ),
+    DiTConfig: DiTConfig(size="B", width=24, heads=3, scan=False, sample_size=(8, 4)),
+    EDM2Config: EDM2Config(size="M", channels=32, head_channels=16, attention=(4,)),
 }
 """Networks with other options than the defaults, which bound each other."""
+_UNET: Any = CHANGED.network
 ALL = dataclasses.replace(
     CHANGED,
     data=Digits(),
     schedule=Linear(),
     prediction=Eps(),
     adapter=NoAdapter(),
-    network=dataclasses.replace(CHANGED.network, embedding=Sinusoids()),
+    network=dataclasses.replace(_UNET, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
     sampling=Sampling(

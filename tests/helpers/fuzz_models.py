@@ -25,7 +25,9 @@ from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
 from jaxdiff.networks.bert import BERTConfig
 from jaxdiff.networks.clip import CLIPTextConfig, CLIPVisionConfig
 from jaxdiff.networks.cross_attention_unet_options import CrossAttentionUNetConfig
+from jaxdiff.networks.dit_options import DiTConfig
 from jaxdiff.networks.t5 import T5Config
+from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.pretrained.pipeline_folder import read_network
 from jaxdiff.pretrained.schedulers import CLASSES, read_scheduler
 from jaxdiff.serialization import to_dict
@@ -52,6 +54,10 @@ COMPONENTS: dict[str, Any] = {
         widths=(8, 16), blocks=(1, 2), down=("transformer", "plain"),
         up=("transformer", "plain"), heads=(2, 4), layers=(1, 2), groups=4,
         text_only=(False, True), text_channels=12, null_class=False, label_dropout=0.0,
+    ),
+    "DiTTransformer2DModel": DiTConfig(
+        width=8, depth=1, heads=2, sample_size=(4, 4),
+        embedding=Sinusoids(order="cos-sin", shift=1.0),
     ),
 }  # fmt: skip
 """Options of a small component of each kind."""
@@ -84,8 +90,8 @@ def check_component(kind: str, record: Any) -> None:
 def component_records(draw: st.DrawFn) -> tuple[str, Any]:
     """Draws a kind of component and its config.json with changes."""
     kind = draw(st.sampled_from(list(COMPONENTS)))
-    outputs = (4,) * (kind == "UNet2DConditionModel")
-    valid = config_of(kind, COMPONENTS[kind].build(*outputs))
+    further = {"UNet2DConditionModel": (4,), "DiTTransformer2DModel": (4, 5)}
+    valid = config_of(kind, COMPONENTS[kind].build(*further.get(kind, ())))
     plain = json.loads(json.dumps(valid))
     return kind, draw(with_changes([plain], _whole))
 

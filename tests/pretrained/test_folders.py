@@ -15,7 +15,7 @@ import jaxdiff as jd
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.components.weights import find_tensors, write_tensors
 from jaxdiff.errors import InputError
-from jaxdiff.pretrained import from_diffusers, text_pipelines, to_diffusers, write_run
+from jaxdiff.pretrained import from_diffusers, pipelines, to_diffusers, write_run
 from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.schedulers import read_scheduler
 from jaxdiff.pretrained.unet import Model
@@ -322,7 +322,7 @@ def test_shards_of_a_variant_by_either_name_of_the_index(index, model):
 
 PIPELINES = (
     "_class_name must be one of DDPMPipeline, DDIMPipeline, DiffusionPipeline, "
-    + ", ".join(text_pipelines.KINDS)
+    + ", ".join(pipelines.KINDS)
 )
 KINDS: dict[str, tuple[dict[str, Any], str]] = {
     "MochiPipeline": (

@@ -1,6 +1,7 @@
 """Runs that start from the model of another run."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +69,8 @@ def test_other_classes_and_channels_start_anew_and_are_named(finished, tmp_path)
 
 def test_a_model_trained_otherwise_is_told(finished, tmp_path):
     workdir, _ = finished
-    network = replace(TINY.network, epsilon=1e-3, dropout=0.0)
+    unet: Any = TINY.network
+    network = replace(unet, epsilon=1e-3, dropout=0.0)
     experiment = replace(
         TINY,
         init=str(workdir),
