@@ -17,6 +17,8 @@ from jaxdiff.components.weights import packed_tensors
 from jaxdiff.errors import InputError
 from jaxdiff.storage.files import replacing
 
+_OF_TEXT = ("lora_linear_layer.down", "lora_linear_layer.up")
+
 
 def write_lora(
     adapter: Adapter | LoRA,
@@ -63,10 +65,10 @@ def write_lora(
                     f"{name}.alpha": alpha,
                 }  # fmt: skip
             else:
-                name = f"{network}.{target.module}"
-                arrays |= {
-                    f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up
-                }  # fmt: skip
+                # Diffusers finds a text encoder's layers by its own names only.
+                names = ("lora_A", "lora_B") if network == UNET else _OF_TEXT
+                for factor, tensor in zip(names, (down, up), strict=True):
+                    arrays[f"{network}.{target.module}.{factor}.weight"] = tensor
         entries = _peft_config(layers)
         header |= {f"{network}.{key}": value for key, value in entries.items()}
     texts = {HEADER: json.dumps(header)} if format == "diffusers" else {}

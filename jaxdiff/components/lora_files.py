@@ -93,7 +93,7 @@ def read_lora(
         InputError: the file is damaged, holds another kind of adapter, or does not fit
             the networks; the message lists the tensors.
     """
-    file = _file_in(Path(path))
+    file = file_in(Path(path))
     tensors = tensors_of_file(file, allow_bin)
     header = metadata_of(file) if file.suffix == ".safetensors" else {}
     for kind, pattern in _REFUSED.items():
@@ -120,8 +120,12 @@ def read_lora(
     return Adapter({name: LoRA(layers) for name, layers in loras.items()})
 
 
-def _file_in(path: Path) -> Path:
-    """Returns the file of a folder, or the file itself."""
+def file_in(path: Path) -> Path:
+    """Returns the file of LoRA in a folder, or the file itself.
+
+    Raises:
+        InputError: the folder has none of `FILES`.
+    """
     if not path.is_dir():
         return path
     endings = (".safetensors", ".bin")
