@@ -199,13 +199,14 @@ def _wrong(
     """Returns what does not fit the layers of a table; each layer fits once."""
     found, seen = [], set()
     for layer, parts in layers.items():
+        place = layer in named and named[layer][:2]
         first = next(iter(parts.values()))
         missing = {"down", "up"} - parts.keys()
         if layer not in named:
             found.append(f"{first}, whose layer the model lacks")
         elif missing:
             found.append(f"{first} without {' and '.join(sorted(missing))}")
-        elif named[layer].kernel in seen:
+        elif place in seen:
             found.append(f"{first}, whose layer is there twice")
         elif not _fits(tensors, parts, named[layer]):
             shapes = [list(tensors[parts[part]].shape) for part in ("down", "up")]
@@ -215,8 +216,7 @@ def _wrong(
             )
         elif "alpha" in parts and math.prod(tensors[parts["alpha"]].shape) != 1:
             found.append(f"{parts['alpha']}, which is not one number")
-        if layer in named:
-            seen.add(named[layer].kernel)
+        seen.add(place)
     return found
 
 

@@ -134,9 +134,13 @@ class Tokenizer:
         """Returns a text with all tokens that a new token stands for."""
         if not self.new:
             return text
-        longest_first = sorted(self.new, key=len, reverse=True)
+        # As in the library, a new token in other letters is the same token.
+        texts = {token.lower(): names for token, names in self.new.items()}
+        longest_first = sorted(texts, key=len, reverse=True)
         pattern = "|".join(map(re.escape, longest_first))
-        return re.sub(pattern, lambda found: self.new[found[0]], text)
+        return re.sub(
+            pattern, lambda found: texts[found[0].lower()], text, flags=re.IGNORECASE
+        )
 
 
 def read_tokenizer(
