@@ -81,7 +81,7 @@ COMMANDS = {command.name: command for command in (
         "draws images from a trained run, with any sampler",
         needs=(MODEL,),
         daily=(
-            "workdir", "num", "labels", "prompt", "negative", "size", "sampler",
+            "workdir", "num", "labels", "prompt", "negative", "size", "lora", "sampler",
             "steps", "guidance", "seed", "out", "step",
         ),
     ),

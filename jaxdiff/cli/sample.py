@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.cli.progress import bar
+from jaxdiff.cli.sampling_adapters import adapted, adapters_of
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.cli.sampling_request import Request, of_classes, of_prompts
 from jaxdiff.data import to_uint8
@@ -71,6 +72,15 @@ class SampleOptions:
     the run's."""
     strength: float | None = None
     """Share of the steps that change the image, in (0, 1]; None takes 0.8."""
+    lora: tuple[str, ...] = ()
+    """Files of LoRA of a model of text, each with its scale after a colon, 1 by
+    default: style.safetensors:0.8. Several add up."""
+    embedding: tuple[str, ...] = ()
+    """Files of textual inversion of a model of text, each with its token after a colon,
+    the file's own by default: cat.safetensors:<cat>."""
+    bin: bool = False
+    """If True, files of LoRA and of textual inversion may be .bin or .pt files, which
+    are pickles; nothing in them is executed."""
     num: int | None = None
     """Number of images per sampler; None takes 100, or one per prompt."""
     seed: int = 0
@@ -96,6 +106,7 @@ def draw(options: SampleOptions, run: Run) -> None:
     """Draws images from a trained run and writes them to files."""
     if options.columns < 1:
         raise InputError(f"columns must be at least 1, got {options.columns}")
+    run = adapted(run, options)
     samplings = samplings_of(run, options.sampler, options.steps, options.spacing)
     out = options.out or options.workdir
     ending = "" if out.is_dir() else out.suffix.lower()
@@ -236,6 +247,7 @@ def _notes(
         "size": request.run.image_size,
         "image": None if options.image is None else str(options.image),
         "strength": request.strength,
+        **adapters_of(options),
         "sampling": [to_dict(sampling) for sampling in samplings.values()],
     }
     words = shlex.join(["jaxdiff", "sample", *sys.argv[2:]])

@@ -63,11 +63,55 @@ def find_tensors(
         return _of_index(path)
     if path.suffix == ".safetensors":
         return _of_file(path)
+    return _of_pickle(path)
+
+
+def _of_pickle(path: Path) -> dict[str, Tensor]:
     check_no_pointer(path)
     return {
         name: Tensor(array.shape, name_of(array.dtype), partial(np.asarray, array))
         for name, array in read_torch(path).items()
     }
+
+
+def tensors_of_file(path: Path, allow_bin: bool = False) -> dict[str, Tensor]:
+    """Returns the tensors of one file by name; no values are read yet.
+
+    Args:
+        path: safetensors file.
+        allow_bin: if True, also read other files, as pickles; see `find_tensors`.
+
+    Raises:
+        InputError: the file is damaged, or is a pickle and allow_bin is False.
+    """
+    if path.suffix == ".safetensors":
+        return _of_file(path)
+    check_bin(path, allow_bin)
+    return _of_pickle(path)
+
+
+def check_bin(path: Path, allow_bin: bool) -> None:
+    """Raises an error for a pickle without permission to read it."""
+    if not allow_bin:
+        raise InputError(
+            f"'{path}' must be a safetensors file, got another one. Read a .bin or .pt "
+            "file, a pickle, with --bin."
+        )
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    """Returns the texts in the header of a safetensors file.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    safetensors = require("safetensors")
+    try:
+        open_regular(path).close()
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.metadata() or {}
+    except (OSError, safetensors.SafetensorError) as error:
+        raise _unreadable(path, error) from error
 
 
 def weight_files(
@@ -261,8 +305,19 @@ def check_tensors(
 def write_tensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a safetensors file in the form that diffusers writes for PyTorch."""
     module: Any = require("safetensors.numpy")
-    contiguous = {name: np.ascontiguousarray(a) for name, a in arrays.items()}
-    module.save_file(contiguous, path, metadata={"format": "pt"})
+    module.save_file(_contiguous(arrays), path, metadata={"format": "pt"})
+
+
+def packed_tensors(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]
+) -> bytes:
+    """Returns the bytes of a small safetensors file, with texts for its header."""
+    module: Any = require("safetensors.numpy")
+    return module.save(_contiguous(arrays), {"format": "pt", **metadata})
+
+
+def _contiguous(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.ascontiguousarray(a) for name, a in arrays.items()}
 
 
 def name_of(dtype: np.dtype) -> str:

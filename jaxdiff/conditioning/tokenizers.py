@@ -6,9 +6,10 @@ and the padding. The package `tokenizers` does the work.
 """
 
 import os
+import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,12 +47,14 @@ class Tokenizer:
         length: number of tokens of a text, with special tokens and padding.
         vocabulary: number of tokens.
         pad: the token, and its number, that fills short texts.
+        new: new tokens, and the text that stands for each; see `with_token`.
     """
 
     length: int
     vocabulary: int
     pad: tuple[str, int]
     _library: Any = field(repr=False)
+    new: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, texts: str | Sequence[str]) -> Tokens:
         """Returns the tokens of texts; a text that is too long is cut.
@@ -69,7 +72,9 @@ class Tokenizer:
         found = [self._encoded(text) for text in texts]
         for text, encoding in zip(texts, found, strict=True):
             if encoding.overflowing:
-                warnings.warn(_cut(text, encoding, self.length), stacklevel=2)
+                warnings.warn(
+                    _cut(self._expanded(text), encoding, self.length), stacklevel=2
+                )
         return _tokens(found, self.length)
 
     def windows(self, text: str) -> Tokens:
@@ -86,6 +91,30 @@ class Tokenizer:
         encoding = self._encoded(text)
         return _tokens([encoding, *encoding.overflowing], self.length)
 
+    def with_token(self, token: str, count: int) -> tuple["Tokenizer", list[int]]:
+        """Returns the tokenizer with a new token, and the token's numbers.
+
+        Args:
+            token: text of the token, such as "<cat>".
+            count: number of tokens that it stands for.
+
+        Raises:
+            InputError: the token is empty, or exists already.
+        """
+        names = [token, *(f"{token}_{i}" for i in range(1, count))]
+        library = type(self._library).from_str(self._library.to_str())
+        known = [name for name in names if library.token_to_id(name) is not None]
+        if known or not token.strip():
+            raise InputError(
+                f"token must be new to the tokenizer, got {shown(token)}. Give another "
+                "name."
+            )
+        library.add_tokens(names)
+        new = {**self.new, token: " ".join(names)}
+        numbers = [library.token_to_id(name) for name in names]
+        size = library.get_vocab_size()
+        return replace(self, vocabulary=size, _library=library, new=new), numbers
+
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of tokens, without special tokens."""
         return str(self._library.decode(list(map(int, ids)))).replace("</w>", " ")
@@ -99,7 +128,19 @@ class Tokenizer:
             raise InputError(
                 f"a prompt must be valid Unicode, got {shown(text)} ({error.reason})"
             ) from None
-        return self._library.encode(text)
+        return self._library.encode(self._expanded(text))
+
+    def _expanded(self, text: str) -> str:
+        """Returns a text with all tokens that a new token stands for."""
+        if not self.new:
+            return text
+        # As in the library, a new token in other letters is the same token.
+        texts = {token.lower(): names for token, names in self.new.items()}
+        longest_first = sorted(texts, key=len, reverse=True)
+        pattern = "|".join(map(re.escape, longest_first))
+        return re.sub(
+            pattern, lambda found: texts[found[0].lower()], text, flags=re.IGNORECASE
+        )
 
 
 def read_tokenizer(

@@ -106,10 +106,12 @@ class Parts:
     Attributes:
         info: what the parts are.
         folder: folder that holds them.
+        adapted: text encoders with adapters, in place of those in the folder.
     """
 
     info: PartsInfo
     folder: Path
+    adapted: Prompts | None = None
 
     @cached_property
     def prompts(self) -> Prompts:
@@ -118,6 +120,8 @@ class Parts:
         Raises:
             InputError: a file is missing, or is not the one that was imported.
         """
+        if self.adapted is not None:
+            return self.adapted
         found = []
         for encoder in self.info.encoders:
             self._check(encoder.tokenizer)

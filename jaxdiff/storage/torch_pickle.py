@@ -8,7 +8,7 @@ supported: the zip archive, and the format before PyTorch 1.6.
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -116,12 +116,43 @@ def read_torch(path: Path) -> dict[str, np.ndarray]:
     Raises:
         InputError: If the file does not exist, or holds anything else.
     """
+    return _read(
+        path,
+        lambda state, numbers_of: {
+            name: _array(name, x, numbers_of) for name, x in _items(state)
+        },
+    )
+
+
+def read_torch_tree(path: Path) -> dict[Any, Any]:
+    """Returns nested dictionaries of arrays, numbers and texts.
+
+    Args:
+        path: Path of a file that `torch.save` wrote from such a dictionary.
+
+    Raises:
+        InputError: If the file does not exist, or holds anything else.
+    """
+
+    def plain(value: Any, numbers_of: Callable[[str], bytes]) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(one, numbers_of) for key, one in value.items()}
+        if isinstance(value, _Tensor):
+            return value.array(numbers_of(value.storage.key))
+        if value is None or isinstance(value, str | int | float):
+            return value
+        raise ValueError(f"a {type(value).__name__} is neither array nor number")
+
+    return _read(path, lambda state, numbers_of: plain(dict(_items(state)), numbers_of))
+
+
+def _read(path: Path, convert: Callable[[Any, Callable[[str], bytes]], Any]) -> Any:
+    """Reads a file, and converts its state while the file is open."""
     try:
         with open_regular(path) as file:
             read = _read_zip if zipfile.is_zipfile(file) else _read_legacy
             file.seek(0)
-            state, numbers_of = read(file)
-            return {name: _array(name, x, numbers_of) for name, x in _items(state)}
+            return convert(*read(file))
     except FileNotFoundError:
         raise InputError(f"there is no file '{path}'. Check the path.") from None
     except (
@@ -173,8 +204,7 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[str], bytes]]:
     if not load().get("little_endian"):
         raise ValueError("its numbers are big endian")
     state, keys = load(), load()
-    storages = [x.storage for _, x in _items(state) if isinstance(x, _Tensor)]
-    dtypes = {storage.key: storage.dtype for storage in storages}
+    dtypes = {storage.key: storage.dtype for storage in _storages(state)}
     numbers = {}
     for key in keys:
         count = int.from_bytes(file.read(8), "little")
@@ -182,3 +212,12 @@ def _read_legacy(file: IO[bytes]) -> tuple[Any, Callable[[str], bytes]]:
             raise ValueError(f"no tensor uses the storage {key!r}")
         numbers[key] = file.read(count * dtypes[key].itemsize)
     return state, numbers.__getitem__
+
+
+def _storages(state: Any) -> Iterator[_Storage]:
+    """Yields the storages of all tensors in nested dictionaries."""
+    if isinstance(state, _Tensor):
+        yield state.storage
+    elif isinstance(state, dict):
+        for value in state.values():
+            yield from _storages(value)
