@@ -88,6 +88,26 @@ def test_the_forecast_leaves_the_compilation_out(clock):
     assert line.startswith("a step takes 500 ms; step 1,000 will be done in 8 min, at")
 
 
+def test_the_forecast_follows_the_machine(clock):
+    said: list[str] = []
+    forecast = Forecast(2000, said.append)
+    forecast.add(1, {})
+    for step in range(2, 1000):
+        clock.now += 0.5 if step < 20 else 2.0  # another program starts
+        forecast.add(step, {})
+    assert [line.partition(", at")[0] for line in said] == [
+        "a step takes 500 ms; step 2,000 will be done in 17 min",
+        "a step now takes 1.1 s; step 2,000 will be done in 38 min",
+        "a step now takes 2.0 s; step 2,000 will be done in 1.1 h",
+    ]
+    said.clear()
+    forecast = Forecast(2000, said.append)
+    for step in range(1, 2000):
+        clock.now += 0.5
+        forecast.add(step, {})
+    assert len(said) == 1  # the end has not moved
+
+
 def test_a_forecast_of_nothing_is_none(clock):
     said: list[Any] = []
     forecast = Forecast(3, said.append)
