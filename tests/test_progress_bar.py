@@ -54,6 +54,15 @@ def test_a_line_says_how_long_it_takes(clock, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_compilation_is_not_in_the_rate(clock, capsys):
+    with progress_bar.bar(100, "train", "step") as shown:
+        clock.now += 60  # compiles
+        shown.unpause()
+        clock.now += 20
+        shown.update(10)
+    assert capsys.readouterr().err == "train: 10/100 [01:20<03:00,  2.00s/step]\n"
+
+
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress_bar.bar(10, "fit", "step") as shown:

@@ -257,6 +257,28 @@ def test_a_reader_that_goes_away_is_no_error():
 
 
 @pytest.mark.parametrize(
+    ("words", "usage", "text"),
+    [
+        (["train"], "train [digits|fashion|folder DIR|cifar10] [OPTIONS]", ""),
+        (["train", "folder"], "train folder DIR [OPTIONS]", "Your own photographs"),
+        (["sample", "digits"], "sample digits [OPTIONS]", "Handwritten digits"),
+        (["status"], "status --workdir RUN [OPTIONS]", ""),
+        (["import"], "import PATH WORKDIR [OPTIONS]", ""),
+        (["cache"], "cache [OPTIONS]", ""),
+    ],
+)
+def test_the_help_of_a_command_shows_its_words_and_its_recipe(
+    monkeypatch, capsys, words, usage, text
+):
+    monkeypatch.setattr(sys, "argv", ["jaxdiff"])
+    with pytest.raises(SystemExit):
+        program.jaxdiff([*words, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: jaxdiff {usage}\n")
+    assert text in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
     ("called", "name"),
     [("/usr/bin/jaxdiff", "jaxdiff"), ("experiments/a.py", "experiments/a.py")],
 )
