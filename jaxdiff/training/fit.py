@@ -66,8 +66,8 @@ def fit(
             is installed.
 
     Raises:
-        InputError: If an argument is invalid or traced by JAX, or `batches` has fewer than `num_steps`
-            items.
+        InputError: If an argument is invalid or traced by JAX, or `batches` has fewer
+            than `num_steps` items.
         NonFiniteError: If a loss or a gradient is not finite.
     """
     if num_steps < 1:

@@ -144,7 +144,9 @@ def test_a_checkpoint_that_cannot_be_read_back_gets_no_name(
     monkeypatch.setattr(checkpoints_lib, "literal_path", lambda folder, owner: folder)
     checkpoints = Checkpoints(tmp_path / "[x]", keep=1)
     checkpoints.save(2, many)
-    with pytest.raises(InputError, match=r"the new checkpoint cannot be read back: ") as e:
+    with pytest.raises(
+        InputError, match=r"the new checkpoint cannot be read back: "
+    ) as e:
         checkpoints.wait()
     assert "tensorstore_spec" not in str(e.value)
     assert capfd.readouterr().err == ""  # no traceback of TensorStore's threads
