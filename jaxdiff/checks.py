@@ -311,6 +311,16 @@ def concrete(array: Any) -> np.ndarray | None:
     return None if isinstance(array, jax.core.Tracer) else np.asarray(array)
 
 
+def check_untraced(name: str, values: Any, remedy: str) -> None:
+    """Checks that JAX traces none of the leaves of a pytree.
+
+    Raises:
+        InputError: a leaf is a tracer, as an argument is inside `jit`.
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values)):
+        raise InputError(f"{name} must have known values, got traced ones. {remedy}.")
+
+
 def check_seed(seed: int) -> None:
     """Checks that a seed is an unsigned 32-bit number.
 

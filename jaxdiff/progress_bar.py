@@ -67,6 +67,7 @@ class Lines:
         self._initial, self._name, self._unit, self._show = initial, name, unit, show
         self._text, self._printed = "", -1
         self._start = self._last = time.monotonic()
+        self.unpause()
 
     def update(self, count: int = 1) -> None:
         """Adds to the number, and prints a line if the interval is over."""
@@ -76,6 +77,10 @@ class Lines:
         if now - self._last >= wait:
             self._last = now
             self._print()
+
+    def unpause(self) -> None:
+        """Leaves the time so far out of the rate, such as that of a compilation."""
+        self._begin = time.monotonic(), self.n
 
     def set_postfix_str(self, text: str) -> None:
         """Sets the text at the end of the next line."""
@@ -100,8 +105,10 @@ class Lines:
         if not self._show:
             return
         self._printed = self.n
+        now, (begin, first) = time.monotonic(), self._begin
+        rate = (self.n - first) / (now - begin) if now > begin else None
         line = require("tqdm").tqdm.format_meter(
-            self.n, self.total, time.monotonic() - self._start, prefix=self._name,
+            self.n, self.total, now - self._start, prefix=self._name, rate=rate,
             unit=self._unit, initial=self._initial, postfix=self._text,
             bar_format="{desc}: {n_fmt}/{total_fmt} "
             "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",

@@ -54,6 +54,15 @@ def test_a_line_says_how_long_it_takes(clock, capsys):
     assert capsys.readouterr().err == line
 
 
+def test_a_compilation_is_not_in_the_rate(clock, capsys):
+    with progress_bar.bar(100, "train", "step") as shown:
+        clock.now += 60  # compiles
+        shown.unpause()
+        clock.now += 20
+        shown.update(10)
+    assert capsys.readouterr().err == "train: 10/100 [01:20<03:00,  2.00s/step]\n"
+
+
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with progress_bar.bar(10, "fit", "step") as shown:
@@ -86,6 +95,26 @@ def test_the_forecast_leaves_the_compilation_out(clock):
         forecast.add(step, {})
     (line,) = said
     assert line.startswith("a step takes 500 ms; step 1,000 will be done in 8 min, at")
+
+
+def test_the_forecast_follows_the_machine(clock):
+    said: list[str] = []
+    forecast = Forecast(2000, said.append)
+    forecast.add(1, {})
+    for step in range(2, 1000):
+        clock.now += 0.5 if step < 20 else 2.0  # another program starts
+        forecast.add(step, {})
+    assert [line.partition(", at")[0] for line in said] == [
+        "a step takes 500 ms; step 2,000 will be done in 17 min",
+        "a step now takes 1.1 s; step 2,000 will be done in 38 min",
+        "a step now takes 2.0 s; step 2,000 will be done in 1.1 h",
+    ]
+    said.clear()
+    forecast = Forecast(2000, said.append)
+    for step in range(1, 2000):
+        clock.now += 0.5
+        forecast.add(step, {})
+    assert len(said) == 1  # the end has not moved
 
 
 def test_a_forecast_of_nothing_is_none(clock):

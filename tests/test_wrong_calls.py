@@ -407,3 +407,45 @@ def test_a_record_of_impossible_data_is_refused(data):
     with pytest.raises(jd.InputError, match=r"config\.json is incomplete"):
         read_record(record)
     assert read_record({"experiment": {}, "data": POSSIBLE})[1].num_classes == 2
+
+
+def fit(schedule: Any = SCHEDULE, images: Any = IMAGES, **options: Any) -> Any:
+    model = jd.Model(SMALL, schedule, jd.predictions.Eps(), (8, 8, 1))
+    state = jd.training.fit(model, [images] * 2, 2, progress=False, **options)
+    return state.ema
+
+
+def traced_schedule(betas: Any) -> Any:
+    kept = jnp.cumprod(1 - betas)
+    return jd.Schedule(betas, 1 - betas, kept, kept**0.5, (1 - kept) ** 0.5)
+
+
+@pytest.mark.parametrize("transform", [jax.jit, jax.grad, jax.vmap])
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: jd.Schedule.from_betas(jnp.stack([x, x])).betas[0], "betas"),
+        (lambda x: jd.Linear(beta_end=x).build().betas[0], "beta_end"),
+        (lambda x: jd.Cosine(offset=x).build().betas[0], "offset"),
+        (lambda x: jd.schedules.VP(beta_max=x).build().level(0.5).alpha, "beta_max"),
+        (lambda x: fit(traced_schedule(jnp.stack([x, x]))), "arguments of fit"),
+        (lambda x: fit(images=IMAGES + x), "batches"),
+        (lambda x: fit(ema_decay=x), "arguments of fit"),
+        (
+            lambda x: hash(jd.Model(SMALL, traced_schedule(x[None]),
+                                    jd.predictions.Eps(), (8, 8, 1))),
+            "the model's schedule",
+        ),
+    ],
+)  # fmt: skip
+def test_what_needs_values_is_not_traced(transform, call, name):
+    value = jnp.full(3, 0.5) if transform is jax.vmap else jnp.float32(0.5)
+    name = name if transform is not jax.jit else name.replace("batches", "arguments")
+    with pytest.raises(jd.InputError, match=f"^{name}.* must have known values"):
+        transform(call)(value)
+
+
+def test_schedules_are_built_inside_jit():
+    for options in (jd.Linear(), jd.schedules.VP(), jd.schedules.VE()):
+        alpha = jax.jit(lambda o=options: o.build().level(o.num_steps // 1000).alpha)()
+        assert alpha == options.build().level(options.num_steps // 1000).alpha

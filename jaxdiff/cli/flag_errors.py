@@ -168,7 +168,7 @@ def _unrecognized(
         if flag is not None:
             takes = _expected(flag.hint)
             return f"unrecognized argument {word!r} after {name}, which takes {takes}"
-        first = next(iter(flags))
+        first = "--workdir" if "--workdir" in flags else next(iter(flags))
         return (
             f"unrecognized argument {word!r}. Name the option before its value, as in "
             f"{first} {word}"

@@ -43,6 +43,7 @@ def parse(
     prog: str,
     description: str,
     daily: Collection[str] = (),
+    usage: str = "",
 ) -> list[Any]:
     """Parses flags into option classes. With --help, prints the help and exits.
 
@@ -53,6 +54,7 @@ def parse(
         description: text at the top of the help.
         daily: fields that --help prints, such as "training.num_steps"; --help-all
             prints all. () prints all with either.
+        usage: the command line in the help, by default `prog` with options.
 
     Returns:
         The instances with the values of the flags.
@@ -65,7 +67,8 @@ def parse(
         check_words(args)
     asks = [] if words == args else ["--help"]
     shown = daily if asks and HELP_ALL not in args else ()
-    outcome = _read(options, words + asks, prog, description, shown)
+    usage = usage or f"{prog} [OPTIONS]"
+    outcome = _read(options, words + asks, prog, description, shown, usage)
     if outcome.refusal or outcome.left:
         reason = explain(outcome, words)
         raise InputError(reason if outcome.own else f"{reason}. See {prog} --help")
@@ -87,6 +90,7 @@ def _read(
     prog: str,
     description: str,
     shown: Collection[str],
+    usage: str,
 ) -> Outcome:
     """Parses flags and returns the outcome. With --help, prints the help and exits."""
     tyro = require("tyro")
@@ -117,7 +121,7 @@ def _read(
     except SystemExit as stop:
         if not stop.code:
             _, _, flags = help_text.getvalue().partition("\n")
-            print_help(description, f"{prog} [OPTIONS]", flags.lstrip("\n"))
+            print_help(description, usage, flags.lstrip("\n"))
             if shown:
                 count = len(flags_of(options))
                 print(f"These flags are for daily use. {HELP_ALL} prints all {count}.")

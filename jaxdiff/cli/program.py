@@ -41,7 +41,7 @@ from jaxdiff.cli.flag_errors import HELP as ASKS
 from jaxdiff.cli.flag_errors import QUIET
 from jaxdiff.cli.flags import completion_script, parse
 from jaxdiff.cli.help_text import print_help, table
-from jaxdiff.cli.recipe_words import check_run, with_recipe
+from jaxdiff.cli.recipe_words import USAGE, check_run, with_recipe
 from jaxdiff.cli.replay import ReplayOptions, replay
 from jaxdiff.cli.report import ReportOptions, report
 from jaxdiff.cli.reproduce import ReproduceOptions, reproduce_or_exit
@@ -69,11 +69,11 @@ JUDGING = ("workdir", "samples", "sampler", "steps", "guidance", "features", "se
 COMMANDS = {command.name: command for command in (
     Command(
         "run", TrainOptions, run,
-        "trains, samples and draws pictures; a script's default",
+        "trains, samples and draws pictures",
         needs=(EXPERIMENT, JUDGE), daily=TRAINING,
     ),
     Command(
-        "train", TrainOptions, train, "only trains", needs=(EXPERIMENT,),
+        "train", TrainOptions, train, "trains only", needs=(EXPERIMENT,),
         daily=TRAINING,
     ),
     Command(
@@ -266,14 +266,21 @@ def _command(file: File, args: list[str]) -> None:
     if not name[:1].isalnum():
         name, words = "run", [name, *words]
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        close = difflib.get_close_matches(name, [*COMMANDS, "help", "version"], n=1)
         hint = f"Perhaps you meant {close[0]!r}. " if close else ""
+        if close and close[0] not in COMMANDS:
+            hint = f"Perhaps you meant --{close[0]}. "
         raise InputError(
             f"unknown command {name!r}. {hint}Commands: {', '.join(COMMANDS)}"
         )
-    command = COMMANDS[name]
+    command, recipe = COMMANDS[name], ""
     if file.program and not command.words:
+        given = words
         file, words = with_recipe(file, command, words)
+        recipe = "" if file.program else given[0]
+    about = f"{name} {command.about}."
+    if recipe:
+        about += f" The recipe {recipe}:\n\n{file.description}"
     flags: list[str] = []
     for word in command.words:
         if words and not words[0].startswith("-"):
@@ -281,14 +288,26 @@ def _command(file: File, args: list[str]) -> None:
     words = flags + words
     options, *more = parse(
         _options(file, command, words), words,
-        prog=f"{_called()} {name}", description=f"{name} {command.about}.",
-        daily=command.daily,
+        prog=f"{_called()} {name}", description=about,
+        daily=command.daily, usage=f"{_called()} {_usage(file, command, recipe)}",
     )  # fmt: skip
     if EXPERIMENT not in command.needs:
         check_run(file, command, options)
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
     if EXPERIMENT not in command.needs:  # a training's results are in its folder
         check_output()
+
+
+def _usage(file: File, command: Command, recipe: str) -> str:
+    """Returns the words of a command line, for the help of a command."""
+    words = [command.name, *map(str.upper, command.words)]
+    if recipe:
+        words += [recipe, "DIR"] if recipe == "folder" else [recipe]
+    elif file.program and {DATA, EXPERIMENT} & set(command.needs):
+        words += [f"[{USAGE.replace(', ', '|')}]"]
+    elif file.program and "workdir" in vars(_options(file, command, [])[0]):
+        words += ["--workdir RUN"] * (not command.words)
+    return " ".join([*words, "[OPTIONS]"])
 
 
 def _called() -> str:
@@ -309,6 +328,8 @@ def _overview(file: File) -> str:
         " ".join([name, *map(str.upper, command.words)]): command.about
         for name, command in COMMANDS.items()
     }
+    if not file.program:
+        commands["run"] += "; the default"
     recipes = (
         f"\nRecipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n\n"
         f"source <(jaxdiff {COMPLETION} bash) completes commands and flags with TAB.\n"

@@ -1,16 +1,20 @@
 """Options of commands that measure samples: features, sampler and guidance."""
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from jaxdiff.cli.flags import parse_option
-from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import Dataset
 from jaxdiff.evaluation.features import Extractor, Features, default_features
 from jaxdiff.parallel import Parallel
+from jaxdiff.parallel.processes import is_first
+from jaxdiff.progress_bar import bar as progress_bar
+from jaxdiff.progress_bar import is_shown
 from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
+from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Sampling
 
 
@@ -21,7 +25,8 @@ class FeatureOptions:
     features: str | None = None
     """Features: classifier, pixels or inception:path=FILE, with options such as
     classifier:num-steps=500,seed=1 or pixels:size=8.
-    None takes the classifier if the data has classes, else pixels."""
+    None takes the classifier if the data has classes, else pixels. The classifier is
+    trained once per dataset; pixels need no training."""
 
     def features_of(self, training: Dataset) -> Features:
         """Returns the features by which images are compared.
@@ -62,9 +67,23 @@ def build_features(
     features: Features, training: Dataset, held_out: Dataset | None, parallel: Parallel
 ) -> Extractor:
     """Builds the feature network, with a progress bar if it has to be trained."""
-    if not features.num_calls:
+    steps = features.num_calls(training)
+    if not steps:
         return features.build(training, held_out, parallel)
-    with bar(features.num_calls, option_name(type(features)), "step") as on_step:
+
+    shows = is_shown() and is_first()
+    name = option_name(type(features))
+    with progress_bar(steps, name, "step", show=shows) as shown:
+
+        def on_step(done: int) -> None:
+            if done == 0 and shows:
+                shown.write(
+                    f"training the classifier of features for {steps:,} steps, once "
+                    "for these images; --features pixels needs none",
+                    file=tolerant(sys.stderr),
+                )
+            shown.update(done - shown.n)
+
         return features.build(training, held_out, parallel, on_step)
 
 

@@ -1,5 +1,6 @@
 """Recipes on the command line: the words after a command of the program `jaxdiff`."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def with_recipe(
     if first not in RECIPES and Path(first).is_dir():
         raise InputError(
             f"unknown recipe {first!r}. For your own images, run jaxdiff "
-            f"{command.name} folder {first}"
+            f"{command.name} folder {shlex.quote(first)}"
         )
     found, (name, *words) = recipe(first), words
     config, workdir = found.CONFIG, Path("runs") / name
@@ -73,7 +74,8 @@ def _check_beginning(file: File, name: str, words: list[str]) -> None:
     if workdir and not is_run(Path(workdir)):
         raise InputError(
             f"there is no run in '{workdir}' to go on with. Name another, or begin "
-            f"with a recipe: jaxdiff {name} RECIPE --workdir {workdir} ({USAGE})."
+            f"with a recipe: jaxdiff {name} RECIPE --workdir {shlex.quote(workdir)} "
+            f"({USAGE})."
         )
     if not workdir:
         raise InputError(

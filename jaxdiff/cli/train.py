@@ -116,15 +116,21 @@ def summary(trainer: Trainer) -> list[str]:
     own = trainer.info.network is not None
     patch = 1 if own else getattr(experiment.network, "patch", 1)
     patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
-    training = experiment.training
+    training, warmup = experiment.training, experiment.optimizer.warmup_steps
     seen = training.num_steps * training.batch_size / len(data)
-    return [
+    lines = [
         f"data: {len(data):,} {kind} of {shape} to train on, {held_out} held out; "
         f"{classes}",
         f"network: {size:,} parameters{patches}{adapter}",
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",
     ]
+    if warmup >= training.num_steps:
+        lines.append(
+            f"learning rate: the warm-up of {warmup:,} steps does not end; set fewer "
+            "with --optimizer.warmup-steps"
+        )
+    return lines
 
 
 def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:

@@ -25,7 +25,7 @@ from jaxdiff.components.weights import (
     write_tensors,
 )
 from jaxdiff.errors import InputError, shown
-from jaxdiff.storage.files import new_folder, write_json_atomic
+from jaxdiff.storage.files import check_new_folder, new_folder, write_json_atomic
 from jaxdiff.typing import Params
 
 
@@ -100,8 +100,7 @@ def write_component(component: Component, folder: str | os.PathLike[str]) -> Non
         InputError: the folder is not empty, or cannot be written.
     """
     path = Path(folder)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
+    check_new_folder(path)
     kind = KINDS[component.kind]
     record = config_of(component.kind, component.network)
     with new_folder(path) as writing:

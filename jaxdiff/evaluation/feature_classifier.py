@@ -6,9 +6,9 @@ predicted classes measure how many samples show the requested class.
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ BATCH = 128
 """Images per step, rounded up to a multiple of the number of devices."""
 CHUNK = 512
 """Images per chunk when features are computed."""
+FEWEST, MOST = 500, 6000
+"""Limits of the default number of training steps."""
 VERSION = 1
 """Version of the training recipe; part of the cache key."""
 
@@ -39,10 +41,32 @@ VERSION = 1
 class Recipe(Checked):
     """Options for training the classifier."""
 
-    num_steps: Annotated[int, Ge(1)] = 6000
-    """Training steps of 128 images, each shifted by up to 1/16 of its size."""
+    num_steps: Annotated[int, Ge(1)] | None = None
+    """Training steps of 128 images, each shifted by up to 1/16 of its size. None takes
+    4 steps per training image, at least 500 and at most 6,000."""
     seed: Seed = 0
     """Random seed of the training."""
+
+    def for_data(self, dataset: Dataset) -> Self:
+        """Returns these options with the number of steps for a dataset.
+
+        Raises:
+            InputError: the dataset has no classes.
+        """
+        if dataset.num_classes is None:
+            raise InputError(
+                "the dataset must have classes to train a classifier, got none. Use "
+                "the features pixels or inception."
+            )
+        if self.num_steps is not None:
+            return self
+        return replace(self, num_steps=min(max(FEWEST, 4 * len(dataset)), MOST))
+
+    @property
+    def steps(self) -> int:
+        """Number of training steps, after `for_data`."""
+        assert self.num_steps is not None
+        return self.num_steps
 
 
 class Trained(NamedTuple):
@@ -103,16 +127,12 @@ def classifier_of(
     Args:
         dataset: training images with labels.
         recipe: training options.
-        on_step: called with the number of steps done.
+        on_step: called with the number of steps done; with 0 before a training.
 
     Raises:
         InputError: there are no labels, or the result cannot be cached.
     """
-    if dataset.num_classes is None:
-        raise InputError(
-            "the dataset must have classes to train a classifier, got none. Use the "
-            "features pixels or inception."
-        )
+    recipe = recipe.for_data(dataset)
     network = Classifier(dataset.num_classes)
     shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
     name = f"classifiers/{_name(dataset, recipe)}"
@@ -124,7 +144,7 @@ def classifier_of(
             save_arrays(name, {str(i): leaf for i, leaf in enumerate(leaves)})
     elif params is None:
         params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes.params)
-    on_step(recipe.num_steps)
+    on_step(recipe.steps)
     return Trained(network, broadcast(params))
 
 
@@ -135,6 +155,7 @@ def _train(
     on_step: Callable[[int], None],
 ) -> Params:
     devices = Pmap()
+    on_step(0)
     count = len(devices.devices)
     size = -(-BATCH // count) * count
     init = partial(_init, network, dataset.image_shape, recipe)
@@ -142,7 +163,7 @@ def _train(
     state = devices.localize(jax.jit(init, out_shardings=shardings)())
     step_fn = devices.step(partial(_step, network=network, recipe=recipe))
     rows = devices.rows(size)
-    for step in range(recipe.num_steps):
+    for step in range(recipe.steps):
         batch = data.batch(dataset, recipe.seed, step, size, rows=rows)
         state, _ = step_fn(state, batch)
         if step % 20 == 0:  # wait, so that the reported steps are done
@@ -155,7 +176,7 @@ def _optimizer(recipe: Recipe) -> optax.GradientTransformation:
     options = Optimizer(
         learning_rate=8e-3, warmup_steps=100, decay="cosine", weight_decay=0.01
     )
-    return options.build(recipe.num_steps)
+    return options.build(recipe.steps)
 
 
 def _init(network: Classifier, shape: tuple[int, int, int], recipe: Recipe) -> _State:

@@ -67,12 +67,13 @@ class Classifier(Recipe):
             training: training images with labels.
             held_out: images for the accuracy; None skips it.
             parallel: layout of devices.
-            on_step: called with the number of steps done.
+            on_step: called with the number of steps done; with 0 before a training.
 
         Raises:
             InputError: there are no classes, or the result cannot be cached.
         """
-        trained = classifier_of(training, self, on_step)
+        recipe = self.for_data(training)
+        trained = classifier_of(training, recipe, on_step)
 
         def read(images: Images) -> tuple[np.ndarray, np.ndarray | None]:
             return trained.read(images, parallel)
@@ -80,20 +81,24 @@ class Classifier(Recipe):
         accuracy = None
         if held_out is not None and held_out.labels is not None:
             accuracy = float(np.mean(read(held_out.images)[1] == held_out.labels))
-        name = f"classifier of {self.num_steps} steps, seed {self.seed}"
+        name = f"classifier of {recipe.steps} steps, seed {self.seed}"
         return Extractor(name, trained.sha256(), "none", read, accuracy)
 
-    @property
-    def num_calls(self) -> int:
-        """Number of steps that `build` takes."""
-        return self.num_steps
+    def num_calls(self, training: Dataset) -> int:
+        """Returns the number of steps that `build` takes.
+
+        Raises:
+            InputError: there are no classes.
+        """
+        return self.for_data(training).steps
 
 
 class _Ready:
     """Features without training."""
 
-    num_calls = 0
-    """Number of steps that `build` takes."""
+    def num_calls(self, training: Dataset) -> int:
+        """Returns the number of steps that `build` takes: none."""
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import PARTS, write_parts
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.storage.files import new_folder
+from jaxdiff.storage.files import check_new_folder, new_folder
 from jaxdiff.training.initialize import recipe_of
 
 
@@ -28,8 +28,7 @@ def write_run(run: Run, workdir: Path, *, link: bool = False) -> None:
         InputError: the folder is not empty, or cannot be written; or a parameter is
             not finite.
     """
-    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
-        raise InputError(f"'{workdir}' must be a new or empty folder. Name another.")
+    check_new_folder(workdir)
     check_params(run.params)
     experiment, info = run.experiment, run.info
     if run.parts is not None:

@@ -48,7 +48,12 @@ from jaxdiff.schedules.continuous import VP
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage import compilation_cache
-from jaxdiff.storage.files import new_folder, read_json, write_json_atomic
+from jaxdiff.storage.files import (
+    check_new_folder,
+    new_folder,
+    read_json,
+    write_json_atomic,
+)
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 from jaxdiff.training.model import Model as TrainedModel
@@ -337,8 +342,7 @@ def to_diffusers(
     """
     run = run if isinstance(run, Run) else load(run)
     path = Path(path)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
+    check_new_folder(path)
     check_params(run.params)
     if run.parts is not None:
         return write_pipeline(run, path)

@@ -6,12 +6,18 @@ from typing import Any
 
 import jax
 
-ENOUGH = 2.0
-"""Seconds of steps after the compilation that are timed."""
+ENOUGH = 5.0
+"""Seconds of steps after the compilation that the first forecast is measured from."""
+LATER, OFF = 4.0, 0.2
+"""Factor between the measured times of two forecasts; share of the remaining time by
+which a later forecast must differ to be printed."""
 
 
 class Forecast:
-    """Forecast that is printed once, soon after the first step is compiled.
+    """Forecast that is printed soon after the first step is compiled.
+
+    Later ones are measured from the steps since then, with their sample grids and
+    checkpoints, and printed if the end has moved: other programs may share the machine.
 
     Args:
         end: last step.
@@ -20,8 +26,10 @@ class Forecast:
 
     def __init__(self, end: int, write: Callable[[str], None]):
         self._end, self._write = end, write
-        self._start: tuple[float, int] | None = None
-        self._done = False
+        self._start = 0.0
+        self._last: tuple[float, int] | None = None
+        self._due = ENOUGH
+        self._done_at: float | None = None
 
     def add(self, step: int, metrics: Any) -> None:
         """Times the steps so far; waits for the devices until the line is printed.
@@ -30,25 +38,30 @@ class Forecast:
             step: number of steps done.
             metrics: their metrics on the devices.
         """
-        if self._done:
+        if self._last is None:  # compiled with the first dispatch
+            jax.block_until_ready(metrics)
+            self._start = time.monotonic()
+            self._last = self._start, step
             return
-        jax.block_until_ready(metrics)
+        if self._done_at is None:
+            jax.block_until_ready(metrics)
         now = time.monotonic()
-        if self._start is None:  # compiled with the first dispatch
-            self._start = now, step
-            return
-        begin, first = self._start
+        begin, first = self._last
         took = (now - begin) / (step - first)
-        if now - begin < ENOUGH and step < self._end:
-            return
-        self._done = True
         left = took * (self._end - step)
-        if left > 0:
-            at = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
-            self._write(
-                f"a step takes {duration(took)}; step {self._end:,} will be done in "
-                f"{duration(left)}, at {at}"
-            )
+        if now - self._start < self._due or left <= 0:
+            return
+        self._due, self._last = LATER * (now - self._start), (now, step)
+        before = self._done_at
+        if before is not None and abs(now + left - before) < OFF * left:
+            return
+        self._done_at = now + left
+        at = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + left))
+        again = "" if before is None else "now "
+        self._write(
+            f"a step {again}takes {duration(took)}; step {self._end:,} will be done in "
+            f"{duration(left)}, at {at}"
+        )
 
 
 def duration(seconds: float) -> str:

@@ -67,6 +67,7 @@ class Log:
         self._throughput = Throughput(step, experiment.training.batch_size)
         self._lines: JsonLines | None = None
         self._board: Events | None = None
+        self._bar, self._compiled = bar, False
         self._sinks: list[Sink] = [Bar(bar)]
 
     def __enter__(self) -> "Log":
@@ -100,6 +101,11 @@ class Log:
             step: number of steps done after the dispatch.
             metrics: metrics of its steps, each [steps, ...].
         """
+        if not self._compiled:  # within the first dispatch, which counts in no speed
+            self._compiled = True
+            self._throughput.restart(step)
+            self._bar.set_postfix_str("")
+            self._bar.unpause()
         self._buffer.add(metrics)
         last = step == self._experiment.training.num_steps
         if step % self._experiment.upkeep.log_every == 0 or last:

@@ -56,6 +56,11 @@ class Throughput:
     def __init__(self, step: int, batch_size: int):
         self._batch_size = batch_size
         # A checkpoint fetches two intervals at once: the throughput spans both.
+        self._clocks: deque[tuple[float, int]]
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        """Begins at this step, so that the time before it does not count."""
         self._clocks = deque([(time.perf_counter(), step)], maxlen=2)
 
     def until(self, step: int) -> float:

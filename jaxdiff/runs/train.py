@@ -125,8 +125,16 @@ def run_training(
             check_record(record, workdir, experiment, info)
         _check_end(newest, num_steps, workdir)
         stages = stages_before(record, experiment)
-        state = parallel.localize(trainer.initial_state(checkpoints, newest))
         step = newest or 0
+        changes: dict[str, Any] = {}
+        if stages and stages[-1].until == step:
+            changes = stages[-1].changes(experiment)
+            new = ", ".join(f"{path} {value}" for path, value in changes.items())
+            about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
+        if shows and step < end:
+            devices = f"training on {describe_devices(parallel)}; compiling first"
+            print("\n".join(filter(None, (about, devices))), file=told, flush=True)
+        state = parallel.localize(trainer.initial_state(checkpoints, newest))
 
         # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))
@@ -138,15 +146,9 @@ def run_training(
             write_record(workdir, experiment, info)
             if trainer.parts is not None:
                 write_link(trainer.parts, workdir / PARTS)
-        if stages and stages[-1].until == step:
-            changes = stages[-1].changes(experiment)
+        if changes:
             log.event("change", step=step, time=now(), options=changes)
-            new = ", ".join(f"{path} {value}" for path, value in changes.items())
-            about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
         if step < end:
-            if shows:
-                devices = f"training on {describe_devices(parallel)}"
-                bar.write("\n".join(filter(None, (about, devices))), file=told)
             bar.set_postfix_str("compiling")
         saver = Saver(
             experiment, info, checkpoints, snapshots, last_snapshot, end, stages

@@ -19,17 +19,25 @@ latter is 1000 times EDM's c_noise, the range that its sinusoids are made for; a
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval, IsFinite, Le
 from jax import nn
 
-from jaxdiff.checks import MOST_STEPS, check_fields, concrete, warn_visible_signal
+from jaxdiff.checks import (
+    MOST_STEPS,
+    check_fields,
+    check_untraced,
+    concrete,
+    warn_visible_signal,
+)
 from jaxdiff.errors import InputError
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
+OUTSIDE = "Build the schedule outside jit, grad and vmap, or fill a Schedule"
+"""Remedy for traced options of a schedule."""
 TIME_SCALE = 1000.0
 _MOST_LOG = 80.0  # largest |log| of a number in float32, with a margin
 
@@ -71,10 +79,12 @@ class ContinuousSchedule:
         Warns:
             UserWarning: the noisiest level keeps visible signal.
         """
-        check_fields(self)
+        check_options(self)
         self._check()
-        last = self.level(1.0)
-        warn_visible_signal(float(last.alpha / jnp.hypot(last.alpha, last.sigma)))
+        with jax.ensure_compile_time_eval():  # also inside jit
+            last = self.level(1.0)
+            share = float(last.alpha / jnp.hypot(last.alpha, last.sigma))
+        warn_visible_signal(share)
         return self
 
     def time(self, u: Array) -> Timesteps:
@@ -243,3 +253,14 @@ def _checked(t: ArrayLike | int | float) -> Array:
             raise InputError(f"t must lie in 0..1, got {worst:g}")
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(float)
+
+
+def check_options(options: Any) -> None:
+    """Checks the fields of a schedule's options, which must not be traced.
+
+    Raises:
+        InputError: a field is out of its bounds, or traced by JAX.
+    """
+    check_fields(options)
+    for name, value in vars(options).items():
+        check_untraced(name, value, OUTSIDE)

@@ -25,12 +25,13 @@ from jax import nn
 from jaxdiff.checks import (
     NumSteps,
     any_last_signal,
-    check_fields,
     check_range,
+    check_untraced,
     concrete,
     warn_visible_signal,
 )
 from jaxdiff.errors import InputError
+from jaxdiff.schedules.continuous import OUTSIDE, check_options
 from jaxdiff.typing import Array, ArrayLike, Level, Timesteps
 
 Beta: TypeAlias = Annotated[float, Interval(gt=0, lt=1)]
@@ -61,13 +62,14 @@ class Schedule(NamedTuple):
         not predict the noise.
 
         Raises:
-            InputError: betas is not a non-empty vector of such numbers, or they leave
-                no signal before the last step.
+            InputError: betas is not a non-empty vector of such numbers, is traced, or
+                leaves no signal before the last step.
 
         Warns:
             UserWarning: x_{T-1} keeps visible signal. Sampling would start from a
                 distribution that the network never saw (Lin et al. 2024, section 3.1).
         """
+        check_untraced("betas", betas, OUTSIDE)
         betas = np.asarray(betas, np.float64)
         if betas.ndim != 1 or not betas.size:
             raise InputError(
@@ -190,7 +192,7 @@ class Linear:
         >>> print(f"{schedule.alphas_bar[-1]:.4g}")
         4.036e-05
         """
-        check_fields(self)
+        check_options(self)
         betas = np.linspace(self.beta_start, self.beta_end, self.num_steps)
         return Schedule.from_betas(betas)
 
@@ -208,7 +210,7 @@ class Quadratic:
 
     def build(self) -> Schedule:
         """Builds the schedule's tables."""
-        check_fields(self)
+        check_options(self)
         roots = np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_steps)
         return Schedule.from_betas(roots**2)
 
@@ -226,7 +228,7 @@ class Cosine:
 
     def build(self) -> Schedule:
         """Builds the schedule's tables."""
-        check_fields(self)
+        check_options(self)
 
         def alphas_bar(u: np.ndarray) -> np.ndarray:
             return np.cos((u + self.offset) / (1 + self.offset) * np.pi / 2) ** 2
@@ -251,7 +253,7 @@ class Sigmoid:
 
     def build(self) -> Schedule:
         """Builds the schedule's tables."""
-        check_fields(self)
+        check_options(self)
         if not self.start < self.end:
             raise InputError(
                 f"start must be less than end, got {self.start:g} and {self.end:g}"
@@ -279,7 +281,7 @@ class Betas:
 
     def build(self) -> Schedule:
         """Builds the schedule's tables."""
-        check_fields(self)
+        check_options(self)
         if not self.betas:
             return Linear().build()
         return Schedule.from_betas(np.asarray(self.betas))

@@ -85,6 +85,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def check_new_folder(path: Path) -> None:
+    """Checks that a folder does not exist, or is empty.
+
+    Raises:
+        InputError: If the path is of a file, or of a folder with contents.
+    """
+    try:
+        taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    if taken:
+        raise InputError(f"'{path}' must be a new or empty folder. Choose another.")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a name beside `path` for a folder, which gets this name at the end.

@@ -105,17 +105,24 @@ def read_back(path: Path, shapes: Any) -> None:
         except Exception as error:  # Orbax raises many types
             if error_number(error) is not None:
                 raise
+            reason = first_line(error).partition(" [tensorstore_spec")[0]
             raise InputError(
-                f"the new checkpoint cannot be read back: {first_line(error)}. Choose "
-                "another --workdir."
+                f"the new checkpoint cannot be read back: {reason}. Choose another "
+                "--workdir."
             ) from error
 
 
 def _groups(leaves: list[Any]) -> Iterator[set[int]]:
-    """Yields the indices of arrays to read at a time."""
+    """Yields the indices of arrays to read at a time, first of the first one alone.
+
+    A path that Orbax misreads lacks every array. TensorStore prints a traceback for
+    each further one that it is reading when the first one fails.
+    """
+    if leaves:
+        yield {0}
     group: set[int] = set()
     size = 0
-    for i, leaf in enumerate(leaves):
+    for i, leaf in enumerate(leaves[1:], 1):
         count = int(np.prod(leaf.shape, dtype=object)) * np.dtype(leaf.dtype).itemsize
         if group and size + count > AT_ONCE:
             yield group

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxdiff.checks import check_untraced
 from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import check_batch, check_combination
@@ -22,6 +23,10 @@ from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Batch, Condition
+
+_OUTSIDE = (
+    "Call fit outside jit, grad and vmap; compile or differentiate train_step instead"
+)
 
 
 def fit(
@@ -61,8 +66,8 @@ def fit(
             is installed.
 
     Raises:
-        InputError: If an argument is invalid, or `batches` has fewer than `num_steps`
-            items.
+        InputError: If an argument is invalid or traced by JAX, or `batches` has fewer
+            than `num_steps` items.
         NonFiniteError: If a loss or a gradient is not finite.
     """
     if num_steps < 1:
@@ -75,9 +80,13 @@ def fit(
         ema_decay=ema_decay,
         seed=seed,
     )
+    # Inside jit, every new array is traced.
+    given = (jnp.zeros(()), model.schedule, state, ema_decay, seed)
+    check_untraced("arguments of fit", given, _OUTSIDE)
     check_combination(model.schedule, model.prediction, recipe.objective)
     found = (_batch(item, model) for item in islice(batches, num_steps))
     first = next(found, None)
+    check_untraced("batches", first, _OUTSIDE)
     if first is None:
         raise InputError("batches must yield one item per step, got none")
     if parallel is None:

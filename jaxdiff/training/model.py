@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
-from jaxdiff.checks import check_built, check_object
+from jaxdiff.checks import check_built, check_object, check_untraced
 from jaxdiff.denoisers.guidance import (
     classifier_free_guidance,
     instruction_guidance,
@@ -70,6 +70,10 @@ class Model:
     @cached_property
     def _identity(self) -> tuple[Any, ...]:
         """Values of all parts, hashable."""
+        check_untraced(
+            "the model's schedule", self.schedule,
+            "Compile or differentiate train_step instead",
+        )  # fmt: skip
         leaves, tree = jax.tree.flatten(self.schedule)
         tables = tuple((a.shape, a.dtype, a.tobytes()) for a in map(np.asarray, leaves))
         parts = (

@@ -125,8 +125,17 @@ def test_a_summary_names_patches_that_cannot_be_exported():
     config = dataclasses.replace(TINY.network, patch=2)  # type: ignore[arg-type]
     experiment = dataclasses.replace(TINY, network=config)
     trainer = Trainer.of(experiment, jd.data.from_arrays(images))
-    _, network, _ = summary(trainer)
+    _, network, *_ = summary(trainer)
     assert network.endswith(" on patches of 2; diffusers has no such network")
+
+
+def test_a_summary_names_a_warm_up_that_does_not_end():
+    images = np.zeros((16, 8, 8, 1), np.uint8)
+    for warmup, named in ((TINY.training.num_steps, True), (1, False)):
+        optimizer = dataclasses.replace(TINY.optimizer, warmup_steps=warmup)
+        experiment = dataclasses.replace(TINY, optimizer=optimizer)
+        lines = summary(Trainer.of(experiment, jd.data.from_arrays(images)))
+        assert named == any(f"warm-up of {warmup:,} steps" in line for line in lines)
 
 
 def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys, finished):
@@ -254,6 +263,28 @@ def test_a_reader_that_goes_away_is_no_error():
         child.stdout.close()
         assert child.stderr.read() == b""
         assert child.wait() in (0, 141)
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "text"),
+    [
+        (["train"], "train [digits|fashion|folder DIR|cifar10] [OPTIONS]", ""),
+        (["train", "folder"], "train folder DIR [OPTIONS]", "Your own photographs"),
+        (["sample", "digits"], "sample digits [OPTIONS]", "Handwritten digits"),
+        (["status"], "status --workdir RUN [OPTIONS]", ""),
+        (["import"], "import PATH WORKDIR [OPTIONS]", ""),
+        (["cache"], "cache [OPTIONS]", ""),
+    ],
+)
+def test_the_help_of_a_command_shows_its_words_and_its_recipe(
+    monkeypatch, capsys, words, usage, text
+):
+    monkeypatch.setattr(sys, "argv", ["jaxdiff"])
+    with pytest.raises(SystemExit):
+        program.jaxdiff([*words, "--help"])
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: jaxdiff {usage}\n")
+    assert text in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

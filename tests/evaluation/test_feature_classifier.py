@@ -9,6 +9,7 @@ from jaxdiff.data import Digits, from_arrays
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation import feature_classifier
 from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of, shifted
+from jaxdiff.evaluation.features import Classifier
 from jaxdiff.parallel import Pmap
 from jaxdiff.storage.cache import cache_folder
 
@@ -46,7 +47,7 @@ def test_it_is_kept_and_a_seed_decides_it(digits, trained, monkeypatch):
         patch.setattr(feature_classifier, "_train", never)
         kept = classifier_of(digits[0], RECIPE, steps.append)
         assert kept.sha256() == trained.sha256()
-        assert steps == [RECIPE.num_steps]
+        assert steps == [150]  # no 0, because it is not trained
         with pytest.raises(AssertionError, match="trained again"):
             classifier_of(digits[0], Recipe(num_steps=150, seed=1))
         with pytest.raises(AssertionError, match="trained again"):
@@ -72,6 +73,18 @@ def test_images_are_moved_by_a_sixteenth_at_most():
     assert {divmod(int(m) + 66, 32) for m in middle} == {
         (y + 2, x + 2) for y, x in offsets
     }
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"), [(30, 500), (126, 504), (1500, 6000), (60_000, 6000)]
+)
+def test_small_data_take_few_steps(images, steps):
+    """Photographs of a few dozen would be seen 10,000 times, for most of an hour."""
+    labels = np.arange(images) % 2
+    data = from_arrays(np.zeros((images, 2, 2, 1), np.uint8), labels)
+    assert Recipe().for_data(data).num_steps == steps
+    assert Classifier().num_calls(data) == steps
+    assert Recipe(num_steps=7).for_data(data).num_steps == 7
 
 
 def test_mistakes():
