@@ -26,7 +26,8 @@ from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
-from jaxdiff.runs.load import Run, load_data_of
+from jaxdiff.runs.data_of_run import load_data_of
+from jaxdiff.runs.load import Run
 from jaxdiff.samplers import DDPM, Sampler
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 

@@ -39,7 +39,8 @@ from jaxdiff.evaluation.fidelity import (
 from jaxdiff.evaluation.reference_statistics import load_statistics
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
-from jaxdiff.runs.load import Run, load_data_of
+from jaxdiff.runs.data_of_run import load_data_of
+from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 

@@ -29,7 +29,7 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable, read_json, replacing
 from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Batch
+from jaxdiff.typing import Batch, Params
 
 SHOWN = 10
 """Number of examples and gradients printed; the non-finite ones come first."""
@@ -144,7 +144,10 @@ def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None
     with replacing(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
     picture = path.with_suffix(".png")
-    shown = np.nan_to_num(batch.images[order][:64], nan=1.0)
+    images = batch.images[order][:64]
+    if trainer.parts is not None:
+        images = trainer.parts.decode(images)
+    shown = np.nan_to_num(images, nan=1.0)
     plots.save_grid(picture, to_uint8(shown), columns=8)
     print(
         printable(
@@ -163,22 +166,25 @@ def _one_by_one(
     experiment = trainer.experiment
     key = jax.random.fold_in(rng.key(experiment.seed), state.step)
     prediction, objective = experiment.prediction, experiment.objective
+    network, schedule = trainer.model.network, trainer.model.schedule
+    adapter = trainer.recipe.adapter
 
     @jax.jit
     def run(state: TrainState, batch: Batch) -> Any:
         def one(total: Any, example: Batch) -> Any:
             single = jax.tree.map(lambda a: a[None], example)
-            (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
-                state.params,
-                trainer.model.network,
-                trainer.model.schedule,
-                single,
-                key,
-                prediction,
-                objective,
-                state.memory,
+
+            def loss_of(params: Params) -> Any:
+                whole = adapter.applied(state.frozen, params) if adapter else params
+                return loss_fn(
+                    whole, network, schedule, single, key, prediction, objective,
+                    state.memory,
+                )  # fmt: skip
+
+            (loss, _), gradient = jax.value_and_grad(loss_of, has_aux=True)(
+                state.params
             )
-            t = draw(single, key, trainer.model.schedule, objective, state.memory).t[0]
+            t = draw(single, key, schedule, objective, state.memory).t[0]
             return jax.tree.map(jnp.add, total, gradient), (loss, t)
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)

@@ -21,7 +21,7 @@ from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.reference_statistics import moments_of
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.runs.load import load_data
+from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.storage.files import ensure_writable, replacing
 from jaxdiff.training.experiment import Experiment
 

@@ -17,11 +17,14 @@ from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import is_shown
 from jaxdiff.report import page, run_pictures
+from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.folder import read_config
-from jaxdiff.runs.load import load, load_data
+from jaxdiff.runs.load import load
 from jaxdiff.runs.log import last_start
+from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.storage.files import write_atomic
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.recipe import state_shapes
 
@@ -137,6 +140,13 @@ def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
     """Draws samples and pictures, and prints the label agreement."""
     run = load(workdir, parallel=trainer.experiment.parallel)
     dataset = trainer.dataset
+    if dataset.moments is not None or dataset.texts is not None:
+        grid = SampleGrids(trainer).drawn(run.params)
+        if is_first():
+            write_atomic(workdir / "samples.png", grid)
+            run_pictures.save_loss(workdir)
+            print(printable(f"pictures are in {workdir}: samples.png, loss.png"))
+        return
     classes = run.info.num_classes
     num = PER_CLASS * (classes or 5)
     labels = None if classes is None else np.arange(num) % classes

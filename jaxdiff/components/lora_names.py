@@ -88,7 +88,7 @@ def targets_of(name: str, component: Component) -> list[Target]:
     return [
         Target(name, place.name.removesuffix(".weight"), kernel, place)
         for kernel, place in pairs
-        if kernel.endswith("/kernel")
+        if kernel.endswith("/kernel") and isinstance(place, Place)
     ]
 
 

@@ -150,6 +150,6 @@ def write_class_pipeline(run: Run, path: Path) -> dict[str, Any]:
             f"eta must be 0 for diffusers' {KIND}, got {sampler.eta}. Export with "
             "--sampler ddim."
         )
-    call = write_latents(plain, path, network, index)
+    call = write_latents(plain, path, "transformer", network, index)
     call.pop("eta", None)
     return call

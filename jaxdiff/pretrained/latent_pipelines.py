@@ -163,13 +163,14 @@ def say(classes: Mapping[str, str], licence: str | None, path: Path) -> None:
 
 
 def write_latents(
-    run: Run, path: Path, network: Component, further: Mapping[str, Any]
+    run: Run, path: Path, place: str, network: Component, further: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Writes a pipeline of latents.
 
     Args:
         run: the model.
         path: folder to make.
+        place: folder of the network in the pipeline's.
         network: network with the parameters to write.
         further: further entries of model_index.json.
 
@@ -185,18 +186,18 @@ def write_latents(
     version = {"_diffusers_version": VERSION}
     index = {"_class_name": info.pipeline, **version, **further}
     index["scheduler"] = ["diffusers", type(scheduler).__name__]
+    index[place] = [LIBRARIES[KINDS[network.kind].stem], network.kind]
     with new_folder(path) as writing:
         writing.mkdir(parents=True)
+        write_component(network, writing / place)
         for name, has_weights in info.folders():
+            if name == info.network:
+                continue
             index[name] = ["transformers", "CLIPTokenizer"]
             if has_weights:
                 kind = component_class(parts.folder / name)
-                kind = network.kind if name == info.network else kind
                 index[name] = [LIBRARIES[KINDS[kind].stem], kind]
-            if name == info.network:
-                write_component(network, writing / name)
-            else:
-                copy_part(parts, name, writing / name, has_weights)
+            copy_part(parts, name, writing / name, has_weights)
         (writing / "scheduler").mkdir()
         record = {**scheduler_record(scheduler), **version}
         write_json_atomic(writing / "scheduler" / SCHEDULER, record)

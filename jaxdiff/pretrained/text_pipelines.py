@@ -210,7 +210,7 @@ def write_text_pipeline(run: Run, path: Path) -> dict[str, Any]:
         index["requires_safety_checker"] = False
         index["safety_checker"] = index["feature_extractor"] = [None, None]
     unet = Component("UNet2DConditionModel", run.network, run.params)
-    call = write_latents(run, path, unet, index)
+    call = write_latents(run, path, "unet", unet, index)
     if sampling.image_guidance is not None:
         call["image_guidance_scale"] = sampling.image_guidance
     return call

@@ -15,12 +15,9 @@ from jaxdiff import rng
 from jaxdiff.adapters import LoRA, merged
 from jaxdiff.checks import any_last_signal
 from jaxdiff.components.lora_files import Adapter
-from jaxdiff.data import Arrays, Dataset
-from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.parallel.processes import first_then_others
 from jaxdiff.runs import adapt
 from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
 from jaxdiff.runs.generate import check_request, generate
@@ -379,39 +376,3 @@ def _base(experiment: Experiment, info: DataInfo, parallel: Parallel | None) -> 
             f"got {found}. Restore it."
         )
     return load(workdir, step, parallel).params
-
-
-def load_data(experiment: Experiment, split: str) -> Dataset:
-    """Loads a split of the experiment's data; one process prepares it for all."""
-    return first_then_others(lambda: experiment.data.load(split))
-
-
-def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
-    """Loads the training data of a run, and its held-out images, possibly none.
-
-    Raises:
-        InputError: the data that the experiment names differ from the training data.
-    """
-    experiment, known = run.experiment, run.info.fingerprint
-    wrong = f"data must have the fingerprint of the run's training data, {known}, got "
-    if isinstance(experiment.data, Arrays):
-        raise InputError(
-            f"{wrong}arrays of a Python program. Name the same images on disk with "
-            "--data, or pass them in Python (jaxdiff.evaluation)."
-        )
-    training = load_data(experiment, "train")
-    found = training.fingerprint()
-    if known not in (None, found):  # None in older and imported runs
-        raise InputError(
-            f"{wrong}{found}. Restore its images and labels, or name them with "
-            "--data or --data.path."
-        )
-    if training.image_shape != run.info.image_shape:
-        raise InputError(
-            f"data must have the run's image shape {run.info.image_shape}, got "
-            f"{training.image_shape}. Import the model with the experiment of its data."
-        )
-    try:
-        return training, load_data(experiment, "test")
-    except EmptySplit:
-        return training, replace(training, images=training.images[:0], labels=None)

@@ -1,22 +1,30 @@
 """Grids of samples during training, always from the same noise."""
 
+import textwrap
 import warnings
 from dataclasses import replace
 from io import BytesIO
 
+import jax
 import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.data import to_uint8
+from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import NonFiniteSamples
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.state import TrainState
+from jaxdiff.typing import Condition, Params
 
 CLASSES, COLUMNS = 10, 8
 """Largest number of classes, and images of each; rows and columns without classes."""
+TEXTS, PER_TEXT = 8, 4
+"""Largest number of captions, and images of each."""
+LONGEST = 40
+"""Number of characters of a caption beside its images."""
 
 
 class SampleGrids:
@@ -40,12 +48,27 @@ class SampleGrids:
         steps = min(upkeep.sample_steps, trainer.model.schedule.num_steps)
         sampler = DPMSolver(spacing=Trailing(num_steps=steps))
         self._sampling = replace(experiment.sampling, sampler=sampler)
-        classes = trainer.info.num_classes
-        rows = CLASSES if classes is None else min(classes, CLASSES)
-        self._num = rows * COLUMNS
-        self._labels = None if classes is None else np.arange(self._num) % rows
         self._trainer = trainer
-        check_request(trainer.model, self._sampling, self._labels, self._num, 0)
+        self._base: Condition | None = None
+        self._names: tuple[str, ...] | None = None
+        self._has_rows = True
+        if trainer.dataset.texts is not None:
+            names, self._condition, self._base = _texts(trainer)
+            self._names, self._rows, self._columns = names, len(names), PER_TEXT
+        else:
+            classes, self._names = trainer.info.num_classes, trainer.info.class_names
+            self._rows = CLASSES if classes is None else min(classes, CLASSES)
+            self._columns = COLUMNS
+            self._has_rows = classes is not None
+            labels = self._row_of_each if self._has_rows else None
+            self._condition = Condition.of(labels)
+        num = self._rows * self._columns
+        check_request(trainer.model, self._sampling, self._condition, num, 0)
+
+    @property
+    def _row_of_each(self) -> np.ndarray:
+        """Row of each image in the grid."""
+        return np.arange(self._rows * self._columns) % self._rows
 
     def due(self, step: int) -> bool:
         """Returns True if a grid is due after this step; depends on the step alone."""
@@ -54,27 +77,65 @@ class SampleGrids:
         return every is not None and (step % every == 0 or step == last)
 
     def picture(self, state: TrainState) -> bytes:
-        """Draws the grid of a state, as a PNG.
-
-        All processes take part and get the same PNG.
+        """Draws the grid of a state, as a PNG; see `drawn`.
 
         Args:
             state: train state on the devices, as `Parallel.globalize` returns it.
+        """
+        return self.drawn(self._trainer.sampling_params(state))
+
+    def drawn(self, params: Params) -> bytes:
+        """Draws the grid of a network's parameters, as a PNG.
+
+        All processes take part and get the same PNG.
 
         Warns:
             UserWarning: some samples are not finite.
         """
         trainer = self._trainer
         try:
-            images = generate(
-                trainer.model, state.ema, self._sampling, self._labels, 0,
-                num=self._num, parallel=trainer.experiment.parallel,
+            found = generate(
+                trainer.model, params, self._sampling,
+                self._condition, 0, num=self._rows * self._columns, base=self._base,
+                parallel=trainer.experiment.parallel,
             )  # fmt: skip
         except NonFiniteSamples as error:
             if is_first():
                 warnings.warn(f"the sample grid is damaged: {error}", stacklevel=2)
-            images = np.nan_to_num(error.images)
+            found = np.nan_to_num(error.images)
+        images = found if trainer.parts is None else trainer.parts.decode(found)
+        labels = self._row_of_each if self._has_rows else None
         png = BytesIO()
-        names = trainer.info.class_names
-        plots.save_samples(png, to_uint8(images), self._labels, names, COLUMNS)
+        plots.save_samples(png, to_uint8(images), labels, self._names, self._columns)
         return png.getvalue()
+
+
+def _texts(trainer: Trainer) -> tuple[tuple[str, ...], Condition, Condition]:
+    """Returns names of rows, and the conditions of a grid with and without the texts.
+
+    The texts are the prompts of the options, or the first captions of the data.
+    """
+    dataset, network = trainer.dataset, trainer.model.network
+    texts, asked = dataset.texts, trainer.experiment.upkeep.sample_prompts
+    assert texts is not None, "the data has captions"
+    assert dataset.captions is not None, "the data has captions"
+    if asked and trainer.parts is not None:
+        height, width, _ = trainer.model.image_shape
+        factor = trainer.parts.autoencoder.factor
+        prompts, size = trainer.parts.prompts, (height * factor, width * factor)
+        rows = prompts(asked, size)
+        none, names = prompts.negative(rows, None, size), list(asked)
+    else:
+        first = {one[0]: i for i, one in enumerate(dataset.captions) if one[0]}
+        names = list(first)[:TEXTS] or [""]
+        places = [first.get(name, 0) for name in names]
+        rows = texts.of(texts.numbers[texts.first[places]])
+        none = texts.of(np.zeros(len(names), int))
+
+    def of_grid(condition: Condition) -> Condition:
+        each = np.arange(len(names) * PER_TEXT) % len(names)
+        found = taken(condition, network)
+        return jax.tree.map(lambda part: np.asarray(part)[each], found)
+
+    shown = tuple(textwrap.shorten(name, LONGEST, placeholder="...") for name in names)
+    return shown, of_grid(rows), of_grid(none)

@@ -16,8 +16,8 @@ from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
+from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
-from jaxdiff.runs.load import load_data
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import expanded
@@ -32,7 +32,7 @@ from jaxdiff.training.recipe import (
     state_shapes,
 )
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import PIXELS, Array, Batch, Condition, Network
+from jaxdiff.typing import PIXELS, Array, Batch, Condition, Network, Params
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ class Trainer:
             )
         training, parallel = experiment.training, experiment.parallel
         parallel.check_batch_size(training.batch_size, training.accumulate)
-        if dataset is not None:
+        kept = isinstance(experiment.data, data.Latents)  # which name their parts
+        if dataset is not None and not (kept and dataset.moments is not None):
             arrays = data.Arrays(flip=experiment.data.flip)
             experiment = replace(experiment, data=arrays)
         # The signal of the last level of a published model is not the user's choice.
@@ -189,6 +190,13 @@ class Trainer:
         shapes = shapes._replace(frozen=())
         found = checkpoints.restore(placed(shapes, parallel.shardings(shapes)), step)
         return found._replace(frozen=frozen)
+
+    def sampling_params(self, state: TrainState) -> Params:
+        """Returns the network's averaged parameters, with those of an adapter."""
+        adapter = self.recipe.adapter
+        if adapter is None:
+            return state.ema
+        return jax.jit(adapter.applied)(state.frozen, state.ema)
 
     @cached_property
     def _rows(self) -> np.ndarray:

@@ -106,6 +106,8 @@ class Upkeep(Checked):
     sample_every: Annotated[int, Ge(1)] | None = None
     """Number of steps between two grids of samples, all from the same noise. One
     more grid follows the last step; None draws no grids."""
+    sample_prompts: tuple[str, ...] = ()
+    """Prompts of the grids, for a model of text; () takes captions of the data."""
     sample_steps: Annotated[int, Ge(1)] = 20
     """Number of steps of the sampler that draws the grids, DPM-Solver++."""
     snapshots: Annotated[int, Ge(1)] = 32

@@ -16,8 +16,8 @@ from jaxdiff.cli.command import File, RunData
 from jaxdiff.cli.flags import parse
 from jaxdiff.cli.program import COMMANDS
 from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
+from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.folder import check_workdir, read_config
-from jaxdiff.runs.load import load_data_of
 from jaxdiff.runs.trainer import Trainer
 from tests.helpers.fake_run import fake_run, snapshot
 from tests.helpers.runs import TINY
