@@ -102,6 +102,9 @@ def summary(trainer: Trainer) -> list[str]:
     )
     if data.num_classes is not None and trainer.info.num_classes is None:
         classes += ", not used"
+    if data.captions is not None:
+        count = sum(text != "" for texts in data.captions for text in texts)
+        classes += f"; {count:,} captions"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     if trainer.recipe.adapter is not None:

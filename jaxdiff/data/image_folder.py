@@ -5,31 +5,21 @@ import hashlib
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from jaxdiff.checks import Checked, DiskPath, Share
 from jaxdiff.data.cached import check_complete, load_cached
 from jaxdiff.data.dataset import Dataset, EmptySplit, check_split
+from jaxdiff.data.folder_captions import FolderCaptions, Source, find_captions
+from jaxdiff.data.folder_files import ENDINGS, image_files
 from jaxdiff.data.image_files import Channels, Size, is_momentary, read_image
 from jaxdiff.data.tfds_reader import read
 from jaxdiff.errors import InputError, printable, require
 from jaxdiff.storage.cache import FOLDERS, cache_folder
 from jaxdiff.storage.files import expanded
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif")
-"""Extensions of image files, in lower or upper case."""
-_OTHERS = (
-    ".apng", ".arw", ".avif", ".avifs", ".cr2", ".cr3", ".dds", ".dib", ".dng", ".exr",
-    ".hdr", ".heic", ".heics", ".heif", ".hif", ".ico", ".j2k", ".jp2", ".jpf", ".jpx",
-    ".jxl", ".nef", ".orf", ".pbm", ".pcx", ".pfm", ".pgm", ".pnm", ".ppm", ".psd",
-    ".qoi", ".raf", ".raw", ".rw2", ".svg", ".tga", ".tif", ".tiff", ".xcf",
-)  # fmt: skip
-"""Extensions of other image files, which are counted in a warning."""
 _SPLITS = {
     "dev", "eval", "test", "testing", "train", "training", "val", "valid", "validation"
 }  # fmt: skip
@@ -66,7 +56,12 @@ class ImageFolder(Checked):
     """Number of channels: 1 for grey, 3 for colour."""
 
     bad_files: Literal["skip", "stop"] = "skip"
-    """Reaction to an unreadable file: skip the file, or stop the run."""
+    """Reaction to an unreadable file: skip the image, or stop the run."""
+
+    captions: Source = "none"
+    """Source of the captions: "metadata" for metadata.jsonl or metadata.csv, "files"
+    for a.txt beside a.png, "classes" for the sub-folders, "auto" for the first of these
+    that there is."""
 
     held_out: Share = 0.1
     """Share of the images in the test split. The file name decides, so new files
@@ -85,11 +80,13 @@ class ImageFolder(Checked):
         Raises:
             EmptySplit: If no image falls into this split.
             InputError: If the folder does not exist, has no image, or none of the split
-                that can be read. Also if one cannot be read and `bad_files` is "stop".
+                that can be read. Also if one cannot be read and `bad_files` is "stop",
+                or if there are no captions, or a metadata file is wrong.
 
         Warns:
             UserWarning: If unreadable files or image files of other extensions are left
-                out, or if the classes have the names of splits, such as train and test.
+                out, if images lack captions, or if the classes have the names of
+                splits, such as train and test.
         """
         check_split(split)
         root = self._root()
@@ -102,8 +99,11 @@ class ImageFolder(Checked):
                 "skipped)."
             )
         classes = class_names(files)
+        captions, notes = find_captions(root, files, self.captions, classes)
         if split == "train":
             _warn_contents(root, others, classes or [])
+            for note in notes:
+                warnings.warn(note, stacklevel=2)
         chosen = [
             name for name in files
             if is_held_out(name, self.held_out) == (split == "test")
@@ -113,7 +113,7 @@ class ImageFolder(Checked):
                 f"none of the {len(files)} images in {str(root)!r} falls into the "
                 f"{split} split. Change held_out ({self.held_out:g}), or add images."
             )
-        return self._prepared(root, chosen, split, classes)
+        return self._prepared(root, chosen, split, classes, captions)
 
     def _root(self) -> Path:
         if not self.path:
@@ -127,17 +127,35 @@ class ImageFolder(Checked):
         raise InputError(f"there is no folder {self.path!r}. Check --data.path.")
 
     def _prepared(
-        self, root: Path, names: list[Path], split: str, classes: list[str] | None
+        self,
+        root: Path,
+        names: list[Path],
+        split: str,
+        classes: list[str] | None,
+        captions: FolderCaptions | None,
     ) -> Dataset:
         """Returns the images of these files; prepares them if necessary."""
         require("tensorflow_datasets")
-        from jaxdiff.data.image_folder_builder import Files, JaxdiffFolder
+        from jaxdiff.data.image_folder_builder import (
+            CAPTIONS,
+            IMAGE,
+            LABEL,
+            Files,
+            JaxdiffFolder,
+        )
 
         momentary: list[int] = []
+        numbers = {name: number for number, name in enumerate(classes or ())}
 
-        def decode(i: int) -> np.ndarray | str:
+        def decode(i: int) -> dict[str, Any] | str:
+            example: dict[str, Any] = {}
+            if classes:
+                example[LABEL] = numbers[names[i].parts[0]]
             try:
-                return read_image(root / names[i], self.size, self.channels)
+                example[IMAGE] = read_image(root / names[i], self.size, self.channels)
+                if captions is not None:
+                    example[CAPTIONS] = captions.of(names[i])
+                return example
             except InputError as error:
                 if self.bad_files == "stop":
                     raise InputError(
@@ -147,18 +165,18 @@ class ImageFolder(Checked):
                     momentary.append(i)
                 return str(error)
 
-        numbers = {name: number for number, name in enumerate(classes or ())}
         files = Files(
             title=printable(f"{root.name} {split}"),
             split=split,
             num=len(names),
-            labels=[numbers[name.parts[0]] for name in names] if classes else None,
             class_names=_shown(classes),
+            captioned=captions is not None,
             shape=(self.size, self.size, self.channels),
             decode=decode,
             momentary=momentary,
         )
-        folder, state = self._place(root, split), self._state(root, names, classes)
+        folder = self._place(root, split)
+        state = self._state(root, names, classes, captions)
 
         def is_current(builder: Any) -> bool:
             """Returns False if a file that could not be read now can be read."""
@@ -170,11 +188,14 @@ class ImageFolder(Checked):
         def read_split(builder: Any) -> Dataset:
             left_out[:] = builder.info.metadata["left_out"]
             check_complete(builder, split, len(names) - len(left_out))
-            label_key = None if classes is None else "label"
             return read(
-                builder, split, image_key="image", label_key=label_key,
+                builder,
+                split,
+                image_key=IMAGE,
+                label_key=None if classes is None else LABEL,
+                caption_key=None if captions is None else CAPTIONS,
                 stream=self.stream,
-            )  # fmt: skip
+            )
 
         dataset = load_cached(
             folder,
@@ -189,19 +210,32 @@ class ImageFolder(Checked):
 
     def _place(self, root: Path, split: str) -> Path:
         """Returns the folder in the cache for the current state of the images."""
-        options = self.size, self.channels, self.bad_files, self.held_out
+        options: tuple[Any, ...] = (
+            self.size, self.channels, self.bad_files, self.held_out
+        )  # fmt: skip
+        if self.captions != "none":  # names without captions are as in earlier versions
+            options = *options, self.captions
         known = repr((os.fspath(root.resolve()), split, _VERSION, options))
         name = hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:16]
         return cache_folder() / FOLDERS / name
 
-    def _state(self, root: Path, names: list[Path], classes: list[str] | None) -> str:
-        """Returns a hash of the current files."""
+    def _state(
+        self,
+        root: Path,
+        names: list[Path],
+        classes: list[str] | None,
+        captions: FolderCaptions | None,
+    ) -> str:
+        """Returns a hash of the current files and captions."""
         digest = hashlib.sha256(repr(classes).encode(errors="surrogateescape"))
         for name in names:
             with contextlib.suppress(OSError):  # an unreadable file is left out
                 found = os.stat(root / name)
                 known = os.fspath(name), found.st_size, found.st_mtime_ns
                 digest.update(repr(known).encode(errors="surrogateescape"))
+            if captions is not None:
+                state = repr(captions.state(name))
+                digest.update(state.encode(errors="surrogateescape"))
         return digest.hexdigest()[:16]
 
 
@@ -256,44 +290,6 @@ def _warn(reasons: list[str], count: int, root: Path, split: str) -> None:
             + (f"; and {more} more" if more > 0 else ""),
             stacklevel=4,
         )
-
-
-def image_files(root: Path) -> tuple[list[Path], list[Path]]:
-    """Returns the image files below a folder, and those of other extensions.
-
-    The paths are relative to the folder, and sorted.
-
-    Raises:
-        InputError: If a folder cannot be listed.
-    """
-    images, others = list[Path](), list[Path]()
-    for path in sorted(_walk(root), key=lambda path: path.parts):
-        known = path.name.lower().endswith(ENDINGS)
-        (images if known else others).append(path)
-    return images, others
-
-
-def _walk(root: Path) -> Iterator[Path]:
-    folders = [Path()]
-    while folders:
-        folder = folders.pop()
-        try:
-            entries = list(os.scandir(root / folder))
-        except OSError as error:
-            place = str(root / folder)
-            raise InputError(
-                f"cannot list the folder {place!r}: {error.strerror}. Make it readable."
-            ) from error
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            # A link might lead out of the folder, or back into it without end.
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(folder / entry.name)
-            elif entry.name.lower().endswith(ENDINGS + _OTHERS) and entry.is_file(
-                follow_symlinks=False
-            ):
-                yield folder / entry.name
 
 
 def class_names(files: list[Path]) -> list[str] | None:

@@ -10,7 +10,7 @@ from jaxdiff.data.prefetch import read_ahead
 from jaxdiff.errors import InputError, require
 
 _BIG = 1000  # number of files from which the progress is shown
-IMAGE, LABEL = "image", "label"
+IMAGE, LABEL, CAPTIONS = "image", "label", "captions"
 
 
 class Files(NamedTuple):
@@ -20,21 +20,21 @@ class Files(NamedTuple):
         title: Title of the progress bar.
         split: Name of the split, "train" or "test".
         num: Number of files.
-        labels: Class of each file, or None.
         class_names: Name of each class, or None.
+        captioned: If True, images have captions.
         shape: Height, width and channels of every image.
-        decode: Function of a file's index that returns its image, or the reason why it
-            cannot be read.
+        decode: Function of a file's index that returns its image, class and captions,
+            by their features, or the reason why they cannot be read.
         momentary: Indices of the files that may be readable later; `decode` adds them.
     """
 
     title: str
     split: str
     num: int
-    labels: list[int] | None
     class_names: list[str] | None
+    captioned: bool
     shape: tuple[int, int, int]
-    decode: Callable[[int], np.ndarray | str]
+    decode: Callable[[int], dict[str, Any] | str]
     momentary: list[int]
 
 
@@ -61,6 +61,8 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
         }
         if files.class_names is not None:
             features[LABEL] = tfds.features.ClassLabel(names=files.class_names)
+        if files.captioned:
+            features[CAPTIONS] = tfds.features.Sequence(tfds.features.Text())
         return tfds.core.DatasetInfo(
             builder=self,
             description="The images of a folder.",
@@ -85,11 +87,8 @@ class JaxdiffFolder(tfds.core.GeneratorBasedBuilder):
         for i, result in enumerate(progress):
             if isinstance(result, str):
                 reasons.append(result)
-                continue
-            example: dict[str, Any] = {IMAGE: result}
-            if files.labels is not None:
-                example[LABEL] = files.labels[i]
-            yield i, example
+            else:
+                yield i, result
         if len(reasons) == files.num:
             raise InputError(
                 f"none of the {len(reasons)} images of the {files.split} split can be "
