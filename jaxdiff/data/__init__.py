@@ -13,6 +13,7 @@ from jaxdiff.data.dataset import (
     to_uint8,
 )
 from jaxdiff.data.digits import Digits
+from jaxdiff.data.emoji import Emoji
 from jaxdiff.data.fashion_mnist import FashionMNIST
 from jaxdiff.data.image_folder import ImageFolder
 from jaxdiff.data.latents import Latents
@@ -21,7 +22,7 @@ from jaxdiff.data.streaming import Images
 from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
-Data: TypeAlias = Digits | FashionMNIST | ImageFolder | TFDS | Latents | Arrays
+Data: TypeAlias = Digits | Emoji | FashionMNIST | ImageFolder | TFDS | Latents | Arrays
 """Datasets of an experiment; all except `Arrays` can be loaded from their options."""
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "Data",
     "Dataset",
     "Digits",
+    "Emoji",
     "FashionMNIST",
     "ImageFolder",
     "Images",

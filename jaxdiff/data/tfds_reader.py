@@ -105,6 +105,20 @@ def read(
     return found
 
 
+def read_texts(builder: Any, split: str, keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the text features of each example of a prepared split.
+
+    Args:
+        builder: TFDS builder with its data on disk.
+        split: Split in the syntax of TFDS.
+        keys: Names of the features, each of one text.
+    """
+    tfds = require("tensorflow_datasets")
+    features = tfds.features.FeaturesDict({k: builder.info.features[k] for k in keys})
+    rows = _examples(builder, split, features)
+    return [tuple(row[key].decode() for key in keys) for row in rows]
+
+
 def _copied(dataset: Dataset) -> Dataset:
     """Returns a dataset with arrays of its own."""
     labels = dataset.labels
