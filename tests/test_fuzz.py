@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from jaxdiff.runs.folder import read_record
 from jaxdiff.serialization import to_dict
 from tests.helpers.fuzz import IMAGES, PROPERTIES, RECORDS, check_image
+from tests.helpers.fuzz_captions import FILES, read
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -34,3 +35,10 @@ def test_every_record_is_read_as_it_is(record):
     experiment, info = read_record(copy.deepcopy(record))
     assert json.loads(json.dumps(to_dict(experiment))) == record["experiment"]
     assert list(info.image_shape) == record["data"]["image_shape"]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_of_captions_is_read_as_it_is(name):
+    for data in FILES[name]:
+        if not data.startswith(b"\xff\xfe"):  # UTF-16
+            assert any(text for captions in read(name, data) for text in captions)

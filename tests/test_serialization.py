@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Latents
+from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
@@ -137,6 +137,7 @@ VARIANTS = [
         Experiment(data=d)
         for d in (
             Digits(flip=True),
+            Emoji(size=8),
             FashionMNIST(path="p"),
             ImageFolder(path="p"),
             TFDS(name="mnist"),

@@ -25,8 +25,6 @@ Source: TypeAlias = Literal["none", "auto", "metadata", "files", "classes"]
 """Source of captions; "auto" is the first of the others that the folder has."""
 _TEXTS = (".txt", ".caption")  # the first that exists is read
 _METADATA = ("metadata.jsonl", "metadata.csv")
-
-
 _REMEDIES = {
     "metadata": "Add metadata.jsonl or metadata.csv with file_name and text.",
     "files": "Add a.txt beside a.png.",
@@ -138,7 +136,7 @@ class _TextFiles:
             return None
         try:
             found = os.stat(self.root / file)
-        except OSError:  # reading it will tell the reason
+        except OSError:  # `of` raises the reason
             return file.name
         return file.name, found.st_size, found.st_mtime_ns
 

@@ -18,7 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
-from jaxdiff.data import TFDS, Arrays, Digits, FashionMNIST, ImageFolder, Latents
+from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
@@ -48,7 +48,7 @@ CONFIG = Experiment(
 )
 """Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
-    "data": (Digits, FashionMNIST, ImageFolder, TFDS, Latents, Arrays),
+    "data": (Digits, Emoji, FashionMNIST, ImageFolder, TFDS, Latents, Arrays),
     "adapter": get_args(Adapter),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
@@ -197,7 +197,9 @@ def other(value: Any, hint: Any, place: int) -> Any:
         numbers = [kind for kind in (float, int) if kind in get_args(hint)]
         return numbers[0](place + 1) if numbers else "x"
     if isinstance(value, tuple):
-        return ("a", "b") if str in get_args(hint) else (0.5, 0.25)
+        names = get_args(get_args(hint)[0])  # of a Literal
+        texts = ("a", "b") if str in get_args(hint) else (0.5, 0.25)
+        return names[-2:] or texts
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):
@@ -515,6 +517,7 @@ def test_option_names():
         jd.losses.EDMWeighting: "edm-weighting", jd.losses.P2: "p2",
         jd.predictions.X0: "x0", jd.predictions.EDM: "edm", jd.data.TFDS: "tfds",
         jd.data.FashionMNIST: "fashion-mnist", jd.data.ImageFolder: "folder",
+        jd.data.Emoji: "emoji",
         jd.spacing.UniformLogSNR: "uniform-log-snr", jd.DDPM: "ancestral",
         jd.schedules.ZeroTerminalSNR: "zero-terminal-snr",
         jd.schedules.VP: "variance-preserving", jd.schedules.VE: "variance-exploding",

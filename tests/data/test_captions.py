@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxdiff.cli.train import summary
 from jaxdiff.data import Dataset, ImageFolder, from_arrays
 from jaxdiff.data.captions import as_bytes, from_bytes
 from jaxdiff.data.dataset import caption_choice
 from jaxdiff.data.folder_files import image_files
 from jaxdiff.errors import InputError
+from jaxdiff.runs.trainer import Trainer
 from tests.helpers.captioned_folder import LAYOUTS, captioned_folder
+from tests.helpers.runs import TINY
 
 IMAGES = np.arange(12, dtype=np.uint8).reshape(3, 2, 2, 1)
 
@@ -59,6 +62,15 @@ def test_fingerprint_depends_on_every_caption():
 def test_captions_survive_their_form_as_bytes():
     captions = (("", "日本 \n\x00\ud7ff🧑🏿‍🚒"), ('"',), ("x" * 10_000,))
     assert from_bytes(as_bytes(captions)) == captions
+
+
+def test_summary_counts_the_captions_that_are_texts():
+    images = np.zeros((3, 8, 8, 1), np.uint8)
+    data = from_arrays(images, captions=["a cat", ["a dog", "ein Hund"], ""])
+    text = "; ".join(summary(Trainer.of(TINY, dataset=data)))
+    assert "data: 3 images of 8x8x1 to train on, none held out; no classes" in text
+    assert "no classes; 3 captions" in text
+    assert "captions" not in summary(Trainer.of(TINY, dataset=from_arrays(images)))[0]
 
 
 # Choice of a caption

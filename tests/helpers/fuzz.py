@@ -44,6 +44,7 @@ from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.storage.files import read_json
 from jaxdiff.training.experiment import Experiment, Sampling
 from jaxdiff.training.initialize import build_model
+from tests.helpers.fuzz_captions import CAPTIONS
 from tests.helpers.fuzz_models import MODELS
 from tests.helpers.fuzz_strategies import (
     JSON,
@@ -288,6 +289,7 @@ PROPERTIES: dict[str, tuple[Callable[..., None], dict[str, Any], int]] = {
     "values": (check_data, {"data": JSON}, 150),
     "files": (check_json_file, {"data": JSON_FILES}, 150),
     "options": (check_option, {"text": OPTION_TEXTS}, 300),
+    **CAPTIONS,
     **MODELS,
 }
 """Properties with their strategies, and the number of examples in `test_fuzz`."""
