@@ -48,7 +48,7 @@ CONFIG = Experiment(
 )
 """Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
-    "data": (Digits, Emoji, FashionMNIST, ImageFolder, TFDS, Latents, Arrays),
+    "data": (Digits, FashionMNIST, ImageFolder, Emoji, TFDS, Latents, Arrays),
     "adapter": get_args(Adapter),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
