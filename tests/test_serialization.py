@@ -7,15 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.data import (
-    TFDS,
-    Arrays,
-    Digits,
-    Emoji,
-    FashionMNIST,
-    ImageFolder,
-    Latents,
-)
+from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple

@@ -22,7 +22,7 @@ from jaxdiff.data.streaming import Images
 from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
-Data: TypeAlias = Digits | Emoji | FashionMNIST | ImageFolder | TFDS | Latents | Arrays
+Data: TypeAlias = Digits | FashionMNIST | ImageFolder | Emoji | TFDS | Latents | Arrays
 """Datasets of an experiment; all except `Arrays` can be loaded from their options."""
 
 __all__ = [

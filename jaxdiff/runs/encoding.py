@@ -76,10 +76,15 @@ class Work:
         captions: dict[str, None] = {"": None}
         if parts.info.encoders:
             for dataset in splits.values():
-                for texts in dataset.captions or ():
+                if dataset.captions is None:
+                    raise InputError(
+                        "data must have captions for a model of text, got none. Read "
+                        "those of a folder with --data.captions auto."
+                    )
+                for texts in dataset.captions:
                     captions |= dict.fromkeys(texts)
         text = None
-        if len(captions) > 1:
+        if parts.info.encoders:
             prompts = parts.prompts
             found = prompts([""], shape[:2])
             _warn_of_cut(prompts.cut(list(captions)), len(captions) - 1)

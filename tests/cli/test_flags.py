@@ -18,15 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
-from jaxdiff.data import (
-    TFDS,
-    Arrays,
-    Digits,
-    Emoji,
-    FashionMNIST,
-    ImageFolder,
-    Latents,
-)
+from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Objective, Simple
@@ -58,7 +50,7 @@ CONFIG = Experiment(
 )
 """Options of an experiment file, which differ from the defaults."""
 MEMBERS = {
-    "data": (Digits, Emoji, FashionMNIST, ImageFolder, TFDS, Latents, Arrays),
+    "data": (Digits, FashionMNIST, ImageFolder, Emoji, TFDS, Latents, Arrays),
     "adapter": get_args(Adapter),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
@@ -211,9 +203,8 @@ def other(value: Any, hint: Any, place: int) -> Any:
         return numbers[0](place + 1) if numbers else "x"
     if isinstance(value, tuple):
         names = get_args(get_args(hint)[0])  # of a Literal
-        if str in get_args(hint):
-            return ("a", "b")
-        return names[-2:] or (0.5, 0.25)
+        texts = ("a", "b") if str in get_args(hint) else (0.5, 0.25)
+        return names[-2:] or texts
     if isinstance(value, bool):
         return not value
     if isinstance(value, float):
