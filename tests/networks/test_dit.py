@@ -244,7 +244,6 @@ def test_unrolling_and_recomputing_change_nothing(changes):
 
 
 def test_blocks_drop_by_keys_of_their_own():
-    """With equal parameters and equal keys both blocks would do the same."""
     network, (x, t) = network_of(dropout=0.5, label_dropout=0.0), inputs(4)
     params = random_params(network)
     keys = rng.example_keys(rng.key(0), jnp.arange(4))
@@ -258,6 +257,16 @@ def test_blocks_drop_by_keys_of_their_own():
     np.testing.assert_array_equal(run(keys), dropped)
     rows = applied(network, params, x[1:2], t[1:2], labels[1:2], keys[1:2])
     np.testing.assert_allclose(rows, dropped[1:2], rtol=0, atol=1e-5)
+    one = jax.tree.map(lambda a: a[0], params["transformer_blocks"])
+    block, tokens = Block(network.config), jnp.ones((4, 3, 16))
+
+    @jax.jit
+    def after(index):
+        vector = jnp.ones((4, 16))
+        return block.apply({"params": one}, tokens, index, vector, None, None, keys)
+
+    first, second = (np.asarray(after(index)[0]) for index in (0, 1))
+    assert abs(first - second).max() > 0.1
 
 
 def test_classes():
