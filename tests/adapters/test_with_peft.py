@@ -12,7 +12,7 @@ import jaxdiff as jd
 from jaxdiff.adapters import LoRA, LoRALayer, merged, unmerged
 from jaxdiff.components.component import read_component
 from jaxdiff.components.lora_export import write_lora
-from jaxdiff.components.lora_files import Adapter, read_lora
+from jaxdiff.components.lora_files import Adapters, read_lora
 from jaxdiff.components.lora_names import names_of, original_blocks, targets_of
 from jaxdiff.runs.adapt import networks_of_run
 from tests.components.test_component import filled, nchw
@@ -74,9 +74,9 @@ class Pair:
                 assert np.abs(one - theirs).max() > 1e-2 * np.abs(theirs).max()
         return found
 
-    def adapter(self, patterns: Any, seed: int, alpha: float | None = None) -> Adapter:
+    def adapter(self, patterns: Any, seed: int, alpha: float | None = None) -> Adapters:
         """Returns random adapters; with alpha, all layers have this one."""
-        return Adapter(
+        return Adapters(
             {
                 name: one_alpha(random_lora(params, patterns[name], seed), alpha)
                 for name, params in self.params.items()
@@ -231,9 +231,9 @@ def test_pictures_with_adapters_and_tokens_are_those_of_diffusers(
             tokenizer=getattr(pipeline, f"tokenizer{number}"),
         )  # fmt: skip
     tokens = {"<thing>": dict.fromkeys(names, vectors)}
-    run = run.with_lora(Adapter({}, tokens))
+    run = run.with_lora(Adapters({}, tokens))
     networks = networks_of_run(run)
-    adapter = Adapter({n: random_lora(c.params) for n, c in networks.items()})
+    adapter = Adapters({n: random_lora(c.params) for n, c in networks.items()})
     write_lora(adapter, tmp_path / "a.safetensors", networks)
     pipeline.load_lora_weights(str(tmp_path / "a.safetensors"), adapter_name="a")
     pipeline.set_adapters(["a"], [0.6])
