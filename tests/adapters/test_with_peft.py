@@ -18,7 +18,7 @@ from jaxdiff.runs.adapt import networks_of_run
 from tests.components.test_component import filled, nchw
 from tests.conditioning.test_tokenizers import clip as clip
 from tests.helpers.lora import random_lora
-from tests.helpers.pytorch import diffusers, torch
+from tests.helpers.pytorch import diffusers, peft, torch
 from tests.helpers.text_pipelines import UNET, alone, make
 
 CLOSE = 1e-5
@@ -144,8 +144,6 @@ def test_a_file_of_kohya_is_that_of_diffusers(pair, tmp_path):
 
 
 def test_an_adapter_of_peft_is_read_with_its_alphas(pair, tmp_path):
-    import peft
-
     for root in (False, True):
         network = diffusers.UNet2DConditionModel.from_pretrained(pair.folder / "unet")
         config = peft.LoraConfig(
