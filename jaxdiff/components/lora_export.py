@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxdiff.adapters.lora import LoRA, LoRALayer, check_fits
 from jaxdiff.components.component import Component
-from jaxdiff.components.lora_files import HEADER, Adapter
+from jaxdiff.components.lora_files import HEADER, Adapters
 from jaxdiff.components.lora_names import KOHYA, TEXT_2, UNET, Target, targets_of
 from jaxdiff.components.weights import packed_tensors
 from jaxdiff.errors import InputError
@@ -21,7 +21,7 @@ _OF_TEXT = ("lora_linear_layer.down", "lora_linear_layer.up")
 
 
 def write_lora(
-    adapter: Adapter | LoRA,
+    adapter: Adapters | LoRA,
     path: str | os.PathLike[str],
     networks: Mapping[str, Component],
     *,
@@ -40,7 +40,7 @@ def write_lora(
         InputError: the adapter has embeddings, or does not fit the networks; or the
             file cannot be written.
     """
-    given = Adapter({UNET: adapter}) if isinstance(adapter, LoRA) else adapter
+    given = Adapters({UNET: adapter}) if isinstance(adapter, LoRA) else adapter
     if given.embeddings:
         raise InputError(
             "adapter must have no embeddings to be written, got "

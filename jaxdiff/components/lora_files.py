@@ -58,7 +58,7 @@ _EMBED = "<embed>"
 
 
 @dataclass(frozen=True)
-class Adapter:
+class Adapters:
     """Contents of a file of LoRA.
 
     Attributes:
@@ -77,7 +77,7 @@ def read_lora(
     networks: Mapping[str, Component],
     *,
     allow_bin: bool = False,
-) -> Adapter:
+) -> Adapters:
     """Reads a file of LoRA for the networks of a model.
 
     Every tensor is used once. The types F32, F16 and BF16 become float32.
@@ -117,7 +117,7 @@ def read_lora(
             scale = _scale(config, target, rank)
         layer = _layer(tensors, parts, target, scale)
         loras.setdefault(target.network, {})[target.kernel] = layer
-    return Adapter({name: LoRA(layers) for name, layers in loras.items()})
+    return Adapters({name: LoRA(layers) for name, layers in loras.items()})
 
 
 def file_in(path: Path) -> Path:
@@ -302,7 +302,7 @@ def _of_numbers(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, str],
     targets: Sequence[Target],
-) -> Adapter:
+) -> Adapters:
     """Reads a file of cloneofsimo, whose layers have numbers; their scale is 1."""
     embeddings, unknown = {}, []
     numbers: dict[str, dict[int, dict[str, str]]] = {}
@@ -340,4 +340,4 @@ def _of_numbers(
                 for target, part in zip(chosen, parts, strict=True)
             }
         )
-    return Adapter(loras, embeddings)
+    return Adapters(loras, embeddings)

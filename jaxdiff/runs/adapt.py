@@ -3,14 +3,14 @@
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from jaxdiff.adapters.lora import LoRA, merged
 from jaxdiff.components.component import Component
 from jaxdiff.components.embeddings import read_embedding
-from jaxdiff.components.lora_files import Adapter, read_lora
+from jaxdiff.components.lora_files import Adapters, read_lora
 from jaxdiff.components.lora_names import UNET
 from jaxdiff.conditioning.new_tokens import with_token
 from jaxdiff.conditioning.prompts import Prompts
@@ -23,8 +23,10 @@ from jaxdiff.typing import Array
 if TYPE_CHECKING:
     from jaxdiff.runs.load import Run
 
-Embeddings = Mapping[str, Mapping[str, np.ndarray]]
-"""Vectors of new tokens by token and text encoder; see `Adapter`."""
+AnyPath: TypeAlias = str | os.PathLike[str]
+AnyLoRA: TypeAlias = Adapters | LoRA | AnyPath
+Embeddings: TypeAlias = Mapping[str, Mapping[str, np.ndarray]]
+"""Vectors of new tokens by token and text encoder; see `Adapters`."""
 
 
 def networks_of_run(run: "Run") -> dict[str, Component]:
@@ -49,7 +51,7 @@ def networks_of_run(run: "Run") -> dict[str, Component]:
 
 def with_lora(
     run: "Run",
-    adapter: Adapter | LoRA | str | os.PathLike[str],
+    adapter: AnyLoRA,
     scale: float | Array,
     allow_bin: bool,
 ) -> "Run":
@@ -70,7 +72,7 @@ def with_lora(
     """
     if isinstance(adapter, LoRA):
         return replace(run, params=merged(run.params, adapter, scale))
-    if not isinstance(adapter, Adapter):
+    if not isinstance(adapter, Adapters):
         adapter = read_lora(adapter, networks_of_run(run), allow_bin=allow_bin)
     loras = dict(adapter.loras)
     if UNET in loras:
@@ -97,7 +99,7 @@ def with_lora(
 
 
 def with_embedding(
-    run: "Run", file: str | os.PathLike[str], token: str | None, allow_bin: bool
+    run: "Run", file: AnyPath, token: str | None, allow_bin: bool
 ) -> "Run":
     """Returns a run with the new tokens of a file of textual inversion.
 

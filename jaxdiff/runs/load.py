@@ -14,11 +14,11 @@ import numpy as np
 from jaxdiff import rng
 from jaxdiff.adapters import LoRA, merged
 from jaxdiff.checks import any_last_signal
-from jaxdiff.components.lora_files import Adapter
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs import adapt
+from jaxdiff.runs.adapt import AnyLoRA, AnyPath
 from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.identity import identity, is_imported, newest_step
@@ -36,14 +36,7 @@ from jaxdiff.training.initialize import (
     with_network,
 )
 from jaxdiff.training.model import Model
-from jaxdiff.typing import (
-    AnySchedule,
-    Array,
-    ArrayLike,
-    Condition,
-    Network,
-    Params,
-)
+from jaxdiff.typing import AnySchedule, ArrayLike, Condition, Network, Params
 
 
 @dataclass(frozen=True)
@@ -163,21 +156,13 @@ class Run:
         return condition._replace(image=np.repeat(latents, len(condition.text), 0))
 
     def with_lora(
-        self,
-        adapter: Adapter | LoRA | str | os.PathLike[str],
-        scale: float | Array = 1.0,
-        *,
-        allow_bin: bool = False,
+        self, adapter: AnyLoRA, scale: float | jax.Array = 1.0, allow_bin: bool = False
     ) -> "Run":
         """Returns the model with an adapter merged; see `adapt.with_lora`."""
         return adapt.with_lora(self, adapter, scale, allow_bin)
 
     def with_embedding(
-        self,
-        file: str | os.PathLike[str],
-        token: str | None = None,
-        *,
-        allow_bin: bool = False,
+        self, file: AnyPath, token: str | None = None, allow_bin: bool = False
     ) -> "Run":
         """Returns the model with new tokens; see `adapt.with_embedding`."""
         return adapt.with_embedding(self, file, token, allow_bin)

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from jaxdiff.components.component import Component
 from jaxdiff.components.lora_export import write_lora
-from jaxdiff.components.lora_files import HEADER, Adapter, read_lora
+from jaxdiff.components.lora_files import HEADER, Adapters, read_lora
 from jaxdiff.errors import InputError
 from jaxdiff.networks import CLIPTextConfig
 from tests.adapters.test_lora import NETWORK, PARAMS
@@ -258,7 +258,7 @@ def test_numbered_layers_of_cloneofsimo_have_an_order(tmp_path, order):
 
 @pytest.mark.parametrize("format", ["diffusers", "kohya"])
 def test_a_written_adapter_is_read_again(tmp_path, format):
-    adapter = Adapter({n: random_lora(c.params) for n, c in BOTH.items()})
+    adapter = Adapters({n: random_lora(c.params) for n, c in BOTH.items()})
     write_lora(adapter, tmp_path / "a.safetensors", BOTH, format=format)
     found = read_lora(tmp_path / "a.safetensors", BOTH)
     assert found.loras.keys() == BOTH.keys()
@@ -337,7 +337,7 @@ def test_other_files_are_one_line(tmp_path):
     (tmp_path / "file.bin").write_bytes(b"")
     with pytest.raises(InputError, match="a pickle, with --bin"):
         read_lora(tmp_path / "file.bin", NETWORKS)
-    embeds = Adapter({}, {"<s1>": {"text_encoder": np.ones((1, 8))}})
+    embeds = Adapters({}, {"<s1>": {"text_encoder": np.ones((1, 8))}})
     with pytest.raises(InputError, match="adapter must have no embeddings"):
         write_lora(embeds, tmp_path / "out.safetensors", NETWORKS)
     other = random_lora({"a": {"kernel": np.ones((2, 2))}})

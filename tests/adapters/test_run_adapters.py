@@ -16,7 +16,7 @@ from jaxdiff.adapters import merged
 from jaxdiff.cli import command, program
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.components.lora_export import write_lora
-from jaxdiff.components.lora_files import Adapter
+from jaxdiff.components.lora_files import Adapters
 from jaxdiff.errors import InputError
 from jaxdiff.runs.adapt import networks_of_run
 from tests.conditioning.test_tokenizers import clip as clip
@@ -36,7 +36,7 @@ def folder(clip, tmp_path_factory):
     program.jaxdiff(["import", str(folder / "theirs"), str(folder / "run")])
     networks = networks_of_run(jd.load(folder / "run"))
     for seed, name in enumerate(("one", "two")):
-        adapter = Adapter(
+        adapter = Adapters(
             {
                 network: random_lora(one.params, "to_|_proj|ff|conv_", seed)
                 for network, one in networks.items()
@@ -100,7 +100,7 @@ def test_new_tokens_change_the_prompts_that_have_them(run, folder):
     with pytest.raises(InputError, match="token must be new to the tokenizer"):
         found.with_embedding(folder / "new.safetensors")
     # An adapter may bring tokens, and comes before or after others.
-    adapter = Adapter({}, {"<new>": {"text_encoder": VECTORS}})
+    adapter = Adapters({}, {"<new>": {"text_encoder": VECTORS}})
     np.testing.assert_array_equal(run.with_lora(adapter).text("a <new> cat").text, text)
     both = found.with_lora(folder / "one.safetensors").text("a <new> cat").text
     other = run.with_lora(folder / "one.safetensors").with_embedding(

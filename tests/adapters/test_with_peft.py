@@ -12,13 +12,13 @@ import jaxdiff as jd
 from jaxdiff.adapters import LoRA, LoRALayer, merged, unmerged
 from jaxdiff.components.component import read_component
 from jaxdiff.components.lora_export import write_lora
-from jaxdiff.components.lora_files import Adapter, read_lora
+from jaxdiff.components.lora_files import Adapters, read_lora
 from jaxdiff.components.lora_names import names_of, original_blocks, targets_of
 from jaxdiff.runs.adapt import networks_of_run
 from tests.components.test_component import filled, nchw
 from tests.conditioning.test_tokenizers import clip as clip
 from tests.helpers.lora import random_lora
-from tests.helpers.pytorch import diffusers, torch
+from tests.helpers.pytorch import diffusers, peft, torch
 from tests.helpers.text_pipelines import UNET, alone, make
 
 CLOSE = 1e-5
@@ -74,9 +74,9 @@ class Pair:
                 assert np.abs(one - theirs).max() > 1e-2 * np.abs(theirs).max()
         return found
 
-    def adapter(self, patterns: Any, seed: int, alpha: float | None = None) -> Adapter:
+    def adapter(self, patterns: Any, seed: int, alpha: float | None = None) -> Adapters:
         """Returns random adapters; with alpha, all layers have this one."""
-        return Adapter(
+        return Adapters(
             {
                 name: one_alpha(random_lora(params, patterns[name], seed), alpha)
                 for name, params in self.params.items()
@@ -144,8 +144,6 @@ def test_a_file_of_kohya_is_that_of_diffusers(pair, tmp_path):
 
 
 def test_an_adapter_of_peft_is_read_with_its_alphas(pair, tmp_path):
-    import peft
-
     for root in (False, True):
         network = diffusers.UNet2DConditionModel.from_pretrained(pair.folder / "unet")
         config = peft.LoraConfig(
@@ -231,9 +229,9 @@ def test_pictures_with_adapters_and_tokens_are_those_of_diffusers(
             tokenizer=getattr(pipeline, f"tokenizer{number}"),
         )  # fmt: skip
     tokens = {"<thing>": dict.fromkeys(names, vectors)}
-    run = run.with_lora(Adapter({}, tokens))
+    run = run.with_lora(Adapters({}, tokens))
     networks = networks_of_run(run)
-    adapter = Adapter({n: random_lora(c.params) for n, c in networks.items()})
+    adapter = Adapters({n: random_lora(c.params) for n, c in networks.items()})
     write_lora(adapter, tmp_path / "a.safetensors", networks)
     pipeline.load_lora_weights(str(tmp_path / "a.safetensors"), adapter_name="a")
     pipeline.set_adapters(["a"], [0.6])

@@ -46,3 +46,4 @@ def import_torchvision() -> None:
 torch: Any = _Later("torch")
 diffusers: Any = _Later("diffusers")
 transformers: Any = _Later("transformers")
+peft: Any = _Later("peft")
