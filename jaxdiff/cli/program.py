@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -262,6 +263,13 @@ def _command(file: File, args: list[str]) -> None:
         usage = f"{_called()} {usage}"
         print_help(f"{file.description}\n{_overview(file)}", usage)
         return
+    later = [word for word in args if word in COMMANDS]
+    if file.program and later and args[0].startswith("-"):
+        rest = [word for word in args if word != later[0]]
+        raise InputError(
+            f"the command must be the first word, got {args[0]!r}. Run jaxdiff "
+            f"{shlex.join([later[0], *rest])}"
+        )
     name, *words = args or ["run"]
     if not name[:1].isalnum():
         name, words = "run", [name, *words]

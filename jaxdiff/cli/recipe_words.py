@@ -28,8 +28,8 @@ def with_recipe(
     trains = {DATA, EXPERIMENT} & set(command.needs)
     first = words[0] if words else ""
     if not first or first.startswith("-"):
-        if EXPERIMENT in command.needs:
-            _check_beginning(file, command.name, words)
+        if trains:
+            _check_beginning(command, words)
         return file, words
     if first not in RECIPES and not trains:
         return file, words  # the error of the flags names the remedy
@@ -66,10 +66,16 @@ def check_run(file: File, command: Command, options: Any) -> None:
         )
 
 
-def _check_beginning(file: File, name: str, words: list[str]) -> None:
+def _check_beginning(command: Command, words: list[str]) -> None:
     """Raises an error for a command line without recipe, data, model and run."""
     if any(word in HELP or word.startswith(("--data", "--init")) for word in words):
         return
+    name = command.name
+    if EXPERIMENT not in command.needs:
+        raise InputError(
+            f"{name} must have a recipe or data, got none. Run jaxdiff {name} digits "
+            f"({USAGE}), or name --data."
+        )
     workdir = value_of("--workdir", words)
     if workdir and not is_run(Path(workdir)):
         raise InputError(

@@ -87,7 +87,7 @@ def _train(experiment: Experiment, workdir: Path) -> Trainer:
     about = "\n".join(summary(trainer)) if is_shown() else ""
     run_training(trainer, workdir, about=about)
     took = time.monotonic() - start
-    print(printable(f"trained in {took:.0f} s; checkpoints are in {workdir}"))
+    print(printable(f"done in {took:.0f} s; checkpoints are in {workdir}"))
     return trainer
 
 

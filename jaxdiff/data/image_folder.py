@@ -124,7 +124,8 @@ class ImageFolder(Checked):
                 return root
         except (OSError, ValueError):  # a name that is too long, or has a NUL
             pass
-        raise InputError(f"there is no folder {self.path!r}. Check --data.path.")
+        what = " (it is a file)" * os.path.isfile(root)
+        raise InputError(f"there is no folder {self.path!r}{what}. Check --data.path.")
 
     def _prepared(
         self,

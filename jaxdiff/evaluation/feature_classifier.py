@@ -133,6 +133,7 @@ def classifier_of(
         InputError: there are no labels, or the result cannot be cached.
     """
     recipe = recipe.for_data(dataset)
+    assert dataset.num_classes is not None
     network = Classifier(dataset.num_classes)
     shapes = jax.eval_shape(partial(_init, network, dataset.image_shape, recipe))
     name = f"classifiers/{_name(dataset, recipe)}"

@@ -131,15 +131,19 @@ def run_training(
             changes = stages[-1].changes(experiment)
             new = ", ".join(f"{path} {value}" for path, value in changes.items())
             about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
-        if shows and step < end:
-            devices = f"training on {describe_devices(parallel)}; compiling first"
-            print("\n".join(filter(None, (about, devices))), file=told, flush=True)
+        if shows:
+            place = f" from step {step:,}" * bool(step)
+            goes = f"training{place} on {describe_devices(parallel)}; compiling first"
+            if step >= end:
+                about = f"all {step:,} steps are done"
+                goes = "set a larger --training.num-steps for more" * (end == num_steps)
+            print("\n".join(filter(None, (about, goes))), file=told, flush=True)
         state = parallel.localize(trainer.initial_state(checkpoints, newest))
 
         # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
-            progress_bar(end, "train", "step", initial=step, show=shows)
+            progress_bar(end, "train", "step", initial=step, show=shows and step < end)
         )
         log = stack.enter_context(Log(workdir, experiment, step, record, history, bar))
         if is_first():

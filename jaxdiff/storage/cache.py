@@ -1,5 +1,6 @@
 """Cache folder, and arrays in it that can be computed again."""
 
+import errno
 import os
 import shutil
 import zipfile
@@ -107,7 +108,13 @@ class Entry(NamedTuple):
 
 
 def entries() -> list[Entry]:
-    """Returns what the cache holds; files of other programs do not count."""
+    """Returns what the cache holds; files of other programs do not count.
+
+    Raises:
+        InputError: If the cache folder is a file.
+    """
+    if cache_folder().is_file():
+        raise cannot_cache(cache_folder(), NotADirectoryError(errno.ENOTDIR, ""))
     found = []
     for part, about in PARTS.items():
         folder = cache_folder() / part

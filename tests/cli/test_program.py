@@ -151,12 +151,17 @@ def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys, finished):
         f"network: {count:,} parameters",
         "steps: 8 of 16 images; each image is seen 0.1 times",
     ]
-    assert "trained in " in out
+    assert "training on " in err.splitlines()[3]
+    assert err.splitlines()[3].endswith("; compiling first")
+    assert "done in " in out
     program.jaxdiff(["status", "digits"])
     assert "runs/digits: step 8 of 8" in capsys.readouterr().out
-    with jax.numpy_dtype_promotion("standard"):
-        program.jaxdiff(["train", "--workdir", "runs/digits", "--quiet"])
-    assert capsys.readouterr().err == ""
+    for quiet in ([], ["--quiet"]):
+        with jax.numpy_dtype_promotion("standard"):
+            program.jaxdiff(["train", "--workdir", "runs/digits", *quiet])
+        err = capsys.readouterr().err
+        assert ("all 8 steps are done\nset a larger --training" in err) != bool(quiet)
+        assert not quiet or err == ""
     program.jaxdiff(["status", "digits", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert (found["step"], found["num_steps"]) == (8, 8)
@@ -216,11 +221,28 @@ def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
         ("status --json", "status must have a run, got none. Run jaxdiff status --wo"),
         ("--completion csh", "the shell must be one of bash, zsh, fish, got 'csh'"),
         ("--completion", "the shell must be one of bash, zsh, fish, got ''"),
+        (
+            "--json status --workdir x",
+            "the command must be the first word, got '--json'. Run jaxdiff status "
+            "--json --workdir x",
+        ),
+        (
+            "statistics --num 3",
+            "statistics must have a recipe or data, got none. Run jaxdiff statis",
+        ),
         ("train digits fashion", "unrecognized argument 'fashion'."),
     ],
 )
 def test_what_is_no_recipe_is_told(capsys, line, message):
     assert refused(capsys, *line.split()).startswith(f"error: {message}")
+
+
+def test_a_cache_that_is_a_file_is_told(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("JAXDIFF_CACHE", str(tmp_path / "file"))
+    assert refused(capsys, "cache").endswith(
+        "file': Not a directory. Set JAXDIFF_CACHE to a writable folder.\n"
+    )
 
 
 def test_tab_completes_commands_and_flags(capsys):

@@ -271,7 +271,7 @@ def test_a_folder_of_bad_files_alone_is_refused(tmp_path):
     [
         ("", "path must name a folder, got ''. Set --data.path"),
         ("none", "there is no folder 'none'. Check --data.path"),
-        ("file", "there is no folder 'file'"),
+        ("file", r"there is no folder 'file' \(it is a file\)"),
         ("a\0b", "there is no folder"),
         ("x" * 300, "there is no folder"),
         (
