@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.components.lora_export import write_lora
 from jaxdiff.errors import InputError, printable
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
 from jaxdiff.pretrained.class_pipelines import Numerics
-from jaxdiff.runs.load import load
+from jaxdiff.runs.adapt import networks_of_run
+from jaxdiff.runs.load import Run, load
 from jaxdiff.training.experiment import Experiment
 
 
@@ -48,7 +50,8 @@ class ExportOptions:
     workdir: Path
     """Run folder; also the first argument."""
     path: Path | None = None
-    """Model folder of Hugging Face's diffusers to write; also the second argument."""
+    """Model folder of Hugging Face's diffusers to write; also the second argument. Or a
+    .safetensors file with the adapter alone, of a run that has trained one."""
     sampler: str | None = None
     """Sampler by name, such as ddim or dpm-solver:order=2. None takes the run's."""
     steps: int | None = None
@@ -80,9 +83,22 @@ def export_model(options: ExportOptions) -> None:
     if options.path is None:
         raise InputError("path must be a new folder, got none. Run export WORKDIR PATH")
     run = load(options.workdir, options.step, ema=options.ema)
+    if options.path.suffix == ".safetensors":
+        _export_adapter(run, options.path)
+        return
     samplers = () if options.sampler is None else (options.sampler,)
     (sampling,) = samplings_of(run, samplers, options.steps, None).values()
     experiment = replace(run.experiment, sampling=sampling)
     call = to_diffusers(replace(run, experiment=experiment), options.path)
     given = ", ".join(f"{name}={value}" for name, value in call.items())
     print(printable(f"the model is in {options.path}. Call its pipeline with {given}"))
+
+
+def _export_adapter(run: Run, path: Path) -> None:
+    """Writes the adapter that a run has trained."""
+    if run.lora is None:
+        raise InputError(
+            f"path must be a new folder for a run without an adapter, got '{path}'"
+        )
+    write_lora(run.lora, path, networks_of_run(run))
+    print(printable(f"the adapter is in {path}. Load it with load_lora_weights"))
