@@ -107,7 +107,7 @@ def summary(trainer: Trainer) -> list[str]:
         classes += ", not used"
     if data.captions is not None:
         count = sum(text != "" for texts in data.captions for text in texts)
-        classes += f"; {count:,} captions"
+        classes += f"; {count:,} captions{', not used' * (data.texts is None)}"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     if trainer.recipe.adapter is not None:

@@ -69,7 +69,7 @@ def test_summary_counts_the_captions_that_are_texts():
     data = from_arrays(images, captions=["a cat", ["a dog", "ein Hund"], ""])
     text = "; ".join(summary(Trainer.of(TINY, dataset=data)))
     assert "data: 3 images of 8x8x1 to train on, none held out; no classes" in text
-    assert "no classes; 3 captions" in text
+    assert "no classes; 3 captions, not used" in text
     assert "captions" not in summary(Trainer.of(TINY, dataset=from_arrays(images)))[0]
 
 
