@@ -11,8 +11,7 @@ from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.encode import encode
 from jaxdiff.runs.encoding import Work
-from jaxdiff.runs.folder import read_config
-from jaxdiff.runs.parts import read_parts
+from jaxdiff.runs.parts import parts_of_model
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment
 
@@ -22,7 +21,8 @@ class EncodeOptions:
     """Options of the command `encode`; the other flags choose the images."""
 
     model: Path | None = None
-    """Run folder of a model of latents, whose autoencoder and text encoders to use."""
+    """Run folder of a model of latents, whose autoencoder and text encoders to use. Or
+    the folder of an autoencoder, such as vae/ of a published model."""
     out: Path = Path("latents")
     """Folder to write. The command goes on with a folder that it left unfinished."""
     batch: int = 8
@@ -35,16 +35,11 @@ def encode_data(options: EncodeOptions, experiment: Experiment) -> None:
     """Encodes the images and captions of an experiment's dataset."""
     if options.model is None:
         raise InputError(
-            "model must be the run folder of a model of latents, got none. Name one "
-            "with --model."
+            "model must be the folder of a model of latents, got none. Name one with "
+            "--model."
         )
     cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
-    read_config(options.model)
-    parts = read_parts(options.model)
-    if parts is None:
-        raise InputError(
-            f"model must be a model of latents, got one of pixels in '{options.model}'"
-        )
+    parts = parts_of_model(options.model)
     ensure_writable(options.out.parent, "--out")
     with ExitStack() as stack:
 

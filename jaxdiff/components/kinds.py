@@ -220,6 +220,11 @@ def _read_tiny(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_tiny(options: AutoencoderTinyConfig) -> dict[str, Any]:
+    if options.pooled:
+        raise InputError(
+            "pooled must be False for diffusers' AutoencoderTiny, got True. Keep the "
+            ".pth files."
+        )
     widths = [options.width] * len(options.encoder_blocks)
     return {
         "out_channels": options.image_channels,

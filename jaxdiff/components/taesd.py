@@ -14,12 +14,29 @@ from pathlib import Path
 import numpy as np
 
 from jaxdiff.components.component import Component, param_shapes
+from jaxdiff.components.files import NETWORK
 from jaxdiff.components.places import read_params
 from jaxdiff.components.published_names import published_places
 from jaxdiff.components.weights import Tensor, name_of
 from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
 from jaxdiff.storage.torch_pickle import read_torch
+
+
+def taesd_files(folder: Path) -> tuple[Path, Path] | None:
+    """Returns the files of encoder and decoder in a folder, or None.
+
+    They end in _encoder.pth and _decoder.pth, with one beginning, and the folder has no
+    config.json.
+    """
+    if (folder / NETWORK).exists():
+        return None
+    encoders = sorted(folder.glob("*_encoder.pth"))
+    if len(encoders) != 1:
+        return None
+    name = encoders[0].name.removesuffix("_encoder.pth")
+    decoder = folder / f"{name}_decoder.pth"
+    return (encoders[0], decoder) if decoder.is_file() else None
 
 
 def read_taesd(

@@ -5,6 +5,7 @@ from typing import Any
 
 from jaxdiff.components.files import read_part
 from jaxdiff.errors import InputError
+from jaxdiff.networks import CrossAttentionUNet
 from jaxdiff.pretrained import class_pipelines, text_pipelines
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.pretrained.folder_parts import INDEX
@@ -36,6 +37,12 @@ def read_pipeline(path: Path, numerics: Numerics, **given: Any) -> Run | None:
 def write_pipeline(run: Run, path: Path) -> dict[str, Any]:
     """Writes a pipeline of latents; see `to_diffusers`."""
     assert run.parts is not None, "the caller has checked it"
-    if run.parts.info.pipeline == class_pipelines.KIND:
+    name = run.parts.info.pipeline
+    if name == class_pipelines.KIND:
         return class_pipelines.write_class_pipeline(run, path)
+    if name not in KINDS or not isinstance(run.network, CrossAttentionUNet):
+        raise InputError(
+            "the run must be one that starts from a pipeline of diffusers to be "
+            "exported, got another network on latents. Keep the run."
+        )
     return text_pipelines.write_text_pipeline(run, path)

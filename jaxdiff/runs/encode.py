@@ -31,7 +31,8 @@ from jaxdiff.data.latents import (
 from jaxdiff.errors import InputError, require
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.encoding import Work
-from jaxdiff.runs.parts import PARTS, Parts, write_link
+from jaxdiff.runs.parts import Parts, write_link
+from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.storage.files import (
     cannot_write,
     error_number,

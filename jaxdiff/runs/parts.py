@@ -13,90 +13,27 @@ A part is read when it is first used, after its files were compared with the che
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import serialization
 from jaxdiff.components.component import Component, read_component, write_component
-from jaxdiff.components.files import NETWORK
+from jaxdiff.components.files import NETWORK, read_part
+from jaxdiff.components.taesd import read_taesd, taesd_files
 from jaxdiff.components.weights import has_variant, plain_name, weight_files
 from jaxdiff.conditioning import TextEncoder, read_tokenizer
-from jaxdiff.conditioning.prompts import Numbers, Prompts
+from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
+from jaxdiff.runs.parts_info import AUTOENCODERS, PARTS, RECORD, PartsInfo
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.storage.manifest import checksum
 from jaxdiff.typing import ArrayLike
-
-Inputs: TypeAlias = Literal["none", "image", "mask"]
-PARTS = "parts"
-RECORD = "parts.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoder:
-    """Places of a text encoder, and how its model uses it; see `TextEncoder`."""
-
-    network: str
-    """Folder of the network."""
-    tokenizer: str
-    """Folder of the tokenizer."""
-    masked: bool = False
-    """If True, padding is not attended to."""
-    skip: int = 0
-    """Number of last blocks that the tokens do not pass."""
-    final_norm: bool = True
-    """If True, the tokens pass the final normalisation."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PartsInfo:
-    """Description of a run's parts: the contents of parts.json."""
-
-    pipeline: str
-    """Class of the published pipeline."""
-    encoders: tuple[Encoder, ...]
-    """Text encoders, in the order in which their tokens are joined."""
-    pooled: bool = False
-    """See `Prompts`."""
-    numbers: Numbers = "none"
-    """See `Prompts`."""
-    zeros: bool = False
-    """See `Prompts`."""
-    inputs: Inputs = "none"
-    """Image of the network's condition: none; latents of an image to edit, without
-    their scaling; or a mask, and the latents of an image whose masked part is grey."""
-    autoencoder: str
-    """Folder of the autoencoder."""
-    network: str = ""
-    """Folder of the network, whose parameters are those of step 0; "" for none."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type of the parameters in memory, and of the computation."""
-    variant: str | None = None
-    """Variant of the weight files; None for the plain ones."""
-    allow_bin: bool = False
-    """If True, .bin files are read where there are no safetensors files."""
-    licence: str | None = None
-    """Licence that the published folder names."""
-    link: str | None = None
-    """Folder that holds the parts; None for the folder of parts.json."""
-    checksums: dict[str, str] = field(default_factory=dict)
-    """SHA-256 of each file of the parts, by its place."""
-
-    def folders(self) -> Iterator[tuple[str, bool]]:
-        """Yields the folder of each part, and True if it holds a network."""
-        for encoder in self.encoders:
-            yield encoder.network, True
-            yield encoder.tokenizer, False
-        yield self.autoencoder, True
-        if self.network:
-            yield self.network, True
 
 
 @dataclass(frozen=True)
@@ -145,7 +82,13 @@ class Parts:
         Raises:
             InputError: a file is missing, or is not the one that was imported.
         """
-        found = self._read(self.info.autoencoder)
+        name = self.info.autoencoder
+        files = taesd_files(self.folder / name)
+        if files is None:
+            found = self._read(name)
+        else:
+            self._check(name)
+            found = read_taesd(*files, dtype=self.info.dtype)
         return Autoencoder(found.params, found.network)
 
     def network(self, shardings: Any = None) -> Component:
@@ -264,6 +207,28 @@ def read_parts(workdir: Path) -> Parts | None:
     return Parts(info, Path(info.link or path.parent))
 
 
+def parts_of_model(path: Path) -> Parts:
+    """Returns the parts of a run folder, or an autoencoder's published folder.
+
+    Raises:
+        InputError: the folder holds neither, or a run without latents.
+    """
+    found = read_parts(path)
+    if found is not None:
+        return found
+    alone = Parts(PartsInfo(pipeline="", encoders=(), autoencoder="."), path)
+    if taesd_files(path) is not None:
+        return alone
+    record = read_part(path / NETWORK)
+    if record.get("_class_name") in AUTOENCODERS:
+        return alone
+    got = "a run of pixels" if "experiment" in record else "another folder"
+    raise InputError(
+        f"model must be the run folder of a model of latents, or the folder of an "
+        f"autoencoder, got {got}, '{path}'"
+    )
+
+
 def write_parts(parts: Parts, folder: Path, link: bool) -> None:
     """Writes the parts of a run to a new folder.
 
@@ -304,6 +269,9 @@ def write_link(parts: Parts, folder: Path) -> None:
 
 
 def _weights(parts: Parts, name: str) -> list[Path]:
+    files = taesd_files(parts.folder / name)
+    if files is not None:
+        return list(files)
     return weight_files(
         parts.folder / name, parts.variant_of(name), parts.info.allow_bin
     )
@@ -331,7 +299,7 @@ def copy_part(parts: Parts, name: str, folder: Path, has_weights: bool) -> None:
         has_weights: if True, the part is a network; if False, a tokenizer.
     """
     source = parts.folder / name
-    if not has_weights:
+    if not has_weights or taesd_files(source) is not None:
         folder.mkdir()
         for file in source.iterdir():
             if file.is_file():

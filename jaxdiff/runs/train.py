@@ -24,7 +24,8 @@ from jaxdiff.runs.folder import (
 from jaxdiff.runs.forecast import Forecast
 from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import Log, open_history
-from jaxdiff.runs.parts import PARTS, write_link
+from jaxdiff.runs.parts import write_link
+from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.runs.provenance import now
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.saver import Saver
