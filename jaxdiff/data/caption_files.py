@@ -15,7 +15,6 @@ NO_TEXT = ("",)
 _NAME, _TEXT = "file_name", "text"
 _MOST_TEXT, _MOST_METADATA = 2**20, 2**30  # bytes
 _Row: TypeAlias = tuple[int, dict[str, Any]]  # number of its line, and its fields
-_DEEP = "it is nested too deeply"
 
 
 def read_captions(path: Path) -> tuple[str, ...]:
@@ -94,7 +93,13 @@ def _json_rows(lines: Iterator[str], path: Path) -> Iterator[_Row]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            reason = _DEEP if isinstance(error, RecursionError) else first_line(error)
+            match error:
+                case json.JSONDecodeError():  # its message has a line of its own
+                    reason = f"{error.msg}, column {error.colno}"
+                case RecursionError():
+                    reason = "it is nested too deeply"
+                case _:
+                    reason = first_line(error)
             raise InputError(
                 f"line {number} of '{path}' must be JSON, got {shown(line.strip())} "
                 f"({reason}). Correct the line."
