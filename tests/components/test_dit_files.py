@@ -21,9 +21,11 @@ from jaxdiff.components.component import (
     write_component,
 )
 from jaxdiff.components.dit import DIT
+from jaxdiff.components.dit_original import read_dit
 from jaxdiff.components.places import wanted_tensors
 from jaxdiff.errors import InputError
 from jaxdiff.networks import DiTConfig
+from jaxdiff.networks.dit import fixed_positions
 from jaxdiff.networks.time_embedding import Sinusoids
 from tests.components.test_component import (
     check,
@@ -35,6 +37,7 @@ from tests.components.test_component import (
 from tests.components.test_unet_full_size import folder_of, run
 from tests.helpers.pairwise import pairwise
 from tests.helpers.pytorch import diffusers, torch
+from tests.networks.test_dit import by_formula
 
 KIND = "DiTTransformer2DModel"
 CLOSE = 1e-5
@@ -207,6 +210,100 @@ def test_the_published_file_repeats_the_embeddings():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 674_834_720
     tensors = wanted_tensors(DIT.places(network, shapes))
     assert sum(int(np.prod(shape)) for shape in tensors.values()) == 749_826_464
+
+
+def saved_by_its_authors(path, width=16, depth=2, classes=5, patch=2, side=4):
+    """Saves a random state in the authors' layout, and returns its arrays."""
+    draw = np.random.default_rng(0)
+    linear = {
+        "t_embedder.mlp.0": (width, 256), "t_embedder.mlp.2": (width, width),
+        "final_layer.adaLN_modulation.1": (2 * width, width),
+        "final_layer.linear": (patch**2 * 6, width),
+        "x_embedder.proj": (width, 3, patch, patch),
+    }  # fmt: skip
+    for i in range(depth):
+        linear |= {
+            f"blocks.{i}.attn.qkv": (3 * width, width),
+            f"blocks.{i}.attn.proj": (width, width),
+            f"blocks.{i}.mlp.fc1": (4 * width, width),
+            f"blocks.{i}.mlp.fc2": (width, 4 * width),
+            f"blocks.{i}.adaLN_modulation.1": (6 * width, width),
+        }
+    shapes = {"y_embedder.embedding_table.weight": (classes + 1, width)}
+    for name, shape in linear.items():
+        shapes |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    arrays = {
+        name: draw.normal(scale=0.2, size=shape).astype(np.float32)
+        for name, shape in shapes.items()
+    }
+    positions = fixed_positions(side, side, width, (side, side))
+    arrays["pos_embed"] = positions.reshape(1, -1, width)
+    torch.save({name: torch.from_numpy(a) for name, a in arrays.items()}, path)
+    return arrays
+
+
+def test_the_authors_file(tmp_path):
+    """The output is that of the paper's formulas with the tensors as they are named."""
+    arrays = saved_by_its_authors(tmp_path / "dit.pt")
+    found = read_dit(tmp_path / "dit.pt", heads=4)
+    network = found.network
+    assert network.config.sample_size == (8, 8)
+    assert (network.in_channels, network.out_channels) == (3, 6)
+
+    def dense(name):
+        weight = arrays[f"{name}.weight"]
+        axes = (2, 3, 1, 0) if weight.ndim == 4 else (1, 0)
+        return {"kernel": weight.transpose(axes), "bias": arrays[f"{name}.bias"]}
+
+    def block(i):
+        whole = dense(f"blocks.{i}.attn.qkv")
+        parts = zip(
+            np.split(whole["kernel"], 3, axis=1), np.split(whole["bias"], 3),
+            strict=True,
+        )  # fmt: skip
+        to = [{"kernel": kernel, "bias": bias} for kernel, bias in parts]
+        return {
+            "norm1.linear": dense(f"blocks.{i}.adaLN_modulation.1"),
+            "attn1": {
+                "to_q": to[0], "to_k": to[1], "to_v": to[2],
+                "to_out.0": dense(f"blocks.{i}.attn.proj"),
+            },
+            "ff.net.0.proj": dense(f"blocks.{i}.mlp.fc1"),
+            "ff.net.2": dense(f"blocks.{i}.mlp.fc2"),
+        }  # fmt: skip
+
+    known = {
+        "time_1": dense("t_embedder.mlp.0"), "time_2": dense("t_embedder.mlp.2"),
+        "label": {"embedding": arrays["y_embedder.embedding_table.weight"]},
+        "pos_embed.proj": dense("x_embedder.proj"),
+        "proj_out_1": dense("final_layer.adaLN_modulation.1"),
+        "proj_out_2": dense("final_layer.linear"),
+        "transformer_blocks": jax.tree.map(lambda *a: np.stack(a), block(0), block(1)),
+    }  # fmt: skip
+    x = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    t, labels = np.array([3.0, 40.0], np.float32), np.array([1, 5])
+    ours = jax.jit(network.apply)({"params": found.params}, x, t, labels)
+    expected = by_formula(known, x, t, labels, heads=4)
+    assert abs(ours - expected).max() < 5e-6 * abs(expected).max()
+
+
+def test_another_file_is_no_transformer(tmp_path):
+    path = tmp_path / "dit.pt"
+    arrays = saved_by_its_authors(path)
+    with pytest.raises(InputError, match="heads must be given for a network of anothe"):
+        read_dit(path)
+    changes: dict[str, dict[str, Any]] = {
+        "got no tensor 'pos_embed'": {"pos_embed": None},
+        "1 unknown: extra": {"extra": np.zeros(3, np.float32)},
+        "pos_embed must be fixed sinusoids": {"pos_embed": 2 * arrays["pos_embed"]},
+    }
+    for match, change in changes.items():
+        whole = {**arrays, **change}
+        left = {k: torch.from_numpy(a) for k, a in whole.items() if a is not None}
+        torch.save(left, path)
+        with pytest.raises(InputError, match=match) as caught:
+            read_dit(path, heads=4)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.long
