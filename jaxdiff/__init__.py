@@ -13,7 +13,8 @@ A diffusion model is three nouns: a schedule, a denoiser and a sampler.
 
 This module has the names of daily use. The others are in namespaces: `jd.schedules`,
 `jd.denoisers`, `jd.predictions`, `jd.guidance`, `jd.oracles`, `jd.inverse_problems`,
-`jd.samplers`, `jd.spacing`, `jd.losses`, `jd.networks`, `jd.parallel`, `jd.training`.
+`jd.adapters`, `jd.samplers`, `jd.spacing`, `jd.losses`, `jd.networks`, `jd.parallel`,
+`jd.training`.
 Five namespaces load on first use: `jd.data`, `jd.runs`, `jd.evaluation`, `jd.plots`,
 `jd.pretrained`.
 """
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING
 from jaxdiff import interrupts as interrupts  # handles Ctrl-C during the imports below
 
 # isort: split
+from jaxdiff import adapters as adapters
 from jaxdiff import denoisers as denoisers
 from jaxdiff import losses as losses
 from jaxdiff import networks as networks

@@ -270,12 +270,13 @@ def _config(file: Path, header: Mapping[str, str]) -> dict[str, Any]:
         return {"": read_part(file.parent / CONFIG)}
     try:
         entries = json.loads(header.get(HEADER, "{}"))
-        assert isinstance(entries, dict)
-    except (ValueError, RecursionError, AssertionError):
+    except (ValueError, RecursionError):
+        entries = None
+    if not isinstance(entries, dict):
         raise InputError(
-            f"'{file}' must have JSON as {HEADER} of its header, got "
-            f"{shown(header[HEADER])}"
-        ) from None
+            f"'{file}' must have a dictionary in JSON as {HEADER} of its header, got "
+            f"{shown(header[HEADER])}. Save it again."
+        )
     found: dict[str, Any] = {}
     for name, value in entries.items():
         network, _, entry = name.partition(".")
@@ -287,10 +288,16 @@ def _scale(config: Mapping[str, Any], target: Target, rank: int) -> float:
     """Returns alpha / rank of a layer, by peft's configuration."""
     entries = config.get(target.network, config.get("", {}))
     alpha = entries.get("lora_alpha", rank)
-    for pattern, value in (entries.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", target.module):
-            alpha = value
-            break
+    try:
+        for pattern, value in (entries.get("alpha_pattern") or {}).items():
+            if re.fullmatch(rf"(.*\.)?({pattern})", target.module):
+                alpha = value
+                break
+    except (re.error, AttributeError):
+        raise InputError(
+            "alpha_pattern must have numbers by patterns, got "
+            f"{shown(entries['alpha_pattern'])}"
+        ) from None
     if type(alpha) not in (int, float):
         raise InputError(f"lora_alpha must be a number, got {shown(alpha)}")
     root = entries.get("use_rslora", False)  # Kalajdzievski 2023

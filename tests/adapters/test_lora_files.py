@@ -330,8 +330,13 @@ def test_files_that_do_not_fit_are_one_line(tmp_path, changes, message):
 
 def test_other_files_are_one_line(tmp_path):
     save_file(PAIR, tmp_path / "file.safetensors", {HEADER: "{"})
-    with pytest.raises(InputError, match=f"must have JSON as {HEADER}"):
+    with pytest.raises(InputError, match=f"dictionary in JSON as {HEADER}"):
         read_lora(tmp_path / "file.safetensors", NETWORKS)
+    for entry, value in (("lora_alpha", "2"), ("alpha_pattern", {"(": 1})):
+        texts = {HEADER: json.dumps({f"unet.{entry}": value})}
+        save_file(PAIR, tmp_path / "file.safetensors", texts)
+        with pytest.raises(InputError, match=f"{entry} must"):
+            read_lora(tmp_path / "file.safetensors", NETWORKS)
     with pytest.raises(InputError, match="must hold adapter_model"):
         read_lora(tmp_path, NETWORKS)
     (tmp_path / "file.bin").write_bytes(b"")
