@@ -47,7 +47,7 @@ def bar(
         show: if False, shows nothing.
     """
     tqdm, show = require("tqdm").tqdm, show and is_shown()
-    if not sys.stderr.isatty():
+    if not tolerant(sys.stderr).isatty():
         return Lines(total, name, unit, initial, show)
     return tqdm(
         total=total, desc=name, unit=unit, initial=initial, disable=not show,

@@ -5,6 +5,7 @@ terminal may be closed or lack a character. A training must survive all of them.
 """
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -70,14 +71,37 @@ class Tolerant:
         return hash(self._stream)
 
 
+class _Nowhere(io.TextIOBase):
+    """Stream in place of None, which Python has for a closed standard stream."""
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def tolerant(stream: Any) -> Any:
     """Returns a stream as a `Tolerant`; the same object if it is one already."""
-    return stream if isinstance(stream, Tolerant) else Tolerant(stream)
+    if isinstance(stream, Tolerant):
+        return stream
+    return Tolerant(_Nowhere() if stream is None else stream)
+
+
+def _occupy_closed() -> None:
+    """Opens the null device in place of closed standard streams.
+
+    Otherwise a checkpoint's file would get the number 1 or 2, and with it the messages
+    of C++ libraries.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
 
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
     """Makes sys.stdout and sys.stderr tolerant in the enclosed program."""
+    _occupy_closed()
     before = sys.stdout, sys.stderr
     made = [tolerant(stream) for stream in before]
     sys.stdout, sys.stderr = made

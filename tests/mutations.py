@@ -902,9 +902,9 @@ BREAKS = (
     ),
     Break(
         "grid-of-the-last-parameters",
-        "jaxdiff/runs/sample_grids.py",
-        "trainer.model, state.ema,",
-        "trainer.model, state.params,",
+        "jaxdiff/runs/trainer.py",
+        "return state.ema",
+        "return state.params",
         "tests/runs/test_tensorboard.py",
         "test_a_grid_shows_the_average_by_the_same_chain_as_generate",
     ),

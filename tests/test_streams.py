@@ -173,3 +173,20 @@ def test_streams_are_restored():
         assert isinstance(sys.stdout, Tolerant)
         assert isinstance(sys.stderr, Tolerant)
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_standard_streams_may_be_closed(trained, tmp_path):
+    """Python has None for them, and the next file that is opened gets their number."""
+    code = (
+        "import os, sys; sys.argv[0] = 'jaxdiff'; from jaxdiff.cli import jaxdiff\n"
+        f"jaxdiff(['status', '--workdir', {str(trained)!r}])\n"
+        "from jaxdiff import progress_bar\n"
+        "with progress_bar.bar(1, 'x', 'step') as shown: shown.update()\n"
+        "open('number', 'w').write(str(os.open('number', os.O_RDONLY)))\n"
+    )
+    line = '"$1" -c "$2" <&- >&- 2>&-'
+    words = ["bash", "-c", line, "bash", sys.executable, code]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=env)
+    assert done.returncode == 0
+    assert int((tmp_path / "number").read_text()) > 2

@@ -95,7 +95,7 @@ class Trained(Devices):
     """Relative length in (0, 0.288) of a post-hoc average from training.ema-lengths.
     None takes the average of constant decay."""
     step: int | None = None
-    """Step of the checkpoint. None takes the newest."""
+    """Step of the checkpoint, or the newest."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,8 +218,11 @@ def _write(
     if options.json:
         print(json.dumps(record))
         return
-    print(f"{'sampler':<22}{'evaluations':>12}{'label agreement':>17}{'distance':>10}")
+    judged = whole.agreement is not None
+    heading = f"{'label agreement':>17}" * judged
+    print(f"{'sampler':<22}{'evaluations':>12}{heading}{'distance':>10}")
     for q in found:
-        share = "" if q.agreement is None else f"{q.agreement:.1%}"
-        print(f"{q.sampler:<22}{q.evaluations:>12}{share:>17}{q.distance:>10.3f}")
+        share = f"{q.agreement:>17.1%}" if q.agreement is not None else " " * 17
+        share *= judged
+        print(f"{q.sampler:<22}{q.evaluations:>12}{share}{q.distance:>10.3f}")
     print(printable(f"compare.json, compare.png and samplers.png are in {workdir}"))

@@ -113,7 +113,7 @@ COMMANDS = {command.name: command for command in (
     ),
     Command(
         "encode", EncodeOptions, encode_data,
-        "writes latents of images, and conditions of captions, to train on",
+        "writes latents and conditions of data, to train on",
         needs=(DATA,),
         daily=("model", "out", "batch", "flip", "data", "data.path", "data.size"),
     ),
@@ -153,7 +153,7 @@ HELP = """
 Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {commands}
 {recipes}
---version prints the versions of jaxdiff, JAX and Python. --quiet shows no progress.
+--version prints the versions. --quiet shows no progress.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
 a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n: 129

@@ -53,11 +53,11 @@ class SampleOptions:
     """Two classes, by number or name, or two prompts; each row of the picture blends
     from the first to the second."""
     prompt: tuple[str, ...] = ()
-    """Prompts of a model of text, drawn in turn."""
+    """Prompts of a model of text, in turn."""
     prompts: Path | None = None
     """File with a prompt per line."""
     negative: str | None = None
-    """Negative prompt: what guidance leads away from."""
+    """Prompt that guidance leads away from."""
     size: tuple[int, int] | None = None
     """Height and width in pixels, of a model of text; None takes those of its
     training."""
@@ -73,8 +73,8 @@ class SampleOptions:
     strength: float | None = None
     """Share of the steps that change the image, in (0, 1]; None takes 0.8."""
     lora: tuple[str, ...] = ()
-    """Files of LoRA of a model of text, each with its scale after a colon, 1 by
-    default: style.safetensors:0.8. Several add up."""
+    """Files of LoRA with their scales, 1 by default: style.safetensors:0.8. Several
+    add up."""
     embedding: tuple[str, ...] = ()
     """Files of textual inversion of a model of text, each with its token after a colon,
     the file's own by default: cat.safetensors:<cat>."""

@@ -100,6 +100,7 @@ def test_a_folder_that_cannot_be_written_is_no_harm(tmp_path):
     line = [sys.executable, "-c", COUNT]
     result = subprocess.run(line, env=environ, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
 
 
 X86 = "processor : 0\nmodel name : A\ncpu MHz : {mhz}\nflags\t\t: {flags}\nbugs : b\n"
