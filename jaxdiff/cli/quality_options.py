@@ -82,6 +82,9 @@ def build_features(
                     "for these images; --features pixels needs none",
                     file=tolerant(sys.stderr),
                 )
+            if done == 1:  # compiled meanwhile
+                shown.n = 1
+                shown.unpause()
             shown.update(done - shown.n)
 
         return features.build(training, held_out, parallel, on_step)

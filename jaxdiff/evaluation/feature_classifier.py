@@ -169,7 +169,7 @@ def _train(
         state, _ = step_fn(state, batch)
         if step % 20 == 0:  # wait, so that the reported steps are done
             jax.block_until_ready(state)
-            on_step(step)
+            on_step(step + 1)
     return jax.device_get(devices.globalize(state).params)
 
 

@@ -124,7 +124,15 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
         yield lambda: None
         return
     with bar(total, "fit", "step") as shown:
-        yield shown.update
+
+        def update() -> None:
+            if shown.n:
+                shown.update()
+            else:  # compiled meanwhile
+                shown.n = 1
+                shown.unpause()
+
+        yield update
 
 
 def _batch(item: Any, model: Model) -> Batch:
