@@ -103,6 +103,7 @@ CHANGED = Experiment(
         keep_every=18,
         keep_best="loss",
         sample_every=6,
+        sample_prompts=("a", "b"),
         sample_steps=5,
         snapshots=9,
         tensorboard=False,

@@ -132,6 +132,7 @@ def run_training(
             changes = stages[-1].changes(experiment)
             new = ", ".join(f"{path} {value}" for path, value in changes.items())
             about = f"{about}\nfrom step {step:,} on: {new}".lstrip()
+        start = trainer.start(newest)
         if shows:
             place = f" from step {step:,}" * bool(step)
             goes = f"training{place} on {describe_devices(parallel)}; compiling first"
@@ -139,7 +140,9 @@ def run_training(
                 about = f"all {step:,} steps are done"
                 goes = "set a larger --training.num-steps for more" * (end == num_steps)
             print("\n".join(filter(None, (about, goes))), file=told, flush=True)
-        state = parallel.localize(trainer.initial_state(checkpoints, newest))
+        state = trainer.initial_state(checkpoints, newest, start)
+        del start  # the state has the memory
+        state = parallel.localize(state)
 
         # Open the log files; their lock excludes other training processes.
         history = stack.enter_context(open_history(workdir))

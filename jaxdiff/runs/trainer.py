@@ -171,22 +171,43 @@ class Trainer:
         )  # fmt: skip
         return min(until - step, *(mark - step % mark for mark in marks))
 
-    def initial_state(self, checkpoints: Checkpoints, step: int | None) -> TrainState:
+    def start(self, step: int | None) -> dict[str, Array]:
+        """Returns the parameters of `init` by name, if a state of this step needs them.
+
+        Args:
+            step: step of a checkpoint; None for a state at the beginning.
+
+        Raises:
+            InputError: the run of `init` does not fit.
+        """
+        adapts = self.recipe.adapter is not None
+        if step is not None and not adapts:
+            return {}
+        shapes = state_shapes(self.recipe)
+        return start_of(self.experiment, shapes.frozen if adapts else shapes.params)
+
+    def initial_state(
+        self,
+        checkpoints: Checkpoints,
+        step: int | None,
+        start: dict[str, Array] | None = None,
+    ) -> TrainState:
         """Returns a checkpoint's state; the initial state if `step` is None.
+
+        Args:
+            checkpoints: checkpoints of the run.
+            step: step of the checkpoint, or None.
+            start: result of the method `start` for this step, or None to call it.
 
         Raises:
             InputError: there is no such checkpoint, or the run of `init` does not fit.
         """
         parallel = self.experiment.parallel
+        start = self.start(step) if start is None else start
+        if step is None:
+            return compiled_init(self.recipe, parallel)(start)
         shapes = state_shapes(self.recipe)
-        adapts = self.recipe.adapter is not None
-        frozen: Any = ()
-        if step is None or adapts:
-            wanted = shapes.frozen if adapts else shapes.params
-            start = start_of(self.experiment, wanted)
-            if step is None:
-                return compiled_init(self.recipe, parallel)(start)
-            frozen = with_names(wanted, start)
+        frozen = with_names(shapes.frozen, start)
         shapes = shapes._replace(frozen=())
         found = checkpoints.restore(placed(shapes, parallel.shardings(shapes)), step)
         return found._replace(frozen=frozen)
