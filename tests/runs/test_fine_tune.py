@@ -118,7 +118,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
         jd.predictions.Eps(),
         CONFIG.schedule,
     )
-    assert experiment.init == "base"
+    assert experiment.init == str(tmp_path / "base"), "it is found from elsewhere too"
     run = jd.load("fine")
     # Two steps of Adam away from zero.
     largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(run.params))
