@@ -79,8 +79,9 @@ def encode(
         _check_folder(out, work.info)
         _begin(out, work)
     _wait("folder of latents")
-    left = [one for one in work.files() if not (out / one[0]).exists()]
-    mine = left[jax.process_index() :: jax.process_count()]
+    # A share must not depend on what the others have written by now.
+    share = list(work.files())[jax.process_index() :: jax.process_count()]
+    mine = [one for one in share if not (out / one[0]).exists()]
     done, on_done = 0, start(work, sum(end - first for *_, first, end in mine))
     for name, kind, split, first, end in mine:
         records = (
