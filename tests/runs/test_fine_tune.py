@@ -129,7 +129,8 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert "do not match" not in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(mine, "", args=["train", "--init", "moved", "--workdir", "fine"])
-    assert "(init: 'base', not 'moved')" in capsys.readouterr().err
+    paths = f"(init: '{tmp_path / 'base'}', not '{tmp_path / 'moved'}')"
+    assert paths in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(mine, "", args=["train", "--init", "base", "--workdir", "new"])
     assert capsys.readouterr().err.endswith(

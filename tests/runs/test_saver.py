@@ -12,6 +12,7 @@ from jaxdiff.runs import saver
 from jaxdiff.runs.metrics_buffer import MetricsBuffer
 from jaxdiff.runs.saver import Saver
 from jaxdiff.training.experiment import DataInfo, Experiment, Training, Upkeep
+from jaxdiff.training.state import TrainState
 
 
 class Saves:
@@ -43,7 +44,9 @@ def saved(monkeypatch):
         snapshots: Any = Saves("snapshot", calls)
         info = DataInfo((8, 8, 1), None, None)
         one = Saver(experiment, info, checkpoints, snapshots, last_snapshot, end)
-        state: Any = types.SimpleNamespace(tracks="averages")
+        nothing: Any = ()
+        tracks: Any = "averages"
+        state = TrainState(nothing, nothing, nothing, nothing, tracks=tracks)
         for step in range(1, end + 1):
             clock.now += 60 * minutes
             if one.due(step, stop=step == stop_at):
