@@ -158,6 +158,7 @@ def test_figures_do_not_depend_on_the_chunks(evaluated):
     assert done == sorted(done)
 
 
+@pytest.mark.long
 def test_some_of_the_terms(evaluated, capsys):
     """All 12 terms give the whole bound; 5 terms come near the bound, without ODE.
 
@@ -200,6 +201,7 @@ def test_the_times_history_is_trained_and_saved(evaluated):
         np.testing.assert_allclose(line["loss"], whole, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_the_loss_by_timestep_is_that_of_the_noise(evaluated):
     """The loss at each time by hand, with the same noise and clipped estimates."""
     run = jd.load(evaluated)

@@ -236,6 +236,7 @@ def test_it_imports_what_jaxdiff_needs_and_no_more(path):
     assert found - sys.stdlib_module_names <= needed
 
 
+@pytest.mark.long
 def test_the_feed_against_the_step():
     rows: list[Row] = []
     cache = os.environ["JAXDIFF_CACHE"]

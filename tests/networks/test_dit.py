@@ -299,7 +299,9 @@ def conditions(seed=2, tokens=6):
     )
 
 
-@pytest.mark.parametrize("by", ["cross-attention", "in-context"])
+@pytest.mark.parametrize(
+    "by", ["cross-attention", pytest.param("in-context", marks=pytest.mark.long)]
+)
 def test_texts_vectors_and_images(by):
     config = dataclasses.replace(
         TINY, text_channels=TEXT, text_by=by, vector_channels=3, condition_channels=2,

@@ -142,6 +142,7 @@ def test_magnitudes_are_kept_from_the_first_step():
     assert magnitude(run(params)[0]) == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("standard_promotion")
 def test_training_normalises_the_weights_after_each_step():
     greys = np.array([32, 224], np.uint8)
@@ -170,6 +171,7 @@ def test_training_normalises_the_weights_after_each_step():
     assert gain != 0
 
 
+@pytest.mark.long
 def test_classes_and_dropout():
     network: Any = dataclasses.replace(TINY, dropout=0.5).build(1, 4)
     assert network.takes == ("labels",)

@@ -157,8 +157,8 @@ def inputs_of(network: Any) -> Any:
     return images, np.array([3, 871]), None if classes is None else np.array([0, 2])
 
 
-LONG = ("cat", "celebahq", *FULL)
-"""Networks of the long tests. Few options separate the first two from church."""
+LONG = ("cat", "celebahq", "butterflies", *FULL)
+"""Networks of the long tests. Few options separate the first three from church."""
 
 
 @pytest.mark.parametrize(

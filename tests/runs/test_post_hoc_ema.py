@@ -177,6 +177,7 @@ def compared(of_u_net):
     return json.loads((of_u_net / "ema.json").read_text()), out.getvalue()
 
 
+@pytest.mark.long
 def test_averages_are_compared(of_u_net, compared):
     """The parts of the library give the same figures."""
     record, printed = compared

@@ -71,6 +71,7 @@ def test_a_change_holds_from_its_step_on_and_is_recorded(changed, finished):
     assert stages[0]["optimizer"]["learning_rate"] == 0.01
 
 
+@pytest.mark.long
 def test_reproduce_follows_the_changes(changed, capsys):
     assert reproduce(ReproduceOptions(workdir=changed))
     out, err = capsys.readouterr()
