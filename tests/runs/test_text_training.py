@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,7 +64,8 @@ def training(folder, workdir):
 
 @pytest.fixture(scope="module")
 def trained(folder):
-    program.jaxdiff(training(folder, "lora"))
+    with jax.numpy_dtype_promotion("standard"):
+        program.jaxdiff(training(folder, "lora"))
     return folder / "lora"
 
 
