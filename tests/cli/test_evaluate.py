@@ -396,6 +396,7 @@ def test_too_few_images_are_counted_in_one_line(few, capsys, held_out, line, mes
     assert capsys.readouterr().err.endswith(f"error: {message}\n")
 
 
+@pytest.mark.long
 def test_the_likelihood_of_few_images_is_evaluated_without_samples(few, capsys):
     quick = "--num 2 --num-terms 2 --ode-steps 0"
     for held_out, split in ((0, "train"), (3, "test")):

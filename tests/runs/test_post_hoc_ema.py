@@ -210,6 +210,7 @@ def test_averages_are_compared(of_u_net, compared):
     assert "Averages of the parameters" in page
 
 
+@pytest.mark.long
 def test_commands_take_an_average(of_u_net, tmp_path):
     line = ["sample", "--ema", "0.1", "--num", "4", "--seed", "5", "--out", "x.npz"]
     line[line.index("x.npz")] = str(tmp_path / "x.npz")

@@ -89,6 +89,7 @@ def test_reproduce_follows_the_changes(changed, capsys):
     ]
 
 
+@pytest.mark.long
 def test_replay_computes_each_step_with_its_own_options(changed, capsys):
     """Step 7 is in the second stage, although config.json is of the third."""
     loss = next(line["loss"] for line in lines_of(changed) if line["step"] == 8)
