@@ -112,11 +112,17 @@ def first_then_others(make: Callable[[], Result]) -> Result:
     """
     if jax.process_count() == 1:
         return make()
-    from jax.experimental import multihost_utils
-
     made = make() if is_first() else None
-    multihost_utils.sync_global_devices("first before others")
+    wait_for_all("first before others")
     return make() if made is None else made
+
+
+def wait_for_all(name: str) -> None:
+    """Waits until every process is at this place, which has a name."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
 
 
 def broadcast(tree: Tree) -> Tree:

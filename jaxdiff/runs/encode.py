@@ -6,9 +6,8 @@ the captions, the model and `batch`, not on the number of devices or processes.
 """
 
 import math
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,15 @@ from jaxdiff.data.latents import (
     read_records,
 )
 from jaxdiff.errors import InputError, require
-from jaxdiff.parallel.processes import is_first
+from jaxdiff.parallel.processes import is_first, wait_for_all
 from jaxdiff.runs.encoding import Work
 from jaxdiff.runs.parts import Parts, write_link
 from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.storage.files import (
     cannot_write,
-    error_number,
-    flush_folder,
+    check_new_folder,
     read_json,
+    replacing,
     write_json_atomic,
 )
 from jaxdiff.storage.manifest import checksum
@@ -78,7 +77,7 @@ def encode(
     if is_first():
         _check_folder(out, work.info)
         _begin(out, work)
-    _wait("folder of latents")
+    wait_for_all("folder of latents")
     # A share must not depend on what the others have written by now.
     share = list(work.files())[jax.process_index() :: jax.process_count()]
     mine = [one for one in share if not (out / one[0]).exists()]
@@ -89,15 +88,18 @@ def encode(
             if kind == "texts"
             else work.latent_records(split, first, end, kind == "mirrored")
         )
-        with _writer(module, out / name) as write:
+        with (
+            replacing(out / name) as file,
+            closing(module.ArrayRecordWriter(file.name, "group_size:1")) as writer,
+        ):
             for record in records:
-                write(record)
+                writer.write(record)
                 done += 1
                 on_done(done)
-    _wait("latents")
+    wait_for_all("latents")
     if is_first():
         _finish(out, work)
-    _wait("latents are complete")
+    wait_for_all("latents are complete")
     return read_info(out)
 
 
@@ -107,8 +109,6 @@ def _ignore(done: int) -> None:
 
 def _check_folder(out: Path, info: LatentsInfo) -> None:
     """Raises an error if the folder holds anything but these latents, or a part."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
     for name in (RECORD, BEGUN):
         path = out / name
         if path.is_file():
@@ -122,7 +122,7 @@ def _check_folder(out: Path, info: LatentsInfo) -> None:
                     f"({'; '.join(found)}). Name another folder with --out."
                 )
             return
-    raise InputError(f"'{out}' must be a new or empty folder. Name another with --out.")
+    check_new_folder(out)
 
 
 def _options(info: LatentsInfo) -> dict[str, Any]:
@@ -142,38 +142,6 @@ def _begin(out: Path, work: Work) -> None:
     write_link(work.parts, out / PARTS)
     if not (out / RECORD).exists():
         write_json_atomic(out / BEGUN, serialization.to_dict(work.info))
-
-
-@contextmanager
-def _writer(module: Any, path: Path) -> Iterator[Callable[[bytes], None]]:
-    """Yields a function that writes records to a file, which gets its name at last."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        writer = module.ArrayRecordWriter(str(temporary), "group_size:1")
-        try:
-            yield writer.write
-        finally:
-            writer.close()
-        checksum(temporary, flush=True)
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    except InputError:
-        raise
-    except Exception as error:  # the writer has its own types
-        if not isinstance(error, OSError) and error_number(error) is None:
-            raise
-        raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _wait(name: str) -> None:
-    """Waits for all processes."""
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(name)
 
 
 def _finish(out: Path, work: Work) -> None:

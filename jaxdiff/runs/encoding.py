@@ -86,7 +86,7 @@ class Work:
         text = None
         if parts.info.encoders:
             prompts = parts.prompts
-            found = prompts([""], shape[:2])
+            found = prompts([""] * TEXTS_AT_ONCE, shape[:2])  # as all chunks
             _warn_of_cut(prompts.cut(list(captions)), len(captions) - 1)
             text = {
                 name: tuple(part.shape[1:])
@@ -112,6 +112,8 @@ class Work:
         """Returns the conditions of captions; "" is no caption."""
         prompts, size = self.parts.prompts, self._size
         found = prompts(texts, size, quiet=True)
+        if not prompts.zeros:  # no caption is an empty one
+            return found
         nothing = prompts.negative(found, None, size)
         absent = np.array([not text for text in texts])
 

@@ -58,6 +58,19 @@ def write_atomic(path: str | os.PathLike[str], content: str | bytes) -> None:
 
 
 @contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Turns errors of a failing disk in the block, also libraries', into one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # libraries have their own types
+        if not isinstance(error, OSError) and error_number(error) is None:
+            raise
+        raise cannot_write(path, error) from error
+
+
+@contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Opens a new file, which replaces the file at `path` at the end of the block.
 
@@ -71,15 +84,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)
-        with open(temporary, "xb") as file:  # "x" follows no link
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        flush_folder(path.parent)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+        with _errors_of(path):
+            temporary.unlink(missing_ok=True)
+            with open(temporary, "xb") as file:  # "x" follows no link
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            flush_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -110,14 +122,9 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     writing = path.with_name(f".{path.name}.{os.getpid()}.writing")
     try:
-        yield writing
-        writing.replace(path)
-    except InputError:
-        raise
-    except Exception as error:  # libraries have their own types
-        if not isinstance(error, OSError) and error_number(error) is None:
-            raise
-        raise cannot_write(path, error) from error
+        with _errors_of(path):
+            yield writing
+            writing.replace(path)
     finally:
         shutil.rmtree(writing, ignore_errors=True)
 
