@@ -1007,11 +1007,19 @@ BREAKS = (
     # Models of diffusers.
     Break(
         "kernels-transposed",
-        "jaxdiff/pretrained/parameter_names.py",
+        "jaxdiff/components/unet_2d_names.py",
         "order = (3, 2, 0, 1) if leaf.ndim == 4",
         "order = (3, 2, 1, 0) if leaf.ndim == 4",
         "tests/pretrained/test_diffusers.py",
         "test_networks_give_what_theirs_give[classes]",
+    ),
+    Break(
+        "time-before-the-vector",
+        "jaxdiff/networks/prior.py",
+        "before = [vector[:, None], time[:, None]]",
+        "before = [time[:, None], vector[:, None]]",
+        "tests/components/test_unclip.py",
+        "test_a_prior_gives_what_theirs_gives[karlo]",
     ),
     Break(
         "beta-schedules-swapped",

@@ -156,6 +156,9 @@ def param_shapes(network: Any) -> Params:
     """Returns the shapes of a component's parameters, without any memory."""
     config = network.config
     rest: tuple[Any, ...] = ()
+    if hasattr(network, "example_inputs"):
+        key = jax.random.key(0)
+        return jax.eval_shape(network.init, key, *network.example_inputs())["params"]
     if hasattr(network, "example_condition"):
         channels = network.in_channels or network.out_channels
         size = config.smallest_size

@@ -4,6 +4,7 @@ from typing import Any
 
 from jaxdiff.components.dit import DIT
 from jaxdiff.components.kind import Kind, plain
+from jaxdiff.components.unclip import NORMALISER, PRIOR, PROJECTION
 from jaxdiff.components.unet_condition import UNET
 from jaxdiff.components.weights import STEM
 from jaxdiff.errors import InputError, shown
@@ -263,5 +264,8 @@ KINDS: dict[str, Kind] = {
     "UNet2DConditionModel": UNET,
     "DiTTransformer2DModel": DIT,
     "Transformer2DModel": DIT,
+    "PriorTransformer": PRIOR,
+    "UnCLIPTextProjModel": PROJECTION,
+    "StableUnCLIPImageNormalizer": NORMALISER,
 }
 """Published classes that can be read and written."""

@@ -21,6 +21,7 @@ from jaxdiff.networks.edm2 import EDM2 as EDM2
 from jaxdiff.networks.edm2 import EDM2Config as EDM2Config
 from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
+from jaxdiff.networks.prior import PriorConfig as PriorConfig
 from jaxdiff.networks.t5 import T5Config as T5Config
 from jaxdiff.networks.text_transformer import (
     TextTransformerConfig as TextTransformerConfig,
@@ -28,6 +29,7 @@ from jaxdiff.networks.text_transformer import (
 from jaxdiff.networks.time_embedding import Fourier as Fourier
 from jaxdiff.networks.time_embedding import Sinusoids as Sinusoids
 from jaxdiff.networks.time_embedding import timestep_embedding as timestep_embedding
+from jaxdiff.networks.unclip import UnCLIPProjectionConfig as UnCLIPProjectionConfig
 from jaxdiff.networks.unet import UNet as UNet
 from jaxdiff.networks.unet import UNetConfig as UNetConfig
 

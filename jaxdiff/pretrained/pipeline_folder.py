@@ -12,16 +12,21 @@ own file, with the entries that diffusers has no place for.
 
 import os
 import warnings
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from jaxdiff.checks import any_last_signal
-from jaxdiff.components.files import NETWORK, known_entries, read_part
-from jaxdiff.components.places import read_params, tensors_of
-from jaxdiff.components.weights import STEM, find_tensors, write_tensors
+from jaxdiff.components.files import NETWORK, read_part
+from jaxdiff.components.unet_2d import Model
+from jaxdiff.components.unet_2d_folder import (
+    described,
+    read_fields,
+    read_parameters,
+)
+from jaxdiff.components.weights import STEM, write_tensors
 from jaxdiff.errors import InputError, shown
 from jaxdiff.losses.objectives import Hybrid, Simple
 from jaxdiff.networks import Fourier, LevelOptions
@@ -33,15 +38,12 @@ from jaxdiff.pretrained.folder_parts import (
     Parts,
     find_parts,
 )
-from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.pipelines import KINDS, read_pipeline, write_pipeline
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
 from jaxdiff.pretrained.schedulers_unscaled import Unscaled
-from jaxdiff.pretrained.unet import Model, UNet2DModel
-from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.runs.load import Run, load
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.schedules.continuous import VP
@@ -57,7 +59,6 @@ from jaxdiff.storage.files import (
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 from jaxdiff.training.model import Model as TrainedModel
-from jaxdiff.typing import Params
 
 OURS = "jaxdiff.json"
 
@@ -124,7 +125,7 @@ def from_diffusers(
     null_class = null_class or ours.get("null_class") is True
     inner = parts.network
     base = base or Experiment()
-    options = read_network(inner / NETWORK, size)
+    options = read_fields(inner / NETWORK, size)
     scheduler = None if parts.scheduler is None else _read_scheduler(parts)
     learns = base.prediction.learn_variance
     if scheduler is not None:
@@ -149,7 +150,7 @@ def from_diffusers(
             f"'{inner / NETWORK}': out_channels must be {outputs} "
             f"for this prediction, got {model.outputs}"
         )
-    params = _read_params(inner, model, variant, allow_bin)
+    params = read_parameters(inner, model, variant, allow_bin)
     check_params(params)
     return Run(experiment, info, built, params, 0)
 
@@ -157,29 +158,6 @@ def from_diffusers(
 def _outputs(model: TrainedModel) -> int:
     """Returns the number of output channels of a network."""
     return model.image_shape[-1] * (1 + model.prediction.learn_variance)
-
-
-def read_network(path: Path, size: int | None) -> UNet2DModel:
-    """Returns the fields of a network's config.json."""
-    record = read_part(path)
-    name = record.get("_class_name", "UNet2DModel")
-    if name not in ("UNet2DModel", "UNetUnconditionalModel"):
-        raise InputError(
-            f"'{path}': _class_name must be UNet2DModel, got {shown(name)}. Import "
-            "the whole pipeline of a network with text."
-        )
-    known = [field.name for field in fields(UNet2DModel)]
-    data = known_entries(record, known, f"'{path}'")
-    if size is not None:
-        if data.get("sample_size") not in (None, size, [size, size]):
-            raise InputError(
-                f"size must be the sample_size of '{path}', "
-                f"{shown(data['sample_size'])}, got {size}"
-            )
-        data["sample_size"] = size
-    if type(data.get("sample_size")) is int:
-        data["sample_size"] = [data["sample_size"]] * 2
-    return from_dict(UNet2DModel, data, f"'{path}' has unsupported entries")
 
 
 def _read_scheduler(parts: Parts) -> Common:
@@ -292,15 +270,6 @@ def _names(ours: dict[str, Any], model: Model) -> tuple[str, ...] | None:
     return tuple(names or [])
 
 
-def _read_params(
-    folder: Path, model: Model, variant: str | None, allow_bin: bool
-) -> Params:
-    """Reads the parameters from the files of the weights."""
-    shapes = model.shapes()
-    found = places(shapes, len(model.config.widths))
-    return read_params(shapes, found, find_tensors(folder, variant, allow_bin), folder)
-
-
 def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Returns a run's network as in diffusers: its config.json, and its tensors.
 
@@ -314,12 +283,7 @@ def network_of(run: Run) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             f"{config.FLAG}. Write it alone, with write_component."
         )
     model = Model(config, info.image_shape, _outputs(run.model), info.num_classes)
-    record = to_dict(unet_2d_of(model))
-    height, width = record["sample_size"]
-    if height == width:
-        record["sample_size"] = height
-    found = places(run.params, len(config.widths))
-    return record, tensors_of(run.params, found)
+    return described(model, run.params)
 
 
 def to_diffusers(

@@ -13,13 +13,13 @@ from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
 from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.components.unet_2d import Model
+from jaxdiff.components.unet_2d_export import unet_2d_of
+from jaxdiff.components.unet_2d_names import places
 from jaxdiff.components.weights import find_tensors, write_tensors
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, pipelines, to_diffusers, write_run
-from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.schedulers import read_scheduler
-from jaxdiff.pretrained.unet import Model
-from jaxdiff.pretrained.unet_export import unet_2d_of
 from jaxdiff.serialization import to_dict
 from tests.helpers.pytorch import diffusers, torch
 from tests.pretrained.test_diffusers import changed_json

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
+from jaxdiff.components.unet_2d import UNet2DModel
+from jaxdiff.components.unet_2d_names import places
 from jaxdiff.errors import InputError
 from jaxdiff.networks import NCSNppConfig
 from jaxdiff.pretrained import from_diffusers, to_diffusers
-from jaxdiff.pretrained.parameter_names import places
 from jaxdiff.pretrained.pipeline_folder import network_of
-from jaxdiff.pretrained.unet import UNet2DModel
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.serialization import from_dict
 from jaxdiff.training.experiment import Sampling, Training

@@ -9,8 +9,10 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks import (
     Fourier,
     LevelOptions,
+    NCSNpp,
     NCSNppConfig,
     Sinusoids,
+    UNet,
     UNetConfig,
 )
 from jaxdiff.networks.layers import group_count
@@ -43,11 +45,14 @@ class Model(NamedTuple):
     outputs: int
     num_classes: int | None
 
+    def network(self) -> UNet | NCSNpp:
+        """Returns the network without its parameters."""
+        channels = self.image_shape[-1]
+        return self.config.build(self.outputs, self.num_classes, channels)
+
     def shapes(self) -> Params:
         """Returns the shapes of the parameters."""
-        channels = self.image_shape[-1]
-        network = self.config.build(self.outputs, self.num_classes, channels)
-        return param_shapes(network, self.image_shape, self.num_classes)
+        return param_shapes(self.network(), self.image_shape, self.num_classes)
 
 
 @dataclass(frozen=True, kw_only=True)

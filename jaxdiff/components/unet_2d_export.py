@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from jaxdiff.errors import InputError
-from jaxdiff.networks import Fourier, LevelOptions, NCSNppConfig
-from jaxdiff.networks.layers import group_count
-from jaxdiff.pretrained.unet import (
+from jaxdiff.components.unet_2d import (
     CLASS_EMBEDDINGS,
     Model,
     UNet2DModel,
     norm_groups_of,
 )
+from jaxdiff.errors import InputError
+from jaxdiff.networks import Fourier, LevelOptions, NCSNppConfig
+from jaxdiff.networks.layers import group_count
 
 
 def unet_2d_of(model: Model) -> UNet2DModel:
