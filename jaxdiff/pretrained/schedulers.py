@@ -27,6 +27,7 @@ from jaxdiff.pretrained.schedulers_of_times import (
     LCMScheduler,
     PNDMScheduler,
 )
+from jaxdiff.pretrained.schedulers_unclip import UnCLIPScheduler
 from jaxdiff.pretrained.schedulers_unscaled import (
     DPMSolverSDEScheduler,
     EulerAncestralDiscreteScheduler,
@@ -43,6 +44,7 @@ Scheduler: TypeAlias = (
     | DDIMScheduler
     | PNDMScheduler
     | LCMScheduler
+    | UnCLIPScheduler
     | DPMSolverMultistepScheduler
     | UniPCMultistepScheduler
     | DEISMultistepScheduler
