@@ -186,9 +186,8 @@ def _converter(cls: type) -> Any:
     def register(cls: Any) -> None:
         for hint in get_type_hints(cls).values():
             members = union_members(hint)
-            for member in members or (
-                (hint,) if dataclasses.is_dataclass(hint) else ()
-            ):
+            nested = filter(dataclasses.is_dataclass, (hint, *get_args(hint)))
+            for member in members or nested:
                 register(member)
             if members:
                 strategies.configure_tagged_union(hint, converter, tag_name="type")

@@ -54,18 +54,21 @@ class Scheduled(NamedTuple):
     sampling: Sampling
 
 
-def read_scheduled(path: Path, name: str, steps: int) -> Scheduled:
+def read_scheduled(
+    path: Path, name: str, steps: int, folder: str = "scheduler"
+) -> Scheduled:
     """Reads the scheduler of a pipeline of latents.
 
     Args:
         path: folder of the pipeline.
         name: class of the scheduler.
         steps: number of steps.
+        folder: folder of the scheduler in the pipeline's.
 
     Raises:
         InputError: an entry is not supported.
     """
-    file = path / "scheduler" / SCHEDULER
+    file = path / folder / SCHEDULER
     scheduler = read_scheduler(read_part(file), f"'{file}'", name)
     try:
         options = scheduler.schedule()

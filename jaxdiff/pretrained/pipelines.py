@@ -6,12 +6,12 @@ from typing import Any
 from jaxdiff.components.files import read_part
 from jaxdiff.errors import InputError
 from jaxdiff.networks import CrossAttentionUNet
-from jaxdiff.pretrained import class_pipelines, text_pipelines
+from jaxdiff.pretrained import class_pipelines, text_pipelines, unclip_pipelines
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.pretrained.folder_parts import INDEX
 from jaxdiff.runs.load import Run
 
-KINDS = (*text_pipelines.KINDS, class_pipelines.KIND)
+KINDS = (*text_pipelines.KINDS, class_pipelines.KIND, *unclip_pipelines.KINDS)
 """Classes of pipelines that are read."""
 
 
@@ -31,6 +31,8 @@ def read_pipeline(path: Path, numerics: Numerics, **given: Any) -> Run | None:
         )
     if name in (*text_pipelines.KINDS,):
         return text_pipelines.read_text_pipeline(path, **given)
+    if name in unclip_pipelines.KINDS:
+        return unclip_pipelines.read_unclip_pipeline(path, **given)
     return None
 
 

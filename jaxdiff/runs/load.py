@@ -25,6 +25,7 @@ from jaxdiff.runs.identity import identity, is_imported, newest_step
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
+from jaxdiff.runs.unclip import UnCLIP
 from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
@@ -77,13 +78,27 @@ class Run:
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""
         height, width, _ = self.model.image_shape
-        factor = 1 if self.parts is None else self.parts.autoencoder.factor
+        factor = 1 if self.parts is None else self.parts.factor
         return height * factor, width * factor
 
     @property
     def takes_prompts(self) -> bool:
         """True if the run has text encoders for prompts."""
         return self.parts is not None and bool(self.parts.info.encoders)
+
+    @property
+    def unclip(self) -> UnCLIP:
+        """Stages around the decoder of unCLIP.
+
+        Raises:
+            InputError: the run is another model.
+        """
+        if self.parts is None or self.parts.info.unclip is None:
+            raise InputError(
+                "the run must be a model of unCLIP, got another. Import one, such as "
+                "an UnCLIPPipeline."
+            )
+        return UnCLIP(self.parts, self.image_size, self.parallel)
 
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
         """Returns the network bound to its averaged parameters and to a condition."""
@@ -99,7 +114,7 @@ class Run:
         Raises:
             InputError: the network or the autoencoder does not take this size.
         """
-        factor = 1 if self.parts is None else self.parts.autoencoder.factor
+        factor = 1 if self.parts is None else self.parts.factor
         for name, size in (("height", height), ("width", width)):
             if size < factor or size % factor:
                 raise InputError(
@@ -184,13 +199,16 @@ class Run:
 
     def _parts(self, name: str) -> Parts:
         """Returns the parts of a model of text and latents."""
-        if self.parts is None or (name == "text" and not self.takes_prompts):
-            got = "pixels" if self.parts is None else "classes"
+        parts = self.parts
+        latent = parts is not None and parts.info.autoencoder
+        if not latent or (name == "text" and not self.takes_prompts):
+            got = "classes" if latent else "pixels"
             raise InputError(
                 f"the run must be a model of {name}, got one of {got}. Import one, "
                 "such as Stable Diffusion."
             )
-        return self.parts
+        assert parts is not None, "checked"
+        return parts
 
     def check_request(
         self,

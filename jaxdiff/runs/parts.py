@@ -30,7 +30,14 @@ from jaxdiff.conditioning import TextEncoder, read_tokenizer
 from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
-from jaxdiff.runs.parts_info import AUTOENCODERS, PARTS, RECORD, PartsInfo
+from jaxdiff.runs.parts_info import (
+    AUTOENCODERS,
+    PARTS,
+    RECORD,
+    Encoder,
+    PartsInfo,
+)
+from jaxdiff.runs.unclip_stages import Stages
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.storage.manifest import checksum
 from jaxdiff.typing import ArrayLike
@@ -59,21 +66,28 @@ class Parts:
         """
         if self.adapted is not None:
             return self.adapted
-        found = []
-        for encoder in self.info.encoders:
-            self._check(encoder.tokenizer)
-            tokenizer = read_tokenizer(self.folder / encoder.tokenizer)
-            component = self._read(encoder.network)
-            found.append(
-                TextEncoder(
-                    component.params, component.network, tokenizer,
-                    masked=encoder.masked, skip=encoder.skip,
-                    final_norm=encoder.final_norm,
-                )
-            )  # fmt: skip
-        return Prompts(
-            tuple(found), self.info.pooled, self.info.numbers, self.info.zeros
-        )
+        found = tuple(map(self.text_encoder, self.info.encoders))
+        return Prompts(found, self.info.pooled, self.info.numbers, self.info.zeros)
+
+    def text_encoder(self, encoder: Encoder) -> TextEncoder:
+        """Reads a text encoder with its tokenizer; errors are those of `prompts`."""
+        self.check(encoder.tokenizer)
+        tokenizer = read_tokenizer(self.folder / encoder.tokenizer)
+        component = self.component(encoder.network)
+        return TextEncoder(
+            component.params, component.network, tokenizer, masked=encoder.masked,
+            skip=encoder.skip, final_norm=encoder.final_norm,
+        )  # fmt: skip
+
+    @cached_property
+    def stages(self) -> Stages:
+        """Stages of unCLIP, each read when it is first used."""
+        return Stages(self)
+
+    @property
+    def factor(self) -> int:
+        """Number of pixels per side of a latent's number; 1 for a model of pixels."""
+        return self.autoencoder.factor if self.info.autoencoder else 1
 
     @cached_property
     def autoencoder(self) -> Autoencoder:
@@ -85,9 +99,9 @@ class Parts:
         name = self.info.autoencoder
         files = taesd_files(self.folder / name)
         if files is None:
-            found = self._read(name)
+            found = self.component(name)
         else:
-            self._check(name)
+            self.check(name)
             found = read_taesd(*files, dtype=self.info.dtype)
         return Autoencoder(found.params, found.network)
 
@@ -97,7 +111,7 @@ class Parts:
         Raises:
             InputError: a file is missing, or is not the one that was imported.
         """
-        return self._read(self.info.network, shardings)
+        return self.component(self.info.network, shardings)
 
     def encode(self, images: ArrayLike) -> np.ndarray:
         """Returns the latents of images, encoded one after the other."""
@@ -146,8 +160,9 @@ class Parts:
         small = painted[None, ::step, ::step, None].astype(np.float32)
         return np.concatenate([small, self.encode(known[None])], -1)
 
-    def _read(self, name: str, shardings: Any = None) -> Component:
-        self._check(name)
+    def component(self, name: str, shardings: Any = None) -> Component:
+        """Reads the network of a folder; errors are those of `network`."""
+        self.check(name)
         info = self.info
         return read_component(
             self.folder / name, dtype=info.dtype, variant=self.variant_of(name),
@@ -175,8 +190,8 @@ class Parts:
         own = Parts(dataclasses.replace(self.info, network=""), self.folder)
         return self.digest(*(name for name, _ in own.info.folders()))
 
-    def _check(self, name: str) -> None:
-        """Raises an error if a file of a part is missing or differs."""
+    def check(self, name: str) -> None:
+        """Raises `InputError` if a file of a part is missing or differs."""
         for place, known in self.info.checksums.items():
             if Path(place).parent != Path(name):
                 continue

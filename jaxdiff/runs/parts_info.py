@@ -5,6 +5,10 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from jaxdiff.conditioning.prompts import Numbers
+from jaxdiff.denoisers.predictions import Eps, Prediction
+from jaxdiff.schedules import ScheduleOptions
+from jaxdiff.schedules.discrete import Cosine
+from jaxdiff.training.experiment import Sampling
 
 Inputs: TypeAlias = Literal["none", "image", "mask"]
 AUTOENCODERS = ("AutoencoderKL", "AutoencoderTiny")
@@ -30,6 +34,59 @@ class Encoder:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageInfo:
+    """Stage of sampling before or after the run's own network."""
+
+    network: str
+    """Folder of the network."""
+    last: str = ""
+    """Folder of the network of the last step; "" for the same network."""
+    schedule: ScheduleOptions = field(default_factory=Cosine)
+    """Noise schedule."""
+    prediction: Prediction = field(default_factory=Eps)
+    """Quantity that the network predicts."""
+    sampling: Sampling = field(default_factory=Sampling)
+    """Sampler, guidance and clipping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnCLIPInfo:
+    """Parts of unCLIP; "" and None stand for parts that a pipeline does not have."""
+
+    prior: StageInfo | None = None
+    """From a text to an image's vector."""
+    prior_encoder: Encoder | None = None
+    """Text encoder of the prior; None for the run's."""
+    projection: str = ""
+    """Folder of the network that makes the decoder's condition."""
+    enlarge: StageInfo | None = None
+    """From a small image to a large one."""
+    image_encoder: str = ""
+    """Folder of the encoder from an image to its vector."""
+    processor: str = ""
+    """Folder of the sizes and colours of that encoder's images."""
+    scale: str = ""
+    """Folder of the mean and deviation of vectors, for their noise."""
+    noising: ScheduleOptions | None = None
+    """Schedule of the noise that is added to vectors."""
+
+    def folders(self) -> Iterator[tuple[str, bool]]:
+        """Yields the folder of each part, and True if it holds a network."""
+        for stage in (self.prior, self.enlarge):
+            if stage is not None:
+                yield stage.network, True
+                yield from [(stage.last, True)] * bool(stage.last)
+        if self.prior_encoder is not None:
+            yield self.prior_encoder.network, True
+            yield self.prior_encoder.tokenizer, False
+        for name in (self.projection, self.image_encoder, self.scale):
+            if name:
+                yield name, True
+        if self.processor:
+            yield self.processor, False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PartsInfo:
     """Description of a run's parts: the contents of parts.json."""
 
@@ -47,7 +104,7 @@ class PartsInfo:
     """Image of the network's condition: none; latents of an image to edit, without
     their scaling; or a mask, and the latents of an image whose masked part is grey."""
     autoencoder: str
-    """Folder of the autoencoder."""
+    """Folder of the autoencoder; "" for a model of pixels."""
     network: str = ""
     """Folder of the network, whose parameters are those of step 0; "" for none."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -58,6 +115,8 @@ class PartsInfo:
     """If True, .bin files are read where there are no safetensors files."""
     licence: str | None = None
     """Licence that the published folder names."""
+    unclip: UnCLIPInfo | None = None
+    """Parts of unCLIP; None for a model without."""
     link: str | None = None
     """Folder that holds the parts; None for the folder of parts.json."""
     checksums: dict[str, str] = field(default_factory=dict)
@@ -68,6 +127,8 @@ class PartsInfo:
         for encoder in self.encoders:
             yield encoder.network, True
             yield encoder.tokenizer, False
-        yield self.autoencoder, True
-        if self.network:
-            yield self.network, True
+        for name in (self.autoencoder, self.network):
+            if name:
+                yield name, True
+        if self.unclip is not None:
+            yield from self.unclip.folders()
