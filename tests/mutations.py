@@ -863,8 +863,8 @@ BREAKS = (
     Break(
         "initial-seed-ignored",
         "jaxdiff/training/recipe.py",
-        "params = self.model.init(self.seed)",
-        "params = self.model.init(0)",
+        "params = self.task.init(self.seed)",
+        "params = self.task.init(0)",
         "tests/training/test_fit.py",
         "test_fit_is_train_step_by_step",
     ),
@@ -903,8 +903,8 @@ BREAKS = (
     Break(
         "grid-of-the-last-parameters",
         "jaxdiff/runs/trainer.py",
-        "return state.ema",
-        "return state.params",
+        "return self.task.sampling(state.ema, state.frozen)",
+        "return self.task.sampling(state.params, state.frozen)",
         "tests/runs/test_tensorboard.py",
         "test_a_grid_shows_the_average_by_the_same_chain_as_generate",
     ),

@@ -115,7 +115,7 @@ def count(trainer: Trainer, what: str) -> float:
     state = state_shapes(trainer.recipe)
     batch = trainer.batch(0)
     arguments: tuple[Any, ...] = (state, batch)
-    fn: Callable[..., Any] = partial(jd.train_step, **trainer.recipe.options)
+    fn: Callable[..., Any] = trainer.recipe.step
     if what == "forward":
         fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
     # Only the client of a CPU counts operations without compiling.

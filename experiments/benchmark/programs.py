@@ -66,7 +66,7 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
     """Returns one of PROGRAMS, not compiled yet; `steps` are sampling steps."""
     trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
     if what == "train_step":
-        step = layout.step(partial(jd.train_step, **trainer.recipe.options))
+        step = layout.step(trainer.recipe.step)
         state = jax.tree.map(jnp.copy, case.state)  # the step will overwrite it
 
         def call() -> Any:

@@ -16,7 +16,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.fine_tune import with_model_of
-from jaxdiff.runs.folder import is_run, read_config, training_part
+from jaxdiff.runs.folder import is_run, read_config, read_diffusion, training_part
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import differences
 from jaxdiff.training.experiment import Experiment
@@ -139,7 +139,7 @@ def _experiment(file: File, words: Sequence[str]) -> Experiment:
     typed = value_of("--workdir", words)
     asks = any(word in HELP for word in words)
     if typed and not asks and is_run(Path(typed)):
-        own, info = read_config(Path(typed))
+        own, info = read_diffusion(Path(typed))
         if file.program or _same_data(own, file.config):
             if not file.program:
                 _warn_of_own(typed, training_part(own, info),

@@ -14,14 +14,14 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import devices_again
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError, printable
-from jaxdiff.losses.loss import draw, loss_fn
+from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
     NONFINITE,
     check_record,
     check_workdir,
-    read_config,
+    read_diffusion,
 )
 from jaxdiff.runs.stages import Stage, segments, stages_before
 from jaxdiff.runs.trainer import Trainer
@@ -29,7 +29,8 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable, read_json, replacing
 from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Batch, Params
+from jaxdiff.training.task import Diffusion
+from jaxdiff.typing import Batch
 
 SHOWN = 10
 """Number of examples and gradients printed; the non-finite ones come first."""
@@ -66,7 +67,7 @@ def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None
     if jax.process_count() > 1:
         raise InputError("replay must run in one process. Start it without a launcher.")
     workdir, step = options.workdir, options.step
-    experiment, _ = read_config(workdir)
+    experiment, _ = read_diffusion(workdir)
     if step is None:
         if not (workdir / NONFINITE).exists():
             raise InputError(
@@ -163,26 +164,18 @@ def _one_by_one(
 
     Runs on one device, one example at a time, so that it fits in memory if a step did.
     """
-    experiment = trainer.experiment
-    key = jax.random.fold_in(rng.key(experiment.seed), state.step)
-    prediction, objective = experiment.prediction, experiment.objective
-    network, schedule = trainer.model.network, trainer.model.schedule
-    adapter = trainer.recipe.adapter
+    task = trainer.task
+    assert isinstance(task, Diffusion), "a diffusion model"
+    key = jax.random.fold_in(rng.key(trainer.experiment.seed), state.step)
+    schedule, objective = task.model.schedule, task.objective
 
     @jax.jit
     def run(state: TrainState, batch: Batch) -> Any:
         def one(total: Any, example: Batch) -> Any:
             single = jax.tree.map(lambda a: a[None], example)
 
-            def loss_of(params: Params) -> Any:
-                whole = adapter.applied(state.frozen, params) if adapter else params
-                return loss_fn(
-                    whole, network, schedule, single, key, prediction, objective,
-                    state.memory,
-                )  # fmt: skip
-
-            (loss, _), gradient = jax.value_and_grad(loss_of, has_aux=True)(
-                state.params
+            (loss, _), gradient = jax.value_and_grad(task.loss, has_aux=True)(
+                state.params, state.frozen, single, key, state.memory
             )
             t = draw(single, key, schedule, objective, state.memory).t[0]
             return jax.tree.map(jnp.add, total, gradient), (loss, t)

@@ -25,7 +25,7 @@ from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.files import write_atomic
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment, Experiment
 from jaxdiff.training.recipe import state_shapes
 
 PER_CLASS = 20
@@ -59,7 +59,7 @@ def run(options: TrainOptions, experiment: Experiment, judge: Judge | None) -> N
         page.refresh(options.workdir)
 
 
-def train_devices(experiment: Experiment) -> int:
+def train_devices(experiment: AnyExperiment) -> int:
     """Returns the number of CPU devices to train on: as many as divide a batch."""
     training = experiment.training
     rows = max(1, training.batch_size // training.accumulate)
@@ -94,6 +94,7 @@ def _train(experiment: Experiment, workdir: Path) -> Trainer:
 def summary(trainer: Trainer) -> list[str]:
     """Returns lines on the data, the network and the steps of a training."""
     experiment, data = trainer.experiment, trainer.dataset
+    assert isinstance(experiment, Experiment), "a diffusion model"
     try:
         held_out = f"{len(load_data(experiment, 'test')):,}"
     except InputError:
@@ -110,7 +111,7 @@ def summary(trainer: Trainer) -> list[str]:
         classes += f"; {count:,} captions{', not used' * (data.texts is None)}"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
-    if trainer.recipe.adapter is not None:
+    if trainer.task.freezes:
         factors = jax.tree.leaves(state_shapes(trainer.recipe).params)
         trained = sum(math.prod(leaf.shape) for leaf in factors)
         adapter = f"; training changes {trained:,} of an adapter"

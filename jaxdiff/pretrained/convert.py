@@ -10,7 +10,7 @@ from jaxdiff.runs.parts import write_parts
 from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import check_new_folder, new_folder
-from jaxdiff.training.initialize import recipe_of
+from jaxdiff.training.initialize import diffusion_of, recipe_of
 
 
 def write_run(run: Run, workdir: Path, *, link: bool = False) -> None:
@@ -42,7 +42,8 @@ def write_run(run: Run, workdir: Path, *, link: bool = False) -> None:
         raise InputError(
             "link must be False for a model of pixels, got True. Leave --link out."
         )
-    state = recipe_of(experiment, run.model).state_of(run.params)
+    task = diffusion_of(experiment, run.model)
+    state = recipe_of(experiment, task).state_of(run.params)
     with new_folder(workdir) as writing:
         record = {"configuration": training_part(experiment, info)}
         with Checkpoints(writing / CHECKPOINTS) as checkpoints:

@@ -26,7 +26,7 @@ from jaxdiff.report.elements import (
 from jaxdiff.report.text import plain
 from jaxdiff.runs import tensorboard
 from jaxdiff.runs.folder import NONFINITE
-from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo
 
 MOST = 24
 """Largest number of sample grids to show."""
@@ -45,7 +45,7 @@ class Seen:
     """
 
     workdir: Path
-    experiment: Experiment
+    experiment: AnyExperiment
     info: DataInfo
     lines: list[dict[str, Any]]
     history: list[dict[str, Any]]

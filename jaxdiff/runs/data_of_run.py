@@ -7,10 +7,10 @@ from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
 from jaxdiff.parallel.processes import first_then_others
 from jaxdiff.runs.load import Run
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 
 
-def load_data(experiment: Experiment, split: str) -> Dataset:
+def load_data(experiment: AnyExperiment, split: str) -> Dataset:
     """Loads a split of the experiment's data; one process prepares it for all."""
     return first_then_others(lambda: experiment.data.load(split))
 

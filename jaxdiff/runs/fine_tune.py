@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.runs.identity import identity
 from jaxdiff.runs.load import load
 from jaxdiff.runs.parts import Parts, read_parts
@@ -33,7 +33,7 @@ def with_model_of(experiment: Experiment, workdir: Path) -> Experiment:
     Raises:
         InputError: there is no run, or its config.json cannot be read.
     """
-    there, _ = read_config(workdir)
+    there, _ = read_diffusion(workdir)
     return replace(experiment, **{part: getattr(there, part) for part in MODEL})
 
 

@@ -26,7 +26,7 @@ from jaxdiff import serialization
 from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
-from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.typing import PIXELS
 
 CONFIG = "config.json"
@@ -56,6 +56,9 @@ the experiment's options of the data: the images may lie elsewhere.
 """
 CHANGEABLE = ("optimizer", "training.num_steps")
 """Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
+KINDS: dict[str, type[AnyExperiment]] = {"diffusion": Experiment}
+"""Class of the experiment of each kind of run; config.json names other kinds than the
+first."""
 _PLACES = ("data.path: ", "data.data_dir: ")
 _LARGEST = 2**20  # most pixels per side, channels and classes
 
@@ -65,7 +68,7 @@ def is_run(workdir: Path) -> bool:
     return os.path.exists(workdir / CONFIG)
 
 
-def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
+def read_config(workdir: Path) -> tuple[AnyExperiment, DataInfo]:
     """Returns the experiment and the data description of a run folder.
 
     Raises:
@@ -83,12 +86,33 @@ def read_config(workdir: Path) -> tuple[Experiment, DataInfo]:
     return read_record(read_json(workdir / CONFIG))
 
 
-def write_record(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
+def read_diffusion(workdir: Path) -> tuple[Experiment, DataInfo]:
+    """Returns the experiment and the data description of a diffusion model's run.
+
+    Raises:
+        InputError: there is no run, it has another kind of model, or its config.json
+            cannot be read.
+    """
+    experiment, info = read_config(workdir)
+    if not isinstance(experiment, Experiment):
+        raise InputError(
+            f"'{workdir}' must be the run of a diffusion model, got one of kind "
+            f"{kind_of(experiment)}. Name another."
+        )
+    return experiment, info
+
+
+def kind_of(experiment: AnyExperiment) -> str:
+    """Returns the kind of an experiment's run."""
+    return next(name for name, cls in KINDS.items() if type(experiment) is cls)
+
+
+def write_record(workdir: Path, experiment: AnyExperiment, info: DataInfo) -> None:
     """Writes the configuration to the run folder."""
     write_json_atomic(workdir / CONFIG, _record(experiment, info))
 
 
-def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None:
+def check_workdir(workdir: Path, experiment: AnyExperiment, info: DataInfo) -> None:
     """Raises an InputError if the folder holds a run of other options or data."""
     if is_run(workdir):
         there = training_part(*read_config(workdir))
@@ -97,7 +121,7 @@ def check_workdir(workdir: Path, experiment: Experiment, info: DataInfo) -> None
 
 
 def check_record(
-    record: dict[str, Any], workdir: Path, experiment: Experiment, info: DataInfo
+    record: dict[str, Any], workdir: Path, experiment: AnyExperiment, info: DataInfo
 ) -> None:
     """Raises an InputError for a checkpoint of another configuration.
 
@@ -116,11 +140,17 @@ def check_record(
 
 def _refuse_other(
     there: dict[str, Any],
-    experiment: Experiment,
+    experiment: AnyExperiment,
     info: DataInfo,
     what: str,
     remedy: str,
 ) -> None:
+    kind = there.get("kind", "diffusion")
+    if kind != kind_of(experiment):
+        raise InputError(
+            f"{what} of kind {shown(kind)}, not {kind_of(experiment)}. Choose another "
+            "--workdir."
+        )
     here = _without(training_part(experiment, info), CHANGEABLE)
     there = _without(_with_new_options(there), (*NOT_TRAINING, *CHANGEABLE))
     told, options = there.get("info"), there.get("data")
@@ -146,7 +176,7 @@ def _refuse_other(
     )
 
 
-def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
+def read_record(record: dict[str, Any]) -> tuple[AnyExperiment, DataInfo]:
     """Returns the experiment and the data description of a parsed config.json.
 
     Raises:
@@ -170,14 +200,21 @@ def read_record(record: dict[str, Any]) -> tuple[Experiment, DataInfo]:
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
         raise InputError(f"the run's config.json is incomplete: {error}") from error
-    return serialization.from_dict(Experiment, experiment), info
+    kind = record.get("kind", "diffusion")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise InputError(
+            f"the run's kind must be one of {', '.join(KINDS)}, got {shown(kind)}"
+        )
+    return serialization.from_dict(KINDS[kind], experiment), info
 
 
 def _with_new_options(part: dict[str, Any]) -> dict[str, Any]:
     """Returns the training part of a record, with the options of newer versions."""
-    experiment = {name: value for name, value in part.items() if name != "info"}
+    own = ("info", "kind")
+    experiment = {name: value for name, value in part.items() if name not in own}
     try:
         record = {"experiment": copy.deepcopy(experiment), "data": part["info"]}
+        record["kind"] = part.get("kind", "diffusion")
         return training_part(*read_record(record))
     except (InputError, KeyError):  # the differences say what is wrong
         return _with_network_type(serialization.with_new_names(part))
@@ -233,7 +270,7 @@ def _is_range(found: Any) -> bool:
     )
 
 
-def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
+def _record(experiment: AnyExperiment, info: DataInfo) -> dict[str, Any]:
     """Returns the contents of config.json."""
     options = serialization.to_dict(with_absolute_paths(experiment))
     data = info._asdict()
@@ -241,15 +278,21 @@ def _record(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
         del data["data_range"]  # as in older runs
     if info.base is None:
         del data["base"]
-    return {"experiment": options, "data": data}
+    kind = {} if kind_of(experiment) == "diffusion" else {"kind": kind_of(experiment)}
+    return {**kind, "experiment": options, "data": data}
 
 
-def training_part(experiment: Experiment, info: DataInfo) -> dict[str, Any]:
+def training_part(experiment: AnyExperiment, info: DataInfo) -> dict[str, Any]:
     """Returns the options and data that must be equal to resume a run."""
     plain = json.loads(json.dumps(_record(experiment, info)))
     # "data" of config.json is the shape and classes; "data" of the experiment is the
     # options of the dataset. The former is called "info" here.
-    return {**_without(plain["experiment"], NOT_TRAINING), "info": plain["data"]}
+    kind = {name: plain[name] for name in ("kind",) if name in plain}
+    return {
+        **kind,
+        **_without(plain["experiment"], NOT_TRAINING),
+        "info": plain["data"],
+    }
 
 
 def _without(part: dict[str, Any], paths: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs import adapt
 from jaxdiff.runs.adapt import AnyLoRA, AnyPath
-from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_config
+from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_diffusion
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.identity import identity, is_imported, newest_step
 from jaxdiff.runs.non_finite import check_params
@@ -307,7 +307,7 @@ def load(
     """
     compilation_cache.enable()
     workdir = Path(workdir)
-    experiment, info = read_config(workdir)
+    experiment, info = read_diffusion(workdir)
     if network is None and info.network is not None:
         raise InputError(
             f"the run in '{workdir}' has a network of its own, {info.network}. Load it "

@@ -16,7 +16,7 @@ from jaxdiff.runs.tensorboard import grid_path, open_board
 from jaxdiff.storage.event_files import Events
 from jaxdiff.storage.files import cannot_write, write_atomic
 from jaxdiff.storage.json_lines import History, JsonLines, read
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 from jaxdiff.typing import Array
 
 
@@ -42,7 +42,7 @@ class Log:
     def __init__(
         self,
         workdir: Path,
-        experiment: Experiment,
+        experiment: AnyExperiment,
         step: int,
         record: Mapping[str, Any],
         history: History | None,

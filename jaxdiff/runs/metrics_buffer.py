@@ -13,7 +13,7 @@ Metrics = dict[str, np.ndarray]
 """Metrics of one or more steps, each [steps, ...]."""
 DTYPES = {"finite": np.bool_}
 """Data types of the metrics that are not float32."""
-NEEDED = {"finite", "loss", "grad_norm", "loss_by_quarter", "share_by_quarter"}
+NEEDED = {"finite", "loss", "grad_norm"}
 """Metrics that every step has."""
 
 
@@ -117,10 +117,11 @@ def summary(metrics: Metrics, clip_norm: float) -> dict[str, float]:
     if finite.any():
         norms = kept["grad_norm"]
         means: dict[str, Any] = {name: a.mean(axis=0) for name, a in kept.items()}
-        part, share = means.pop("loss_by_quarter"), means.pop("share_by_quarter")
-        for q in range(QUARTERS):
-            if share[q]:
-                means[f"loss_q{q + 1}"] = part[q] / share[q]
+        if "loss_by_quarter" in means:  # of a diffusion model
+            part, share = means.pop("loss_by_quarter"), means.pop("share_by_quarter")
+            for q in range(QUARTERS):
+                if share[q]:
+                    means[f"loss_q{q + 1}"] = part[q] / share[q]
         means["grad_norm_max"] = norms.max()
         means["clipped"] = (norms > clip_norm).mean()
         values = {n: float(v) for n, v in means.items() if np.isfinite(v)}

@@ -14,7 +14,7 @@ from jaxdiff.storage.files import write_json_atomic
 from jaxdiff.storage.json_lines import History
 from jaxdiff.storage.read_state import by_name
 from jaxdiff.streams import tolerant
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 from jaxdiff.typing import Array, Params
 
 
@@ -54,7 +54,7 @@ class NonFinitePolicy:
     def __init__(
         self,
         workdir: Path,
-        experiment: Experiment,
+        experiment: AnyExperiment,
         history: History | None,
         bar: Any,
         skipped: int,

@@ -14,14 +14,14 @@ from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import SNAPSHOTS
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of, post_hoc_error, post_hoc_weights
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 from jaxdiff.typing import Params
 
 CLOSE = 0.05
 """Largest relative error of a profile that raises no warning."""
 
 
-def stored_lengths(experiment: Experiment) -> tuple[float, ...]:
+def stored_lengths(experiment: AnyExperiment) -> tuple[float, ...]:
     """Returns the relative lengths of the averages that a run stores.
 
     Raises:
@@ -38,7 +38,7 @@ def stored_lengths(experiment: Experiment) -> tuple[float, ...]:
 
 def average_of(
     workdir: Path,
-    experiment: Experiment,
+    experiment: AnyExperiment,
     tracks: tuple[Params, ...],
     step: int,
     length: float,

@@ -16,6 +16,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.samplers import DPMSolver, Trailing
+from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Condition, Params
 
@@ -45,6 +46,7 @@ class SampleGrids:
     def __init__(self, trainer: Trainer):
         plots.check_installed()
         experiment, upkeep = trainer.experiment, trainer.experiment.upkeep
+        assert isinstance(experiment, Experiment), "a diffusion model"
         steps = min(upkeep.sample_steps, trainer.model.schedule.num_steps)
         sampler = DPMSolver(spacing=Trailing(num_steps=steps))
         self._sampling = replace(experiment.sampling, sampler=sampler)

@@ -8,7 +8,7 @@ from jaxdiff.parallel.processes import broadcast_int
 from jaxdiff.runs.folder import training_part
 from jaxdiff.runs.stages import Stage
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo
 from jaxdiff.training.state import TrainState
 
 
@@ -27,7 +27,7 @@ class Saver:
 
     def __init__(
         self,
-        experiment: Experiment,
+        experiment: AnyExperiment,
         info: DataInfo,
         checkpoints: Checkpoints,
         snapshots: Checkpoints,

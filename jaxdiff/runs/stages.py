@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxdiff import serialization
 from jaxdiff.errors import InputError
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 from jaxdiff.training.optimizer import Optimizer
 
 
@@ -28,12 +28,12 @@ class Stage(NamedTuple):
     num_steps: int
     optimizer: Optimizer
 
-    def of(self, experiment: Experiment) -> Experiment:
+    def of(self, experiment: AnyExperiment) -> AnyExperiment:
         """Returns the experiment with the options of this stage."""
         training = replace(experiment.training, num_steps=self.num_steps)
         return replace(experiment, training=training, optimizer=self.optimizer)
 
-    def changes(self, experiment: Experiment) -> dict[str, Any]:
+    def changes(self, experiment: AnyExperiment) -> dict[str, Any]:
         """Returns the options that are new in the experiment, by path."""
         before, now = map(self._plain, (self.of(experiment), experiment))
         return {path: now[path] for path in now if now[path] != before.get(path)}
@@ -46,13 +46,13 @@ class Stage(NamedTuple):
         }  # fmt: skip
 
     @staticmethod
-    def _plain(experiment: Experiment) -> dict[str, Any]:
+    def _plain(experiment: AnyExperiment) -> dict[str, Any]:
         plain = serialization.to_dict(experiment.optimizer)
         found = {f"optimizer.{name}": value for name, value in plain.items()}
         return {"training.num_steps": experiment.training.num_steps, **found}
 
 
-def stages_before(record: Mapping[str, Any], experiment: Experiment) -> list[Stage]:
+def stages_before(record: Mapping[str, Any], experiment: AnyExperiment) -> list[Stage]:
     """Returns the stages up to a checkpoint if the experiment goes on from it.
 
     Args:
@@ -80,8 +80,8 @@ def stages_before(record: Mapping[str, Any], experiment: Experiment) -> list[Sta
 
 
 def segments(
-    stages: Sequence[Stage], experiment: Experiment, start: int, end: int
-) -> Iterator[tuple[Experiment, int, int]]:
+    stages: Sequence[Stage], experiment: AnyExperiment, start: int, end: int
+) -> Iterator[tuple[AnyExperiment, int, int]]:
     """Yields the options of steps start + 1..end, each with its first and last bound.
 
     Args:

@@ -26,8 +26,8 @@ from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import Log, open_history
 from jaxdiff.runs.parts import write_link
 from jaxdiff.runs.parts_info import PARTS
+from jaxdiff.runs.previews import previews_of
 from jaxdiff.runs.provenance import now
-from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.saver import Saver
 from jaxdiff.runs.stages import stages_before
 from jaxdiff.runs.trainer import Trainer
@@ -35,13 +35,13 @@ from jaxdiff.storage import compilation_cache
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.streams import tolerant
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Network
 
 
 def train(
-    experiment: Experiment,
+    experiment: AnyExperiment,
     workdir: str | os.PathLike[str],
     *,
     until: int | None = None,
@@ -106,7 +106,7 @@ def run_training(
     ensure_writable(workdir)
     if is_first():
         check_workdir(workdir, experiment, info)
-    grids = SampleGrids(trainer) if upkeep.sample_every else None
+    grids = previews_of(trainer)
     told = tolerant(sys.stderr)
 
     with ExitStack() as stack:

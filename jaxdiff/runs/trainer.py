@@ -1,9 +1,9 @@
 """An experiment with its data, ready to run any of its steps."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,18 +12,23 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff.checks import any_last_signal, check_object
-from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError
-from jaxdiff.losses.loss import check_batch
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import expanded
-from jaxdiff.storage.read_state import with_names
-from jaxdiff.training.experiment import DataInfo, Experiment
-from jaxdiff.training.initialize import build_model, placed, recipe_of, with_network
+from jaxdiff.storage.read_state import by_name, with_names
+from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
+from jaxdiff.training.initialize import (
+    build_model,
+    build_task,
+    diffusion_of,
+    placed,
+    recipe_of,
+    with_network,
+)
 from jaxdiff.training.model import Model
 from jaxdiff.training.recipe import (
     Recipe,
@@ -32,7 +37,8 @@ from jaxdiff.training.recipe import (
     state_shapes,
 )
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import PIXELS, Array, Batch, Condition, Network, Params
+from jaxdiff.training.task import Diffusion, Task
+from jaxdiff.typing import PIXELS, Array, Batch, Network, Params
 
 
 @dataclass(frozen=True)
@@ -44,34 +50,38 @@ class Trainer:
             passed.
         dataset: the training data.
         info: shape, classes and fingerprint of the training data.
-        model: network, schedule and prediction.
+        task: what is trained.
         parts: autoencoder and text encoders that made the latents, or None.
+        frozen: parameters that training leaves unchanged, by name, of a task that does
+            not read them itself.
     """
 
-    experiment: Experiment
+    experiment: AnyExperiment
     dataset: data.Dataset
     info: DataInfo
-    model: Model
+    task: Task
     parts: Parts | None = None
+    frozen: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
-        experiment: Experiment,
+        experiment: AnyExperiment,
         dataset: data.Dataset | None = None,
         network: Network | None = None,
     ) -> "Trainer":
-        """Loads the data and builds the model; writes nothing to the run folder.
+        """Loads the data and builds the task; writes nothing to the run folder.
 
         Args:
             experiment: the run's configuration.
             dataset: training data; the experiment's data by default.
-            network: a Flax module of your own instead of the experiment's network.
+            network: a Flax module of your own instead of the experiment's network, for
+                a diffusion model.
 
         Raises:
             InputError: options do not fit each other, the data or the devices.
         """
-        check_object("experiment", experiment, "training", "schedule")
+        check_object("experiment", experiment, "training", "upkeep")
         if not isinstance(dataset, data.Dataset | None):
             raise InputError(
                 f"dataset must be a Dataset, got {type(dataset).__name__}. Make one "
@@ -83,6 +93,20 @@ class Trainer:
         if dataset is not None and not (kept and dataset.moments is not None):
             arrays = data.Arrays(flip=experiment.data.flip)
             experiment = replace(experiment, data=arrays)
+        if isinstance(experiment, Experiment):
+            trainer = cls._of_diffusion(experiment, dataset, network)
+        else:
+            trainer = cls._of_any(experiment, dataset)
+        trainer.task.check(trainer.batch(0))
+        return trainer
+
+    @classmethod
+    def _of_diffusion(
+        cls,
+        experiment: Experiment,
+        dataset: data.Dataset | None,
+        network: Network | None,
+    ) -> "Trainer":
         # The signal of the last level of a published model is not the user's choice.
         with any_last_signal() if experiment.init else nullcontext():
             schedule = experiment.schedule.build()
@@ -96,12 +120,25 @@ class Trainer:
         if isinstance(experiment.data, data.Latents):
             parts = read_parts(expanded(experiment.data.path))
         check_start(experiment, parts, dataset.image_shape)
-        trainer = cls(experiment, dataset, info, model, parts)
-        check_batch(trainer.batch(0), model.network, model.data_range)
-        return trainer
+        return cls(experiment, dataset, info, diffusion_of(experiment, model), parts)
+
+    @classmethod
+    def _of_any(
+        cls, experiment: AnyExperiment, dataset: data.Dataset | None
+    ) -> "Trainer":
+        if dataset is None:
+            dataset = load_data(experiment, "train")
+        info = data_info(experiment, dataset)
+        return cls(experiment, dataset, info, build_task(experiment, info))
+
+    @property
+    def model(self) -> Model:
+        """Diffusion model; only the task `Diffusion` has one."""
+        assert isinstance(self.task, Diffusion), "a diffusion model"
+        return self.task.model
 
     def batch(self, step: int, rows: np.ndarray | None = None) -> Batch:
-        """Returns the batch of a step, with the condition that the network takes.
+        """Returns the batch of a step, with the condition that the task takes.
 
         Args:
             step: number of steps done before, from 0.
@@ -115,13 +152,12 @@ class Trainer:
             flip=self.experiment.data.flip,
             drop=self.experiment.caption_dropout, rows=rows,
         )  # fmt: skip
-        condition = taken(Condition.of(batch.condition), self.model.network)
-        return batch._replace(condition=condition)
+        return self.task.taken(batch)
 
     @cached_property
     def recipe(self) -> Recipe:
-        """Model together with its training options; compiled once."""
-        return recipe_of(self.experiment, self.model)
+        """Task together with its training options; compiled once."""
+        return recipe_of(self.experiment, self.task)
 
     def feed(self, step: int, until: int) -> Iterator[tuple[int, Placed]]:
         """Yields the batches of each dispatch, prefetched and placed on the devices.
@@ -172,7 +208,9 @@ class Trainer:
         return min(until - step, *(mark - step % mark for mark in marks))
 
     def start(self, step: int | None) -> dict[str, Array]:
-        """Returns the parameters of `init` by name, if a state of this step needs them.
+        """Returns parameters by name that a state of this step does not have itself.
+
+        They are those of `init`, and those that training leaves unchanged.
 
         Args:
             step: step of a checkpoint; None for a state at the beginning.
@@ -180,11 +218,15 @@ class Trainer:
         Raises:
             InputError: the run of `init` does not fit.
         """
-        adapts = self.recipe.adapter is not None
-        if step is not None and not adapts:
+        freezes = self.task.freezes
+        if step is not None and not freezes:
             return {}
         shapes = state_shapes(self.recipe)
-        return start_of(self.experiment, shapes.frozen if adapts else shapes.params)
+        if isinstance(self.experiment, Experiment):
+            wanted = shapes.frozen if freezes else shapes.params
+            return start_of(self.experiment, wanted)
+        assert self.frozen.keys() == by_name(shapes.frozen).keys(), "all of them"
+        return dict(self.frozen)
 
     def initial_state(
         self,
@@ -213,18 +255,15 @@ class Trainer:
         return found._replace(frozen=frozen)
 
     def sampling_params(self, state: TrainState) -> Params:
-        """Returns the network's averaged parameters, with those of an adapter."""
-        adapter = self.recipe.adapter
-        if adapter is None:
-            return state.ema
-        return jax.jit(adapter.applied)(state.frozen, state.ema)
+        """Returns the trained model's averaged parameters, with those of an adapter."""
+        return self.task.sampling(state.ema, state.frozen)
 
     @cached_property
     def _rows(self) -> np.ndarray:
         return self.experiment.parallel.rows(self.experiment.training.batch_size)
 
 
-def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
+def data_info(experiment: AnyExperiment, dataset: data.Dataset) -> DataInfo:
     """Returns shape, classes and fingerprint of the data for the model."""
     conditional = experiment.conditional and dataset.num_classes is not None
     return DataInfo(
@@ -233,5 +272,5 @@ def data_info(experiment: Experiment, dataset: data.Dataset) -> DataInfo:
         dataset.class_names if conditional else None,
         dataset.fingerprint(),
         data_range=PIXELS if dataset.moments is None else None,
-        base=base_of(experiment),
+        base=base_of(experiment) if isinstance(experiment, Experiment) else None,
     )

@@ -1,7 +1,7 @@
 """Experiment: the frozen composition of all options."""
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from annotated_types import Ge, Gt, Interval, IsFinite
 
@@ -21,6 +21,7 @@ from jaxdiff.serialization import check_plain
 from jaxdiff.training.adapter import Adapter, LowRank, NoAdapter
 from jaxdiff.training.ema import is_length
 from jaxdiff.training.optimizer import Optimizer
+from jaxdiff.training.task import Task
 from jaxdiff.typing import PIXELS, AnySchedule
 
 METRICS = ("loss", "loss_q1", "loss_q2", "loss_q3", "loss_q4", "grad_norm")
@@ -44,7 +45,8 @@ class DataInfo(NamedTuple):
     data_range: tuple[float, float] | None = PIXELS
     """Smallest and largest number of an image; None for latents, which have none."""
     base: str | None = None
-    """Step and checksum of the model that an adapter changes; None without."""
+    """Step and checksum of the model that an adapter changes, or checksum of other
+    parameters that training leaves unchanged; None without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +155,59 @@ class Sampling(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Experiment(Checked):
+class AnyExperiment(Checked):
+    """Options that define a run of any task; see `training.task`.
+
+    An experiment has these fields, in an order of its own, and options of its task.
+    """
+
+    if TYPE_CHECKING:  # a field here would come first in every list of options
+        data: Data
+        optimizer: Optimizer
+        training: Training
+        parallel: Parallel
+        seed: Seed
+        upkeep: Upkeep
+
+    @property
+    def conditional(self) -> bool:
+        """True if training reads the classes, if the data has any."""
+        return False
+
+    @property
+    def caption_dropout(self) -> float:
+        """Rate at which training replaces a caption by no caption."""
+        return 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_plain(self)
+
+    def task_of(self, info: DataInfo) -> Task:
+        """Returns the task for data of this description.
+
+        Raises:
+            InputError: If the options do not fit the data.
+        """
+        raise NotImplementedError
+
+    @property
+    def snapshot_every(self) -> int | None:
+        """Number of steps between two snapshots of the averages, or None."""
+        if not self.training.ema_lengths:
+            return None
+        return -(-self.training.num_steps // self.upkeep.snapshots)
+
+    def snapshot_due(self, step: int) -> bool:
+        """Returns True if a snapshot of the averages is due after `step` steps."""
+        every = self.snapshot_every
+        return every is not None and (
+            step % every == 0 or step == self.training.num_steps
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(AnyExperiment):
     """All options that define a run; runs of equal experiments give the same bits."""
 
     data: Data = field(default_factory=Digits)
@@ -191,24 +245,6 @@ class Experiment(Checked):
     """Intervals of logs, checkpoints and samples."""
     sampling: Sampling = field(default_factory=Sampling)
     """Options for sampling."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_plain(self)
-
-    @property
-    def snapshot_every(self) -> int | None:
-        """Number of steps between two snapshots of the averages, or None."""
-        if not self.training.ema_lengths:
-            return None
-        return -(-self.training.num_steps // self.upkeep.snapshots)
-
-    def snapshot_due(self, step: int) -> bool:
-        """Returns True if a snapshot of the averages is due after `step` steps."""
-        every = self.snapshot_every
-        return every is not None and (
-            step % every == 0 or step == self.training.num_steps
-        )
 
     def check(self, schedule: AnySchedule) -> None:
         """Raises an error for options that do not go together, before training begins.

@@ -12,9 +12,8 @@ import numpy as np
 import optax
 
 from jaxdiff.checks import check_untraced
-from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import InputError, NonFiniteError
-from jaxdiff.losses.loss import check_batch, check_combination
+from jaxdiff.losses.loss import check_combination
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress_bar import bar
@@ -22,7 +21,8 @@ from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe, compiled_init, compiled_steps
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Batch, Condition
+from jaxdiff.training.task import Diffusion
+from jaxdiff.typing import Batch
 
 _OUTSIDE = (
     "Call fit outside jit, grad and vmap; compile or differentiate train_step instead"
@@ -72,9 +72,9 @@ def fit(
     """
     if num_steps < 1:
         raise InputError(f"num_steps must be at least 1, got {num_steps}")
+    task = Diffusion(model, objective or Simple())
     recipe = Recipe(
-        model=model,
-        objective=objective or Simple(),
+        task=task,
         optimizer=optimizer or Optimizer(learning_rate=1e-3, warmup_steps=100),
         num_steps=num_steps,
         ema_decay=ema_decay,
@@ -83,8 +83,8 @@ def fit(
     # Inside jit, every new array is traced.
     given = (jnp.zeros(()), model.schedule, state, ema_decay, seed)
     check_untraced("arguments of fit", given, _OUTSIDE)
-    check_combination(model.schedule, model.prediction, recipe.objective)
-    found = (_batch(item, model) for item in islice(batches, num_steps))
+    check_combination(model.schedule, model.prediction, task.objective)
+    found = (_batch(item, task) for item in islice(batches, num_steps))
     first = next(found, None)
     check_untraced("batches", first, _OUTSIDE)
     if first is None:
@@ -101,7 +101,7 @@ def fit(
     state, waiting = parallel.localize(state), None
     with _bar(num_steps, progress) as update:
         for number, batch in enumerate(chain([first], found), begin + 1):
-            check_batch(batch, model.network, model.data_range)
+            task.check(batch)
             one_step = jax.tree.map(lambda a: np.asarray(a)[:, None], batch)
             state, metrics = step(state, one_step)
             # The previous step has ended by now, so its metrics cause no wait.
@@ -135,12 +135,12 @@ def _bar(total: int, progress: bool) -> Iterator[Callable[[], Any]]:
         yield update
 
 
-def _batch(item: Any, model: Model) -> Batch:
+def _batch(item: Any, task: Diffusion) -> Batch:
     """Returns an item as a `Batch`, with the condition that the network takes."""
     if not isinstance(item, Batch):
         images, labels = item if isinstance(item, tuple | list) else (item, None)
         item = Batch(images, labels, np.arange(len(images), dtype=np.int32))
-    return item._replace(condition=taken(Condition.of(item.condition), model.network))
+    return task.taken(item)
 
 
 def _look(

@@ -1,4 +1,4 @@
-"""Model, recipe and initial train state of an experiment."""
+"""Model, task, recipe and initial train state of an experiment."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import jax
 
 from jaxdiff.training.adapter import LowRank
-from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
 from jaxdiff.training.recipe import Recipe, state_shapes
 from jaxdiff.training.state import TrainState
+from jaxdiff.training.task import Diffusion, Task
 from jaxdiff.typing import AnySchedule, Array, Network
 
 
@@ -51,12 +52,23 @@ def with_network(info: DataInfo, network: Network | None) -> DataInfo:
     return info._replace(network=None if network is None else describe_network(network))
 
 
-def recipe_of(experiment: Experiment, model: Model) -> Recipe:
-    """Returns the recipe by which an experiment trains its model."""
+def diffusion_of(experiment: Experiment, model: Model) -> Diffusion:
+    """Returns the task of training an experiment's diffusion model."""
+    return Diffusion(model, experiment.objective, adapter_of(experiment))
+
+
+def build_task(experiment: AnyExperiment, info: DataInfo) -> Task:
+    """Returns the task of an experiment for data of this description."""
+    if isinstance(experiment, Experiment):
+        return diffusion_of(experiment, build_model(experiment, info))
+    return experiment.task_of(info)
+
+
+def recipe_of(experiment: AnyExperiment, task: Task) -> Recipe:
+    """Returns the recipe by which an experiment trains its task."""
     training = experiment.training
     return Recipe(
-        model=model,
-        objective=experiment.objective,
+        task=task,
         optimizer=experiment.optimizer,
         num_steps=training.num_steps,
         ema_decay=training.ema_decay,
@@ -64,7 +76,6 @@ def recipe_of(experiment: Experiment, model: Model) -> Recipe:
         seed=experiment.seed,
         accumulate=training.accumulate,
         guard=training.nonfinite != "go-on",
-        adapter=adapter_of(experiment),
     )
 
 
@@ -74,17 +85,29 @@ def adapter_of(experiment: Experiment) -> LowRank | None:
 
 
 def init_state(
-    experiment: Experiment, info: DataInfo, start: Mapping[str, Array] | None = None
+    experiment: AnyExperiment,
+    info: DataInfo,
+    start: Mapping[str, Array] | None = None,
 ) -> TrainState:
     """Returns the train state at step 0; `start` replaces parameters by name."""
-    return recipe_of(experiment, build_model(experiment, info)).init(start)
+    return recipe_of(experiment, build_task(experiment, info)).init(start)
 
 
 def init_shapes(
-    experiment: Experiment, info: DataInfo, network: Network | None = None
+    experiment: AnyExperiment, info: DataInfo, network: Network | None = None
 ) -> TrainState:
-    """Returns the shapes and types of an experiment's train state."""
-    return state_shapes(recipe_of(experiment, build_model(experiment, info, network)))
+    """Returns the shapes and types of an experiment's train state.
+
+    Args:
+        experiment: Configuration.
+        info: Shape and classes of the data.
+        network: Your own network of a diffusion model, or None.
+    """
+    if isinstance(experiment, Experiment) and network is not None:
+        task: Task = diffusion_of(experiment, build_model(experiment, info, network))
+    else:
+        task = build_task(experiment, info)
+    return state_shapes(recipe_of(experiment, task))
 
 
 def placed(shapes: Any, shardings: Any) -> Any:

@@ -8,25 +8,21 @@ from typing import Any
 import jax
 import optax
 
-from jaxdiff import rng
-from jaxdiff.losses.objectives import Objective, Simple
-from jaxdiff.parallel import MeanOf, Parallel
+from jaxdiff.parallel import MeanOf, Parallel, alone
 from jaxdiff.storage.read_state import leaf_name
-from jaxdiff.training.adapter import LowRank
-from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState
-from jaxdiff.training.step import scan_steps, train_step
+from jaxdiff.training.step import scan_steps, task_step
+from jaxdiff.training.task import Task
 from jaxdiff.typing import Array, Batch, Params
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Model with its options of training; equal recipes share compiled programs.
+    """Task with its options of training; equal recipes share compiled programs.
 
     Attributes:
-        model: Model to train.
-        objective: Loss to minimize.
+        task: What to train, and its loss.
         optimizer: Options of the optimizer, or an Optax optimizer, which is equal to
             itself alone.
         num_steps: Number of steps in total, on which the learning-rate schedule may
@@ -36,12 +32,9 @@ class Recipe:
         seed: Seed of all randomness of training.
         accumulate: Number of parts in which a device processes its share of a batch.
         guard: If True, skips the update of a step whose loss or gradient is not finite.
-        adapter: Adapter to train in place of the network's parameters; None trains
-            these.
     """
 
-    model: Model
-    objective: Objective = field(default_factory=Simple)
+    task: Task
     optimizer: Optimizer | optax.GradientTransformation = field(
         default_factory=Optimizer
     )
@@ -51,29 +44,11 @@ class Recipe:
     seed: int = 0
     accumulate: int = 1
     guard: bool = True
-    adapter: LowRank | None = None
 
     def _optimizer(self) -> optax.GradientTransformation:
         if isinstance(self.optimizer, Optimizer):
-            return self.optimizer.build(self.num_steps)
+            return self.task.optimizer(self.optimizer, self.num_steps)
         return self.optimizer
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `train_step`."""
-        return {
-            "network": self.model.network,
-            "schedule": self.model.schedule,
-            "prediction": self.model.prediction,
-            "objective": self.objective,
-            "optimizer": self._optimizer(),
-            "ema_decay": self.ema_decay,
-            "ema_lengths": self.ema_lengths,
-            "seed": self.seed,
-            "accumulate": self.accumulate,
-            "guard": self.guard,
-            "adapter": self.adapter,
-        }
 
     def init(self, start: Mapping[str, Array] | None = None) -> TrainState:
         """Returns the state at step 0.
@@ -82,25 +57,28 @@ class Recipe:
             start: Parameters by name, such as "dense/kernel", that replace the initial
                 ones.
         """
-        params = self.model.init(self.seed)
+        params = self.task.init(self.seed)
         if start:
-            params = _with_start(params, start, cast=self.adapter is None)
+            params = _with_start(params, start, cast=not self.task.freezes)
         return self.state_of(params)
 
     def state_of(self, params: Params) -> TrainState:
-        """Returns the state at step 0 with these parameters of the network."""
-        memory, tracks = self.objective.times.init(), len(self.ema_lengths)
-        optimizer = self._optimizer()
-        if self.adapter is None:
-            return TrainState.create(params, optimizer, memory, tracks)
-        factors = self.adapter.init(params, rng.key(self.seed))
-        return TrainState.create(factors, optimizer, memory, tracks, params)
+        """Returns the state at step 0 with these parameters, frozen ones included."""
+        trained, frozen = self.task.split(params, self.seed)
+        return TrainState.create(
+            trained, self._optimizer(), self.task.memory(), len(self.ema_lengths),
+            frozen,
+        )  # fmt: skip
 
     def step(
-        self, state: TrainState, batch: Batch, mean_of: MeanOf
+        self, state: TrainState, batch: Batch, mean_of: MeanOf = alone
     ) -> tuple[TrainState, dict[str, Array]]:
         """Returns the next state and the metrics; see `train_step`."""
-        return train_step(state, batch, mean_of, **self.options)
+        return task_step(
+            state, batch, mean_of, task=self.task, optimizer=self._optimizer(),
+            ema_decay=self.ema_decay, ema_lengths=self.ema_lengths, seed=self.seed,
+            accumulate=self.accumulate, guard=self.guard,
+        )  # fmt: skip
 
 
 def _with_start(params: Params, start: Mapping[str, Array], cast: bool) -> Params:

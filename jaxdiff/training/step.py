@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,12 @@ from optax.microbatching import AccumulationType, microbatch
 from jaxdiff import rng
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.losses.loss import loss_fn
 from jaxdiff.losses.objectives import Objective
 from jaxdiff.parallel import MeanOf, Step, alone
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import AnySchedule, Array, Batch, Network, Params
+from jaxdiff.training.task import Diffusion, Task
+from jaxdiff.typing import AnySchedule, Array, Batch, Network
 
 Tree = TypeVar("Tree")
 
@@ -67,34 +67,57 @@ def train_step(
         gradient's global norm before clipping. `finite` is True if this norm and the
         loss are finite.
     """
+    model: Any = _Parts(network, schedule, prediction)
+    return task_step(
+        state, batch, mean_of, task=Diffusion(model, objective, adapter),
+        optimizer=optimizer, ema_decay=ema_decay, ema_lengths=ema_lengths, seed=seed,
+        accumulate=accumulate, guard=guard,
+    )  # fmt: skip
+
+
+class _Parts(NamedTuple):
+    """Parts of a model that a step uses."""
+
+    network: Network
+    schedule: AnySchedule
+    prediction: Prediction
+
+
+def task_step(
+    state: TrainState,
+    batch: Batch,
+    mean_of: MeanOf = alone,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    ema_lengths: tuple[float, ...] = (),
+    seed: int,
+    accumulate: int = 1,
+    guard: bool = True,
+) -> tuple[TrainState, dict[str, Array]]:
+    """Returns the next state and the metrics of any task; see `train_step`."""
     key = jax.random.fold_in(rng.key(seed), state.step)
     # A branch below would copy the frozen parameters.
     frozen, state = state.frozen, state._replace(frozen=())
 
-    def gradient_of(shared: Any, share: Batch) -> Any:
-        params, frozen, memory, key = shared
+    def mean(fn: Callable[[Any, Batch], Tree], shared: Any) -> Tree:
+        def of_share(shared: Any, share: Batch) -> Tree:
+            return averaged(partial(fn, shared), share, accumulate)
 
-        def loss_of(params: Params, part: Batch) -> Any:
-            whole = adapter.applied(frozen, params) if adapter else params
-            return loss_fn(
-                whole, network, schedule, part, key, prediction, objective, memory
-            )
+        found: Tree = mean_of(of_share, shared, batch)
+        return found
 
-        gradient_fn = jax.grad(loss_of, has_aux=True)
-        return averaged(partial(gradient_fn, params), share, accumulate)
-
-    shared = (state.params, frozen, state.memory, key)
-    gradients, metrics = mean_of(gradient_of, shared, batch)
+    gradients, metrics = task.gradient(state, frozen, key, mean)
     metrics["grad_norm"] = optax.tree.norm(gradients)
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
     metrics["finite"] = finite
-    memory = objective.times.update(state.memory, metrics.pop("seen"))
+    memory = task.remembered(state.memory, metrics)
     kept = state._replace(step=state.step + 1)
 
     def update() -> TrainState:
-        constrain = getattr(network, "normalized", None)
         stepped = state.apply_gradients(
-            gradients, optimizer, ema_decay, ema_lengths, constrain
+            gradients, optimizer, ema_decay, ema_lengths, task.constrained
         )
         return stepped._replace(memory=memory)
 

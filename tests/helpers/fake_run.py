@@ -9,7 +9,13 @@ import jax.numpy as jnp
 import jaxdiff as jd
 from jaxdiff.runs.folder import training_part, write_record
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.training.experiment import DataInfo, Sampling, Training, Upkeep
+from jaxdiff.training.experiment import (
+    AnyExperiment,
+    DataInfo,
+    Sampling,
+    Training,
+    Upkeep,
+)
 from jaxdiff.training.initialize import init_shapes
 from jaxdiff.training.optimizer import Optimizer
 from tests.helpers.runs import NETWORK
@@ -42,7 +48,7 @@ def fake_run(
     write_run(workdir, experiment, DataInfo((8, 8, 1), *classes))
 
 
-def write_run(workdir: Path, experiment: jd.Experiment, info: DataInfo) -> None:
+def write_run(workdir: Path, experiment: AnyExperiment, info: DataInfo) -> None:
     """Writes a run folder with a checkpoint of step 2, whose arrays are all zero."""
     workdir.mkdir()
     write_record(workdir, experiment, info)

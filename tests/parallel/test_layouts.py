@@ -28,10 +28,15 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.experiment import DataInfo, Training
-from jaxdiff.training.initialize import build_model, init_shapes, recipe_of
+from jaxdiff.training.initialize import (
+    build_model,
+    diffusion_of,
+    init_shapes,
+    recipe_of,
+)
 from tests.helpers.layouts import (
     BATCH,
     EXPERIMENT,
@@ -83,13 +88,15 @@ def results(folder):
 
 def start_of(workdir, network=None):
     """Returns the state that a run starts from."""
-    experiment, info = read_config(workdir)
-    return recipe_of(experiment, build_model(experiment, info, network)).init()
+    experiment, info = read_diffusion(workdir)
+    return recipe_of(
+        experiment, diffusion_of(experiment, build_model(experiment, info, network))
+    ).init()
 
 
 def final(workdir, network=None):
     """Returns the last state of a run, on one device."""
-    shapes = init_shapes(*read_config(workdir), network)
+    shapes = init_shapes(*read_diffusion(workdir), network)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         return jax.device_get(checkpoints.restore(shapes, STEPS))
 

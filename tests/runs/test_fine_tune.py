@@ -11,7 +11,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.errors import InputError
-from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.read_state import by_name
@@ -112,7 +112,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys):
         main(mine, "What it is.", args=words)
 
     train("--network.dropout", "0.3")
-    experiment, _ = read_config(tmp_path / "fine")
+    experiment, _ = read_diffusion(tmp_path / "fine")
     assert experiment.network == replace(CONFIG.network, dropout=0.3)
     assert (experiment.prediction, experiment.schedule) == (
         jd.predictions.Eps(),

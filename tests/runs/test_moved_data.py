@@ -14,7 +14,7 @@ from jaxdiff.data import ImageFolder
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import (
     check_workdir,
-    read_config,
+    read_diffusion,
     write_record,
 )
 from jaxdiff.runs.trainer import Trainer
@@ -45,17 +45,17 @@ def folder(tmp_path_factory):
 def test_the_stored_path_is_absolute(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("HOME", "/home/me")
-    _, info = read_config(folder / "run")
+    _, info = read_diffusion(folder / "run")
     for path, stored in (
         ("images/", str(folder / "images")), ("~/images", "/home/me/images"), ("", ""),
     ):  # fmt: skip
         write_record(tmp_path, at(path), info)
-        assert getattr(read_config(tmp_path)[0].data, "path", None) == stored
+        assert getattr(read_diffusion(tmp_path)[0].data, "path", None) == stored
 
 
 def test_without_a_fingerprint_the_place_counts(folder, tmp_path):
     """The first versions stored none."""
-    _, info = read_config(folder / "run")
+    _, info = read_diffusion(folder / "run")
     write_run(tmp_path / "run", at("/images"), info)
     path = tmp_path / "run" / "config.json"
     record = json.loads(path.read_text())

@@ -12,6 +12,7 @@ import jaxdiff as jd
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe
+from jaxdiff.training.task import Diffusion
 from tests.helpers.own_networks import MLP
 
 SCHEDULES: tuple[Any, ...] = (
@@ -53,8 +54,9 @@ def test_a_step_of_training_keeps_the_types_of_the_state(objective, options, dty
     network: Any = Doubled() if learned else MLP()
     prediction = jd.predictions.V(learn_variance=learned)
     recipe = Recipe(
-        model=jd.Model(network, options.build(), prediction, SHAPE[1:]),
-        objective=objective,
+        task=Diffusion(
+            jd.Model(network, options.build(), prediction, SHAPE[1:]), objective
+        ),
         optimizer=Optimizer(decay="cosine", weight_decay=0.01),
         num_steps=10,
         ema_lengths=(0.1,),
@@ -63,7 +65,7 @@ def test_a_step_of_training_keeps_the_types_of_the_state(objective, options, dty
     state = jax.eval_shape(recipe.init)
     batch = jd.Batch(np.zeros(SHAPE, dtype), None, np.arange(2, dtype=np.int32))
     after, metrics = jax.eval_shape(
-        lambda state, batch: jd.train_step(state, batch, **recipe.options), state, batch
+        lambda state, batch: recipe.step(state, batch), state, batch
     )
     assert shapes_of(after) == shapes_of(state)
     assert metrics["loss"].shape == ()

@@ -1,0 +1,33 @@
+"""Pictures during a training, by its task."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training.state import TrainState
+from jaxdiff.training.task import Diffusion
+
+
+class Previews(Protocol):
+    """Pictures of a training, all of the same examples."""
+
+    def due(self, step: int) -> bool:
+        """Returns True if a picture is due after this step; by the step alone."""
+        ...
+
+    def picture(self, state: TrainState) -> bytes:
+        """Draws the picture of a state, as a PNG; all processes take part."""
+        ...
+
+
+PREVIEWS: dict[type[Any], Callable[[Trainer], Previews]] = {Diffusion: SampleGrids}
+"""Pictures of each task that has some."""
+
+
+def previews_of(trainer: Trainer) -> Previews | None:
+    """Returns the pictures that a training draws, or None."""
+    if trainer.experiment.upkeep.sample_every is None:
+        return None
+    draws = PREVIEWS.get(type(trainer.task))
+    return None if draws is None else draws(trainer)
