@@ -17,7 +17,8 @@ from jaxdiff.checks import check_built, check_object, concrete
 from jaxdiff.denoisers.network import check_condition, evaluate, num_classes_of
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.losses.objectives import Noised, Objective, Simple
+from jaxdiff.losses.noised import Noised
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     PIXELS,
@@ -27,6 +28,7 @@ from jaxdiff.typing import (
     Batch,
     Condition,
     Key,
+    Level,
     Network,
     Params,
     Timesteps,
@@ -89,11 +91,15 @@ def loss_fn(
     u, importance, t, eps, dropout_keys, x_0 = drawn
 
     x_t = q_sample(schedule, x_0, t, eps)
-    noised = Noised(x_0, eps, x_t, schedule.level(t), schedule.next_level(t))
+    levels = schedule.level(t), schedule.next_level(t)
     condition = jax.tree.map(jnp.asarray, Condition.of(batch.condition))
-    x_in = prediction.scaled(x_t, noised.level)
-    output = evaluate(network, params, x_in, noised.level.t, condition, dropout_keys)
-    losses = objective.losses(prediction, output, noised, schedule)
+    noised = Noised(x_0, eps, x_t, *levels, condition)
+
+    def apply(x: Array, level: Level, condition: Condition) -> Array:
+        x = prediction.scaled(x, level)
+        return evaluate(network, params, x, level.t, condition, dropout_keys)
+
+    losses = objective.losses(apply, noised, prediction, schedule)
 
     metrics: dict[str, Any] = {
         name: (importance * values).mean() for name, values in losses.items()

@@ -10,7 +10,7 @@ t is uniform by default; the field `times` chooses other distributions.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple, TypeAlias
+from typing import Annotated, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -19,30 +19,13 @@ from annotated_types import Gt
 from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
 from jaxdiff.losses.variational import bound_term
 from jaxdiff.losses.weightings import Uniform, WeightingOptions
 from jaxdiff.samplers.ancestral import LearnedRange, Variance
 from jaxdiff.schedules.forward import variance_floor
-from jaxdiff.typing import AnySchedule, Array, Estimate, Level, Timesteps
-
-
-class Noised(NamedTuple):
-    """Batch with noise: x_t = alpha x_0 + sigma eps at `level`.
-
-    Attributes:
-        x_0: data, float [batch, ...].
-        eps: noise, of x_0's shape.
-        x_t: noisy data, of x_0's shape.
-        level: level of x_t, [batch].
-        next_level: level one step nearer the data, [batch].
-    """
-
-    x_0: Array
-    eps: Array
-    x_t: Array
-    level: Level
-    next_level: Level
+from jaxdiff.typing import AnySchedule, Array, Estimate, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +43,13 @@ class Simple:
 
     def losses(
         self,
-        prediction: Prediction,
-        output: Array,
+        apply: Apply,
         noised: Noised,
+        prediction: Prediction,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
         """Returns the "loss" of each example and its parts, [batch] each."""
+        output = apply(noised.x_t, noised.level, noised.condition)
         predicted, _ = prediction.split(output, noised.x_t)
         target = prediction.target(noised.x_0, noised.eps, noised.level)
         error = (predicted - target) ** 2
@@ -113,12 +97,13 @@ class Bound(OnTheChain):
 
     def losses(
         self,
-        prediction: Prediction,
-        output: Array,
+        apply: Apply,
         noised: Noised,
+        prediction: Prediction,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
         """Returns the "loss" of each example, [batch]."""
+        output = apply(noised.x_t, noised.level, noised.condition)
         estimate = prediction.estimate(output, noised.x_t, noised.level)
         return {"loss": _bound(estimate, noised, schedule, self.variance)}
 
@@ -154,14 +139,15 @@ class Hybrid(OnTheChain):
 
     def losses(
         self,
-        prediction: Prediction,
-        output: Array,
+        apply: Apply,
         noised: Noised,
+        prediction: Prediction,
         schedule: AnySchedule,
     ) -> dict[str, Array]:
         """Returns "loss", "simple" and "bound" (bits per dimension), [batch] each."""
+        output = apply(noised.x_t, noised.level, noised.condition)
         simple = Simple(weighting=self.weighting).losses(
-            prediction, output, noised, schedule
+            lambda *_: output, noised, prediction, schedule
         )["loss"]
         estimate = prediction.estimate(output, noised.x_t, noised.level)
         fixed_mean = estimate._replace(

@@ -11,6 +11,7 @@ import jaxdiff as jd
 from jaxdiff import rng
 from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import draw
+from jaxdiff.losses.noised import Noised
 from jaxdiff.losses.objectives import Simple
 
 
@@ -153,3 +154,54 @@ def test_deviations_have_the_shape_of_the_means(short):
     batch = jd.Batch(jnp.zeros((2, 4, 4, 1)), None, jnp.arange(2), jnp.ones((2, 4, 4)))
     with pytest.raises(InputError, match="deviation must have the shape"):
         jd.loss_fn(jnp.float32(0), Linear(), short, batch, jax.random.key(0))
+
+
+class Dropping(Linear):
+    """Network whose output depends on everything that it is given; counts its calls."""
+
+    num_classes = 3
+
+    def __init__(self, channels: int):
+        self.channels, self.calls = channels, 0
+
+    def apply(self, variables: Any, x_t, t, labels=None, keys=None) -> Any:
+        self.calls += 1
+        kept = rng.uniform(keys) < 0.5
+        labels, t = labels.astype("f4"), t.astype("f4")
+        scale = jnp.where(kept, 1 + labels, 0.5) + 1e-3 * t
+        x = variables["params"] * scale[:, None, None, None] * jnp.sin(x_t)
+        return jnp.concatenate([x] * self.channels, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "objective", [jd.losses.Simple(), jd.losses.Bound(), jd.losses.Hybrid()]
+)
+def test_an_objective_of_one_output_evaluates_the_network_once(short, objective):
+    """Its loss and gradient are those of the output, to the last bit."""
+    learned = not isinstance(objective, jd.losses.Simple)
+    prediction = jd.predictions.EDM(learn_variance=learned)
+    network = Dropping(1 + learned)
+    images = jax.random.uniform(jax.random.key(3), (8, 2, 2, 1), minval=-1)
+    batch, key = batch_of(images, jnp.arange(8) % 3), jax.random.key(1)
+
+    def now(params):
+        return jd.loss_fn(params, network, short, batch, key, prediction, objective)[0]
+
+    def before(params):
+        drawn = draw(batch, key, short, objective, ())
+        x_t = jd.q_sample(short, drawn.x_0, drawn.t, drawn.eps)
+        level = short.level(drawn.t)
+        output = network.apply(
+            {"params": params}, prediction.scaled(x_t, level), level.t, batch.labels,
+            drawn.dropout_keys,
+        )  # fmt: skip
+        noised = Noised(drawn.x_0, drawn.eps, x_t, level, short.next_level(drawn.t))
+        losses = objective.losses(lambda *_: output, noised, prediction, short)
+        return (drawn.importance * losses["loss"]).mean()
+
+    params = jnp.float32(0.7)
+    found = jax.jit(jax.value_and_grad(now))(params)
+    assert network.calls == 1
+    expected = jax.jit(jax.value_and_grad(before))(params)
+    np.testing.assert_array_equal(found, expected)
+    assert found[1] != 0

@@ -13,7 +13,8 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.evaluation.likelihood import variational_bound
-from jaxdiff.losses.objectives import Noised, Objective
+from jaxdiff.losses.noised import Noised
+from jaxdiff.losses.objectives import Objective
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions
 
@@ -219,7 +220,7 @@ def test_a_weight_on_x_0_is_one_loss_for_every_prediction(options):
             for prediction in PREDICTIONS:
                 output = prediction.target(*belief, level)
                 loss = jd.losses.Simple(weighting=weighting).losses(
-                    prediction, output, noised, schedule
+                    lambda *_, output=output: output, noised, prediction, schedule
                 )["loss"]
                 assert loss.shape == (num,)
                 if fits(prediction, schedule):
@@ -274,7 +275,7 @@ def test_hybrid_trains_the_mean_as_simple_and_the_variance_as_bound(options):
 
     def gradient(objective, prediction, output):
         def total(output):
-            losses = objective.losses(prediction, output, noised, schedule)
+            losses = objective.losses(lambda *_: output, noised, prediction, schedule)
             return losses["loss"].sum(), losses
 
         return jax.grad(total, has_aux=True)(output)
@@ -328,9 +329,9 @@ def test_the_best_variance_is_the_true_one(options):
         def losses(fraction, target=target, noised=noised):
             raw = jnp.full_like(target, 2 * fraction - 1)
             output = jnp.concatenate([target, raw], axis=-1)
-            return jd.losses.Bound().losses(prediction, output, noised, schedule)[
-                "loss"
-            ]
+            return jd.losses.Bound().losses(
+                lambda *_: output, noised, prediction, schedule
+            )["loss"]
 
         # The mean slope in standard errors.
         below, there, above = (
