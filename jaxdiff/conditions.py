@@ -19,7 +19,7 @@ _AXES = {
     "text": ("batch", "tokens", "features"), "mask": ("batch", "tokens"),
     "vector": ("batch", "features"),
     "image": ("batch", "height", "width", "channels"),
-    "numbers": ("batch", "numbers"),
+    "numbers": ("batch", "numbers"), "end": ("batch",),
 }  # fmt: skip
 
 

@@ -35,6 +35,7 @@ class Condition(NamedTuple):
         vector: features of a whole text or image, float [batch, features].
         image: image, such as one to enlarge, float [batch, height, width, channels].
         numbers: numbers such as sizes or a guidance scale, float [batch, numbers].
+        end: time at which a step from t ends, for a flow map, float [batch].
     """
 
     labels: Any = None
@@ -43,6 +44,7 @@ class Condition(NamedTuple):
     vector: Any = None
     image: Any = None
     numbers: Any = None
+    end: Any = None
 
     @classmethod
     def of(cls, given: "Condition | ArrayLike | None") -> "Condition":

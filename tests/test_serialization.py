@@ -10,6 +10,7 @@ import pytest
 from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.consistency import Consistency, Pairs
 from jaxdiff.losses.objectives import Bound, Hybrid, Objective, Simple
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.losses.weightings import MinSNR, WeightingOptions
@@ -65,6 +66,7 @@ CHANGED = Experiment(
         resample="blocks",
         padding="both",
         embedding=Fourier(scale=3.0, divide=True),
+        second_time=True,
         dropout=0.3,
         label_dropout=0.0,
         null_class=False,
@@ -155,6 +157,7 @@ VARIANTS = [
         for member in get_args(TimeEmbedding)
     ),
     *(Experiment(objective=member()) for member in get_args(Objective)),
+    *(Experiment(objective=Consistency(pairs=member())) for member in get_args(Pairs)),
     *(Experiment(parallel=member()) for member in get_args(Parallel)),
     *(
         Experiment(objective=Simple(weighting=member()))

@@ -15,7 +15,7 @@ from jaxdiff.data import Data, Digits
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.runs.fine_tune import with_model_of
+from jaxdiff.runs.fine_tune import with_model_of, with_objective
 from jaxdiff.runs.folder import is_run, read_config, read_diffusion, training_part
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import differences
@@ -134,7 +134,8 @@ def _experiment(file: File, words: Sequence[str]) -> Experiment:
 
     They are the options of the run that --workdir names, if it is there and its data
     are those of the file. Otherwise they are the file's, with the model of the run that
-    --init names. A run that resumes takes the model from its own config.json.
+    --init names. An --objective of few steps then brings its own sampler. A run that
+    resumes takes the model from its own config.json.
     """
     typed = value_of("--workdir", words)
     asks = any(word in HELP for word in words)
@@ -146,10 +147,22 @@ def _experiment(file: File, words: Sequence[str]) -> Experiment:
                              training_part(file.config, info), words)  # fmt: skip
             return own
     init = value_of("--init", words)
+    few = value_of("--objective", words), value_of("--objective.steps", words)
     if init in (None, "", "None"):
-        return file.config
+        return with_objective(file.config, *few)
     workdir = Path(value_of("--workdir", words) or file.workdir)
-    return with_model_of(file.config, workdir if is_run(workdir) else Path(init))
+    if is_run(workdir):
+        return with_model_of(file.config, workdir)
+    return with_objective(with_model_of(file.config, Path(init)), *few)
+
+
+def _distillation(file: File, words: Sequence[str]) -> Experiment:
+    """Returns the defaults of the flags of a chain of students, with init's model."""
+    init = value_of("--init", words)
+    found = file.config
+    if init not in (None, "", "None"):
+        found = with_model_of(found, Path(init))
+    return with_objective(found, "progressive")
 
 
 def _same_data(own: Experiment, ours: Experiment) -> bool:
@@ -196,6 +209,10 @@ DATA = Need(lambda _, __, experiment: experiment, lambda file, _: file.config)
 """Experiment with the changes of the flags."""
 EXPERIMENT = Need(lambda _, __, experiment: experiment, _experiment)
 """Experiment, or the options of the run that resumes, with the changes of the flags."""
+DISTILLATION = Need(lambda _, __, experiment: experiment, _distillation)
+"""Experiment of a chain of students, with the changes of the flags."""
+TRAINS = frozenset({EXPERIMENT, DISTILLATION})
+"""Arguments of commands that train."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
 MODEL_AND_DATA = Need(_load, _with_data(TrainedOnData))

@@ -24,11 +24,13 @@ from jaxdiff.cli.sampling_options import samplings_of, with_steps
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.frechet import frechet_distance
+from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers import DDPM, Sampler
+from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 
 SAMPLERS = (
@@ -101,10 +103,15 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
             f"evaluations must be at least 1 each, got {options.evaluations}"
         )
     whole = replace(run.experiment.sampling, guidance=options.guidance)
-    if not isinstance(whole.sampler, DDPM):
+    own, names = own_sampler(run.experiment.objective), options.sampler
+    if own is None and not isinstance(whole.sampler, DDPM):
         whole = replace(whole, sampler=DDPM())
-    chains = [(f"all {run.schedule.num_steps} steps", run.schedule.num_steps, whole)]
-    named = samplings_of(run, options.sampler, None, options.spacing)
+    if own is not None and names == SAMPLERS:
+        names = (option_name(type(own)),)
+    steps = len(whole.sampler.grid(run.schedule).alpha) - 1
+    kind = "all" if own is None else "its own"
+    chains = [(f"{kind} {steps} steps", whole.sampler.evaluations(steps), whole)]
+    named = samplings_of(run, names, None, options.spacing)
     for most in sorted(set(options.evaluations)):
         for name, sampling in named.items():
             steps = _steps(sampling.sampler, most)

@@ -19,10 +19,12 @@ from jaxdiff.cli.command import (
     CONFIG,
     DATA,
     DATA_OF_RUN,
+    DISTILLATION,
     EXPERIMENT,
     JUDGE,
     MODEL,
     MODEL_AND_DATA,
+    TRAINS,
     USUAL_MODEL_AND_DATA,
     Command,
     File,
@@ -35,6 +37,7 @@ from jaxdiff.cli.convert import (
     export_model,
     import_model,
 )
+from jaxdiff.cli.distill import DistillOptions, distill_chain
 from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.encode import EncodeOptions, encode_data
 from jaxdiff.cli.evaluate import EvaluateOptions, evaluate
@@ -76,6 +79,15 @@ COMMANDS = {command.name: command for command in (
     Command(
         "train", TrainOptions, train, "trains only", needs=(EXPERIMENT,),
         daily=TRAINING,
+    ),
+    Command(
+        "distill", DistillOptions, distill_chain,
+        "trains students of a run that draw in fewer steps",
+        needs=(DISTILLATION,),
+        daily=(
+            "workdir", "steps", "init", "data", "data.path", "data.size",
+            "training.num_steps", "optimizer.learning_rate",
+        ),
     ),
     Command(
         "sample", SampleOptions, draw,
@@ -156,9 +168,8 @@ Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 --version prints the versions. --quiet shows no progress.
 
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
-a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n: 129
-SIGHUP, 130 Ctrl-C, 138 SIGUSR1, 143 SIGTERM. These end a training after the step is
-saved.
+a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n, as 130
+for Ctrl-C, which ends a training after the step is saved.
 """
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
@@ -299,10 +310,10 @@ def _command(file: File, args: list[str]) -> None:
         prog=f"{_called()} {name}", description=about,
         daily=command.daily, usage=f"{_called()} {_usage(file, command, recipe)}",
     )  # fmt: skip
-    if EXPERIMENT not in command.needs:
+    if not TRAINS & set(command.needs):
         check_run(file, command, options)
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
-    if EXPERIMENT not in command.needs:  # a training's results are in its folder
+    if not TRAINS & set(command.needs):  # a training's results are in its folder
         check_output()
 
 
@@ -311,7 +322,7 @@ def _usage(file: File, command: Command, recipe: str) -> str:
     words = [command.name, *map(str.upper, command.words)]
     if recipe:
         words += [recipe, "DIR"] if recipe == "folder" else [recipe]
-    elif file.program and {DATA, EXPERIMENT} & set(command.needs):
+    elif file.program and {DATA, *TRAINS} & set(command.needs):
         words += [f"[{USAGE.replace(', ', '|')}]"]
     elif file.program and "workdir" in vars(_options(file, command, [])[0]):
         words += ["--workdir RUN"] * (not command.words)

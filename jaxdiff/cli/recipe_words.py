@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.cli.command import DATA, EXPERIMENT, Command, File
+from jaxdiff.cli.command import DATA, TRAINS, Command, File
 from jaxdiff.cli.flag_errors import HELP
 from jaxdiff.cli.flags import value_of
 from jaxdiff.errors import InputError
@@ -25,7 +25,7 @@ def with_recipe(
     Raises:
         InputError: there is no such recipe, or training has nothing to begin with.
     """
-    trains = {DATA, EXPERIMENT} & set(command.needs)
+    trains = {DATA, *TRAINS} & set(command.needs)
     first = words[0] if words else ""
     if not first or first.startswith("-"):
         if trains:
@@ -71,7 +71,7 @@ def _check_beginning(command: Command, words: list[str]) -> None:
     if any(word in HELP or word.startswith(("--data", "--init")) for word in words):
         return
     name = command.name
-    if EXPERIMENT not in command.needs:
+    if not TRAINS & set(command.needs):
         raise InputError(
             f"{name} must have a recipe or data, got none. Run jaxdiff {name} digits "
             f"({USAGE}), or name --data."

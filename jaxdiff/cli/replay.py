@@ -175,7 +175,7 @@ def _one_by_one(
             single = jax.tree.map(lambda a: a[None], example)
 
             (loss, _), gradient = jax.value_and_grad(task.loss, has_aux=True)(
-                state.params, state.frozen, single, key, state.memory
+                state.params, state.frozen, single, key, state.memory, state.step
             )
             t = draw(single, key, schedule, objective, state.memory).t[0]
             return jax.tree.map(jnp.add, total, gradient), (loss, t)

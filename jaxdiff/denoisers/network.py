@@ -1,7 +1,7 @@
 """Denoisers made of networks, and denoisers as pytrees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import jax
@@ -47,11 +47,7 @@ class NetworkDenoiser:
         """Returns the estimate at x_t [batch, ...] and a level [] or [batch]."""
         t = jnp.broadcast_to(level.t, x_t.shape[:1])
         x_in = self.prediction.scaled(x_t, level)
-        condition, null = self.condition, num_classes_of(self.network)
-        labels = condition.labels
-        if labels is not None and jnp.issubdtype(labels.dtype, jnp.integer):
-            labels = jnp.where(labels == ANY_CLASS, null or 0, labels)
-            condition = condition._replace(labels=labels)
+        condition = with_null_class(self.condition, self.network)
         output = evaluate(self.network, self.params, x_in, t, condition)
         return self.prediction.estimate(output, x_t, level)
 
@@ -87,6 +83,46 @@ def bind(
     check_condition(given, network)
     given = Condition(*(None if part is None else jnp.asarray(part) for part in given))
     return NetworkDenoiser(params, given, network, prediction or Eps())
+
+
+def with_null_class(condition: Condition, network: Network) -> Condition:
+    """Returns a condition in which the label of any class is the null class."""
+    labels, null = condition.labels, num_classes_of(network)
+    if labels is not None and jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = jnp.where(labels == ANY_CLASS, null or 0, labels)
+        condition = condition._replace(labels=labels)
+    return condition
+
+
+def with_end(denoiser: Denoiser, end: Array) -> Denoiser:
+    """Returns a denoiser whose networks get the time at which a step ends.
+
+    Args:
+        denoiser: denoiser with networks that take it.
+        end: times [batch].
+
+    Raises:
+        InputError: no network in the denoiser takes a second time.
+    """
+
+    def bound(part: object) -> bool:
+        return isinstance(part, NetworkDenoiser) and "end" in taken_by(part.network)
+
+    parts, tree = jax.tree.flatten(denoiser, is_leaf=bound)
+    if not any(map(bound, parts)):
+        raise InputError(
+            "denoiser must have a network with a second time for a flow map, got one "
+            "without. Choose another sampler."
+        )
+    return jax.tree.unflatten(
+        tree,
+        [
+            replace(part, condition=part.condition._replace(end=end))
+            if bound(part)
+            else part
+            for part in parts
+        ],
+    )
 
 
 def evaluate(

@@ -1,10 +1,16 @@
 """Losses: objectives, weightings, time sampling and the variational bound."""
 
+from jaxdiff.losses.consistency import Consistency as Consistency
+from jaxdiff.losses.consistency import Grid as Grid
+from jaxdiff.losses.consistency import Pairs as Pairs
+from jaxdiff.losses.consistency import Ratio as Ratio
 from jaxdiff.losses.loss import loss_fn as loss_fn
+from jaxdiff.losses.mean_flow import MeanFlow as MeanFlow
 from jaxdiff.losses.objectives import Bound as Bound
 from jaxdiff.losses.objectives import Hybrid as Hybrid
 from jaxdiff.losses.objectives import Objective as Objective
 from jaxdiff.losses.objectives import Simple as Simple
+from jaxdiff.losses.progressive import Progressive as Progressive
 from jaxdiff.losses.time_sampling import LogNormal as LogNormal
 from jaxdiff.losses.time_sampling import LossHistory as LossHistory
 from jaxdiff.losses.time_sampling import TimesOptions as TimesOptions

@@ -14,11 +14,18 @@ import jax.numpy as jnp
 
 from jaxdiff import rng
 from jaxdiff.checks import check_built, check_object, concrete
-from jaxdiff.denoisers.network import check_condition, evaluate, num_classes_of
+from jaxdiff.conditions import hidden
+from jaxdiff.denoisers.network import (
+    NetworkDenoiser,
+    check_condition,
+    evaluate,
+    num_classes_of,
+    with_null_class,
+)
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.noised import Noised
-from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.losses.objectives import Objective, Simple, has_teacher
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     PIXELS,
@@ -47,6 +54,8 @@ def loss_fn(
     objective: Objective | None = None,
     memory: Any = None,
     data_range: tuple[float, float] | None = PIXELS,
+    step: Array | int = 0,
+    teacher: Params | None = None,
 ) -> tuple[Array, dict[str, Any]]:
     """Returns the training loss, equation (2), and its metrics.
 
@@ -65,6 +74,10 @@ def loss_fn(
             default. `objective.times.update(memory, metrics["seen"])` returns the
             memory for the next step.
         data_range: smallest and largest number of an image; None for latents.
+        step: number of training steps done, an integer [], for objectives that change
+            with it.
+        teacher: parameters of the network that an objective with a teacher learns from;
+            None for other objectives.
 
     Returns:
         The scalar loss, and metrics. All metrics are means over the batch, so that
@@ -86,14 +99,24 @@ def loss_fn(
     check_batch(batch, network, data_range)
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
+    check_network(objective, network)
     memory = objective.times.init() if memory is None else memory
     drawn = draw(batch, key, schedule, objective, memory)
-    u, importance, t, eps, dropout_keys, x_0 = drawn
+    u, importance, t, eps, dropout_keys, x_0, keys = drawn
 
     x_t = q_sample(schedule, x_0, t, eps)
     levels = schedule.level(t), schedule.next_level(t)
     condition = jax.tree.map(jnp.asarray, Condition.of(batch.condition))
-    noised = Noised(x_0, eps, x_t, *levels, condition)
+    known = None
+    if teacher is not None:
+        known = NetworkDenoiser(teacher, condition, network, prediction)
+    elif has_teacher(objective):
+        raise InputError(
+            "teacher must be given for this objective, got None. Give the parameters "
+            "of the trained network."
+        )
+    free = with_null_class(hidden(condition), network)
+    noised = Noised(x_0, eps, x_t, *levels, condition, free, u, keys, step, known)
 
     def apply(x: Array, level: Level, condition: Condition) -> Array:
         x = prediction.scaled(x, level)
@@ -123,6 +146,7 @@ class Draws(NamedTuple):
         eps: noise of the images' shape.
         dropout_keys: keys for the network, one per example, [batch].
         x_0: images, or latents drawn by equation (3), of the images' shape.
+        keys: keys for further draws of the objective, one per example, [batch].
     """
 
     u: Array
@@ -131,6 +155,7 @@ class Draws(NamedTuple):
     eps: Array
     dropout_keys: Key
     x_0: Array
+    keys: Key
 
 
 def draw(
@@ -145,7 +170,7 @@ def draw(
     if batch.deviation is not None:
         x_0 = x_0 + jnp.asarray(batch.deviation) * rng.normal(rng.fold(keys, 3), shape)
     t = objective.time(schedule, u)
-    return Draws(u, importance, t, eps, rng.fold(keys, 2), x_0)
+    return Draws(u, importance, t, eps, rng.fold(keys, 2), x_0, rng.fold(keys, 4))
 
 
 def check_combination(
@@ -161,6 +186,16 @@ def check_combination(
     check_object("objective", objective)
     prediction.check_schedule(schedule)
     objective.check(prediction)
+    check = getattr(objective, "check_schedule", None)
+    if check is not None:
+        check(schedule)
+
+
+def check_network(objective: Objective, network: Network) -> None:
+    """Raises `InputError` if an objective cannot train a network."""
+    check = getattr(objective, "check_network", None)
+    if check is not None:
+        check(network)
 
 
 def check_batch(

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from jaxdiff.typing import Array, Condition, Level
+from jaxdiff.typing import Array, Condition, Denoiser, Key, Level
 
 
 class Apply(Protocol):
@@ -27,6 +27,12 @@ class Noised(NamedTuple):
         level: level of x_t, [batch].
         next_level: level one step nearer the data, [batch].
         condition: what the network is given besides.
+        free: the condition of any class, and of no text.
+        u: fractions of the range that the objective's times drew, [batch].
+        keys: one key per example for further draws; None if nothing is drawn.
+        step: number of training steps done, an integer [].
+        teacher: frozen model that training learns from, bound to the condition; None
+            for an objective without one.
     """
 
     x_0: Array
@@ -35,3 +41,8 @@ class Noised(NamedTuple):
     level: Level
     next_level: Level
     condition: Condition = Condition()
+    free: Condition = Condition()
+    u: Array | None = None
+    keys: Key | None = None
+    step: Array | int = 0
+    teacher: Denoiser | None = None

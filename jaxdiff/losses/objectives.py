@@ -19,7 +19,10 @@ from annotated_types import Gt
 from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.consistency import Consistency
+from jaxdiff.losses.mean_flow import MeanFlow
 from jaxdiff.losses.noised import Apply, Noised
+from jaxdiff.losses.progressive import Progressive
 from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
 from jaxdiff.losses.variational import bound_term
 from jaxdiff.losses.weightings import Uniform, WeightingOptions
@@ -181,4 +184,9 @@ def _bound(
     )  # fmt: skip
 
 
-Objective: TypeAlias = Simple | Bound | Hybrid
+def has_teacher(objective: "Objective") -> bool:
+    """Returns True if an objective learns from a frozen model, the run of `init`."""
+    return getattr(objective, "has_teacher", False)
+
+
+Objective: TypeAlias = Simple | Bound | Hybrid | Consistency | MeanFlow | Progressive

@@ -15,8 +15,16 @@ from jaxdiff import rng
 from jaxdiff.checks import Checked, Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.layers import Norm, drop_labels
-from jaxdiff.networks.time_embedding import Fourier, Sinusoids, TimeEmbedding
+from jaxdiff.networks.time_embedding import (
+    Fourier,
+    Sinusoids,
+    TimeEmbedding,
+    timestep_embedding,
+)
 from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
+
+SECOND_TIME = ("end_1/", "end_2/")
+"""Beginnings of the names of parameters that embed the second time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,9 @@ class NetworkConfig(CommonConfig):
     for the number of the blocks' norms."""
     embedding: TimeEmbedding = field(default_factory=Sinusoids)
     """Embedding of the time."""
+    second_time: bool = False
+    """If True, the network also takes the time at which a step ends, as a flow map
+    does. Its part of the embedding starts at zero."""
     class_embedding: Literal["table", "time", "none"] = "table"
     """Embedding of the class: a row per class, for labels; or that of the time with two
     layers of its own, for a condition's vector [batch, 1]; or none, for a vector
@@ -205,7 +216,8 @@ class BaseNetwork(nn.Module):
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
-        return ("labels",) * (self.num_classes is not None) + self.needs
+        end = ("end",) * getattr(self.config, "second_time", False)
+        return ("labels",) * (self.num_classes is not None) + self.needs + end
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""
@@ -270,17 +282,20 @@ class BaseNetwork(nn.Module):
         config, vector = self.config, condition.vector
         embed_time = config.embedding.layer(config.channels)
         embedding = self.mlp(embed_time(t), "time")
+        if config.second_time:
+            embedding += self.embed_end(t, condition.end, config.channels)
         if config.class_embedding == "table":
             if self.num_classes is None:
                 return embedding
             return embedding + self.embed_labels(condition.labels, t, keys)
         return embedding + self.embed_vector(vector, embed_time)
 
-    def dense(self, name: str) -> nn.Dense:
-        """Makes a linear layer to the channels of the embedding."""
+    def dense(self, name: str, zero: bool = False) -> nn.Dense:
+        """Makes a linear layer to the channels of the embedding; `zero` at first."""
         init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         dtype: Any = jnp.dtype(self.config.dtype)
         features = self.config.embedding_channels
+        init = nn.initializers.zeros if zero else init
         return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
     def mlp(
@@ -288,6 +303,19 @@ class BaseNetwork(nn.Module):
     ) -> Array:
         """Returns the result of two linear layers, [batch, embedding channels]."""
         return self.dense(f"{name}_2")(activation(self.dense(f"{name}_1")(x)))
+
+    def embed_end(self, t: Timesteps, end: Array | None, features: int) -> Array:
+        """Returns the embedding of the way from t to the end of a step.
+
+        Args:
+            t: times [batch].
+            end: times [batch] at which the step ends; None for t, an instant.
+            features: number of sinusoids.
+        """
+        t = t.astype(jnp.float32)
+        way = jnp.zeros_like(t) if end is None else t - end.astype(jnp.float32)
+        hidden = nn.swish(self.dense("end_1")(timestep_embedding(way, features)))
+        return self.dense("end_2", zero=True)(hidden)
 
     def embed_vector(
         self,

@@ -63,7 +63,8 @@ class DiT(BaseNetwork):
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
         mask = ("mask",) * self.config.takes_text
-        return ("labels",) * (self.num_classes is not None) + self.needs + mask
+        end = ("end",) * self.config.second_time
+        return ("labels",) * (self.num_classes is not None) + self.needs + mask + end
 
     def check_null_class(self) -> None:
         """Raises `InputError` if the network cannot be evaluated without labels."""
@@ -138,17 +139,20 @@ class DiT(BaseNetwork):
         x = x.astype(jnp.float32).reshape(len(x), rows, columns, outputs)
         return from_patches(x, config.patch)
 
-    def dense(self, name: str) -> nn.Dense:
-        """Makes a linear layer to the channels of the embedding."""
+    def dense(self, name: str, zero: bool = False) -> nn.Dense:
+        """Makes a linear layer to the channels of the embedding; `zero` at first."""
         dtype: Any = jnp.dtype(self.config.dtype)
         features = self.config.embedding_channels
-        return nn.Dense(features, dtype=dtype, kernel_init=_small, name=name)
+        init = _zeros if zero else _small
+        return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
 
     def embed(self, t: Timesteps, condition: Condition, keys: Key | None) -> Array:
         """Returns the embedding of time, class and vector, [batch, width]."""
         config: DiTConfig = self.config
         features = config.embedding.layer(FREQUENCIES)(t)
         embedding = self.mlp(features, "time")
+        if config.second_time:
+            embedding += self.embed_end(t, condition.end, FREQUENCIES)
         if self.num_classes is not None:
             embedding += self.embed_labels(condition.labels, t, keys)
         if config.vector_channels is not None:

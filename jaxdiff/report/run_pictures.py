@@ -83,7 +83,8 @@ def reverse_frames(run: Run, seed: int = 0) -> np.ndarray:
     classes = run.info.num_classes
     labels = None if classes is None else np.arange(min(classes, 20))
     num = 10 if labels is None else len(labels)
-    stride = max(1, run.schedule.num_steps // FRAMES)
+    grid = run.experiment.sampling.sampler.grid(run.schedule)
+    stride = max(1, (len(grid.alpha) - 1) // FRAMES)
     trajectories = run.generate(labels, num, seed, every=stride)
     return to_uint8(trajectories).swapaxes(0, 1)
 

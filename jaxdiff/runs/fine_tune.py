@@ -5,15 +5,20 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from jaxdiff.errors import InputError, first_few
+from jaxdiff.losses.few_steps import own_sampler
+from jaxdiff.losses.mean_flow import MeanFlow
+from jaxdiff.losses.objectives import Objective, has_teacher
+from jaxdiff.losses.progressive import Progressive
+from jaxdiff.networks.base import SECOND_TIME
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.runs.identity import identity
 from jaxdiff.runs.load import load
 from jaxdiff.runs.parts import Parts, read_parts
-from jaxdiff.serialization import differences, to_dict
+from jaxdiff.serialization import differences, option_name, to_dict
 from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import Experiment
@@ -22,7 +27,8 @@ from jaxdiff.typing import Array, Params
 MODEL = ("network", "schedule", "prediction", "objective", "sampling")
 """Parts of an experiment that belong to the model."""
 FREE = (
-    "dropout", "label_dropout", "dtype", "remat", "attention_by", "attention_chunk"
+    "dropout", "label_dropout", "dtype", "remat", "attention_by", "attention_chunk",
+    "second_time",
 )  # fmt: skip
 """Network options that may differ without a warning."""
 
@@ -37,9 +43,36 @@ def with_model_of(experiment: Experiment, workdir: Path) -> Experiment:
     return replace(experiment, **{part: getattr(there, part) for part in MODEL})
 
 
+def with_objective(
+    experiment: Experiment, name: str | None, steps: str | None = None
+) -> Experiment:
+    """Returns an experiment with the defaults of an objective of few steps.
+
+    Args:
+        experiment: the experiment without the objective.
+        name: name of the objective on the command line, or None.
+        steps: number of a student's steps on the command line, or None.
+    """
+    for kind in get_args(Objective):
+        objective = kind()
+        if isinstance(objective, Progressive) and steps and steps.isdecimal():
+            objective = replace(objective, steps=max(1, int(steps)))
+        sampler = own_sampler(objective)
+        if name == option_name(kind) and sampler is not None:
+            sampling = replace(experiment.sampling, sampler=sampler)
+            network: Any = experiment.network
+            if isinstance(objective, MeanFlow) and hasattr(network, "second_time"):
+                network = replace(network, second_time=True)
+            return replace(
+                experiment, objective=objective, sampling=sampling, network=network
+            )
+    return experiment
+
+
 def base_of(experiment: Experiment) -> str | None:
-    """Returns the identity of the model that an adapter changes; None without one."""
-    if not isinstance(experiment.adapter, LowRank) or experiment.init is None:
+    """Returns the identity of an adapter's model, or of a teacher; None without one."""
+    used = isinstance(experiment.adapter, LowRank) or has_teacher(experiment.objective)
+    if not used or experiment.init is None:
         return None
     return identity(Path(experiment.init))
 
@@ -103,10 +136,19 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         for name, leaf in there.items()
         if name in here and leaf.shape == here[name].shape
     }
-    misfits = differences(_shapes(there), _shapes(here))
-    if misfits and isinstance(experiment.adapter, LowRank):
+    shapes = _shapes(here)
+    if getattr(experiment.network, "second_time", False):  # it starts at zero
+        new = {name for name in shapes if name.startswith(SECOND_TIME)} - there.keys()
+        shapes = {name: shape for name, shape in shapes.items() if name not in new}
+    misfits = differences(_shapes(there), shapes)
+    for use, needed in (
+        ("adapter lora", isinstance(experiment.adapter, LowRank)),
+        ("objective's teacher", has_teacher(experiment.objective)),
+    ):
+        if not misfits or not needed:
+            continue
         raise InputError(
-            "init must name a run with the same network for the adapter lora, got "
+            f"init must name a run with the same network for the {use}, got "
             f"another in '{experiment.init}' ({first_few(misfits)}). Leave the options "
             "of the network out."
         )

@@ -12,6 +12,7 @@ from jaxdiff import plots
 from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.network import taken
 from jaxdiff.errors import NonFiniteSamples
+from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.trainer import Trainer
@@ -33,7 +34,7 @@ class SampleGrids:
 
     Image i always starts from the noise of seed 0 and index i. DPM-Solver++ adds no
     noise on the way (Lu et al. 2022b). Two grids thus differ only in what the network
-    has learned between them.
+    has learned between them. A model of few steps is drawn by its own sampler.
 
     Args:
         trainer: the trainer of the run.
@@ -48,8 +49,11 @@ class SampleGrids:
         experiment, upkeep = trainer.experiment, trainer.experiment.upkeep
         assert isinstance(experiment, Experiment), "a diffusion model"
         steps = min(upkeep.sample_steps, trainer.model.schedule.num_steps)
-        sampler = DPMSolver(spacing=Trailing(num_steps=steps))
-        self._sampling = replace(experiment.sampling, sampler=sampler)
+        sampling = experiment.sampling
+        if own_sampler(experiment.objective) is None:
+            sampler = DPMSolver(spacing=Trailing(num_steps=steps))
+            sampling = replace(sampling, sampler=sampler)
+        self._sampling = sampling
         self._trainer = trainer
         self._base: Condition | None = None
         self._names: tuple[str, ...] | None = None

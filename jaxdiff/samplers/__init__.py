@@ -19,6 +19,7 @@ from jaxdiff.samplers.base import Sampler as Sampler
 from jaxdiff.samplers.base import StepInfo as StepInfo
 from jaxdiff.samplers.base import sample as sample
 from jaxdiff.samplers.consistency import LCM as LCM
+from jaxdiff.samplers.consistency import Consistency as Consistency
 from jaxdiff.samplers.ddim import DDIM as DDIM
 from jaxdiff.samplers.ddim import EulerAncestral as EulerAncestral
 from jaxdiff.samplers.dpm_solver import DPMSolver as DPMSolver
@@ -30,6 +31,7 @@ from jaxdiff.samplers.edm import Euler as Euler
 from jaxdiff.samplers.edm import Heun as Heun
 from jaxdiff.samplers.flow import FlowEuler as FlowEuler
 from jaxdiff.samplers.flow import FlowHeun as FlowHeun
+from jaxdiff.samplers.flow_map import FlowMap as FlowMap
 from jaxdiff.samplers.inverse_problems import DPS as DPS
 from jaxdiff.samplers.inverse_problems import RePaint as RePaint
 from jaxdiff.samplers.inverse_problems import Replacement as Replacement
@@ -74,6 +76,8 @@ SamplerOptions: TypeAlias = (
     | DPMSolver2S
     | DPMSolverSDE
     | LCM
+    | Consistency
+    | FlowMap
 )
 
 __getattr__ = lazy(

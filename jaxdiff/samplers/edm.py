@@ -120,14 +120,15 @@ class Heun(Euler):
 
         usual = (next_level.sigma > 0) & (level.alpha > 0)
         given = denoiser, x_s, first, level, next_level
-        return corrected_if(usual, _corrected, *given), memory
+        return corrected_if(usual, heun_corrected, *given), memory
 
 
-def _corrected(
+def heun_corrected(
     denoiser: Denoiser, x_s: Array, first: Estimate, level: Level, next_level: Level
 ) -> Array:
-    """Returns x_s of equation (4)."""
+    """Returns x_s of equation (4), for levels [] or [batch]."""
     second = denoiser(x_s, next_level)
+    (alpha, sigma), (alpha_s, sigma_s) = level.scales(x_s), next_level.scales(x_s)
     # alpha_s (s' - s), finite even if the next level has no signal.
-    step = next_level.sigma - next_level.alpha * (level.sigma / level.alpha)
+    step = sigma_s - alpha_s * (sigma / alpha)
     return x_s + step / 2 * (second.eps - first.eps)

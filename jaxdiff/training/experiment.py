@@ -9,8 +9,9 @@ from jaxdiff.checks import Checked, DiskPath, Seed, Share
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.few_steps import check_sampler
 from jaxdiff.losses.loss import check_combination
-from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.losses.objectives import Objective, Simple, has_teacher
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import DDPM, SamplerOptions
@@ -45,7 +46,7 @@ class DataInfo(NamedTuple):
     data_range: tuple[float, float] | None = PIXELS
     """Smallest and largest number of an image; None for latents, which have none."""
     base: str | None = None
-    """Step and checksum of the model that an adapter changes, or checksum of other
+    """Step and checksum of an adapter's model or of a teacher, or checksum of other
     parameters that training leaves unchanged; None without."""
 
 
@@ -258,6 +259,12 @@ class Experiment(AnyExperiment):
                 "adapter must be none without init, got lora. Name the run whose model "
                 "to adapt with --init."
             )
+        if has_teacher(self.objective) and self.init is None:
+            raise InputError(
+                "init must name the teacher's run for this objective, got None. Name "
+                "a trained run with --init."
+            )
+        check_sampler(self.objective, self.sampling.sampler)
         least = schedule.level(schedule.times[0]).t
         embedding = getattr(self.network, "embedding", None)
         if isinstance(embedding, Fourier) and not least > 0:

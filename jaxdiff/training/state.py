@@ -22,8 +22,8 @@ class TrainState(NamedTuple):
         memory: Memory of the objective's time sampling; () if it has none.
         tracks: Further averages of the parameters, by power functions of the time, one
             per entry of `Training.ema_lengths`. Each is as large as the parameters.
-        frozen: Parameters of a network that training leaves unchanged, if `params` are
-            those of its adapter; () otherwise. Checkpoints hold all but these.
+        frozen: Parameters of a network that training leaves unchanged: that of an
+            adapter, or a teacher; () otherwise. Checkpoints hold all but these.
     """
 
     step: Array

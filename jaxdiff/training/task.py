@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxdiff import rng
 from jaxdiff.denoisers.network import taken
-from jaxdiff.losses.loss import check_batch, loss_fn
-from jaxdiff.losses.objectives import Objective, Simple
+from jaxdiff.losses.loss import check_batch, check_network, loss_fn
+from jaxdiff.losses.objectives import Objective, Simple, has_teacher
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
@@ -123,17 +124,17 @@ class Diffusion:
 
     @property
     def freezes(self) -> bool:
-        """True for an adapter, whose network stays unchanged."""
-        return self.adapter is not None
+        """True for an adapter, whose network stays unchanged, and with a teacher."""
+        return self.adapter is not None or has_teacher(self.objective)
 
     def init(self, seed: int) -> Params:
         """Returns the network's initial parameters."""
         return self.model.init(seed)
 
     def split(self, params: Params, seed: int) -> tuple[Params, Params]:
-        """Returns network and (), or adapter and network."""
-        if self.adapter is None:
-            return params, ()
+        """Returns network and (), adapter and network, or student and teacher."""
+        if self.adapter is None:  # a copy, because a step reuses the student's memory
+            return params, jax.tree.map(jnp.copy, params) if self.freezes else ()
         return self.adapter.init(params, rng.key(seed)), params
 
     def memory(self) -> Any:
@@ -152,18 +153,26 @@ class Diffusion:
         return batch._replace(condition=condition)
 
     def check(self, batch: Batch) -> None:
-        """Raises an `InputError` for a batch that does not fit the network."""
+        """Raises an `InputError` for a batch or an objective that does not fit."""
+        check_network(self.objective, self.model.network)
         check_batch(batch, self.model.network, self.model.data_range)
 
     def loss(
-        self, params: Params, frozen: Params, batch: Batch, key: Key, memory: Any
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Batch,
+        key: Key,
+        memory: Any,
+        step: Array | int = 0,
     ) -> tuple[Array, dict[str, Any]]:
         """Returns the loss of some examples, and its metrics; see `loss_fn`."""
         model = self.model
         whole = self.adapter.applied(frozen, params) if self.adapter else params
         return loss_fn(
             whole, model.network, model.schedule, batch, key, model.prediction,
-            self.objective, memory,
+            self.objective, memory, step=step,
+            teacher=frozen if has_teacher(self.objective) else None,
         )  # fmt: skip
 
     def gradient(
@@ -172,11 +181,12 @@ class Diffusion:
         """Returns the gradient of the mean loss, and the metrics of `loss_fn`."""
 
         def gradient_of(shared: Any, part: Batch) -> Any:
-            params, frozen, memory, key = shared
+            params, frozen, memory, key, step = shared
             grad = jax.grad(self.loss, has_aux=True)
-            return grad(params, frozen, part, key, memory)
+            return grad(params, frozen, part, key, memory, step)
 
-        return mean(gradient_of, (state.params, frozen, state.memory, key))
+        shared = (state.params, frozen, state.memory, key, state.step)
+        return mean(gradient_of, shared)
 
     def remembered(self, memory: Any, metrics: dict[str, Array]) -> Any:
         """Returns the next memory of the objective's times."""
