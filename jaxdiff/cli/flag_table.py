@@ -40,12 +40,21 @@ def flags_of(options: Sequence[Any]) -> dict[str, Flag]:
     found = {}
     for path, hint, value in _fields(options):
         if union_members(hint) or not dataclasses.is_dataclass(value):
-            flag = f"--{path}".replace("_", "-")
+            flag = flag_name(path)
             found[flag] = Flag(path, hint)
             if hint is bool:
                 negated = re.sub(r"(--|\.)(?=[^.]+$)", r"\1no-", flag)
                 found[negated] = Flag(path, hint, negated=True)
     return found
+
+
+def flag_name(path: str) -> str:
+    """Returns the flag of a field; a name like from_, for a word of Python, is --from.
+
+    >>> flag_name("prior_steps"), flag_name("from_")
+    ('--prior-steps', '--from')
+    """
+    return f"--{path}".removesuffix("_").replace("_", "-")
 
 
 def choices(options: Sequence[Any]) -> Iterator[tuple[str, tuple[type, ...], Any]]:

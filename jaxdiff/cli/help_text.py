@@ -92,11 +92,11 @@ def rules_of_help(
         fields = [
             dataclasses.replace(
                 field,
-                type=_with_bounds(tyro, field.type, field.default)
+                type=_with_bounds(tyro, _named(tyro, field), field.default)
                 if not shown
                 or info.type is together
                 or (info.type, field.name) in owners
-                else tyro.conf.Suppress[field.type],
+                else tyro.conf.Suppress[_named(tyro, field)],
                 helptext=functools.partial(_text_of, info.type, field),
             )
             for field in spec.fields
@@ -117,6 +117,14 @@ def _text_of(cls: Any, field: Any) -> str | None:
         found: str | None = text() if callable(text) else text
         texts[field.name] = found and " ".join(found.split())
     return texts[field.name]
+
+
+def _named(tyro: Any, field: Any) -> Any:
+    """Returns a field's type, with the flag of a field such as from_ without _."""
+    plain = field.name.removesuffix("_")
+    if plain == field.name:
+        return field.type
+    return Annotated[field.type, tyro.conf.arg(name=plain)]
 
 
 def _with_bounds(tyro: Any, hint: Any, default: Any) -> Any:

@@ -15,6 +15,7 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_adapters import adapted, adapters_of
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.cli.sampling_request import Request, of_classes, of_prompts
+from jaxdiff.cli.unclip_request import OF_UNCLIP, check_none, finished, of_unclip
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel.processes import is_first
@@ -50,8 +51,8 @@ class SampleOptions:
     labels: tuple[int | str, ...] | None = None
     """Classes to draw, in turn, by number or name. None draws all classes."""
     blend: tuple[int | str, int | str] | None = None
-    """Two classes, by number or name, or two prompts; each row of the picture blends
-    from the first to the second."""
+    """Two classes, by number or name, or two prompts, or, for a model of unCLIP, two
+    pictures; each row of the picture blends from the first to the second."""
     prompt: tuple[str, ...] = ()
     """Prompts of a model of text, in turn."""
     prompts: Path | None = None
@@ -70,6 +71,21 @@ class SampleOptions:
     image_guidance: float | None = None
     """Guidance scale of the image, of a model that follows instructions; None takes
     the run's."""
+    like: Path | None = None
+    """Picture to draw variations of, by a model of unCLIP."""
+    from_: str | None = None
+    """Text that describes the picture of --like, which changes from it to --to."""
+    to: str | None = None
+    """Text to which the picture of --like changes, along each row."""
+    noise_level: int | None = None
+    """Time of the noise that is added to an image's vector, of a StableUnCLIP model;
+    None takes 0."""
+    prior_steps: int | None = None
+    """Number of steps of the prior, of a model of unCLIP; None takes its own."""
+    prior_guidance: float | None = None
+    """Guidance scale of the prior; None takes its own."""
+    enlarge_steps: int | None = None
+    """Number of steps of the enlargement, of a model of unCLIP; None takes its own."""
     strength: float | None = None
     """Share of the steps that change the image, in (0, 1]; None takes 0.8."""
     lora: tuple[str, ...] = ()
@@ -82,7 +98,7 @@ class SampleOptions:
     """If True, files of LoRA and of textual inversion may be .bin or .pt files, which
     are pickles; nothing in them is executed."""
     num: int | None = None
-    """Number of images per sampler; None takes 100, or one per prompt."""
+    """Number of images per sampler; None takes 100, or one per prompt or picture."""
     seed: int = 0
     """Seed; image i depends only on the seed, on i and on its label, or on seed + i and
     its prompt."""
@@ -125,7 +141,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         }  # fmt: skip
         given = {k: v for k, v in changes.items() if v is not None}
         samplings[name] = replace(sampling, **given)  # type: ignore[arg-type]
-    request = (of_prompts if run.takes_prompts else of_classes)(options, run)
+    request = _request(options, run)
     run, num, labels, seed = request[:4]
     for sampling in samplings.values():
         run.check_request(labels, num, seed, sampling)
@@ -160,7 +176,7 @@ def draw(options: SampleOptions, run: Run) -> None:
                 labels, num, seed, sampling=sampling, every=every,
                 on_chunk=partial(on_chunk, before=i * num), **request.given(),
             )  # fmt: skip
-            drawn[name] = found if run.parts is None else run.decode(found)
+            drawn[name] = finished(request, found, options)
 
     if not is_first():
         return
@@ -187,6 +203,14 @@ def draw(options: SampleOptions, run: Run) -> None:
         written.append(alone)
     are = "image is" if num == 1 else "images are"
     print(printable(f"{num} {are} in {' and '.join(map(str, written))}"))
+
+
+def _request(options: SampleOptions, run: Run) -> Request:
+    """Returns the request of a model of unCLIP, of prompts or of classes."""
+    if run.parts is not None and run.parts.info.unclip is not None:
+        return of_unclip(options, run)
+    check_none(options)
+    return (of_prompts if run.takes_prompts else of_classes)(options, run)
 
 
 def _save_picture(
@@ -247,6 +271,7 @@ def _notes(
         "size": request.run.image_size,
         "image": None if options.image is None else str(options.image),
         "strength": request.strength,
+        **{name: _plain(getattr(options, name)) for name in OF_UNCLIP},
         **adapters_of(options),
         "sampling": [to_dict(sampling) for sampling in samplings.values()],
     }
@@ -257,6 +282,11 @@ def _notes(
         "settings": json.dumps(settings),
         "command": words,
     }
+
+
+def _plain(value: Any) -> Any:
+    """Returns an option as plain data."""
+    return str(value) if isinstance(value, Path) else value
 
 
 def _array_name(name: str, drawn: dict[str, np.ndarray]) -> str:

@@ -91,7 +91,7 @@ def of_classes(options: "SampleOptions", run: Run) -> Request:
     labels, indices = _labels(run, options, num)
     seed: int | np.ndarray = options.seed
     if options.seeds is not None:
-        seed, indices = _seeds(options, num), np.zeros(num, np.int32)
+        seed, indices = seeds_of(options, num), np.zeros(num, np.int32)
     return Request(run, num, labels, seed, indices=indices)
 
 
@@ -113,25 +113,25 @@ def of_prompts(options: "SampleOptions", run: Run) -> Request:
         )
     if options.size is not None:
         run = run.resized(*options.size)
-    prompts = _prompts(options)
+    prompts = prompts_of(options)
     num = len(prompts) if options.num is None else options.num
     if options.blend is not None:
         num = options.columns if options.num is None else options.num
         prompts = tuple(map(str, options.blend))
     check_num(num)
-    seeds = _seeds(options, num)
+    seeds = seeds_of(options, num)
     if options.blend is not None:
         places = np.arange(num) % options.columns
         shares = places / max(min(options.columns, num) - 1, 1)
         seeds = seeds[np.arange(num) // options.columns]  # a row shares its noise
         pair = run.text(prompts, windows=options.windows)
-        ends = [_repeated(pair, [i] * num) for i in (0, 1)]
+        ends = [repeated(pair, [i] * num) for i in (0, 1)]
         condition = blend_conditions(ends[0], ends[1], jnp.asarray(shares))
         first, second = map(shown, prompts)
         given = tuple(f"{first} to {second}, {share:.0%}" for share in shares)
     else:
         rows = np.arange(num) % len(prompts)
-        condition = _repeated(run.text(prompts, windows=options.windows), rows)
+        condition = repeated(run.text(prompts, windows=options.windows), rows)
         given = tuple(prompts[row] for row in rows)
     count = len(run.parallel.devices)
     if isinstance(run.parallel, Pmap) and num < count and jax.process_count() == 1:
@@ -194,7 +194,7 @@ def _torch_noise(request: Request) -> np.ndarray:
     )
 
 
-def _prompts(options: "SampleOptions") -> tuple[str, ...]:
+def prompts_of(options: "SampleOptions") -> tuple[str, ...]:
     """Returns the prompts on the command line, or those in a file."""
     ways = [options.prompt, options.prompts, options.blend]
     if sum(bool(way) for way in ways) != 1:
@@ -221,7 +221,7 @@ def _prompts(options: "SampleOptions") -> tuple[str, ...]:
     return found
 
 
-def _seeds(options: "SampleOptions", num: int) -> np.ndarray:
+def seeds_of(options: "SampleOptions", num: int) -> np.ndarray:
     """Returns the seed of each image [num]."""
     if options.seeds is None:
         check_seed(options.seed)
@@ -233,7 +233,7 @@ def _seeds(options: "SampleOptions", num: int) -> np.ndarray:
     return np.resize(np.array(options.seeds), num)
 
 
-def _repeated(condition: Condition, rows: Any) -> Condition:
+def repeated(condition: Condition, rows: Any) -> Condition:
     """Returns rows of a condition."""
     rows = np.asarray(rows)
     parts = (None if part is None else part[rows] for part in condition)

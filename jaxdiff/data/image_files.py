@@ -31,7 +31,7 @@ _GREY_STEPS = {"L;2": 85, "L;4": 17}  # from grey values of 2 and 4 bits to 8 bi
 
 
 def read_image(
-    path: str | os.PathLike[str], size: int | tuple[int, int], channels: int
+    path: str | os.PathLike[str], size: int | tuple[int, int] | None, channels: int
 ) -> np.ndarray:
     """Returns the pixels of a PNG, JPEG, WebP, BMP or GIF file of any extension.
 
@@ -48,7 +48,8 @@ def read_image(
 
     Args:
         path: Path of the file.
-        size: Height and width of the result, 1 to 4096, or one number for both.
+        size: Height and width of the result, 1 to 4096, or one number for both; None
+            for those of the file.
         channels: Number of channels: 1 for grey, 3 for red, green and blue.
 
     Returns:
@@ -59,15 +60,15 @@ def read_image(
             format, has more than 2^30 bytes, or has more than 2^30 / 12 pixels
             according to its header.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    check_value("size", height, Size)
-    check_value("size", width, Size)
+    wanted = (size, size) if isinstance(size, int) else size
+    for side in wanted or ():
+        check_value("size", side, Size)
     check_value("channels", channels, Channels)
     image_module = require("PIL.Image")
     _hide_warnings()
     try:
         with open_regular(path, MAX_BYTES) as file:
-            return _pixels(image_module, file, (height, width), channels)
+            return _pixels(image_module, file, wanted, channels)
     except Exception as error:  # Pillow raises many types for damaged files
         reason = _reason(image_module, error, path)
         raise InputError(f"cannot read the image {str(path)!r}: {reason}") from error
@@ -113,7 +114,10 @@ def _too_large(pixels: str) -> str:
 
 
 def _pixels(
-    image_module: Any, file: IO[bytes], size: tuple[int, int], channels: int
+    image_module: Any,
+    file: IO[bytes],
+    size: tuple[int, int] | None,
+    channels: int,
 ) -> np.ndarray:
     webp = _webp_size(file.read(30))  # Pillow allocates a WebP when it opens the file
     file.seek(0)
@@ -168,7 +172,7 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _decoded(
-    image_module: Any, image: Any, size: tuple[int, int], channels: int
+    image_module: Any, image: Any, size: tuple[int, int] | None, channels: int
 ) -> np.ndarray:
     kind = image.tile[0][3] if image.tile else None  # pixel format of the file
     image.load()
@@ -178,6 +182,7 @@ def _decoded(
         raise
     except Exception:
         pass  # many photographs have damaged EXIF data
+    size = image.size[::-1] if size is None else size
     # Crop first: a narrow image, resized whole, might not fit into memory.
     (width, height), scale = (
         image.size,

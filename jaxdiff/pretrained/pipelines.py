@@ -42,6 +42,8 @@ def write_pipeline(run: Run, path: Path) -> dict[str, Any]:
     name = run.parts.info.pipeline
     if name == class_pipelines.KIND:
         return class_pipelines.write_class_pipeline(run, path)
+    if name in unclip_pipelines.KINDS:
+        return unclip_pipelines.write_unclip_pipeline(run, path)
     if name not in KINDS or not isinstance(run.network, CrossAttentionUNet):
         raise InputError(
             "the run must be one that starts from a pipeline of diffusers to be "

@@ -1,7 +1,10 @@
 """Scheduler of unCLIP in diffusers: DDPM's reverse process on a cosine schedule."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+import numpy as np
 
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
@@ -40,7 +43,10 @@ class UnCLIPScheduler(Clipped):
             raise InputError(
                 f"num_steps must be at least 2 for an UnCLIPScheduler, got {num_steps}"
             )
-        return DiffusersGrid(num_steps=num_steps, timestep_spacing="linspace")
+        return DiffusersGrid(
+            num_steps=num_steps, timestep_spacing="linspace",
+            data_alpha=_rounded(self.num_train_timesteps),
+        )  # fmt: skip
 
     def sampling(self, schedule: Any, num_steps: int) -> Sampling:
         """Returns the sampling of diffusers' pipeline with this number of steps."""
@@ -49,6 +55,21 @@ class UnCLIPScheduler(Clipped):
         grid.levels(schedule)
         variance = LearnedRange() if learned else FixedSmall()
         return self.sampled(DDPM(spacing=grid, variance=variance))
+
+
+def _rounded(num_steps: int) -> float:
+    """Returns beta_0 / (1 - alphas_bar_0) in float32, instead of 1.
+
+    diffusers multiplies the images of the last step by it: by 0.9995 for 1000 times.
+    """
+    beta = np.float32(1 - _cosine(1 / num_steps) / _cosine(0.0))
+    one = np.float32(1)
+    return float(beta / (one - (one - beta)))
+
+
+def _cosine(share: float) -> float:
+    """Returns alphas_bar of the cosine schedule without its factor."""
+    return math.cos((share + 0.008) / 1.008 * math.pi / 2) ** 2
 
 
 def unclip_scheduler_of(

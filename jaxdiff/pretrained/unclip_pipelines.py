@@ -15,13 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxdiff.components.component import network_of
+from jaxdiff.components.component import Component, network_of, write_component
 from jaxdiff.components.files import NETWORK, read_part
 from jaxdiff.components.unet_2d_folder import KIND as UNET
 from jaxdiff.components.unet_2d_folder import read_model
 from jaxdiff.errors import InputError
 from jaxdiff.losses.objectives import Hybrid, Simple
-from jaxdiff.pretrained.folder_parts import INDEX
+from jaxdiff.pretrained.folder_parts import INDEX, SCHEDULER, VERSION
 from jaxdiff.pretrained.latent_pipelines import (
     check_parts,
     licence_of,
@@ -30,10 +30,13 @@ from jaxdiff.pretrained.latent_pipelines import (
     read_scheduled,
     say,
 )
+from jaxdiff.pretrained.scheduler_export import scheduler_record
+from jaxdiff.pretrained.schedulers_unclip import unclip_scheduler_of
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
-from jaxdiff.runs.parts import Parts
+from jaxdiff.runs.parts import Parts, copy_part
 from jaxdiff.runs.parts_info import Encoder, PartsInfo, StageInfo, UnCLIPInfo
+from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 
@@ -61,6 +64,18 @@ _OWN = {
     KINDS[0]: {"prior", "prior_scheduler"},
     KINDS[1]: {"image_encoder", "feature_extractor"},
 }
+_LIBRARIES = {
+    "text_proj": [
+        "diffusers.pipelines.deprecated.unclip.text_proj", "UnCLIPTextProjModel"
+    ],
+    "prior": ["diffusers", "PriorTransformer"],
+    "super_res_first": ["diffusers", UNET], "super_res_last": ["diffusers", UNET],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+}  # fmt: skip
+"""Library and class of each part, for model_index.json."""
 _ENCODER = Encoder(network="text_encoder", tokenizer="tokenizer")
 
 
@@ -208,3 +223,42 @@ def _check_widths(
                 f"'{path / INDEX}': {name} must be {other}, as in the part beside it, "
                 f"got {value}"
             )
+
+
+def write_unclip_pipeline(run: Run, path: Path) -> dict[str, Any]:
+    """Writes a pipeline; arguments and result are those of `to_diffusers`."""
+    parts, experiment = run.parts, run.experiment
+    assert parts is not None, "the caller has checked it"
+    unclip = parts.info.unclip
+    assert unclip is not None, "the caller has checked it"
+    assert unclip.enlarge is not None, "every such pipeline enlarges"
+    stages = {"decoder": experiment, "super_res": unclip.enlarge}
+    if unclip.prior is not None:
+        stages["prior"] = unclip.prior
+    version = {"_diffusers_version": VERSION}
+    index: dict[str, Any] = {"_class_name": parts.info.pipeline, **version}
+    records, call = {}, {}
+    for name, stage in stages.items():
+        scheduler, steps = unclip_scheduler_of(
+            stage.schedule, stage.prediction, stage.sampling
+        )
+        records[f"{name}_scheduler"] = scheduler_record(scheduler)
+        index[f"{name}_scheduler"] = ["diffusers", type(scheduler).__name__]
+        call[f"{name}_num_inference_steps"] = steps
+        if name != "super_res":
+            call[f"{name}_guidance_scale"] = stage.sampling.guidance
+    with new_folder(path) as writing:
+        writing.mkdir(parents=True)
+        decoder = Component("UNet2DConditionModel", run.network, run.params)
+        write_component(decoder, writing / "decoder")
+        index["decoder"] = ["diffusers", decoder.kind]
+        for name, has_weights in parts.info.folders():
+            if name == "decoder":
+                continue
+            index[name] = _LIBRARIES[name]
+            copy_part(parts, name, writing / name, has_weights)
+        for name, record in records.items():
+            (writing / name).mkdir()
+            write_json_atomic(writing / name / SCHEDULER, {**record, **version})
+        write_json_atomic(writing / INDEX, index)
+    return call

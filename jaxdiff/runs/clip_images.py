@@ -88,7 +88,10 @@ class ImageProcessor:
             pixels = _levels(jax.image.resize(pixels, (*sides, 3), "cubic"))
         top, left = ((side - self.size) // 2 for side in sides)
         pixels = pixels[top : top + self.size, left : left + self.size] / 255
-        return (pixels - jnp.array(self.mean)) / jnp.array(self.deviation)
+        mean, deviation = (
+            jnp.array(colours)[None, None] for colours in (self.mean, self.deviation)
+        )
+        return (pixels - mean) / deviation
 
 
 def _levels(pixels: Array) -> Array:

@@ -59,6 +59,10 @@ class DiffusersGrid(Counted):
     """If True, the loop starts from noise of the first level's sigma, otherwise from
     unit variance."""
 
+    data_alpha: Annotated[float, Interval(gt=0, lt=2)] = 1.0
+    """Signal scale of the data after the last step: 1, or that of diffusers' rounding
+    in its UnCLIPScheduler, for whole times."""
+
     def start_scale(self, grid: Level) -> Array:
         """Returns the standard deviation of the noise that the loop starts from, []."""
         noise = jnp.asarray(grid.sigma[0])
@@ -90,7 +94,10 @@ class DiffusersGrid(Counted):
             alpha = jnp.maximum(levels.alpha, self.least_alpha)
             sigma = jnp.minimum(levels.sigma, math.sqrt(1 - self.least_alpha**2))
             levels = Level(levels.t, alpha, sigma)
-        return ended(levels, self.to_data)
+        found = ended(levels, self.to_data)
+        if self.data_alpha == 1 or not self.to_data:
+            return found
+        return found._replace(alpha=found.alpha.at[-1].set(self.data_alpha))
 
     def _times(self, total: int) -> np.ndarray:
         """Returns the times by diffusers' rule, noisiest first."""

@@ -61,13 +61,26 @@ def prior(seed=3):
     return found
 
 
+def enlarging(seed):
+    """Returns a small network that enlarges; the small image matters to it."""
+    found = filled(diffusers.UNet2DModel(**ENLARGE), seed, 0.2)
+    with torch.no_grad():
+        found.conv_in.weight[:, 3:] *= 5
+    return found
+
+
 def image_parts(processor=True):
     """Returns a small image encoder, and the preparation of its pictures."""
     config = transformers.CLIPVisionConfig(**VISION)
     encoder = transformers.CLIPVisionModelWithProjection(config)
     size = VISION["image_size"]
+    filled(encoder, 8, 0.4)
+    with torch.no_grad():  # otherwise pictures hardly matter
+        for name, parameter in encoder.named_parameters():
+            if "v_proj.weight" in name or "out_proj.weight" in name:
+                parameter *= 6
     return {
-        "image_encoder": filled(encoder, 8, 0.4),
+        "image_encoder": encoder,
         "feature_extractor": transformers.CLIPImageProcessor(
             size={"shortest_edge": size}, crop_size={"height": size, "width": size}
         ),
@@ -91,8 +104,7 @@ def make(folder, clip, variation=False):
         "text_encoder": text_encoder(), "tokenizer": tokenizer(clip, "!"),
         "text_proj": filled(projection, 4, 0.4),
         "decoder": filled(diffusers.UNet2DConditionModel(**DECODER), 5, 0.25),
-        "super_res_first": filled(diffusers.UNet2DModel(**ENLARGE), 6, 0.2),
-        "super_res_last": filled(diffusers.UNet2DModel(**ENLARGE), 7, 0.2),
+        "super_res_first": enlarging(6), "super_res_last": enlarging(7),
         "decoder_scheduler": diffusers.UnCLIPScheduler(variance_type="learned_range"),
         "super_res_scheduler": diffusers.UnCLIPScheduler(),
     }  # fmt: skip

@@ -34,9 +34,9 @@ CASES: list[dict[str, Any]] = [
     },
     {"clip_sample_range": 12.0, "num_train_timesteps": 60},
 ]  # fmt: skip
-CLOSE, CLOSE_IN_FLOAT32 = 2e-5, 3e-3
-"""Largest differences, in parts of the largest number. Their tables are float32, in
-which 1 - alphas_bar has few digits at time 0."""
+CLOSE, CLOSE_IN_FLOAT32 = 2e-5, 4e-4
+"""Largest differences, in parts of the largest number. Their tables are float32; the
+smaller one is of tables in float64."""
 
 
 def network(x: Any, t: Any) -> Any:
@@ -112,11 +112,17 @@ def compare(monkeypatch, options: dict[str, Any], num_steps: int) -> None:
         limit = sampling.clip_range or 1.0
         denoiser = jd.clip_x0(denoiser, -limit, limit)
     noise = np.stack([*drawn.drawn, np.zeros((2, 3, 4, 4))]).transpose(0, 1, 3, 4, 2)
-    found = jd.sample(
-        denoiser, sampling.sampler, schedule, jax.random.key(0), x.shape,
-        x_T=jnp.asarray(x), noise=jnp.asarray(noise, jnp.float32),
-    )  # fmt: skip
-    for result, close in ((wanted, CLOSE), (rounded, CLOSE_IN_FLOAT32)):
+    sampler: Any = sampling.sampler
+    exact = dataclasses.replace(
+        sampler, spacing=dataclasses.replace(sampler.spacing, data_alpha=1.0)
+    )
+    for given, result, close in (
+        (exact, wanted, CLOSE), (sampler, rounded, CLOSE_IN_FLOAT32)
+    ):  # fmt: skip
+        found = jd.sample(
+            denoiser, given, schedule, jax.random.key(0), x.shape,
+            x_T=jnp.asarray(x), noise=jnp.asarray(noise, jnp.float32),
+        )  # fmt: skip
         assert np.isfinite(result).all()
         assert result.std() > 0.05
         assert np.abs(found - result).max() < close * np.abs(result).max(), options
