@@ -20,7 +20,11 @@ _AXES = {
     "vector": ("batch", "features"),
     "image": ("batch", "height", "width", "channels"),
     "numbers": ("batch", "numbers"), "end": ("batch",),
+    "tokens": ("batch", "tokens"),
 }  # fmt: skip
+
+
+_KINDS = {"mask": (np.bool_, "bool"), "tokens": (np.integer, "integers")}
 
 
 def check_parts(condition: Condition) -> None:
@@ -41,14 +45,18 @@ def check_parts(condition: Condition) -> None:
                     f"{name} must be [{', '.join(_AXES[name])}], got shape {shape}"
                 )
             kind = part.dtype if hasattr(part, "dtype") else np.asarray(part).dtype
-            mask = name == "mask"
-            if not jnp.issubdtype(kind, np.bool_ if mask else np.floating):
-                word = "bool" if mask else "floating-point"
+            wanted, word = _KINDS.get(name, (np.floating, "floating-point"))
+            if not jnp.issubdtype(kind, wanted):
                 raise InputError(f"{name} must be {word}, got {kind}. Convert it.")
         sizes[name] = shape[0] if shape else None
+    if condition.text is not None and condition.tokens is not None:
+        raise InputError(
+            "a condition must have text or tokens, got both. Leave one out."
+        )
     if condition.mask is not None:
-        tokens = np.shape(condition.mask), np.shape(condition.text)[:2]
-        if condition.text is None or tokens[0] != tokens[1]:
+        words = condition.tokens if condition.text is None else condition.text
+        tokens = np.shape(condition.mask), np.shape(words)[:2]
+        if words is None or tokens[0] != tokens[1]:
             raise InputError(
                 f"mask must have the shape of text, {tokens[1]}, got {tokens[0]}"
             )
@@ -62,9 +70,9 @@ def check_parts(condition: Condition) -> None:
 def hidden(condition: Condition) -> Condition:
     """Returns a condition that says nothing; an image and numbers stay.
 
-    Labels become those of any class, a vector 0, and a text one token of zeros. An
-    image, such as the one to enlarge, and numbers, such as a size, are no choice among
-    many: they stay.
+    Labels become those of any class, a vector 0, and a text one token of zeros, or of
+    number 0. An image, such as the one to enlarge, and numbers, such as a size, are no
+    choice among many: they stay.
     """
     labels = condition.labels
     if labels is not None:
@@ -72,7 +80,7 @@ def hidden(condition: Condition) -> Condition:
         shares = jnp.issubdtype(labels.dtype, jnp.floating)
         labels = jnp.full_like(labels, 0 if shares else ANY_CLASS)
     return condition._replace(labels=labels)._replace(
-        **_without(condition, ("text", "mask", "vector"))
+        **_without(condition, ("text", "mask", "vector", "tokens"))
     )
 
 
@@ -147,6 +155,11 @@ def blend_conditions(
             )
     check_parts(a)
     check_parts(b)
+    if a.tokens is not None:
+        raise InputError(
+            "tokens must be None in a blend of conditions. Encode both texts first, as "
+            "run.text does."
+        )
     if a.labels is not None:
         raise InputError(
             "labels must be None in a blend of conditions. Blend classes with "

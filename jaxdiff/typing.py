@@ -36,6 +36,8 @@ class Condition(NamedTuple):
         image: image, such as one to enlarge, float [batch, height, width, channels].
         numbers: numbers such as sizes or a guidance scale, float [batch, numbers].
         end: time at which a step from t ends, for a flow map, float [batch].
+        tokens: tokens of a text, in place of their features, for a network with a text
+            encoder of its own, integers [batch, tokens].
     """
 
     labels: Any = None
@@ -45,6 +47,7 @@ class Condition(NamedTuple):
     image: Any = None
     numbers: Any = None
     end: Any = None
+    tokens: Any = None
 
     @classmethod
     def of(cls, given: "Condition | ArrayLike | None") -> "Condition":

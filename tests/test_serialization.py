@@ -39,6 +39,7 @@ CHANGED = Experiment(
     ),
     conditional=False,
     caption_dropout=0.5,
+    tokenizer="t",
     prediction=EDM(learn_variance=True, data_deviation=0.3),
     objective=Hybrid(
         weighting=MinSNR(gamma=3.0),

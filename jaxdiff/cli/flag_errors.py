@@ -221,7 +221,8 @@ def _expected(hint: Any) -> str:
         return " or ".join(KINDS.get(kind) or _expected(kind) for kind in kinds)
     if names := names_of(kinds[0]):
         return f"one or more of {', '.join(names)}"
-    one = "|".join(KINDS[kind].split()[1] for kind in get_args(kinds[0]) or kinds[:1])
+    words = {**KINDS, bool: "a True|False"}
+    one = "|".join(words[kind].split()[1] for kind in get_args(kinds[0]) or kinds[:1])
     return f"{one} {one} ..." if kinds[-1] is Ellipsis else " ".join(len(kinds) * [one])
 
 

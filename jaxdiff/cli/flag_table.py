@@ -110,11 +110,18 @@ def read(values: list[str], hint: Any) -> Any:
         if kinds[-1] is Ellipsis:
             kinds = len(values) * kinds[:1]
         pairs = zip(values, kinds, strict=True)
-        return tuple(read([word], kind) for word, kind in pairs)
+        return tuple(_one_of(word, kind) for word, kind in pairs)
     elif hint in KINDS:
         (word,) = values
         return hint(word)
     raise ValueError(values)
+
+
+def _one_of(word: str, kind: Any) -> Any:
+    """Converts one of several words; True and False are words here."""
+    if kind is bool and word in ("True", "False"):
+        return word == "True"
+    return read([word], kind)
 
 
 def _fields(options: Sequence[Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

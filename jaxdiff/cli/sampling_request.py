@@ -146,8 +146,8 @@ def of_prompts(options: "SampleOptions", run: Run) -> Request:
 def _with_image(request: Request, options: "SampleOptions") -> Request:
     """Returns a request with its image: a start, or a part of the condition."""
     run, num = request.run, request.num
-    assert run.parts is not None, "a model of text"
-    inputs = run.parts.info.inputs
+    inputs = "none" if run.parts is None else run.parts.info.inputs
+    kind = (run.parts and run.parts.info.pipeline) or "model of text"
     for name, needs, wanted in (
         ("image", inputs != "none", True),
         ("mask", inputs == "mask", inputs == "mask"),
@@ -156,8 +156,7 @@ def _with_image(request: Request, options: "SampleOptions") -> Request:
         if (found is None and needs) or (found is not None and not wanted):
             word, remedy = ("be given", "Give") if needs else ("not be given", "Omit")
             raise InputError(
-                f"{name} must {word} for a {run.parts.info.pipeline}, got "
-                f"{found}. {remedy} --{name}."
+                f"{name} must {word} for a {kind}, got {found}. {remedy} --{name}."
             )
     starts = options.image is not None and inputs == "none"
     if options.strength is not None and not starts:
@@ -173,10 +172,13 @@ def _with_image(request: Request, options: "SampleOptions") -> Request:
         request = request._replace(start=_torch_noise(request))
     if options.image is None:
         return request
-    pixels = read_image(options.image, run.image_size, 3) / np.float32(127.5) - 1
+    channels = run.model.image_shape[-1] if run.parts is None else 3
+    pixels = read_image(options.image, run.image_size, channels)
+    pixels = pixels / np.float32(127.5) - 1
     if starts:
         strength = STRENGTH if options.strength is None else options.strength
-        start = np.repeat(run.encode(pixels[None]), num, 0)
+        image = pixels[None] if run.parts is None else run.encode(pixels[None])
+        start = np.repeat(image, num, 0)
         return request._replace(start=start, strength=strength)
     mask = None
     if options.mask is not None:

@@ -47,13 +47,14 @@ class Tokenizer:
         length: number of tokens of a text, with special tokens and padding.
         vocabulary: number of tokens.
         pad: the token, and its number, that fills short texts.
+        library: tokenizer of the package `tokenizers`.
         new: new tokens, and the text that stands for each; see `with_token`.
     """
 
     length: int
     vocabulary: int
     pad: tuple[str, int]
-    _library: Any = field(repr=False)
+    library: Any = field(repr=False)
     new: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, texts: str | Sequence[str]) -> Tokens:
@@ -102,7 +103,7 @@ class Tokenizer:
             InputError: the token is empty, or exists already.
         """
         names = [token, *(f"{token}_{i}" for i in range(1, count))]
-        library = type(self._library).from_str(self._library.to_str())
+        library = type(self.library).from_str(self.library.to_str())
         known = [name for name in names if library.token_to_id(name) is not None]
         if known or not token.strip():
             raise InputError(
@@ -113,11 +114,11 @@ class Tokenizer:
         new = {**self.new, token: " ".join(names)}
         numbers = [library.token_to_id(name) for name in names]
         size = library.get_vocab_size()
-        return replace(self, vocabulary=size, _library=library, new=new), numbers
+        return replace(self, vocabulary=size, library=library, new=new), numbers
 
     def decode(self, ids: Sequence[int]) -> str:
         """Returns the text of tokens, without special tokens."""
-        return str(self._library.decode(list(map(int, ids)))).replace("</w>", " ")
+        return str(self.library.decode(list(map(int, ids)))).replace("</w>", " ")
 
     def _encoded(self, text: str) -> Any:
         if not isinstance(text, str):
@@ -128,7 +129,7 @@ class Tokenizer:
             raise InputError(
                 f"a prompt must be valid Unicode, got {shown(text)} ({error.reason})"
             ) from None
-        return self._library.encode(self._expanded(text))
+        return self.library.encode(self._expanded(text))
 
     def _expanded(self, text: str) -> str:
         """Returns a text with all tokens that a new token stands for."""
@@ -173,18 +174,32 @@ def read_tokenizer(
             f"length must be given for the tokenizer in '{path}', whose "
             f"model_max_length is {shown(length)}"
         )
+    pad = _text(options.get("pad_token"))
+    if pad is None or library.token_to_id(pad) is None:
+        raise InputError(
+            f"'{path}' must name a pad_token of its vocabulary, got {shown(pad)}"
+        )
+    return with_length(library, length, pad)
+
+
+def with_length(library: Any, length: int, pad: str) -> Tokenizer:
+    """Returns a tokenizer of the package `tokenizers` that cuts and pads texts.
+
+    Args:
+        library: tokenizer of the package.
+        length: number of tokens of a text.
+        pad: token of its vocabulary that fills short texts.
+
+    Raises:
+        InputError: the length leaves no token for the text.
+    """
     special = library.num_special_tokens_to_add(False)
     if length <= special:
         raise InputError(
             f"length must be above {special}, the number of special tokens, got "
             f"{length}"
         )
-    pad = _text(options.get("pad_token"))
-    number = None if pad is None else library.token_to_id(pad)
-    if pad is None or number is None:
-        raise InputError(
-            f"'{path}' must name a pad_token of its vocabulary, got {shown(pad)}"
-        )
+    number = library.token_to_id(pad)
     library.enable_truncation(length)
     library.enable_padding(length=length, pad_id=number, pad_token=pad)
     return Tokenizer(length, library.get_vocab_size(), (pad, number), library)

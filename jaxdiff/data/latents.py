@@ -59,9 +59,10 @@ class LatentsInfo:
     class_names: tuple[str, ...] | None = None
     """Name of each class, or None."""
     text: dict[str, tuple[int, ...]] | None = None
-    """Shape of each part of a caption's condition, in order; None without captions."""
+    """Shape of each part of a caption's condition, in order; None for captions that no
+    text encoder encoded."""
     captions: int = 0
-    """Number of different captions, and one."""
+    """Number of different captions, and one; 0 without captions."""
     sizes: dict[str, int]
     """Number of images of each split."""
     source: dict[str, str]
@@ -146,10 +147,11 @@ class Latents(Checked):
         if labels is not None:
             labels = checked_labels(np.asarray(labels), size, info.class_names)
         captions, texts = None, None
-        if info.text is not None:
+        if info.captions:
             numbers = examples["captions"]
             known = _checked_json(folder, CAPTIONS, info)["captions"]
             captions = tuple(tuple(known[n] for n in one) for one in numbers)
+        if info.text is not None:
             texts = Texts(
                 _conditions(folder, info, self.stream),
                 np.concatenate([np.asarray(one, np.int64) for one in numbers]),

@@ -168,6 +168,11 @@ def check_condition(condition: Condition, network: Network) -> None:
                 f"{name} must be given to this network, got None. Give it a Condition "
                 f"with {name}, in Python."
             )
+    if "tokens" in takes and condition.text is None and condition.tokens is None:
+        raise InputError(
+            "text must be given to this network, got None. Give it a Condition with "
+            "text or tokens, such as run.text(prompts)."
+        )
     if condition.labels is not None:
         check_labels(condition.labels, num_classes_of(network))
     for name, part in condition._asdict().items():

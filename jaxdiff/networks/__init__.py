@@ -23,6 +23,7 @@ from jaxdiff.networks.ncsnpp import NCSNpp as NCSNpp
 from jaxdiff.networks.ncsnpp import NCSNppConfig as NCSNppConfig
 from jaxdiff.networks.prior import PriorConfig as PriorConfig
 from jaxdiff.networks.t5 import T5Config as T5Config
+from jaxdiff.networks.text_transformer import NoText as NoText
 from jaxdiff.networks.text_transformer import (
     TextTransformerConfig as TextTransformerConfig,
 )

@@ -29,6 +29,7 @@ from jaxdiff.networks.layers import (
     halved,
     rematerialised,
 )
+from jaxdiff.networks.own_text import encoded, example_tokens
 from jaxdiff.networks.time_embedding import timestep_embedding
 from jaxdiff.networks.transformer import activation, layer_norm
 from jaxdiff.networks.transformer_2d import AddedAttention, Transformer2D
@@ -54,9 +55,10 @@ class CrossAttentionUNet(BaseNetwork):
         config: CrossAttentionUNetConfig = self.config
         numbers = config.added == "vector-numbers"
         vector = numbers or config.class_embedding != "table"
+        vector = vector or config.image_channels is not None
         parts = {
-            "text": config.takes_text,
-            "vector": vector or config.image_channels is not None,
+            "text": config.takes_text and config.own_text is None,
+            "vector": vector and not config.takes_text_vector,
             "image": config.condition_channels > 0,
             "numbers": numbers or config.guidance_channels is not None,
         }
@@ -65,8 +67,12 @@ class CrossAttentionUNet(BaseNetwork):
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
-        mask = ("mask",) * self.config.takes_text
-        return ("labels",) * (self.num_classes is not None) + self.needs + mask
+        config: CrossAttentionUNetConfig = self.config
+        parts = ("labels",) * (self.num_classes is not None) + self.needs
+        if config.own_text is not None:
+            vector = ("vector",) * config.takes_text_vector
+            return (*parts, "tokens", "text", "mask", *vector)
+        return parts + ("mask",) * config.takes_text
 
     def check_null_class(self) -> None:
         """Raises `InputError` if the network cannot be evaluated without labels."""
@@ -78,7 +84,7 @@ class CrossAttentionUNet(BaseNetwork):
         config: CrossAttentionUNetConfig = self.config
         needs, numbers, features = self.needs, 0, 1
         projected = config.context in ("projected", "text-image")
-        text = config.context_channels if projected else config.text_channels
+        text = config.context_channels if projected else config.token_channels
         if config.image_channels is not None:
             both = config.added == "text-image"
             features = config.image_channels * (1 + both)
@@ -93,7 +99,9 @@ class CrossAttentionUNet(BaseNetwork):
             features = config.vector_channels or 0
         numbers += config.guidance_channels is not None
         image = (1, *image_shape[:2], config.condition_channels)
-        return Condition(
+        own = config.own_text
+        example = Condition() if own is None else example_tokens(own)
+        return example._replace(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
             text=jnp.zeros((1, 1, text or 0)) if "text" in needs else None,
             vector=jnp.ones((1, features)) if "vector" in needs else None,
@@ -114,12 +122,14 @@ class CrossAttentionUNet(BaseNetwork):
         The parts of the condition that the network takes are in `takes`: tokens of a
         text with a mask; a vector, such as the pooled text; an image that follows the
         channels of x; numbers, such as sizes, whose last is the guidance scale if
-        `guidance_channels` is given.
+        `guidance_channels` is given. With a text encoder inside, `tokens` are numbers,
+        and `text` is encoded.
         """
         config: CrossAttentionUNetConfig = self.config
         condition = Condition.of(condition)
         dtype: Any = jnp.dtype(config.dtype)
         x = self.checked(x, t, condition)
+        condition = encoded(config.own_text, condition, config.takes_text_vector)
         next_keys = key_streams(keys)
         embedding = self.embed(t, condition, next_keys())
         text, mask = self._context(condition, dtype)
@@ -285,7 +295,7 @@ class CrossAttentionUNet(BaseNetwork):
             check_vector(vector, config.context_channels or 0)
             x = self.dense(f"{name}.image_proj")(vector)
             return layer_norm(dtype, 1e-5, f"{name}.image_norm")(x)
-        check_vector(vector, 2 * (config.text_channels or 0))
+        check_vector(vector, 2 * (config.token_channels or 0))
         text, image = jnp.split(vector, 2, axis=-1)
         x = layer_norm(dtype, 1e-5, f"{name}.text_norm")(
             self.dense(f"{name}.text_proj")(text)
@@ -299,9 +309,9 @@ class CrossAttentionUNet(BaseNetwork):
         config: CrossAttentionUNetConfig = self.config
         text, mask = condition.text, condition.mask
         image = config.context == "image"
-        if config.text_channels is None or not (self.config.takes_text or image):
+        if config.token_channels is None or not (self.config.takes_text or image):
             return None, None
-        name, features = "encoder_hid_proj", config.text_channels
+        name, features = "encoder_hid_proj", config.token_channels
         projected = config.context in ("projected", "text-image")
         if not image:
             wanted = config.context_channels if projected else features

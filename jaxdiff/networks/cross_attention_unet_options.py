@@ -10,6 +10,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.base import CommonConfig
+from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Activation, Count
 
@@ -25,7 +26,7 @@ _RESAMPLES = ("blocks", "added")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CrossAttentionUNetConfig(CommonConfig):
+class CrossAttentionUNetConfig(CommonConfig, OwnTextConfig):
     """Options of the U-Net of latent diffusion; the defaults are Stable Diffusion 1's.
 
     Tuples have one entry per level, the largest size first.
@@ -139,6 +140,7 @@ class CrossAttentionUNetConfig(CommonConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_own_text()
         self._check_levels()
         self._check_attention()
         self._check_embeddings()
@@ -159,8 +161,14 @@ class CrossAttentionUNetConfig(CommonConfig):
         """True if the network needs a text."""
         if self.added == "text" or self.context in ("projected", "text-image"):
             return True
-        attends = bool(self.attends) and self.text_channels is not None
+        attends = bool(self.attends) and self.token_channels is not None
         return attends and self.context != "image"
+
+    @property
+    def takes_text_vector(self) -> bool:
+        """True if a text encoder inside gives the network the vector of the text."""
+        by_class = self.class_embedding in ("layers", "linear")
+        return self.own_text is not None and by_class
 
     @property
     def attends(self) -> tuple[int, ...]:
@@ -179,7 +187,7 @@ class CrossAttentionUNetConfig(CommonConfig):
         if "image" in (self.added, self.context):
             return self.context_channels
         either = "text-image" in (self.added, self.context)
-        return self.text_channels if either else None
+        return self.token_channels if either else None
 
     def head_count(self, level: int) -> int:
         """Returns the number of attention heads of a level."""
@@ -287,22 +295,27 @@ class CrossAttentionUNetConfig(CommonConfig):
             "added": self.added in ("text", "text-image"),
         }
         needs = [name for name, use in uses.items() if use]
-        if self.text_channels is None and needs:
+        if self.token_channels is None and needs:
             raise InputError(
                 f"text_channels must be a number for these values of {needs[0]}, got "
                 "None. Set it to the number of features of a token."
             )
         if (
             self.text_groups is not None
-            and self.text_channels is not None
-            and self.text_channels % self.text_groups
+            and self.token_channels is not None
+            and self.token_channels % self.text_groups
         ):
             raise InputError(
-                f"text_groups must divide text_channels {self.text_channels}, got "
+                f"text_groups must divide text_channels {self.token_channels}, got "
                 f"{self.text_groups}"
             )
 
     def _check_embeddings(self) -> None:
+        if self.own_text is not None and not self.takes_text:
+            raise InputError(
+                "text must be none for a network that attends to no text, got "
+                "transformer. Let a level attend: down, up or middle."
+            )
         uses = {
             f"class_embedding {self.class_embedding}": (
                 self.class_embedding in ("layers", "linear")
@@ -331,7 +344,7 @@ class CrossAttentionUNetConfig(CommonConfig):
                 f"context {self.context} must use a condition's vector once, got "
                 f"{sum(vectors)} uses"
             )
-        text = self.context_channels or self.text_channels or 0
+        text = self.context_channels or self.token_channels or 0
         if self.added == "text" and text % self.added_heads:
             raise InputError(
                 f"added_heads must divide the features {text} of a token, got "

@@ -28,6 +28,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks.base import BaseNetwork, check_vector, key_streams
 from jaxdiff.networks.dit_options import DiTConfig
 from jaxdiff.networks.layers import dropout, from_patches, rematerialised
+from jaxdiff.networks.own_text import encoded, example_tokens
 from jaxdiff.networks.transformer import MultiHeadAttention, activation
 from jaxdiff.typing import Array, Condition, Images, Key, Labels, Timesteps
 
@@ -53,18 +54,24 @@ class DiT(BaseNetwork):
     def needs(self) -> tuple[str, ...]:
         """Names of the parts of a condition without which it cannot be evaluated."""
         config: DiTConfig = self.config
+        given = config.own_text is None
         parts = {
-            "text": config.takes_text, "vector": config.vector_channels is not None,
+            "text": config.takes_text and given,
+            "vector": config.vector_channels is not None and given,
             "image": config.condition_channels > 0,
-        }  # fmt: skip
+        }
         return tuple(name for name, needed in parts.items() if needed)
 
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
-        mask = ("mask",) * self.config.takes_text
-        end = ("end",) * self.config.second_time
-        return ("labels",) * (self.num_classes is not None) + self.needs + mask + end
+        config: DiTConfig = self.config
+        end = ("end",) * config.second_time
+        parts = ("labels",) * (self.num_classes is not None) + self.needs
+        if config.own_text is not None:
+            vector = ("vector",) * (config.vector_channels is not None)
+            return (*parts, "tokens", "text", "mask", *vector, *end)
+        return parts + ("mask",) * config.takes_text + end
 
     def check_null_class(self) -> None:
         """Raises `InputError` if the network cannot be evaluated without labels."""
@@ -75,10 +82,13 @@ class DiT(BaseNetwork):
         """Returns a condition of one example, for images of this shape."""
         config: DiTConfig = self.config
         sizes = {
-            "text": (1, 1, config.text_channels), "vector": (1, config.vector_channels),
+            "text": (1, 1, config.token_channels),
+            "vector": (1, config.vector_channels),
             "image": (1, *image_shape[:2], config.condition_channels),
-        }  # fmt: skip
-        return Condition(
+        }
+        own = config.own_text
+        example = Condition() if own is None else example_tokens(own)
+        return example._replace(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
             **{name: jnp.zeros(sizes[name]) for name in self.needs},
         )
@@ -95,7 +105,7 @@ class DiT(BaseNetwork):
 
         The parts of the condition that the network takes are in `takes`: classes,
         tokens of a text with a mask, a vector, and an image that follows the channels
-        of x.
+        of x. With a text encoder inside, `tokens` are numbers, and `text` is encoded.
         """
         config: DiTConfig = self.config
         dtype: Any = jnp.dtype(config.dtype)
@@ -103,7 +113,9 @@ class DiT(BaseNetwork):
         x = self.checked(x, t, condition)
         next_keys = key_streams(keys)
         label_keys, part_keys, block_keys = (next_keys() for _ in range(3))
-        rate = config.text_dropout
+        vector = config.vector_channels is not None
+        condition = encoded(config.own_text, condition, vector)
+        rate = config.text_dropout if config.own_text is None else 0.0
         condition = drop_parts(condition, part_keys, text=rate, vector=rate)
         embedding = nn.silu(self.embed(t, condition, label_keys))
 
@@ -205,7 +217,7 @@ class DiT(BaseNetwork):
             InputError: the text has another shape.
         """
         config: DiTConfig = self.config
-        features = config.text_channels
+        features = config.token_channels
         if features is None:
             return None, None
         text, dtype = condition.text, jnp.dtype(config.dtype)

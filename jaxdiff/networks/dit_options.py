@@ -9,6 +9,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.base import ConditionConfig
+from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Count
 
@@ -38,7 +39,7 @@ Epsilon = Annotated[float, Interval(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTConfig(ConditionConfig):
+class DiTConfig(ConditionConfig, OwnTextConfig):
     """Options of the diffusion transformer; the defaults are DiT-S/2's.
 
     SiT is the same network with the schedule straight-path and the prediction velocity.
@@ -91,7 +92,8 @@ class DiTConfig(ConditionConfig):
     the patches."""
     text_dropout: Share = 0.1
     """Rate at which training hides the text and the vector; guidance needs it above
-    0."""
+    0. Training on captions has `caption_dropout` too, which suffices for a text
+    encoder inside the network."""
     qk_norm: bool = False
     """If True, queries and keys are normalised, which keeps long runs in half precision
     stable."""
@@ -111,6 +113,7 @@ class DiTConfig(ConditionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_own_text()
         if self.sizes.width % self.sizes.heads:
             raise InputError(
                 f"heads must divide the width {self.sizes.width}, got "
@@ -146,7 +149,7 @@ class DiTConfig(ConditionConfig):
     @property
     def takes_text(self) -> bool:
         """True if the network needs a text."""
-        return self.text_channels is not None
+        return self.token_channels is not None
 
     @property
     def smallest_size(self) -> int:

@@ -5,7 +5,7 @@ attends to every token of its text.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -24,8 +24,17 @@ from jaxdiff.typing import Array
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoText:
+    """The network has no text encoder of its own."""
+
+    FLAG: ClassVar[str] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextTransformerConfig(TransformerConfig):
-    """Options of the text encoder; `build` makes the network."""
+    """Text encoder that the network trains with itself; `build` makes it alone."""
+
+    FLAG: ClassVar[str] = "transformer"
 
     vocabulary: Count = 4096
     """Number of tokens of the vocabulary."""
@@ -41,6 +50,10 @@ class TextTransformerConfig(TransformerConfig):
     def build(self) -> "TextTransformer":
         """Makes the network."""
         return TextTransformer(self)
+
+
+TextOptions: TypeAlias = NoText | TextTransformerConfig
+"""Text encoder inside a network."""
 
 
 class TextTransformer(nn.Module):

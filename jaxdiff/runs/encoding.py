@@ -74,20 +74,19 @@ class Work:
         black = np.full((1, *shape), -1, np.float32)
         mean, deviation = jax.eval_shape(autoencoder.moments, black)
         captions: dict[str, None] = {"": None}
-        if parts.info.encoders:
-            for dataset in splits.values():
-                if dataset.captions is None:
-                    raise InputError(
-                        "data must have captions for a model of text, got none. Read "
-                        "those of a folder with --data.captions auto."
-                    )
-                for texts in dataset.captions:
-                    captions |= dict.fromkeys(texts)
+        for dataset in splits.values():
+            if dataset.captions is None and parts.info.encoders:
+                raise InputError(
+                    "data must have captions for a model of text, got none. Read those "
+                    "of a folder with --data.captions auto."
+                )
+            for texts in dataset.captions or ():
+                captions |= dict.fromkeys(texts)
         text = None
         if parts.info.encoders:
             prompts = parts.prompts
             found = prompts([""] * TEXTS_AT_ONCE, shape[:2])  # as all chunks
-            _warn_of_cut(prompts.cut(list(captions)), len(captions) - 1)
+            warn_of_cut(prompts.cut(list(captions)), len(captions) - 1)
             text = {
                 name: tuple(part.shape[1:])
                 for name, part in found._asdict().items()
@@ -100,7 +99,7 @@ class Work:
             mirrored=flip,
             class_names=first.class_names,
             text=text,
-            captions=len(captions) if text else 0,
+            captions=0 if first.captions is None else len(captions),
             sizes={split: len(one) for split, one in splits.items()},
             source={split: one.fingerprint() for split, one in splits.items()},
             parts=parts.without_network,
@@ -184,7 +183,7 @@ class Work:
         dataset = self.splits[split]
         labels = None if dataset.labels is None else dataset.labels.tolist()
         found: dict[str, Any] = {"labels": labels}
-        if self.info.text is not None:
+        if self.info.captions:
             number = {text: i for i, text in enumerate(self.captions)}
             texts = dataset.captions or (("",),) * len(dataset)
             found["captions"] = [[number[text] for text in one] for one in texts]
@@ -201,7 +200,8 @@ class Work:
             yield from shards(f"{split}/", "latents", split, size)
             if self.info.mirrored:
                 yield from shards(f"{split}/", "mirrored", split, size)
-        yield from shards("", "texts", "", self.info.captions)
+        if self.info.text is not None:
+            yield from shards("", "texts", "", self.info.captions)
 
 
 def _stored(name: str, values: Any, dtype: np.dtype[Any]) -> np.ndarray:
@@ -216,7 +216,7 @@ def _stored(name: str, values: Any, dtype: np.dtype[Any]) -> np.ndarray:
     return found
 
 
-def _warn_of_cut(texts: Sequence[str], count: int) -> None:
+def warn_of_cut(texts: Sequence[str], count: int) -> None:
     """Warns about captions whose ends the text encoder does not see."""
     if texts and is_first():
         warnings.warn(

@@ -4,7 +4,8 @@ The folder holds
 
     config.json      the experiment, and the shape and fingerprint of its data
     checkpoints/     the newest train states
-    parts/           text encoders, autoencoder and network of an imported model
+    parts/           text encoders, autoencoder and network of an imported model; the
+                     tokenizer of a network with a text encoder
     snapshots/       averages of the parameters for post-hoc EMA (`ema_lengths`)
     metrics.jsonl    metrics of the steps, one line every `log_every` steps
     history.jsonl    each start with its versions and devices; throughput; events.
@@ -237,6 +238,7 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
     shape, count, names = data["image_shape"], data["num_classes"], data["class_names"]
     fingerprint, network = data.get("fingerprint"), data.get("network")
     data_range, base = data.get("data_range", PIXELS), data.get("base")
+    tokenizer = data.get("tokenizer")
     are_names = isinstance(names, list | tuple) and {type(n) for n in names} == {str}
     if (
         not (isinstance(shape, list | tuple) and len(shape) == 3)
@@ -244,7 +246,8 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
         or not (count is None or (type(count) is int and 1 <= count <= _LARGEST))
         or not (names is None or (are_names and len(names) == count))
         or not all(
-            a is None or isinstance(a, str) for a in (fingerprint, network, base)
+            a is None or isinstance(a, str)
+            for a in (fingerprint, network, base, tokenizer)
         )
         or not (data_range is None or _is_range(data_range))
     ):
@@ -258,7 +261,9 @@ def _read_info(data: dict[str, Any]) -> DataInfo:
     names = names and tuple(names)
     data_range = data_range and tuple(data_range)
     shape = tuple(shape)
-    return DataInfo(shape, count, names, fingerprint, network, data_range, base)
+    return DataInfo(
+        shape, count, names, fingerprint, network, data_range, base, tokenizer
+    )
 
 
 def _is_range(found: Any) -> bool:
@@ -276,8 +281,9 @@ def _record(experiment: AnyExperiment, info: DataInfo) -> dict[str, Any]:
     data = info._asdict()
     if info.data_range == PIXELS:
         del data["data_range"]  # as in older runs
-    if info.base is None:
-        del data["base"]
+    for name in ("base", "tokenizer"):
+        if data[name] is None:
+            del data[name]
     kind = {} if kind_of(experiment) == "diffusion" else {"kind": kind_of(experiment)}
     return {**kind, "experiment": options, "data": data}
 

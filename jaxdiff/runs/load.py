@@ -14,6 +14,8 @@ import numpy as np
 from jaxdiff import rng
 from jaxdiff.adapters import LoRA, merged
 from jaxdiff.checks import any_last_signal
+from jaxdiff.conditioning import Tokenizer
+from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
@@ -23,6 +25,7 @@ from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_diffusion
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.identity import identity, is_imported, newest_step
 from jaxdiff.runs.non_finite import check_params
+from jaxdiff.runs.own_text import prompts_of, stored_tokenizer
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
 from jaxdiff.runs.unclip import UnCLIP
@@ -53,6 +56,7 @@ class Run:
         parallel: layout of devices for sampling.
         parts: text encoders and autoencoder of a model of latents.
         lora: adapter that the run has trained; `params` have it. None without.
+        tokenizer: tokenizer of the text encoder inside the network. None without.
     """
 
     experiment: Experiment
@@ -63,6 +67,7 @@ class Run:
     parallel: Parallel = field(default_factory=Pmap)
     parts: Parts | None = None
     lora: LoRA | None = None
+    tokenizer: Tokenizer | None = None
 
     @property
     def network(self) -> Network:
@@ -84,7 +89,19 @@ class Run:
     @property
     def takes_prompts(self) -> bool:
         """True if the run has text encoders for prompts."""
-        return self.parts is not None and bool(self.parts.info.encoders)
+        own = self.tokenizer is not None
+        return own or (self.parts is not None and bool(self.parts.info.encoders))
+
+    @property
+    def prompts(self) -> Prompts:
+        """Text encoders of the model.
+
+        Raises:
+            InputError: the model takes no text.
+        """
+        if self.tokenizer is not None:
+            return prompts_of(self.model, self.params, self.tokenizer)
+        return self._parts("text").prompts
 
     @property
     def unclip(self) -> UnCLIP:
@@ -135,8 +152,7 @@ class Run:
         Raises:
             InputError: the model takes no text, or a prompt is not a valid string.
         """
-        found = self._parts("text").prompts
-        return found(prompts, self.image_size, windows=windows)
+        return self.prompts(prompts, self.image_size, windows=windows)
 
     def negative(
         self, condition: Condition, prompts: str | Sequence[str] | None = None
@@ -150,7 +166,7 @@ class Run:
         Raises:
             InputError: the model takes no text, or the prompts do not fit.
         """
-        return self._parts("text").prompts.negative(condition, prompts, self.image_size)
+        return self.prompts.negative(condition, prompts, self.image_size)
 
     def with_image(
         self, condition: Condition, image: ArrayLike, mask: ArrayLike | None = None
@@ -256,7 +272,8 @@ class Run:
             sampling: sampler, guidance and clipping; the experiment's by default.
             indices: integers [num]; 0, 1, ... by default.
             base: condition [num] that guidance leads away from, such as a negative
-                prompt.
+                prompt. By default the condition is hidden; a text encoder inside the
+                network encodes the empty text.
             start: standard Gaussian noise to start from, of the images' shape; or,
                 with `strength`, images to change.
             strength: share of the steps that change the images of `start`, in (0, 1].
@@ -273,6 +290,9 @@ class Run:
         """
         sampling = sampling or self.experiment.sampling
         self.check_request(labels, num, seed, sampling)
+        given = labels if isinstance(labels, Condition) else Condition()
+        if base is None and self.tokenizer is not None and given.text is not None:
+            base = self.negative(given)
         return generate(
             self.model, self.params, sampling, labels, seed, num=num,
             parallel=self.parallel, indices=indices, base=base, start=start,
@@ -327,6 +347,7 @@ def load(
         found = parts.network(layout.shardings(model.param_shapes())).params
         check_params(found)
         return Run(experiment, info, model, found, 0, parallel or Pmap(), parts)
+    tokenizer = stored_tokenizer(workdir, info)
     params = model.param_shapes()
     adapter = adapter_of(experiment)
     if adapter is not None:
@@ -365,7 +386,10 @@ def load(
     if adapter is not None:
         lora = adapter.lora(params)
         params = merged(_base(experiment, info, parallel), lora)
-    return Run(experiment, info, model, params, step, parallel or Pmap(), parts, lora)
+    return Run(
+        experiment, info, model, params, step, parallel or Pmap(), parts, lora,
+        tokenizer,
+    )  # fmt: skip
 
 
 def _base(experiment: Experiment, info: DataInfo, parallel: Parallel | None) -> Params:

@@ -15,6 +15,7 @@ from jaxdiff.errors import NonFiniteSamples
 from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.generate import check_request, generate
+from jaxdiff.runs.own_text import condition_of
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.samplers import DPMSolver, Trailing
 from jaxdiff.training.experiment import Experiment
@@ -125,7 +126,10 @@ def _texts(trainer: Trainer) -> tuple[tuple[str, ...], Condition, Condition]:
     texts, asked = dataset.texts, trainer.experiment.upkeep.sample_prompts
     assert texts is not None, "the data has captions"
     assert dataset.captions is not None, "the data has captions"
-    if asked and trainer.parts is not None:
+    if asked and trainer.tokenizer is not None:
+        rows = condition_of(trainer.tokenizer, asked)
+        none, names = condition_of(trainer.tokenizer, [""] * len(asked)), list(asked)
+    elif asked and trainer.parts is not None:
         height, width, _ = trainer.model.image_shape
         factor = trainer.parts.autoencoder.factor
         prompts, size = trainer.parts.prompts, (height * factor, width * factor)

@@ -24,6 +24,7 @@ from jaxdiff.runs.folder import (
 from jaxdiff.runs.forecast import Forecast
 from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import Log, open_history
+from jaxdiff.runs.own_text import store_tokenizer
 from jaxdiff.runs.parts import write_link
 from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.runs.previews import previews_of
@@ -154,6 +155,8 @@ def run_training(
             write_record(workdir, experiment, info)
             if trainer.parts is not None:
                 write_link(trainer.parts, workdir / PARTS)
+            if trainer.tokenizer is not None:
+                store_tokenizer(workdir, trainer.tokenizer)
         if changes:
             log.event("change", step=step, time=now(), options=changes)
         if step < end:

@@ -12,10 +12,13 @@ import numpy as np
 
 from jaxdiff import data
 from jaxdiff.checks import any_last_signal, check_object
+from jaxdiff.conditioning import Tokenizer
+from jaxdiff.conditioning.own_tokenizer import digest
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
+from jaxdiff.runs.own_text import with_tokens
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import expanded
@@ -54,6 +57,7 @@ class Trainer:
         parts: autoencoder and text encoders that made the latents, or None.
         frozen: parameters that training leaves unchanged, by name, of a task that does
             not read them itself.
+        tokenizer: tokenizer of a network with a text encoder, or None.
     """
 
     experiment: AnyExperiment
@@ -62,6 +66,7 @@ class Trainer:
     task: Task
     parts: Parts | None = None
     frozen: Mapping[str, Array] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
     @classmethod
     def of(
@@ -114,13 +119,19 @@ class Trainer:
         if dataset is None:
             dataset = load_data(experiment, "train")
         info = with_network(data_info(experiment, dataset), network)
+        tokenizer = None
+        if network is None:
+            dataset, tokenizer = with_tokens(experiment, dataset)
+        if tokenizer is not None:
+            info = info._replace(tokenizer=digest(tokenizer))
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
         parts = None
         if isinstance(experiment.data, data.Latents):
             parts = read_parts(expanded(experiment.data.path))
         check_start(experiment, parts, dataset.image_shape)
-        return cls(experiment, dataset, info, diffusion_of(experiment, model), parts)
+        task = diffusion_of(experiment, model)
+        return cls(experiment, dataset, info, task, parts, tokenizer=tokenizer)
 
     @classmethod
     def _of_any(

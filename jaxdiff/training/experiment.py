@@ -48,6 +48,8 @@ class DataInfo(NamedTuple):
     base: str | None = None
     """Step and checksum of an adapter's model or of a teacher, or checksum of other
     parameters that training leaves unchanged; None without."""
+    tokenizer: str | None = None
+    """SHA-256 of the tokenizer, for a network with a text encoder; None without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +220,9 @@ class Experiment(AnyExperiment):
     caption_dropout: Share = 0.1
     """Rate at which training replaces a caption by no caption; guidance needs it above
     0."""
+    tokenizer: DiskPath | None = None
+    """Folder of a published tokenizer, such as CLIP's, for a network with a text
+    encoder. None takes the tokenizer of `init`, or makes one from the captions."""
     schedule: ScheduleOptions = field(default_factory=Linear)
     """Noise schedule."""
     prediction: Prediction = field(default_factory=Eps)
