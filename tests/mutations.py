@@ -1112,6 +1112,14 @@ BREAKS = (
         "test_an_images_noise_depends_on_its_index_alone",
     ),
     Break(
+        "captions-are-not-cut",
+        "jaxdiff/plots/captioned.py",
+        "if len(lines) <= most:",
+        "if lines:",
+        "tests/plots/test_captioned.py",
+        "test_lines_fit_and_hold_the_text",
+    ),
+    Break(
         "padding-of-a-text-is-seen",
         "jaxdiff/networks/own_text.py",
         "(condition.tokens, condition.mask)",

@@ -166,7 +166,6 @@ Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {commands}
 {recipes}
 --version prints the versions. --quiet shows no progress.
-
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
 a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n, as 130
 for Ctrl-C, which ends a training after the step is saved.
@@ -174,6 +173,7 @@ for Ctrl-C, which ends a training after the step is saved.
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
     "fashion": "clothes of 28x28 pixels; an hour on 2 CPU cores",
+    "emoji": "text to image: 3,944 captioned pictures, 32x32 pixels",
     "folder DIR": "your own images, 64x64 pixels; for a GPU",
     "cifar10": "CIFAR-10 as in the paper of DDPM; for many GPUs",
 }

@@ -236,7 +236,9 @@ def _save_picture(
     elif len(images) == 1:
         plots.save_image(path, images[0], notes=notes)
     else:
-        plots.save_grid(path, images, columns=columns, scale=1, notes=notes)
+        plots.save_captioned(
+            path, images, request.prompts, columns=columns, notes=notes
+        )
 
 
 def _save_images(

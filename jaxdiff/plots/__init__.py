@@ -7,6 +7,7 @@ from any thread.
 
 import logging
 
+from jaxdiff.plots.captioned import save_captioned as save_captioned
 from jaxdiff.plots.charts import save_bound as save_bound
 from jaxdiff.plots.charts import save_comparison as save_comparison
 from jaxdiff.plots.charts import save_curve as save_curve

@@ -49,15 +49,15 @@ def save_grid(
         scale: Whole factor of enlargement; None enlarges to about 64 pixels.
         notes: Texts that the file carries, by their names.
     """
-    tiles = _checked("images", images, "N, H, W, C")
+    tiles = checked("images", images, "N, H, W, C")
     if columns is None and row_labels is not None and len(row_labels):
         columns = -(-len(tiles) // len(row_labels))
-    sheet, centres = _sheet(tiles, columns, scale)
+    sheet, centres = sheet_of(tiles, columns, scale)
     rows = sorted({y for _, y in centres})
     labels, widest = _texts("row_labels", row_labels, "rows", len(rows))
     left = widest + GAP if labels else 0
     texts = [(left, y, label) for y, label in zip(rows, labels, strict=False)]
-    _save_png(path, sheet, texts, "rm", room=(left, 0), notes=notes)
+    save_png(path, sheet, texts, "rm", room=(left, 0), notes=notes)
 
 
 def save_image(
@@ -70,8 +70,8 @@ def save_image(
         image: Image (uint8 [H, W, C]).
         notes: Texts that the file carries, by their names.
     """
-    (tile,) = _checked("image", np.asarray(image)[None], "N, H, W, C")
-    _save_png(path, tile, [], "mm", room=(0, 0), notes=notes)
+    (tile,) = checked("image", np.asarray(image)[None], "N, H, W, C")
+    save_png(path, tile, [], "mm", room=(0, 0), notes=notes)
 
 
 def save_samples(
@@ -106,12 +106,12 @@ def save_samples(
 
 def save_strip(path: PathLike, images: ArrayLike, captions: Texts = None) -> None:
     """Writes images [N, H, W, C] in one row as a PNG, each with its caption below."""
-    tiles = _checked("images", images, "N, H, W, C")
+    tiles = checked("images", images, "N, H, W, C")
     captions, widest = _texts("captions", captions, "images", len(tiles))
-    sheet, centres = _sheet(tiles, len(tiles), widest=widest)
+    sheet, centres = sheet_of(tiles, len(tiles), widest=widest)
     y = len(sheet) + _TEXT / 2
     texts = [(x, y, text) for (x, _), text in zip(centres, captions, strict=False)]
-    _save_png(path, sheet, texts, "mm", room=(0, _TEXT + GAP if texts else 0))
+    save_png(path, sheet, texts, "mm", room=(0, _TEXT + GAP if texts else 0))
 
 
 def save_gif(
@@ -137,7 +137,7 @@ def save_gif(
         scale: Whole factor of enlargement; None enlarges to about 64 pixels.
     """
     image = require("PIL.Image")
-    stack = _checked("frames", frames, "F, N, H, W, C")
+    stack = checked("frames", frames, "F, N, H, W, C")
     if min(milliseconds, hold) < 20:
         raise InputError(
             f"milliseconds and hold must be at least 20, got {milliseconds} and {hold}"
@@ -151,7 +151,7 @@ def save_gif(
         palette = (tall.getpalette() or [])[: 3 * 63]
         palette += [GAP_COLOUR] * (3 * 256 - len(palette))
         stack = np.asarray(tall).reshape(*stack.shape[:-1], 1)
-    pictures = [image.fromarray(_sheet(f, columns, scale)[0][..., 0]) for f in stack]
+    pictures = [image.fromarray(sheet_of(f, columns, scale)[0][..., 0]) for f in stack]
     for picture in pictures:
         picture.putpalette(palette)
     durations = [milliseconds] * (len(pictures) - 1) + [hold]
@@ -174,7 +174,8 @@ def check_installed() -> None:
     require("PIL")
 
 
-def _checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
+def checked(name: str, values: ArrayLike, axes: str) -> np.ndarray:
+    """Returns uint8 images with 1 or 3 channels, after a check of their axes."""
     array = np.asarray(values)
     fits = array.dtype == np.uint8 and array.ndim == len(axes.split())
     if not fits or not array.size:
@@ -208,10 +209,10 @@ def drawable(text: str) -> str:
     )
 
 
-def font(text: str = "") -> Any:
+def font(text: str = "", size: int = _TEXT) -> Any:
     """Returns the font of labels and captions, or another one with a text's glyphs."""
     path = _font_file(text) or _usual_font()
-    return require("PIL.ImageFont").truetype(path, _TEXT)
+    return require("PIL.ImageFont").truetype(path, size)
 
 
 def _usual_font() -> str:
@@ -245,7 +246,7 @@ def _glyphs(path: str) -> frozenset[int]:
         return frozenset()
 
 
-def _sheet(
+def sheet_of(
     images: np.ndarray, columns: int | None, scale: int | None = None, widest: int = 0
 ) -> tuple[np.ndarray, list[tuple[float, float]]]:
     """Returns enlarged images on one [h, w, C], spaced for texts, and their centres."""
@@ -269,13 +270,14 @@ def _sheet(
     return sheet, centres
 
 
-def _save_png(
+def save_png(
     path: PathLike,
     sheet: np.ndarray,
     texts: list[Any],
     anchor: str,
     room: Any,
     notes: Mapping[str, str] | None = None,
+    size: int = _TEXT,
 ) -> None:
     """Saves the sheet with texts (x, y, text), and `room` for them left and below."""
     image = require("PIL.Image")
@@ -284,7 +286,7 @@ def _save_png(
     picture = image.fromarray(padded[..., 0] if padded.shape[-1] == 1 else padded)
     draw = require("PIL.ImageDraw").Draw(picture)
     for x, y, text in texts:
-        draw.text((x, y), text, fill=INK, font=font(text), anchor=anchor)
+        draw.text((x, y), text, fill=INK, font=font(text, size), anchor=anchor)
     chunks = require("PIL.PngImagePlugin").PngInfo()
     for name, text in (notes or {}).items():
         chunks.add_itxt(name, text)

@@ -13,6 +13,7 @@ from jaxdiff.errors import InputError
 RECIPES = {
     "digits": "digits",
     "fashion": "fashion_mnist",
+    "emoji": "emoji",
     "folder": "folder",
     "cifar10": "cifar10",
 }

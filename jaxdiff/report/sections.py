@@ -103,8 +103,11 @@ def samples(run: Seen) -> Part:
 def grids(run: Seen) -> Part:
     """Returns the section of samples during training, all from the same noise."""
     part = Part("Samples during training")
+    prompts = run.experiment.upkeep.sample_prompts
+    of = f" of the prompts {'; '.join(prompts)}" * bool(prompts)
     for step, path in tensorboard.grids(run.workdir, MOST):
-        part.strip += picture_of(path, f"Step {step:,}", f"Samples at step {step:,}")
+        about = f"Samples at step {step:,}{of}"
+        part.strip += picture_of(path, f"Step {step:,}", about)
     if not part.strip:
         every = run.experiment.upkeep.sample_every
         how = (

@@ -1,6 +1,5 @@
 """Grids of samples during training, always from the same noise."""
 
-import textwrap
 import warnings
 from dataclasses import replace
 from io import BytesIO
@@ -26,8 +25,6 @@ CLASSES, COLUMNS = 10, 8
 """Largest number of classes, and images of each; rows and columns without classes."""
 TEXTS, PER_TEXT = 8, 4
 """Largest number of captions, and images of each."""
-LONGEST = 40
-"""Number of characters of a caption beside its images."""
 
 
 class SampleGrids:
@@ -58,10 +55,11 @@ class SampleGrids:
         self._trainer = trainer
         self._base: Condition | None = None
         self._names: tuple[str, ...] | None = None
+        self._texts: list[str] | None = None
         self._has_rows = True
         if trainer.dataset.texts is not None:
-            names, self._condition, self._base = _texts(trainer)
-            self._names, self._rows, self._columns = names, len(names), PER_TEXT
+            self._texts, self._condition, self._base = _texts(trainer)
+            self._rows, self._columns = len(self._texts), PER_TEXT
         else:
             classes, self._names = trainer.info.num_classes, trainer.info.class_names
             self._rows = CLASSES if classes is None else min(classes, CLASSES)
@@ -111,14 +109,21 @@ class SampleGrids:
                 warnings.warn(f"the sample grid is damaged: {error}", stacklevel=2)
             found = np.nan_to_num(error.images)
         images = found if trainer.parts is None else trainer.parts.decode(found)
-        labels = self._row_of_each if self._has_rows else None
         png = BytesIO()
+        if self._texts is not None:
+            order = np.argsort(self._row_of_each, kind="stable")
+            texts = [self._texts[row] for row in self._row_of_each[order]]
+            plots.save_captioned(
+                png, to_uint8(images[order]), texts, columns=self._columns
+            )
+            return png.getvalue()
+        labels = self._row_of_each if self._has_rows else None
         plots.save_samples(png, to_uint8(images), labels, self._names, self._columns)
         return png.getvalue()
 
 
-def _texts(trainer: Trainer) -> tuple[tuple[str, ...], Condition, Condition]:
-    """Returns names of rows, and the conditions of a grid with and without the texts.
+def _texts(trainer: Trainer) -> tuple[list[str], Condition, Condition]:
+    """Returns the texts of a grid, and the conditions with and without them.
 
     The texts are the prompts of the options, or the first captions of the data.
     """
@@ -147,5 +152,4 @@ def _texts(trainer: Trainer) -> tuple[tuple[str, ...], Condition, Condition]:
         found = taken(condition, network)
         return jax.tree.map(lambda part: np.asarray(part)[each], found)
 
-    shown = tuple(textwrap.shorten(name, LONGEST, placeholder="...") for name in names)
-    return shown, of_grid(rows), of_grid(none)
+    return names, of_grid(rows), of_grid(none)

@@ -200,7 +200,7 @@ def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
             "train digitz",
             "unknown recipe 'digitz'. Perhaps you meant 'digits'. Recipes",
         ),
-        ("statistics cats", "unknown recipe 'cats'. Recipes: digits, fashion, folder"),
+        ("statistics cats", "unknown recipe 'cats'. Recipes: digits, fashion, emoji"),
         (
             "train",
             "train must have a recipe or a run, got none. Run jaxdiff train digi",
@@ -290,7 +290,7 @@ def test_a_reader_that_goes_away_is_no_error():
 @pytest.mark.parametrize(
     ("words", "usage", "text"),
     [
-        (["train"], "train [digits|fashion|folder DIR|cifar10] [OPTIONS]", ""),
+        (["train"], "train [digits|fashion|emoji|folder DIR|cifar10] [OPTIONS]", ""),
         (["train", "folder"], "train folder DIR [OPTIONS]", "Your own photographs"),
         (["sample", "digits"], "sample digits [OPTIONS]", "Handwritten digits"),
         (["status"], "status --workdir RUN [OPTIONS]", ""),
