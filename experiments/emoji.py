@@ -8,17 +8,16 @@ The commands are those of experiments/captions.py. `jaxdiff run emoji` starts th
 of pixels.
 """
 
+import importlib
 import sys
 
-if __package__:
-    from experiments import captions
-else:
-    import captions
 from jaxdiff.recipes.emoji import CONFIG as CONFIG
 from jaxdiff.recipes.emoji import PROMPTS
-from jaxdiff.recipes.emoji import __doc__ as about
+from jaxdiff.recipes.emoji import __doc__ as about  # noqa: F401
 
-__all__ = ["CONFIG", "about"]
+captions = importlib.import_module(
+    "experiments.captions" if __package__ else "captions"
+)
 
 
 def start(args: list[str] | None = None) -> None:
