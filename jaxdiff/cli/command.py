@@ -15,10 +15,17 @@ from jaxdiff.data import Data, Digits
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap, cpu_devices
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.runs.autoencoder import (
+    AutoencoderRun,
+    is_autoencoder,
+    load_autoencoder,
+    load_options,
+)
 from jaxdiff.runs.fine_tune import with_model_of, with_objective
 from jaxdiff.runs.folder import is_run, read_config, read_diffusion, training_part
 from jaxdiff.runs.load import Run, load
 from jaxdiff.serialization import differences
+from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import Experiment
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -71,6 +78,13 @@ class Command:
     """Flags whose values may be the first words after the command."""
     daily: tuple[str, ...] = ()
     """Flags that --help prints, by field; --help-all prints all. () prints all."""
+    suffix: str = ""
+    """End of the name of the run folder that a recipe has by default."""
+
+    @property
+    def trains(self) -> bool:
+        """True if the command begins a training, or goes on with one."""
+        return bool({EXPERIMENT, DISTILLATION, AUTOENCODER} & set(self.needs))
 
     def defaults(self, file: File) -> Any:
         """Returns the options of the command if no flag is given."""
@@ -165,6 +179,17 @@ def _distillation(file: File, words: Sequence[str]) -> Experiment:
     return with_objective(found, "progressive")
 
 
+def _autoencoder(file: File, words: Sequence[str]) -> AutoencoderExperiment:
+    """Returns the defaults of the flags of an autoencoder's training.
+
+    They are the options of the run that --workdir names, if it is there.
+    """
+    typed = value_of("--workdir", words)
+    if typed and not any(word in HELP for word in words) and is_run(Path(typed)):
+        return load_options(Path(typed))
+    return AutoencoderExperiment(data=file.config.data)
+
+
 def _same_data(own: Experiment, ours: Experiment) -> bool:
     """Returns True if the data of a run can be those of an experiment file."""
     path, of_run = (getattr(one.data, "path", "") for one in (ours, own))
@@ -189,6 +214,17 @@ def _warn_of_own(
         )
 
 
+def _load_any(file: File, options: Any, devices: TrainedOnData) -> Run | AutoencoderRun:
+    """Loads the model or the autoencoder of the run folder in the options."""
+    if not is_autoencoder(options.workdir):
+        return _load(file, options, devices)
+    if devices.ema is not None:
+        raise InputError("ema must be None for an autoencoder. Leave --ema out.")
+    cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
+    run = load_autoencoder(options.workdir, devices.step, devices.parallel)
+    return replace(run, experiment=replace(run.experiment, data=devices.data))
+
+
 def _load(file: File, options: Any, devices: Devices) -> Run:
     """Loads the model of the run folder in the options."""
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
@@ -211,8 +247,10 @@ EXPERIMENT = Need(lambda _, __, experiment: experiment, _experiment)
 """Experiment, or the options of the run that resumes, with the changes of the flags."""
 DISTILLATION = Need(lambda _, __, experiment: experiment, _distillation)
 """Experiment of a chain of students, with the changes of the flags."""
-TRAINS = frozenset({EXPERIMENT, DISTILLATION})
-"""Arguments of commands that train."""
+AUTOENCODER = Need(lambda _, __, experiment: experiment, _autoencoder)
+"""Options of an autoencoder's training, or of its run that resumes, with the flags."""
+ANY_MODEL_AND_DATA = Need(_load_any, _with_data(TrainedOnData))
+"""Trained model or autoencoder, whose experiment names the data of the flags."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
 MODEL_AND_DATA = Need(_load, _with_data(TrainedOnData))

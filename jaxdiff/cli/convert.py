@@ -5,12 +5,16 @@ from pathlib import Path
 from typing import Literal
 
 from jaxdiff.cli.sampling_options import samplings_of
+from jaxdiff.components.component import component_class
 from jaxdiff.components.lora_export import write_lora
 from jaxdiff.errors import InputError, printable
 from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.runs.adapt import networks_of_run
+from jaxdiff.runs.autoencoder import is_autoencoder, parts_of_autoencoder
 from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.parts import copy_part
+from jaxdiff.storage.files import check_new_folder, new_folder
 from jaxdiff.training.experiment import Experiment
 
 
@@ -82,6 +86,9 @@ def export_model(options: ExportOptions) -> None:
     """Writes a model folder of diffusers from a run."""
     if options.path is None:
         raise InputError("path must be a new folder, got none. Run export WORKDIR PATH")
+    if is_autoencoder(options.workdir):
+        _export_autoencoder(options, options.path)
+        return
     run = load(options.workdir, options.step, ema=options.ema)
     if options.path.suffix == ".safetensors":
         _export_adapter(run, options.path)
@@ -92,6 +99,22 @@ def export_model(options: ExportOptions) -> None:
     call = to_diffusers(replace(run, experiment=experiment), options.path)
     given = ", ".join(f"{name}={value}" for name, value in call.items())
     print(printable(f"the model is in {options.path}. Call its pipeline with {given}"))
+
+
+def _export_autoencoder(options: ExportOptions, path: Path) -> None:
+    """Writes the newest autoencoder of its run, as a folder of diffusers."""
+    for name in ("sampler", "steps", "step", "ema"):
+        if getattr(options, name) is not None:
+            raise InputError(
+                f"{name} must be left out for an autoencoder, got "
+                f"{getattr(options, name)}. Its newest average is exported."
+            )
+    parts = parts_of_autoencoder(options.workdir)
+    check_new_folder(path)
+    with new_folder(path) as writing:
+        copy_part(parts, parts.info.autoencoder, writing, has_weights=True)
+    kind = component_class(path)
+    print(printable(f"the autoencoder is in {path}. Load it with {kind}"))
 
 
 def _export_adapter(run: Run, path: Path) -> None:

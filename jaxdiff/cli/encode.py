@@ -9,9 +9,9 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.runs.autoencoder import model_parts
 from jaxdiff.runs.encode import encode
 from jaxdiff.runs.encoding import Work
-from jaxdiff.runs.parts import parts_of_model
 from jaxdiff.storage.files import ensure_writable
 from jaxdiff.training.experiment import Experiment
 
@@ -21,8 +21,8 @@ class EncodeOptions:
     """Options of the command `encode`; the other flags choose the images."""
 
     model: Path | None = None
-    """Run folder of a model of latents, whose autoencoder and text encoders to use. Or
-    the folder of an autoencoder, such as vae/ of a published model."""
+    """Run folder of an autoencoder. Or that of a model of latents, whose autoencoder
+    and text encoders to use; or vae/ of a published model."""
     out: Path = Path("latents")
     """Folder to write. The command goes on with a folder that it left unfinished."""
     batch: int = 8
@@ -39,7 +39,7 @@ def encode_data(options: EncodeOptions, experiment: Experiment) -> None:
             "--model."
         )
     cpu_devices.use(experiment.parallel.usable(cpu_devices.available()))
-    parts = parts_of_model(options.model)
+    parts = model_parts(options.model)
     ensure_writable(options.out.parent, "--out")
     with ExitStack() as stack:
 

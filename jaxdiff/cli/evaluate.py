@@ -3,17 +3,17 @@
 import contextlib
 import json
 import sys
-import textwrap
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
+from jaxdiff.cli.evaluate_autoencoder import evaluate_autoencoder
+from jaxdiff.cli.figures import Figure, tell
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import (
     JudgingOptions,
@@ -39,7 +39,8 @@ from jaxdiff.evaluation.fidelity import (
 from jaxdiff.evaluation.reference_statistics import load_statistics
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
-from jaxdiff.runs.data_of_run import load_data_of
+from jaxdiff.runs.autoencoder import AutoencoderRun
+from jaxdiff.runs.data_of_run import held_out_data, load_data_of, training_data
 from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
@@ -76,34 +77,17 @@ class EvaluateOptions(JudgingOptions):
     """If True, prints the contents of evaluation.json as JSON, and no text."""
 
 
-class Figure(NamedTuple):
-    """Figure of an evaluation.
-
-    Attributes:
-        name: name of the figure.
-        value: value of the figure.
-        standard_error: standard error of the value; None if it is unknown.
-        unit: unit of the value; "" for a number without a unit.
-        note: conditions under which the value may be compared with other values.
-    """
-
-    name: str
-    value: float
-    standard_error: float | None = None
-    unit: str = ""
-    note: str = ""
-
-    def __str__(self) -> str:
-        """Returns the name, and the value in a column."""
-        value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
-        error = self.standard_error
-        shown = value if error is None else f"{value} ± {error:.4f}"
-        return f"  {self.name:<46}{shown}"
-
-
-def evaluate(options: EvaluateOptions, run: Run) -> None:
+def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun) -> None:
     """Evaluates a trained run; prints figures, and writes a JSON file and pictures."""
     ensure_writable(options.workdir)
+    if isinstance(run, AutoencoderRun):
+        training = training_data(run.experiment, run.info)
+        data = training, held_out_data(run.experiment, training)
+        evaluate_autoencoder(
+            run, options.workdir, data, options.split, options.num,
+            options.features_of(training), options.json,
+        )  # fmt: skip
+        return
     check_seed(options.seed)
     training, held_out = load_data_of(run)
     images = training if options.split == "train" else held_out
@@ -221,7 +205,7 @@ def evaluate(options: EvaluateOptions, run: Run) -> None:
         print(json.dumps(record))
         return
     for heading, those in shown.items():
-        _tell(heading, those)
+        tell(heading, those)
     names = f"{', '.join(written[:-1])} and {written[-1]}"
     print(printable(f"{names} are in {options.workdir}"))
 
@@ -266,9 +250,3 @@ def _alike(found: Fidelity, note: str) -> list[Figure]:
         ),
     ]
     return [figure._replace(note=note) for figure in figures]
-
-
-def _tell(heading: str, figures: Sequence[Figure]) -> None:
-    print(textwrap.fill(heading, 88))
-    for figure in figures:
-        print(figure)

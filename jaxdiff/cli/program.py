@@ -16,6 +16,8 @@ import jax
 from jaxdiff import interrupts
 from jaxdiff.cli.cache import CacheOptions, cache
 from jaxdiff.cli.command import (
+    ANY_MODEL_AND_DATA,
+    AUTOENCODER,
     CONFIG,
     DATA,
     DATA_OF_RUN,
@@ -24,7 +26,6 @@ from jaxdiff.cli.command import (
     JUDGE,
     MODEL,
     MODEL_AND_DATA,
-    TRAINS,
     USUAL_MODEL_AND_DATA,
     Command,
     File,
@@ -53,6 +54,7 @@ from jaxdiff.cli.sample import SampleOptions, draw
 from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.cli.status import StatusOptions, status
 from jaxdiff.cli.train import TrainOptions, run, train
+from jaxdiff.cli.train_autoencoder import train_autoencoder
 from jaxdiff.errors import InputError, NonFiniteError, printable
 from jaxdiff.parallel import processes
 from jaxdiff.parallel.preemption import Terminated
@@ -90,6 +92,18 @@ COMMANDS = {command.name: command for command in (
         ),
     ),
     Command(
+        "train-autoencoder", TrainOptions, train_autoencoder,
+        "trains an autoencoder, for models of its latents",
+        needs=(AUTOENCODER,),
+        daily=(
+            "workdir", "data", "data.path", "data.size", "autoencoder",
+            "autoencoder.channels", "autoencoder.multipliers", "autoencoder.levels",
+            "autoencoder.latent_channels", "features", "discriminator",
+            "training.num_steps",
+        ),
+        suffix="-autoencoder",
+    ),
+    Command(
         "sample", SampleOptions, draw,
         "draws images from a trained run, with any sampler",
         needs=(MODEL,),
@@ -108,8 +122,8 @@ COMMANDS = {command.name: command for command in (
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
-        "measures the likelihood and the sample quality",
-        needs=(MODEL_AND_DATA,),
+        "measures likelihood and samples, or reconstructions",
+        needs=(ANY_MODEL_AND_DATA,),
         daily=("num", "num_terms", "ode_steps", *JUDGING, "json"),
     ),
     Command(
@@ -310,10 +324,10 @@ def _command(file: File, args: list[str]) -> None:
         prog=f"{_called()} {name}", description=about,
         daily=command.daily, usage=f"{_called()} {_usage(file, command, recipe)}",
     )  # fmt: skip
-    if not TRAINS & set(command.needs):
+    if not command.trains:
         check_run(file, command, options)
     command.run(options, *(need.get(file, options, *more) for need in command.needs))
-    if not TRAINS & set(command.needs):  # a training's results are in its folder
+    if not command.trains:  # a training's results are in its folder
         check_output()
 
 
@@ -322,7 +336,7 @@ def _usage(file: File, command: Command, recipe: str) -> str:
     words = [command.name, *map(str.upper, command.words)]
     if recipe:
         words += [recipe, "DIR"] if recipe == "folder" else [recipe]
-    elif file.program and {DATA, *TRAINS} & set(command.needs):
+    elif file.program and (command.trains or DATA in command.needs):
         words += [f"[{USAGE.replace(', ', '|')}]"]
     elif file.program and "workdir" in vars(_options(file, command, [])[0]):
         words += ["--workdir RUN"] * (not command.words)

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from jaxdiff.cli.command import DATA, TRAINS, Command, File
+from jaxdiff.cli.command import DATA, Command, File
 from jaxdiff.cli.flag_errors import HELP
 from jaxdiff.cli.flags import value_of
 from jaxdiff.errors import InputError
@@ -25,7 +25,7 @@ def with_recipe(
     Raises:
         InputError: there is no such recipe, or training has nothing to begin with.
     """
-    trains = {DATA, *TRAINS} & set(command.needs)
+    trains = command.trains or DATA in command.needs
     first = words[0] if words else ""
     if not first or first.startswith("-"):
         if trains:
@@ -39,9 +39,10 @@ def with_recipe(
             f"{command.name} folder {shlex.quote(first)}"
         )
     found, (name, *words) = recipe(first), words
-    config, workdir = found.CONFIG, Path("runs") / name
+    config, workdir = found.CONFIG, Path("runs") / f"{name}{command.suffix}"
     if name == "folder" and words and words[0] and not words[0].startswith("-"):
         config, workdir = of_folder(words.pop(0))
+        workdir = workdir.with_name(f"{workdir.name}{command.suffix}")
     elif name == "folder" and not any(w in HELP or _is_path(w) for w in words):
         raise InputError(
             f"folder must have the path of your images, got none. Run jaxdiff "
@@ -71,7 +72,7 @@ def _check_beginning(command: Command, words: list[str]) -> None:
     if any(word in HELP or word.startswith(("--data", "--init")) for word in words):
         return
     name = command.name
-    if not TRAINS & set(command.needs):
+    if not command.trains:
         raise InputError(
             f"{name} must have a recipe or data, got none. Run jaxdiff {name} digits "
             f"({USAGE}), or name --data."

@@ -1,15 +1,13 @@
 """The command `reproduce`: a run again from its folder, compared by checksums."""
 
-import hashlib
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import jax
-import numpy as np
 
 from jaxdiff.cli.train import devices_again
+from jaxdiff.cli.train_autoencoder import trainer_of
 from jaxdiff.data import Data
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import Pmap, cpu_devices
@@ -19,10 +17,9 @@ from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import last_start
 from jaxdiff.runs.stages import Stage, segments, stages_before
 from jaxdiff.runs.train import run_training
-from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
-from jaxdiff.storage.read_state import by_name
+from jaxdiff.storage.read_state import digest
 from jaxdiff.training.initialize import init_shapes, placed
 
 
@@ -80,11 +77,11 @@ def reproduce(options: ReproduceOptions, data: Data | None = None) -> bool:
     with Checkpoints(again / CHECKPOINTS) as checkpoints:
         done = newest_step(checkpoints) or 0
     for part, _, until in segments(stages, experiment, min(done, step - 1), step):
-        trainer = Trainer.of(part)
+        trainer = trainer_of(part)
         check_workdir(first, experiment, trainer.info)
         run_training(trainer, again, until=until)
 
-    shapes = init_shapes(experiment, info)
+    shapes = init_shapes(experiment, info)._replace(frozen=())
     template = placed(shapes, Pmap().shardings(shapes))
     found = []
     for folder in (first, again):
@@ -112,16 +109,6 @@ def reproduce_or_exit(options: ReproduceOptions, data: Data | None = None) -> No
     """Runs a run again; exits with code 1 if the two runs differ."""
     if not reproduce(options, data):
         exit_process(1)
-
-
-def digest(tree: Any) -> str:
-    """Returns a hash of the name, type, shape and bytes of every leaf."""
-    found = hashlib.sha256()
-    for name, leaf in by_name(tree).items():
-        array = np.asarray(leaf)
-        found.update(f"{name} {array.dtype} {array.shape}\0".encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
 
 
 def _differences(first: Path, again: Path) -> list[str]:

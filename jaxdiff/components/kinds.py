@@ -231,6 +231,11 @@ def _write_tiny(options: AutoencoderTinyConfig) -> dict[str, Any]:
         "out_channels": options.image_channels,
         "encoder_block_out_channels": widths, "decoder_block_out_channels": widths,
         "scaling_factor": options.scaling.scale, "shift_factor": options.scaling.shift,
+        # diffusers' class has no such entries, and names them in a warning.
+        **({} if options.scaling.deviation is None else {
+            "latents_mean": options.scaling.mean,
+            "latents_std": options.scaling.deviation,
+        }),
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
 from jaxdiff.parallel.processes import first_then_others
 from jaxdiff.runs.load import Run
-from jaxdiff.training.experiment import AnyExperiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo
 
 
 def load_data(experiment: AnyExperiment, split: str) -> Dataset:
@@ -21,17 +21,27 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
     Raises:
         InputError: the data that the experiment names differ from the training data.
     """
-    experiment, known = run.experiment, run.info.fingerprint
+    if run.parts is not None:
+        raise InputError(
+            "data must be images for this command, got latents. Look at samples of the "
+            "model: jaxdiff sample."
+        )
+    training = training_data(run.experiment, run.info)
+    return training, held_out_data(run.experiment, training)
+
+
+def training_data(experiment: AnyExperiment, info: DataInfo) -> Dataset:
+    """Loads the training data of a run.
+
+    Raises:
+        InputError: the data that the experiment names differ from the training data.
+    """
+    known = info.fingerprint
     wrong = f"data must have the fingerprint of the run's training data, {known}, got "
     if isinstance(experiment.data, Arrays):
         raise InputError(
             f"{wrong}arrays of a Python program. Name the same images on disk with "
             "--data, or pass them in Python (jaxdiff.evaluation)."
-        )
-    if run.parts is not None:
-        raise InputError(
-            "data must be images for this command, got latents. Look at samples of the "
-            "model: jaxdiff sample."
         )
     training = load_data(experiment, "train")
     found = training.fingerprint()
@@ -40,12 +50,17 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
             f"{wrong}{found}. Restore its images and labels, or name them with "
             "--data or --data.path."
         )
-    if training.image_shape != run.info.image_shape:
+    if training.image_shape != info.image_shape:
         raise InputError(
-            f"data must have the run's image shape {run.info.image_shape}, got "
+            f"data must have the run's image shape {info.image_shape}, got "
             f"{training.image_shape}. Import the model with the experiment of its data."
         )
+    return training
+
+
+def held_out_data(experiment: AnyExperiment, training: Dataset) -> Dataset:
+    """Loads the images that a run holds out, possibly none."""
     try:
-        return training, load_data(experiment, "test")
+        return load_data(experiment, "test")
     except EmptySplit:
-        return training, replace(training, images=training.images[:0], labels=None)
+        return replace(training, images=training.images[:0], labels=None)

@@ -27,6 +27,7 @@ from jaxdiff import serialization
 from jaxdiff.checks import with_absolute_paths
 from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
+from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.typing import PIXELS
 
@@ -57,7 +58,9 @@ the experiment's options of the data: the images may lie elsewhere.
 """
 CHANGEABLE = ("optimizer", "training.num_steps")
 """Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
-KINDS: dict[str, type[AnyExperiment]] = {"diffusion": Experiment}
+KINDS: dict[str, type[AnyExperiment]] = {
+    "diffusion": Experiment, "autoencoder": AutoencoderExperiment
+}  # fmt: skip
 """Class of the experiment of each kind of run; config.json names other kinds than the
 first."""
 _PLACES = ("data.path: ", "data.data_dir: ")

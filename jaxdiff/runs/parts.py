@@ -176,7 +176,7 @@ class Parts:
 
     def digest(self, *names: str) -> str:
         """Returns a hash of the checksums of these folders' files."""
-        known = self.info.checksums or _checksums(self)
+        known = self.info.checksums or checksums_of(self)
         found = sorted(
             digest
             for place, digest in known.items()
@@ -257,12 +257,12 @@ def write_parts(parts: Parts, folder: Path, link: bool) -> None:
     info = parts.info
     if link:
         place = str(parts.folder.resolve())
-        info = dataclasses.replace(info, link=place, checksums=_checksums(parts))
+        info = dataclasses.replace(info, link=place, checksums=checksums_of(parts))
     else:
         for name, has_weights in info.folders():
             copy_part(parts, name, folder / name, has_weights)
         info = dataclasses.replace(info, link=None, variant=None, allow_bin=False)
-        info = dataclasses.replace(info, checksums=_checksums(Parts(info, folder)))
+        info = dataclasses.replace(info, checksums=checksums_of(Parts(info, folder)))
     write_json_atomic(folder / RECORD, serialization.to_dict(info))
 
 
@@ -292,7 +292,7 @@ def _weights(parts: Parts, name: str) -> list[Path]:
     )
 
 
-def _checksums(parts: Parts) -> dict[str, str]:
+def checksums_of(parts: Parts) -> dict[str, str]:
     """Returns the checksums of the files that reading the parts takes."""
     found = {}
     for name, has_weights in parts.info.folders():

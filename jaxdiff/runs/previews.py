@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from jaxdiff.runs.reconstructions import Reconstructions
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training.autoencoder import Autoencoding
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.task import Diffusion
 
@@ -21,7 +23,10 @@ class Previews(Protocol):
         ...
 
 
-PREVIEWS: dict[type[Any], Callable[[Trainer], Previews]] = {Diffusion: SampleGrids}
+PREVIEWS: dict[type[Any], Callable[[Trainer], Previews]] = {
+    Diffusion: SampleGrids,
+    Autoencoding: Reconstructions,
+}
 """Pictures of each task that has some."""
 
 

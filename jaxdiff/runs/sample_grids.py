@@ -77,9 +77,7 @@ class SampleGrids:
 
     def due(self, step: int) -> bool:
         """Returns True if a grid is due after this step; depends on the step alone."""
-        experiment = self._trainer.experiment
-        every, last = experiment.upkeep.sample_every, experiment.training.num_steps
-        return every is not None and (step % every == 0 or step == last)
+        return self._trainer.picture_due(step)
 
     def picture(self, state: TrainState) -> bytes:
         """Draws the grid of a state, as a PNG; see `drawn`.

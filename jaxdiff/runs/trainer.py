@@ -22,7 +22,7 @@ from jaxdiff.runs.own_text import with_tokens
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import expanded
-from jaxdiff.storage.read_state import by_name, with_names
+from jaxdiff.storage.read_state import by_name, digest, with_names
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.training.initialize import (
     build_model,
@@ -74,6 +74,7 @@ class Trainer:
         experiment: AnyExperiment,
         dataset: data.Dataset | None = None,
         network: Network | None = None,
+        frozen: Mapping[str, Array] | None = None,
     ) -> "Trainer":
         """Loads the data and builds the task; writes nothing to the run folder.
 
@@ -82,6 +83,8 @@ class Trainer:
             dataset: training data; the experiment's data by default.
             network: a Flax module of your own instead of the experiment's network, for
                 a diffusion model.
+            frozen: parameters that training leaves unchanged, by name, for a task that
+                does not read them itself.
 
         Raises:
             InputError: options do not fit each other, the data or the devices.
@@ -101,7 +104,7 @@ class Trainer:
         if isinstance(experiment, Experiment):
             trainer = cls._of_diffusion(experiment, dataset, network)
         else:
-            trainer = cls._of_any(experiment, dataset)
+            trainer = cls._of_any(experiment, dataset, frozen or {})
         trainer.task.check(trainer.batch(0))
         return trainer
 
@@ -135,12 +138,25 @@ class Trainer:
 
     @classmethod
     def _of_any(
-        cls, experiment: AnyExperiment, dataset: data.Dataset | None
+        cls,
+        experiment: AnyExperiment,
+        dataset: data.Dataset | None,
+        frozen: Mapping[str, Array],
     ) -> "Trainer":
         if dataset is None:
             dataset = load_data(experiment, "train")
         info = data_info(experiment, dataset)
-        return cls(experiment, dataset, info, build_task(experiment, info))
+        if frozen:
+            info = info._replace(base=digest(frozen))
+        task = build_task(experiment, info)
+        trainer = cls(experiment, dataset, info, task, frozen=frozen)
+        wanted = by_name(state_shapes(trainer.recipe).frozen)
+        if wanted.keys() != frozen.keys():
+            raise InputError(
+                f"frozen must hold the {len(wanted)} arrays of the network that stays "
+                f"unchanged, got {len(frozen)}. The command line reads them."
+            )
+        return trainer
 
     @property
     def model(self) -> Model:
@@ -208,6 +224,16 @@ class Trainer:
         """
         return compiled_steps(self.recipe, self.experiment.parallel)(state, batches)
 
+    @property
+    def has_own_data(self) -> bool:
+        """True if the dataset was passed, so that no other split of it is known."""
+        return isinstance(self.experiment.data, data.Arrays)
+
+    def picture_due(self, step: int) -> bool:
+        """Returns True if a picture is due after this step; by the step alone."""
+        every, last = self.experiment.upkeep.sample_every, self.experiment.training
+        return every is not None and (step % every == 0 or step == last.num_steps)
+
     def _count(self, step: int, until: int) -> int:
         """Returns the number of steps in the next dispatch."""
         training, upkeep = self.experiment.training, self.experiment.upkeep
@@ -236,7 +262,6 @@ class Trainer:
         if isinstance(self.experiment, Experiment):
             wanted = shapes.frozen if freezes else shapes.params
             return start_of(self.experiment, wanted)
-        assert self.frozen.keys() == by_name(shapes.frozen).keys(), "all of them"
         return dict(self.frozen)
 
     def initial_state(

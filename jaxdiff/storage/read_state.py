@@ -1,10 +1,12 @@
 """Arrays of a checkpoint as a given structure, matched by name."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxdiff.errors import InputError, first_few
 
@@ -77,3 +79,13 @@ def with_names(template: Any, leaves: Mapping[str, Any]) -> Any:
 def leaf_name(path: Any) -> str:
     """Returns a leaf's path in its tree, such as "params/dense/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def digest(tree: Any) -> str:
+    """Returns a hash of the name, type, shape and bytes of every leaf."""
+    found = hashlib.sha256()
+    for name, leaf in by_name(tree).items():
+        array = np.asarray(leaf)
+        found.update(f"{name} {array.dtype} {array.shape}\0".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]

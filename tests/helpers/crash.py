@@ -27,10 +27,10 @@ import time
 import jax
 from tqdm import tqdm
 
-from jaxdiff.cli.reproduce import digest
 from jaxdiff.runs.folder import read_config
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.read_state import digest
 from jaxdiff.training.initialize import init_shapes
 
 ROOT = pathlib.Path(__file__).parents[2]

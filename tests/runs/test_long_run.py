@@ -20,13 +20,14 @@ import jaxdiff as jd
 import jaxdiff.data
 from jaxdiff.cli import main
 from jaxdiff.cli.replay import ReplayOptions, replay
-from jaxdiff.cli.reproduce import ReproduceOptions, digest, reproduce
+from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
 from jaxdiff.report.status import status
 from jaxdiff.runs import provenance, saver
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
+from jaxdiff.storage.read_state import digest
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.initialize import init_shapes
 from tests.helpers.fake_run import snapshot

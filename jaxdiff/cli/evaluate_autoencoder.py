@@ -1,0 +1,99 @@
+"""The command `evaluate` for an autoencoder: how near its reconstructions are."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxdiff import plots
+from jaxdiff.cli.figures import Figure, tell
+from jaxdiff.cli.progress import bar
+from jaxdiff.cli.quality_options import build_features, describe_features
+from jaxdiff.data import order, to_uint8
+from jaxdiff.errors import InputError, printable
+from jaxdiff.evaluation.features import Features
+from jaxdiff.evaluation.frechet import frechet_distance
+from jaxdiff.evaluation.mean import Mean
+from jaxdiff.evaluation.reconstruction import psnr, ssim
+from jaxdiff.parallel.processes import is_first
+from jaxdiff.report import page
+from jaxdiff.runs.autoencoder import AutoencoderRun
+from jaxdiff.runs.reconstructions import COLUMNS, ROWS, save_pairs
+from jaxdiff.storage.files import write_json_atomic
+
+MOST = 10_000
+"""Largest number of images by default."""
+
+
+def evaluate_autoencoder(
+    run: AutoencoderRun,
+    workdir: Path,
+    data: Any,
+    split: str,
+    num: int | None,
+    features: Features,
+    as_json: bool,
+) -> None:
+    """Measures reconstructions of a split; prints figures, writes a file and a picture.
+
+    Args:
+        run: the autoencoder.
+        workdir: its run folder; evaluation.json and reconstructions.png go there.
+        data: training images and held-out images.
+        split: the split to reconstruct, "test" or "train".
+        num: number of images from the start of the split; None takes all, at most
+            10,000.
+        features: features of the Frechet distance.
+        as_json: if True, print JSON alone.
+
+    Raises:
+        InputError: there are too few images.
+    """
+    training, held_out = data
+    dataset = training if split == "train" else held_out
+    most = min(len(dataset), MOST)
+    num = most if num is None else num
+    if not 2 <= num <= most:
+        raise InputError(
+            f"num must lie in 2..{most} for the {len(dataset)} images of the split "
+            f"{split}, got {num}"
+        )
+    plots.check_installed()
+    images = np.asarray(dataset.images[:num])
+    extractor = build_features(features, training, held_out, run.parallel)
+    with bar(num, "reconstruct") as on_chunk:
+        found = to_uint8(run.reconstruct(images, on_chunk))
+    count = min(num, len(training))
+    others = np.asarray(training.images[np.sort(order(0, 0, len(training))[:count])])
+    real, near, floor = (extractor.read(x)[0] for x in (images, found, others))
+    if not is_first():
+        return
+    note = f"{num} {split} images"
+    alike = f"{note}, {describe_features(extractor)}"
+    ratio, likeness = Mean.of(psnr(images, found)), Mean.of(ssim(images, found))
+    distance = frechet_distance(near, real)
+    baseline = frechet_distance(floor, real)
+    figures = [
+        Figure("PSNR", ratio.value, ratio.standard_error, "dB", note),
+        Figure("SSIM", likeness.value, likeness.standard_error, "", note),
+        Figure("Frechet distance of reconstructions", distance, note=alike),
+        Figure("Frechet distance, training images (baseline)", baseline, note=alike),
+    ]
+    settings = {
+        "step": run.step, "split": split, "images": num, "features": extractor.name,
+        "weights": extractor.weights, "resize": extractor.resize,
+    }  # fmt: skip
+    shown = ROWS * COLUMNS
+    save_pairs(workdir / "reconstructions.png", images[:shown], found[:shown])
+    record = {"figures": [one._asdict() for one in figures], "settings": settings}
+    write_json_atomic(workdir / "evaluation.json", record)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        page.refresh(workdir)
+    if as_json:
+        print(json.dumps(record))
+        return
+    tell(f"reconstructions of {alike}", figures)
+    print(printable(f"evaluation.json and reconstructions.png are in {workdir}"))
