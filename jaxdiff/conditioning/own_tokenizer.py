@@ -78,7 +78,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         write_atomic(folder / name, data)
 
 
-def digest(tokenizer: Tokenizer) -> str:
+def tokenizer_digest(tokenizer: Tokenizer) -> str:
     """Returns the SHA-256 of a tokenizer's files."""
     return _digest(tokenizer_files(tokenizer))
 

@@ -232,7 +232,7 @@ def write_unclip_pipeline(run: Run, path: Path) -> dict[str, Any]:
     unclip = parts.info.unclip
     assert unclip is not None, "the caller has checked it"
     assert unclip.enlarge is not None, "every such pipeline enlarges"
-    stages = {"decoder": experiment, "super_res": unclip.enlarge}
+    stages: dict[str, Any] = {"decoder": experiment, "super_res": unclip.enlarge}
     if unclip.prior is not None:
         stages["prior"] = unclip.prior
     version = {"_diffusers_version": VERSION}

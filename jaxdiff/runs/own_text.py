@@ -15,9 +15,9 @@ import numpy as np
 
 from jaxdiff.conditioning import TextEncoder, Tokenizer, Tokens, read_tokenizer
 from jaxdiff.conditioning.own_tokenizer import (
-    digest,
     digest_of_folder,
     make_tokenizer,
+    tokenizer_digest,
     write_tokenizer,
 )
 from jaxdiff.conditioning.prompts import Prompts
@@ -116,7 +116,7 @@ def _tokenizer(
         started = stored_tokenizer(folder, read_config(folder)[1])
     if experiment.tokenizer is not None:
         found = read_tokenizer(expanded(experiment.tokenizer), config.length)
-        if started is not None and digest(found) != digest(started):
+        if started is not None and tokenizer_digest(found) != tokenizer_digest(started):
             raise InputError(
                 f"tokenizer must be that of the model in '{experiment.init}', got "
                 f"another one, '{experiment.tokenizer}'. Leave the option out."

@@ -13,7 +13,7 @@ import numpy as np
 from jaxdiff import data
 from jaxdiff.checks import any_last_signal, check_object
 from jaxdiff.conditioning import Tokenizer
-from jaxdiff.conditioning.own_tokenizer import digest
+from jaxdiff.conditioning.own_tokenizer import tokenizer_digest
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Placed
 from jaxdiff.runs.data_of_run import load_data
@@ -126,7 +126,7 @@ class Trainer:
         if network is None:
             dataset, tokenizer = with_tokens(experiment, dataset)
         if tokenizer is not None:
-            info = info._replace(tokenizer=digest(tokenizer))
+            info = info._replace(tokenizer=tokenizer_digest(tokenizer))
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
         parts = None

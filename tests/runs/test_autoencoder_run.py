@@ -1,4 +1,4 @@
-"""The run of an autoencoder: resume, its published form, and the commands that use it."""
+"""Runs of autoencoders: resume, published form, and the commands that use them."""
 
 import dataclasses
 import json
