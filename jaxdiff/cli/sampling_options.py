@@ -1,13 +1,12 @@
 """Samplers, time grids and numbers of steps from words on the command line."""
 
 from dataclasses import replace
-from typing import Any
 
 from jaxdiff.cli.flags import option_name, parse_option
 from jaxdiff.errors import InputError
 from jaxdiff.runs.load import Run
-from jaxdiff.samplers import Sampler, SamplerOptions, Spacing, Trailing
-from jaxdiff.samplers.spacing import Counted
+from jaxdiff.samplers import Sampler, SamplerOptions, Spacing
+from jaxdiff.samplers.spacing import Counted, with_steps
 from jaxdiff.training.experiment import Sampling
 
 
@@ -35,12 +34,3 @@ def samplings_of(
         sampler = sampler if grid is None else replace(sampler, spacing=grid)
         found[name] = replace(own, sampler=with_steps(sampler, steps))
     return found
-
-
-def with_steps(sampler: Any, steps: int | None) -> Any:
-    """Returns the sampler with another number of steps."""
-    if steps is None:
-        return sampler
-    counted = isinstance(sampler.spacing, Counted)
-    spacing = sampler.spacing if counted else Trailing()
-    return replace(sampler, spacing=replace(spacing, num_steps=steps))

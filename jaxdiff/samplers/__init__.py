@@ -37,6 +37,7 @@ from jaxdiff.samplers.inverse_problems import RePaint as RePaint
 from jaxdiff.samplers.inverse_problems import Replacement as Replacement
 from jaxdiff.samplers.inversion import decode as decode
 from jaxdiff.samplers.inversion import encode as encode
+from jaxdiff.samplers.live import sample_steps as sample_steps
 from jaxdiff.samplers.singlestep import DPM2 as DPM2
 from jaxdiff.samplers.singlestep import DPM2Ancestral as DPM2Ancestral
 from jaxdiff.samplers.singlestep import DPMSolver2S as DPMSolver2S

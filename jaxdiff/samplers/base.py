@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from annotated_types import Ge
 
-from jaxdiff import rng
 from jaxdiff.checks import (
     Checked,
     check_built,
@@ -21,8 +20,10 @@ from jaxdiff.checks import (
 )
 from jaxdiff.denoisers.network import as_pytree, check_schedule
 from jaxdiff.errors import InputError
+from jaxdiff.samplers.loop import InType, Loop, in_dtype, loop_dtype
 from jaxdiff.samplers.spacing import AllTimes, Spacing
 from jaxdiff.typing import AnySchedule, Array, Denoiser, Estimate, Key, Level
+from jaxdiff.typing import StepInfo as StepInfo
 
 STATIC = {"static": True}
 """Metadata of a field that is not an array; another value compiles another loop."""
@@ -30,26 +31,6 @@ STATIC = {"static": True}
 
 NoiseScale: TypeAlias = Annotated[float, Ge(0)]
 """Factor of the noise that a sampler adds (s_noise)."""
-
-
-class StepInfo(NamedTuple):
-    """Levels, noise and place of one sampling step, as the sampling loop gives them.
-
-    Attributes:
-        level: level of x_t, each field [].
-        next_level: level to step to, each field [].
-        noise: standard Gaussian noise of x_t's shape, fresh in every step.
-        index: number of steps after this one, an integer array []: N - 1 in the first
-            of N steps, 0 in the last. `rng.step_noise` draws the noise by it.
-        more_noise: further noise of x_t's shape, independent of `noise`, for a sampler
-            with `draws` 2; otherwise None.
-    """
-
-    level: Level
-    next_level: Level
-    noise: Array
-    index: Array  # type: ignore[assignment]  # a tuple has a method of this name
-    more_noise: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,19 +266,6 @@ def _unchanged(denoiser: Denoiser, x_s: Array, *of: Any) -> Array:
     return x_s
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class _InType:
-    """Denoiser whose estimates have the type of the sampling loop."""
-
-    denoiser: Denoiser
-    dtype: Any = field(metadata=STATIC)
-
-    def __call__(self, x_t: Array, level: Level, /) -> Estimate:
-        found = self.denoiser(x_t, level)
-        return jax.tree.map(lambda a: a.astype(self.dtype), found)
-
-
 @jax.jit(static_argnames=("shape", "every"))
 def _chain(
     denoiser: Denoiser,
@@ -313,39 +281,17 @@ def _chain(
     every: int | None,
 ) -> Array:
     num_steps = grid.alpha.shape[0] - 1
-    # Neighbouring levels would be equal in 16 bits. Integer times stay integers.
-    dtype = jnp.dtype(jnp.float32)
-    if x_T is not None and x_T.dtype.itemsize > dtype.itemsize:
-        dtype = x_T.dtype
-    grid = Level(
-        grid.t.astype(dtype) if jnp.issubdtype(grid.t.dtype, jnp.floating) else grid.t,
-        grid.alpha.astype(dtype),
-        grid.sigma.astype(dtype),
-    )
-
-    def draw(steps_left: Array | int, draws: int = 1) -> tuple[Array, Array | None]:
-        if draws == 1:
-            noise = rng.step_noise(key, indices, steps_left, shape[1:])
-            return noise.astype(dtype), None
-        noise = rng.step_noise(key, indices, steps_left, (2, *shape[1:]))
-        return noise[:, 0].astype(dtype), noise[:, 1].astype(dtype)
-
-    estimate = _InType(denoiser, dtype)
+    dtype = loop_dtype(x_T)
+    grid = in_dtype(grid, dtype)
+    loop = Loop(InType(denoiser, dtype), sampler, schedule, key, indices)
 
     def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], None]:
-        x, memory = carry
-        level, next_level, steps_left, given = now
-        if given is None:
-            eps, more = draw(steps_left, sampler.draws)
-        else:
-            eps, more = (given, None) if sampler.draws == 1 else (given[0], given[1])
-        info = StepInfo(level, next_level, eps, steps_left, more)
-        return sampler.denoise_and_step(estimate, schedule, x, info, memory), None
+        return loop.step(carry, *now), None
 
     def run(carry: tuple[Array, Any], steps: Any) -> tuple[Array, Any]:
         return jax.lax.scan(step, carry, steps)[0]
 
-    x = scale.astype(dtype) * draw(num_steps)[0]  # checks the key, too
+    x = loop.start(scale, num_steps, shape)  # checks the key, too
     if x_T is not None:
         x = x_T.astype(dtype)
     levels = Level(*(field[:-1] for field in grid))

@@ -18,7 +18,7 @@ from jaxdiff.conditions import slerp as slerp
 from jaxdiff.errors import InputError
 from jaxdiff.samplers.base import Sampler, check_parts, sample
 from jaxdiff.samplers.inversion import decode, encode
-from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key
+from jaxdiff.typing import AnySchedule, Array, ArrayLike, Denoiser, Key, Level
 
 
 def blend_labels(
@@ -94,6 +94,28 @@ def image_to_image(
         InputError: strength is out of range, or the images are not floating point.
     """
     check_parts(denoiser, sampler, schedule)
+    x_T, levels = noised(sampler, schedule, key, images, strength, indices)
+    return sample(
+        denoiser, sampler, schedule, key, images.shape,
+        indices=indices, x_T=x_T, levels=levels,
+    )  # fmt: skip
+
+
+def noised(
+    sampler: Sampler,
+    schedule: AnySchedule,
+    key: Key,
+    images: Array,
+    strength: float,
+    indices: Array | None = None,
+) -> tuple[Array, Level]:
+    """Returns noised images and the levels that lead from them to the data.
+
+    The arguments are those of `image_to_image`.
+
+    Raises:
+        InputError: strength is out of range, or the images are not floating point.
+    """
     images = at_least_float32("images", images)
     if not 0 < strength <= 1:
         raise InputError(f"strength must be above 0 and at most 1, got {strength:g}")
@@ -104,7 +126,4 @@ def image_to_image(
     indices = jnp.arange(len(images)) if indices is None else indices
     noise = rng.step_noise(key, indices, steps, images.shape[1:]).astype(images.dtype)
     alpha, sigma = (a[0].astype(images.dtype) for a in levels[1:])
-    return sample(
-        denoiser, sampler, schedule, key, images.shape,
-        indices=indices, x_T=alpha * images + sigma * noise, levels=levels,
-    )  # fmt: skip
+    return alpha * images + sigma * noise, levels

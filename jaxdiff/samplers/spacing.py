@@ -1,6 +1,7 @@
 """Spacings: the options that choose a sampler's time grid, as `jaxdiff.spacing`."""
 
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Any, TypeAlias
 
 from jaxdiff.samplers.published_grids import DiffusersGrid as DiffusersGrid
 from jaxdiff.samplers.published_grids import FlowMatchGrid as FlowMatchGrid
@@ -29,3 +30,12 @@ Spacing: TypeAlias = (
     | LCMTimes
     | FlowMatchGrid
 )
+
+
+def with_steps(sampler: Any, steps: int | None) -> Any:
+    """Returns the sampler with another number of steps."""
+    if steps is None:
+        return sampler
+    counted = isinstance(sampler.spacing, Counted)
+    spacing = sampler.spacing if counted else Trailing()
+    return replace(sampler, spacing=replace(spacing, num_steps=steps))

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_other_numbers_of_channels_are_grey_images_side_by_side(tmp_path, channe
     plots.save_grid(tmp_path / "grid.png", images, columns=2, scale=3)
     check_sheet(read(tmp_path / "grid.png"), beside, columns=2, scale=3)
     plots.save_gif(tmp_path / "a.gif", images[None], columns=3, scale=1)
-    with GifImageFile(tmp_path / "a.gif") as gif:
+    with cast(Any, GifImageFile(tmp_path / "a.gif")) as gif:
         pixels = np.asarray(gif.convert("L"))[..., None]
     check_sheet(pixels, beside, columns=3, scale=1, tolerance=8)
 
@@ -154,7 +155,7 @@ def test_gif_frames_times_and_pixels(tmp_path, images, scale):
         images = images // 128 * 127
     frames = np.stack([np.roll(images, i, axis=0) for i in range(4)])
     plots.save_gif(tmp_path / "a.gif", frames, columns=2, milliseconds=50, hold=900)
-    with GifImageFile(tmp_path / "a.gif") as gif:
+    with cast(Any, GifImageFile(tmp_path / "a.gif")) as gif:
         assert (gif.format, gif.n_frames) == ("GIF", 4)
         assert gif.info["loop"] == 0
         times = []
@@ -174,7 +175,7 @@ def test_gif_frames_times_and_pixels(tmp_path, images, scale):
 
 def test_gif_of_many_colours_and_of_one_frame(tmp_path):
     plots.save_gif(tmp_path / "a.gif", RGB[None], hold=500, scale=1)
-    with GifImageFile(tmp_path / "a.gif") as gif:
+    with cast(Any, GifImageFile(tmp_path / "a.gif")) as gif:
         assert gif.n_frames == 1
         pixels = np.asarray(gif.convert("RGB"))
     check_sheet(pixels, RGB, columns=3, scale=1, tolerance=110)

@@ -1,7 +1,7 @@
 """Pictures of a run: their images, places and noise."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, cast, get_args
 
 import jax
 import numpy as np
@@ -167,7 +167,7 @@ def test_all_pictures_of_a_run(tmp_path, name, request):
 
     num = 10 if labels is None else 3
     columns = -(-num // 2)
-    with GifImageFile(tmp_path / "reverse.gif") as gif:
+    with cast(Any, GifImageFile(tmp_path / "reverse.gif")) as gif:
         assert gif.size == (columns * CELL + GAP, 2 * CELL + GAP)
         # The noise and 8 steps. The last frames may be equal, and are then joined.
         assert 2 <= gif.n_frames <= 9
@@ -212,7 +212,7 @@ def test_the_reverse_chain_shows_an_image_a_class(
     write_metrics(tmp_path)
     images = from_arrays(jd.data.to_uint8(shades(3)))
     run_pictures.save_pictures(run, images, frames, tmp_path)
-    with GifImageFile(tmp_path / "reverse.gif") as gif:
+    with cast(Any, GifImageFile(tmp_path / "reverse.gif")) as gif:
         for frame in range(gif.n_frames):
             gif.seek(frame)
             pixels = np.asarray(gif.convert("L")).astype(int)
