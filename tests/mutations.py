@@ -247,9 +247,9 @@ BREAKS = (
     # Samplers.
     Break(
         "chain-repeats-its-noise",
-        "jaxdiff/samplers/base.py",
-        "rng.step_noise(key, indices, steps_left, shape[1:])",
-        "rng.step_noise(key, indices, 0, shape[1:])",
+        "jaxdiff/samplers/loop.py",
+        "rng.step_noise(self.key, self.indices, steps_left, shape)",
+        "rng.step_noise(self.key, self.indices, 0, shape)",
         "tests/samplers/test_samplers.py",
         "test_a_samplers_step_is_given_its_levels_noise_and_index",
     ),

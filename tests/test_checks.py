@@ -52,7 +52,7 @@ def classes(cls: Any) -> set[type]:
 
 CLASSES = sorted(
     {c for cls in (Experiment, *get_args(Features)) for c in classes(cls)},
-    key=lambda cls: cls.__qualname__,
+    key=lambda cls: (cls.__qualname__, cls.__module__),
 )
 
 

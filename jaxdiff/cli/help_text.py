@@ -122,7 +122,7 @@ def _text_of(cls: Any, field: Any) -> str | None:
 def _named(tyro: Any, field: Any) -> Any:
     """Returns a field's type, with the flag of a field such as from_ without _."""
     plain = field.name.removesuffix("_")
-    if plain == field.name:
+    if plain == field.name or plain.endswith("_"):  # tyro has names like __this__
         return field.type
     return Annotated[field.type, tyro.conf.arg(name=plain)]
 

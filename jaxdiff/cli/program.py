@@ -98,7 +98,7 @@ COMMANDS = {command.name: command for command in (
         needs=(AUTOENCODER,),
         daily=(
             "workdir", "data", "data.path", "data.size", "autoencoder",
-            "autoencoder.channels", "autoencoder.multipliers", "autoencoder.levels",
+            "autoencoder.channels",
             "autoencoder.latent_channels", "features", "discriminator",
             "training.num_steps",
         ),
@@ -188,8 +188,8 @@ Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {recipes}
 --version prints the versions. --quiet shows no progress.
 Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
-a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n, as 130
-for Ctrl-C, which ends a training after the step is saved.
+a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n, 130
+for Ctrl-C: training ends after it saves the step.
 """
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
@@ -371,7 +371,7 @@ def _overview(file: File) -> str:
     if not file.program:
         commands["run"] += "; the default"
     recipes = (
-        f"\nRecipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n\n"
+        f"Recipes, as in jaxdiff train digits:\n{table(OF_RECIPES)}\n"
         f"source <(jaxdiff {COMPLETION} bash) completes commands and flags with TAB.\n"
     )
     return HELP.format(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxdiff.cli.sampling_options import with_steps
 from jaxdiff.cli.sampling_request import (
     Request,
     prompts_of,
@@ -21,6 +20,7 @@ from jaxdiff.errors import InputError, shown
 from jaxdiff.runs.generate import check_num
 from jaxdiff.runs.load import Run
 from jaxdiff.runs.unclip import turned
+from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.training.experiment import Sampling
 from jaxdiff.typing import Condition
 

@@ -44,7 +44,7 @@ SAMPLERS = {option_name(one): one for one in union_members(SamplerOptions)}
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a visitor sets for every drawing."""
+    """Settings of every drawing."""
 
     sampler: str
     """Sampler by name; the run's own keeps its options."""

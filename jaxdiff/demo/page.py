@@ -190,7 +190,7 @@ def _changing(gr: Any, run: Run, settings: list[Any]) -> None:
 
 
 def _repainting(gr: Any, run: Run, settings: list[Any]) -> None:
-    gr.Markdown("Paint over the part that is to be drawn anew.")
+    gr.Markdown("Paint over the part to draw again.")
     with gr.Row():
         editor = gr.ImageEditor(
             label="Picture", sources=["upload"], type="numpy", layers=False,
