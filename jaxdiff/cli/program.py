@@ -93,18 +93,6 @@ COMMANDS = {command.name: command for command in (
         ),
     ),
     Command(
-        "train-autoencoder", TrainOptions, train_autoencoder,
-        "trains an autoencoder, for models of its latents",
-        needs=(AUTOENCODER,),
-        daily=(
-            "workdir", "data", "data.path", "data.size", "autoencoder",
-            "autoencoder.channels",
-            "autoencoder.latent_channels", "features", "discriminator",
-            "training.num_steps",
-        ),
-        suffix="-autoencoder",
-    ),
-    Command(
         "sample", SampleOptions, draw,
         "draws images from a trained run, with any sampler",
         needs=(MODEL,),
@@ -149,6 +137,18 @@ COMMANDS = {command.name: command for command in (
         "writes latents and conditions of data, to train on",
         needs=(DATA,),
         daily=("model", "out", "batch", "flip", "data", "data.path", "data.size"),
+    ),
+    Command(
+        "train-autoencoder", TrainOptions, train_autoencoder,
+        "trains an autoencoder, for models of its latents",
+        needs=(AUTOENCODER,),
+        daily=(
+            "workdir", "data", "data.path", "data.size", "autoencoder",
+            "autoencoder.channels", "autoencoder.multipliers",
+            "autoencoder.latent_channels", "features", "discriminator",
+            "training.num_steps",
+        ),
+        suffix="-autoencoder",
     ),
     Command(
         "report", ReportOptions, report, "writes a page on the run, report.html"

@@ -34,8 +34,8 @@ class KL(Checked):
     channels: Count = 16
     """Number of channels of the first level."""
     multipliers: tuple[Count, ...] = (1, 2, 4)
-    """Channels of each level over those of the first; each further level halves the
-    size, so that three levels make latents of a quarter of the size."""
+    """Channels of each level over those of the first. Each further level halves the
+    size."""
     blocks: Count = 1
     """Number of residual blocks per level of the encoder; one more in the decoder."""
     groups: Count = 8
