@@ -16,7 +16,9 @@ from jaxdiff.schedules import ScheduleOptions
 
 KEY = jax.random.key(0)
 SCHEDULES: Any = get_args(ScheduleOptions)
-SAMPLERS: Any = get_args(SamplerOptions)
+OF_FLOW_MAPS = jd.samplers.FlowMap
+"""Sampler that needs a network with a second time."""
+SAMPLERS: Any = [cls for cls in get_args(SamplerOptions) if cls is not OF_FLOW_MAPS]
 TEN: Any = {"spacing": jd.spacing.Trailing(num_steps=10)}
 DATA = jd.oracles.Gaussian.of(np.array([0.4, -0.2], np.float32), np.array([0.3, 0.05]))
 
