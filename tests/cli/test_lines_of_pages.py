@@ -52,7 +52,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     fake_run(folder / "one", conditional=True)
     (folder / "runs").mkdir()
-    for name in ("digits", "cat", "sd"):
+    for name in ("digits", "cat", "sd", "edm", "flow"):
         (folder / "runs" / name).symlink_to(folder / "one")
     (folder / "DIR").mkdir()
     return folder
