@@ -94,11 +94,7 @@ class Run:
 
     @property
     def prompts(self) -> Prompts:
-        """Text encoders of the model.
-
-        Raises:
-            InputError: the model takes no text.
-        """
+        """Text encoders of the model; an `InputError` if it takes no text."""
         if self.tokenizer is not None:
             return prompts_of(self.model, self.params, self.tokenizer)
         return self._parts("text").prompts
@@ -272,8 +268,7 @@ class Run:
             sampling: sampler, guidance and clipping; the experiment's by default.
             indices: integers [num]; 0, 1, ... by default.
             base: condition [num] that guidance leads away from, such as a negative
-                prompt. By default the condition is hidden; a text encoder inside the
-                network encodes the empty text.
+                prompt; by default hidden, or an empty text encoded by the network.
             start: standard Gaussian noise to start from, of the images' shape; or,
                 with `strength`, images to change.
             strength: share of the steps that change the images of `start`, in (0, 1].
