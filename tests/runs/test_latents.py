@@ -14,9 +14,11 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.adapters import merged
+from jaxdiff.cli import program
 from jaxdiff.data import Latents, batch, from_arrays, to_float
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
+from jaxdiff.networks import DiTConfig, TextTransformerConfig
 from jaxdiff.pretrained import from_diffusers, write_run
 from jaxdiff.runs import encode as encoding
 from jaxdiff.runs import parts as parts_of_runs
@@ -128,6 +130,68 @@ def test_texts_are_the_conditions_of_the_captions(folder):
     np.testing.assert_allclose(
         nothing, run.negative(condition).text, rtol=2e-3, atol=2e-3
     )
+
+
+@pytest.fixture(scope="module")
+def untold(folder):
+    """Folder of latents by the autoencoder alone, which keep their captions."""
+    parts = parts_of_runs.parts_of_model(folder / "theirs/vae")
+    encode(Pictures(), parts, folder / "untold")
+    return folder / "untold"
+
+
+OWN = DiTConfig(
+    width=8, depth=1, heads=1,
+    text=TextTransformerConfig(vocabulary=280, length=12, width=8, layers=0, heads=1),
+)  # fmt: skip
+
+
+def of_untold(untold) -> Experiment:
+    """Returns an experiment on latents with a text encoder inside the network."""
+    return Experiment(
+        data=Latents(path=str(untold)),
+        network=OWN,
+        training=Training(num_steps=2, batch_size=8, ema_decay=0.5),
+        upkeep=Upkeep(tensorboard=False, sample_every=2, sample_steps=2),
+    )
+
+
+def test_captions_stay_without_text_encoders(untold):
+    found = latents(untold)
+    assert found.captions == Pictures().load().captions
+    assert found.texts is None
+    assert latents(untold, "test").captions == Pictures().load("test").captions
+    trainer: Any = Trainer.of(of_untold(untold))
+    drawn = trainer.batch(0)
+    assert drawn.deviation is not None
+    texts = [
+        trainer.tokenizer.decode(ids[mask]).strip()
+        for ids, mask in zip(drawn.condition.tokens, drawn.condition.mask, strict=True)
+    ]
+    known = {"a cat", "cat", "", "a frog", ("frog " * 11).strip()}
+    assert {*texts} <= known
+    assert len({*texts}) > 2
+    encoded = Latents(path=str(untold.parent / "latents"))
+    with pytest.raises(
+        InputError, match=r"network\.text must be none for data with en"
+    ):
+        Trainer.of(replace(of_untold(untold), data=encoded))
+
+
+@pytest.mark.long
+def test_a_text_encoder_is_trained_on_latents(untold, tmp_path):
+    jd.train(of_untold(untold), tmp_path / "run", progress=False)
+    run = load(tmp_path / "run")
+    assert run.image_size == (8, 8)
+    images = run.decode(run.generate(run.text(["a cat", "cat"]), 2, 0))
+    assert images.shape == (2, 8, 8, 3)
+    assert (tmp_path / "run/grids/step_00000002.png").stat().st_size > 500
+    out = tmp_path / "cat.png"
+    program.jaxdiff(
+        ["sample", "--workdir", str(tmp_path / "run"), "--prompt", "a cat",
+         "--sampler", "ddim", "--steps", "2", "--guidance", "3", "--out", str(out)]
+    )  # fmt: skip
+    assert out.exists()
 
 
 def test_the_statistics_are_those_of_drawn_latents(folder):
