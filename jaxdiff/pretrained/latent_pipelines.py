@@ -166,7 +166,12 @@ def say(classes: Mapping[str, str], licence: str | None, path: Path) -> None:
 
 
 def write_latents(
-    run: Run, path: Path, place: str, network: Component, further: Mapping[str, Any]
+    run: Run,
+    path: Path,
+    place: str,
+    network: Component,
+    further: Mapping[str, Any],
+    schedulers: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Writes a pipeline of latents.
 
@@ -176,6 +181,7 @@ def write_latents(
         place: folder of the network in the pipeline's.
         network: network with the parameters to write.
         further: further entries of model_index.json.
+        schedulers: contents of further schedulers, by their folder.
 
     Returns:
         Arguments for calling the pipeline like the run's own sampling.
@@ -196,14 +202,17 @@ def write_latents(
         for name, has_weights in info.folders():
             if name == info.network:
                 continue
-            index[name] = ["transformers", "CLIPTokenizer"]
             if has_weights:
                 kind = component_class(parts.folder / name)
-                index[name] = [LIBRARIES[KINDS[kind].stem], kind]
+                index.setdefault(name, [LIBRARIES[KINDS[kind].stem], kind])
+            index.setdefault(name, ["transformers", "CLIPTokenizer"])
             copy_part(parts, name, writing / name, has_weights)
         (writing / "scheduler").mkdir()
         record = {**scheduler_record(scheduler), **version}
         write_json_atomic(writing / "scheduler" / SCHEDULER, record)
+        for name, record in (schedulers or {}).items():
+            (writing / name).mkdir()
+            write_json_atomic(writing / name / SCHEDULER, {**record, **version})
         write_json_atomic(writing / INDEX, index)
     call: dict[str, Any] = {
         "num_inference_steps": steps, "guidance_scale": sampling.guidance

@@ -6,12 +6,20 @@ from typing import Any
 from jaxdiff.components.files import read_part
 from jaxdiff.errors import InputError
 from jaxdiff.networks import CrossAttentionUNet
-from jaxdiff.pretrained import class_pipelines, text_pipelines, unclip_pipelines
+from jaxdiff.pretrained import (
+    class_pipelines,
+    stable_unclip_pipelines,
+    text_pipelines,
+    unclip_pipelines,
+)
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.pretrained.folder_parts import INDEX
 from jaxdiff.runs.load import Run
 
-KINDS = (*text_pipelines.KINDS, class_pipelines.KIND, *unclip_pipelines.KINDS)
+KINDS = (
+    *text_pipelines.KINDS, class_pipelines.KIND, *unclip_pipelines.KINDS,
+    *stable_unclip_pipelines.KINDS,
+)  # fmt: skip
 """Classes of pipelines that are read."""
 
 
@@ -33,6 +41,8 @@ def read_pipeline(path: Path, numerics: Numerics, **given: Any) -> Run | None:
         return text_pipelines.read_text_pipeline(path, **given)
     if name in unclip_pipelines.KINDS:
         return unclip_pipelines.read_unclip_pipeline(path, **given)
+    if name in stable_unclip_pipelines.KINDS:
+        return stable_unclip_pipelines.read_stable_unclip(path, **given)
     return None
 
 
@@ -44,6 +54,8 @@ def write_pipeline(run: Run, path: Path) -> dict[str, Any]:
         return class_pipelines.write_class_pipeline(run, path)
     if name in unclip_pipelines.KINDS:
         return unclip_pipelines.write_unclip_pipeline(run, path)
+    if name in stable_unclip_pipelines.KINDS:
+        return stable_unclip_pipelines.write_stable_unclip(run, path)
     if name not in KINDS or not isinstance(run.network, CrossAttentionUNet):
         raise InputError(
             "the run must be one that starts from a pipeline of diffusers to be "

@@ -50,6 +50,16 @@ class StageInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoisingInfo:
+    """Noise that is added to an image's vector, whose time the decoder is given."""
+
+    scale: str
+    """Folder of the mean and deviation of vectors."""
+    schedule: ScheduleOptions = field(default_factory=Cosine)
+    """Noise schedule."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnCLIPInfo:
     """Parts of unCLIP; "" and None stand for parts that a pipeline does not have."""
 
@@ -65,10 +75,8 @@ class UnCLIPInfo:
     """Folder of the encoder from an image to its vector."""
     processor: str = ""
     """Folder of the sizes and colours of that encoder's images."""
-    scale: str = ""
-    """Folder of the mean and deviation of vectors, for their noise."""
-    noising: ScheduleOptions | None = None
-    """Schedule of the noise that is added to vectors."""
+    noising: NoisingInfo | None = None
+    """Noise that is added to vectors."""
 
     def folders(self) -> Iterator[tuple[str, bool]]:
         """Yields the folder of each part, and True if it holds a network."""
@@ -79,7 +87,8 @@ class UnCLIPInfo:
         if self.prior_encoder is not None:
             yield self.prior_encoder.network, True
             yield self.prior_encoder.tokenizer, False
-        for name in (self.projection, self.image_encoder, self.scale):
+        scale = "" if self.noising is None else self.noising.scale
+        for name in (self.projection, self.image_encoder, scale):
             if name:
                 yield name, True
         if self.processor:

@@ -226,9 +226,9 @@ class UnCLIP:
     ) -> Decoding:
         """Returns the conditions of a decoder that is given the vectors' noise."""
         num, features = vectors.shape
-        options = self.info.noising
-        assert options is not None, "such a model has a schedule for it"
-        schedule: Any = options.build()
+        noising = self.info.noising
+        assert noising is not None, "a decoder without a projection has it"
+        schedule: Any = noising.schedule.build()
         component = self.parts.stages.scale
         apply = partial(component.network.apply, {"params": component.params})
         seeds = np.broadcast_to(stage_seeds(seed, _NOISE), (num,))

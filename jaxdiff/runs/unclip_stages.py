@@ -75,7 +75,9 @@ class Stages:
     @cached_property
     def scale(self) -> Any:
         """Network that scales vectors before their noise."""
-        return self._parts.component(self._info.scale)
+        noising = self._info.noising
+        assert noising is not None, "the caller has checked it"
+        return self._parts.component(noising.scale)
 
     @cached_property
     def image_encoder(self) -> tuple[Any, ImageProcessor]:
