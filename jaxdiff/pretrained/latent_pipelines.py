@@ -210,9 +210,9 @@ def write_latents(
         (writing / "scheduler").mkdir()
         record = {**scheduler_record(scheduler), **version}
         write_json_atomic(writing / "scheduler" / SCHEDULER, record)
-        for name, record in (schedulers or {}).items():
+        for name, other in (schedulers or {}).items():
             (writing / name).mkdir()
-            write_json_atomic(writing / name / SCHEDULER, {**record, **version})
+            write_json_atomic(writing / name / SCHEDULER, {**other, **version})
         write_json_atomic(writing / INDEX, index)
     call: dict[str, Any] = {
         "num_inference_steps": steps, "guidance_scale": sampling.guidance

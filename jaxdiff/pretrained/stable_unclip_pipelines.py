@@ -150,11 +150,12 @@ def write_stable_unclip(run: Run, path: Path) -> dict[str, Any]:
     }
     if not unclip.processor:
         del index["feature_extractor"]
-    theirs = unclip.noising.schedule
+    theirs: Any = unclip.noising.schedule
     known = DDPMScheduler.__dataclass_fields__
     options = schedule_fields(theirs, theirs.build())
     noising: Any = DDPMScheduler(**{k: v for k, v in options.items() if k in known})
-    schedulers, call = {"image_noising_scheduler": noising}, {}
+    schedulers = {"image_noising_scheduler": noising}
+    call: dict[str, Any] = {}
     prior = unclip.prior
     if prior is not None:
         given = prior.schedule, prior.prediction, prior.sampling

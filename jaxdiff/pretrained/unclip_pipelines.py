@@ -237,7 +237,8 @@ def write_unclip_pipeline(run: Run, path: Path) -> dict[str, Any]:
         stages["prior"] = unclip.prior
     version = {"_diffusers_version": VERSION}
     index: dict[str, Any] = {"_class_name": parts.info.pipeline, **version}
-    records, call = {}, {}
+    records: dict[str, Any] = {}
+    call: dict[str, Any] = {}
     for name, stage in stages.items():
         scheduler, steps = unclip_scheduler_of(
             stage.schedule, stage.prediction, stage.sampling
