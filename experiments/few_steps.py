@@ -134,7 +134,7 @@ def rows(run: Run, model: str, chains: dict[str, Any], num: int) -> Iterator[Row
     known, labels = np.asarray(dataset.images), np.arange(num) % 10
     for name, (evaluations, sampling) in chains.items():
         images = to_uint8(run.generate(labels, num, 0, sampling=sampling))
-        share = label_agreement(images, labels, known, dataset.labels)
+        share = label_agreement(images, labels, known, np.asarray(dataset.labels))
         distance = frechet_distance(images / 255, known / 255)
         row = Row(model, name.partition("/")[0], evaluations, share, distance)
         print(f"{row.model:<20}{row.sampler:<20}{row.evaluations:>4}"

@@ -38,7 +38,7 @@ class InType:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Loop:
-    """Parts that all steps of a sampling loop share; the denoiser has the loop's dtype."""
+    """Parts that all steps of a loop share; the denoiser has the loop's dtype."""
 
     denoiser: InType
     sampler: "Sampler"
