@@ -99,7 +99,8 @@ def known_flags():
         parts = path.relative_to(ROOT).with_suffix("").parts
         for value in vars(importlib.import_module(".".join(parts))).values():
             if isinstance(value, type) and dataclasses.is_dataclass(value):
-                flags |= {f.name.replace("_", "-") for f in dataclasses.fields(value)}
+                names = (f.name for f in dataclasses.fields(value))
+                flags |= {n.removesuffix("_").replace("_", "-") for n in names}
     return flags
 
 

@@ -202,6 +202,7 @@ def test_a_command_draws_the_whole_cascade(monkeypatch, capsys, run, tmp_path):
     assert np.abs(images - expected).max() <= 1
 
 
+@pytest.mark.long
 def test_pictures_are_varied_blended_and_changed(
     monkeypatch, capsys, varied_run, pictures, tmp_path
 ):
