@@ -262,7 +262,8 @@ class Trainer:
         if isinstance(self.experiment, Experiment):
             wanted = shapes.frozen if freezes else shapes.params
             return start_of(self.experiment, wanted)
-        return dict(self.frozen)
+        frozen = dict(self.frozen)
+        return jax.device_put(frozen, self.experiment.parallel.shardings(frozen))
 
     def initial_state(
         self,
