@@ -131,6 +131,7 @@ def trained(workdir: Path) -> dict[str, Path]:
 def rows(run: Run, model: str, chains: dict[str, Any], num: int) -> Iterator[Row]:
     """Yields the quality of samples; `chains` are the sampling options by sampler."""
     dataset, _ = load_data_of(run)
+    assert dataset.labels is not None, "the digits have labels"
     known, labels = np.asarray(dataset.images), np.arange(num) % 10
     for name, (evaluations, sampling) in chains.items():
         images = to_uint8(run.generate(labels, num, 0, sampling=sampling))
