@@ -107,9 +107,6 @@ def start(
     parser.add_argument("--autoencoder-steps", type=int, default=training.num_steps)
     options = parser.parse_args(args)
     pixels = options.pixels
-    if not pixels and AUTOENCODER not in program.COMMANDS:
-        print(f"there is no command {AUTOENCODER}: the model works on pixels")
-        pixels = True
     commands = chain(
         data(options), options.workdir or Path("runs") / name(options),
         options.prompts, size=options.size or (32 if pixels else 64), pixels=pixels,
@@ -118,11 +115,16 @@ def start(
     run(commands)
 
 
-if __name__ == "__main__":
+def main(args: list[str] | None = None) -> None:
+    """Reads the command line, and runs the chain of commands."""
     start(
-        sys.argv[1:], __doc__, lambda options: str(options.folder.resolve().name),
+        args, __doc__, lambda options: str(options.folder.resolve().name),
         lambda options: [
             "--data", "folder", "--data.path", str(options.folder),
             "--data.captions", "auto",
         ],
     )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

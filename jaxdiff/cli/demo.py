@@ -9,6 +9,7 @@ from typing import Annotated
 
 from annotated_types import Interval
 
+from jaxdiff.checks import check_fields
 from jaxdiff.demo.page import launch
 from jaxdiff.errors import printable
 from jaxdiff.runs.load import Run
@@ -29,6 +30,7 @@ class DemoOptions:
 
 def demo(options: DemoOptions, run: Run) -> None:
     """Serves a page of the run until Ctrl-C."""
+    check_fields(options)
     page = launch(run, printable(options.workdir.name), options.host, options.port)
     print(f"the page is at http://{options.host}:{options.port}; Ctrl-C ends it")
     if not _is_local(options.host):

@@ -1,5 +1,6 @@
 """The page: its controls, and what they call in `drawing`."""
 
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 from jaxdiff.demo import drawing
 from jaxdiff.demo.drawing import Settings, Wish
 from jaxdiff.demo.pictures import image_of, mask_of, sheet
-from jaxdiff.errors import InputError, require
+from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.runs.load import Run
 from jaxdiff.serialization import option_name
 
@@ -67,19 +68,20 @@ def launch(run: Run, name: str, host: str, port: int) -> Any:
         InputError: Gradio is not installed, or the port is taken.
     """
     gr = require("gradio")
-    page = build(run, name)
     try:
-        page.launch(
-            server_name=host, server_port=port, quiet=True, share=False,
-            prevent_thread_lock=True, show_error=True, max_file_size=LARGEST_FILE,
-            enable_monitoring=False, ssr_mode=False, css=STYLE,
-            theme=gr.themes.Base(font=["system-ui"], font_mono=["monospace"]),
-        )  # fmt: skip
+        socket.create_server((host, port)).close()
     except OSError as error:
         raise InputError(
-            f"port must be free on {host}, got {port}, which is taken. Choose another "
-            "--port."
+            f"port must be free on {host}, got {port} ({first_line(error)}). Choose "
+            "another --port."
         ) from error
+    page = build(run, name)
+    page.launch(
+        server_name=host, server_port=port, quiet=True, share=False,
+        prevent_thread_lock=True, show_error=True, max_file_size=LARGEST_FILE,
+        enable_monitoring=False, ssr_mode=False, css=STYLE,
+        theme=gr.themes.Base(font=["system-ui"], font_mono=["monospace"]),
+    )  # fmt: skip
     return page
 
 
@@ -100,7 +102,6 @@ def _settings(gr: Any, run: Run) -> list[Any]:
     own = option_name(type(sampling.sampler))
     names = [own, *(name for name in drawing.SAMPLERS if name != own)]
     steps = len(sampling.sampler.grid(run.schedule).alpha) - 1
-    guided = run.takes_prompts or getattr(run.network, "null_class", False)
     with gr.Row():
         sampler = gr.Dropdown(names, value=own, label="Sampler")
         number = gr.Slider(
@@ -108,10 +109,20 @@ def _settings(gr: Any, run: Run) -> list[Any]:
         )
         guidance = gr.Slider(
             0, 15, value=sampling.guidance, step=0.1, label="Guidance",
-            visible=bool(guided),
+            visible=_takes_guidance(run),
         )  # fmt: skip
         seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**32 - 1)
     return [sampler, number, guidance, seed]
+
+
+def _takes_guidance(run: Run) -> bool:
+    """Returns True if guidance works for a run's network."""
+    sampling = replace(run.experiment.sampling, guidance=2.0)
+    try:
+        replace(run.experiment, sampling=sampling).check_guidance(run.info)
+    except InputError:
+        return False
+    return True
 
 
 def _choice(gr: Any, run: Run, label: str = "") -> Any:
@@ -224,7 +235,7 @@ def _noising(gr: Any, run: Run, settings: list[Any]) -> None:
         yield sheet(found[None]), text
 
     inputs, outputs = [picture, share, *settings], [result, words]
-    for event in (share.release, picture.upload):
+    for event in (share.change, picture.upload):
         _listen(gr, event, act, inputs, outputs)
 
 
@@ -256,7 +267,10 @@ def _listen(
             yield from act(*given)
 
     # The queue counts by identity: all drawings are one kind of work.
-    event(answer, inputs, outputs, concurrency_id="drawing", api_visibility="private")
+    event(
+        answer, inputs, outputs, concurrency_id="drawing", api_visibility="private",
+        trigger_mode="always_last",
+    )  # fmt: skip
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments import folder
+from experiments import captions, emoji, folder
 from jaxdiff.cli import main, program
 from tests.helpers.fake_run import fake_run
 from tests.test_pages import FENCED, PAGES, ROOT, prose
@@ -79,11 +79,19 @@ def test_a_printed_command_line_is_read(page, name, words, runs, monkeypatch):
         real(*args, **options)
         raise Parsed
 
+    def parse_chain(commands):
+        raise Parsed
+
     real = program.parse
     monkeypatch.setattr(program, "parse", parse)
     monkeypatch.chdir(runs)
-    start: Any = program.jaxdiff if name is None else folder.start
-    if name not in (None, "folder"):
+    monkeypatch.setattr(captions, "run", parse_chain)
+    starts: Any = {
+        None: program.jaxdiff, "folder": folder.start, "emoji": emoji.start,
+        "captions": captions.main,
+    }  # fmt: skip
+    start = starts.get(name)
+    if start is None:
         module = importlib.import_module(f"experiments.{name}")
         start = partial(main, module.CONFIG, module.__doc__ or "")
     with pytest.raises(Parsed):

@@ -134,7 +134,9 @@ def first_step(
 
     def draw_(key: Any, share: Any) -> Any:
         drawn = draw(share, key, schedule, experiment.objective, ())
-        return drawn._replace(dropout_keys=jax.random.key_data(drawn.dropout_keys))
+        names = "dropout_keys", "keys"
+        data = {name: jax.random.key_data(getattr(drawn, name)) for name in names}
+        return drawn._replace(**data)
 
     key = jax.random.fold_in(jax.random.key(experiment.seed), 0)
     drawn = parallel.map(draw_)(key, whole)

@@ -110,14 +110,20 @@ def make_empty(workdir: Path) -> None:
     write_record(workdir, CONFIG, DataInfo((8, 8, 1), None, None))
 
 
-def look(path: Path, widths: dict[int, str]) -> dict[int, Any]:
-    """Measures a page in a browser at widths in pixels, each with a colour scheme."""
+def browser_path() -> str:
+    """Returns the path of a browser on this machine."""
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         pytest.fail(
             "no browser to look at the page with: install Debian's package chromium "
             "(apt-get install chromium), or Google Chrome"
         )
+    return browser
+
+
+def look(path: Path, widths: dict[int, str]) -> dict[int, Any]:
+    """Measures a page in a browser at widths in pixels, each with a colour scheme."""
+    browser = browser_path()
     found = {}
     with (
         sync_playwright() as driver,
