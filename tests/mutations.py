@@ -953,7 +953,7 @@ BREAKS = (
         "jaxdiff/training/autoencoder.py",
         "scale = adaptive_weight(last_layer(own), last_layer(sharper))",
         "scale = adaptive_weight(last_layer(own), last_layer(own))",
-        "tests/training/test_autoencoder.py",
+        "tests/training/test_autoencoder_task.py",
         "test_gradient_is_that_of_the_whole_batch",
     ),
     Break(
@@ -961,7 +961,7 @@ BREAKS = (
         "jaxdiff/training/autoencoder.py",
         'critic, takes_part = params["discriminator"], step >= self.start',
         'critic, takes_part = params["discriminator"], step >= 0',
-        "tests/training/test_autoencoder.py",
+        "tests/training/test_autoencoder_task.py",
         "test_discriminator_rests_before_its_start",
     ),
     Break(
