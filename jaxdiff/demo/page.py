@@ -244,7 +244,10 @@ def _upload(gr: Any, label: str) -> Any:
 
 
 def _result(gr: Any) -> Any:
-    return gr.Image(label="Result", interactive=False, format="png")
+    return gr.Image(
+        label="Result", interactive=False, format="png",
+        buttons=["download", "fullscreen"],
+    )  # fmt: skip
 
 
 def _connect(
