@@ -13,7 +13,6 @@ import sys
 
 from jaxdiff.recipes.emoji import CONFIG as CONFIG
 from jaxdiff.recipes.emoji import PROMPTS
-from jaxdiff.recipes.emoji import __doc__ as about  # noqa: F401
 
 captions = importlib.import_module(
     "experiments.captions" if __package__ else "captions"

@@ -70,18 +70,23 @@ class Request(NamedTuple):
         }  # fmt: skip
 
 
+def refuse(options: "SampleOptions", names: tuple[str, ...], why: str) -> None:
+    """Raises `InputError` if one of the options of other models is given."""
+    for name in names:
+        if getattr(options, name) not in (None, False, ()):
+            raise InputError(
+                f"{name.strip('_')} must not be given {why}, got "
+                f"{shown(getattr(options, name))}. Leave it out."
+            )
+
+
 def of_classes(options: "SampleOptions", run: Run) -> Request:
     """Returns the request of a model of classes, or of pixels alone.
 
     Raises:
         InputError: an option is out of range, or is one of models of text.
     """
-    for name in OF_TEXT:
-        if getattr(options, name) not in (None, False, ()):
-            raise InputError(
-                f"{name} must not be given for a model without text, got "
-                f"{shown(getattr(options, name))}. Leave it out."
-            )
+    refuse(options, OF_TEXT, "for a model without text")
     if options.seed_like != "jax":
         raise InputError(
             "seed-like must be jax for a model without text, got torch. Leave it out."
@@ -121,9 +126,8 @@ def of_prompts(options: "SampleOptions", run: Run) -> Request:
     check_num(num)
     seeds = seeds_of(options, num)
     if options.blend is not None:
-        places = np.arange(num) % options.columns
-        shares = places / max(min(options.columns, num) - 1, 1)
-        seeds = seeds[np.arange(num) // options.columns]  # a row shares its noise
+        shares, rows = row_shares(options, num)
+        seeds = seeds[rows]
         pair = run.text(prompts, windows=options.windows)
         ends = [repeated(pair, [i] * num) for i in (0, 1)]
         condition = blend_conditions(ends[0], ends[1], jnp.asarray(shares))
@@ -235,6 +239,16 @@ def seeds_of(options: "SampleOptions", num: int) -> np.ndarray:
     return np.resize(np.array(options.seeds), num)
 
 
+def row_shares(options: "SampleOptions", num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the place of each image in its row, and its row; a row shares its noise.
+
+    Returns:
+        Shares from 0 (first of the row) to 1 (last), [num], and row numbers [num].
+    """
+    columns, order = options.columns, np.arange(num)
+    return order % columns / max(min(columns, num) - 1, 1), order // columns
+
+
 def repeated(condition: Condition, rows: Any) -> Condition:
     """Returns rows of a condition."""
     rows = np.asarray(rows)
@@ -251,11 +265,10 @@ def _labels(
         if options.labels is not None:
             raise InputError("labels and blend must not both be given. Leave one out.")
         ends = _classes(options.blend, run.info)
-        places = np.arange(num) % options.columns
-        shares = places / max(min(options.columns, num) - 1, 1)
+        shares, rows = row_shares(options, num)
         start, end = (np.full(num, label, np.int32) for label in ends)
         labels = blend_labels(start, end, shares, classes or 0)
-        return np.asarray(labels), np.arange(num) // options.columns
+        return np.asarray(labels), rows
     if options.labels is None:
         if classes is None:
             return None, None

@@ -11,7 +11,9 @@ import numpy as np
 from jaxdiff.cli.sampling_request import (
     Request,
     prompts_of,
+    refuse,
     repeated,
+    row_shares,
     seeds_of,
 )
 from jaxdiff.conditions import blend_conditions
@@ -42,16 +44,7 @@ et al. 2022, section 3.3."""
 
 def check_none(options: "SampleOptions") -> None:
     """Raises `InputError` if an option of unCLIP is given to another model."""
-    _refuse(options, OF_UNCLIP, "for a model that is not unCLIP")
-
-
-def _refuse(options: "SampleOptions", names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        if getattr(options, name) not in (None, False, ()):
-            raise InputError(
-                f"{name.strip('_')} must not be given {why}, got "
-                f"{shown(getattr(options, name))}. Leave it out."
-            )
+    refuse(options, OF_UNCLIP, "for a model that is not unCLIP")
 
 
 def of_unclip(options: "SampleOptions", run: Run) -> Request:
@@ -65,7 +58,7 @@ def of_unclip(options: "SampleOptions", run: Run) -> Request:
     Warns:
         UserWarning: it names words of a prompt that are cut off.
     """
-    _refuse(options, _OF_OTHERS, "for a model of unCLIP")
+    refuse(options, _OF_OTHERS, "for a model of unCLIP")
     if options.seed_like != "jax":
         raise InputError(
             "seed-like must be jax for a model of unCLIP, got torch. Leave it out."
@@ -133,9 +126,8 @@ class _Asked:
         self.seeds = seeds_of(options, self.num)
         self.shares = np.zeros(self.num)
         if row:  # a row shares its noise
-            places = np.arange(self.num) % options.columns
-            self.shares = places / max(min(options.columns, self.num) - 1, 1)
-            self.seeds = self.seeds[np.arange(self.num) // options.columns]
+            self.shares, rows = row_shares(options, self.num)
+            self.seeds = self.seeds[rows]
 
     def found(self) -> tuple[np.ndarray, Any, tuple[str, ...]]:
         """Returns vectors of the images, texts of the decoder, and words for each."""

@@ -14,7 +14,7 @@ from jaxdiff.data import to_uint8
 from jaxdiff.denoisers.inverse_problems import given_measurement, masked
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError
-from jaxdiff.runs.generate import scales_by_number, with_scale
+from jaxdiff.runs.generate import is_guided, keeps_eps, with_scale
 from jaxdiff.runs.load import Run
 from jaxdiff.samplers import (
     DDIM,
@@ -242,9 +242,7 @@ def _denoiser(
     network = run.network
     condition = with_scale(condition, network, sampling, wish.num)
     condition = jax.tree.map(jnp.asarray, condition)
-    image_guidance = sampling.image_guidance
-    guided = sampling.guidance != 1 or image_guidance is not None
-    guided = guided and not scales_by_number(network)
+    guided = is_guided(network, sampling)
 
     def number(value: float | None) -> Array | None:
         return None if value is None else jnp.float32(value)
@@ -252,11 +250,11 @@ def _denoiser(
     return run.model.sampling_denoiser(
         run.params, condition,
         guidance=number(sampling.guidance) if guided else None,
-        image_guidance=number(image_guidance) if guided else None,
+        image_guidance=number(sampling.image_guidance) if guided else None,
         base=wish.base, clip=sampling.clip and wish.mask is None,
         clip_range=number(sampling.clip_range),
         clip_quantile=number(sampling.clip_quantile),
-        keep_eps=sampling.keep_eps and isinstance(sampling.sampler, DDIM),
+        keep_eps=keeps_eps(sampling),
     )  # fmt: skip
 
 

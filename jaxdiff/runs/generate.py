@@ -84,6 +84,18 @@ def scales_by_number(network: Any) -> bool:
     return getattr(config, "guidance_channels", None) is not None
 
 
+def is_guided(network: Any, sampling: Sampling) -> bool:
+    """Returns True if the sampling loop applies guidance."""
+    if scales_by_number(network):  # the network has seen the scale in training
+        return False
+    return sampling.guidance != 1 or sampling.image_guidance is not None
+
+
+def keeps_eps(sampling: Sampling) -> bool:
+    """Returns True if a clipped estimate keeps its eps, which only DDIM does."""
+    return sampling.keep_eps and isinstance(sampling.sampler, DDIM)
+
+
 def with_scale(
     condition: Condition, network: Any, sampling: Sampling, num: int
 ) -> Condition:
@@ -207,10 +219,8 @@ def generate(
     if condition.labels is None and model.num_classes:
         check_null_class(model.network)
     sampler = sampling.sampler
-    guided = sampling.guidance != 1 or sampling.image_guidance is not None
-    if scales_by_number(model.network):  # the network has seen the scale in training
-        guided = False
-    keep_eps = sampling.keep_eps and isinstance(sampler, DDIM)
+    guided = is_guided(model.network, sampling)
+    keep_eps = keeps_eps(sampling)
     if strength is not None and (start is None or every is not None):
         raise InputError(
             f"strength must be None without images in start, or with every, got "
