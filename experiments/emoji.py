@@ -13,7 +13,9 @@ import sys
 
 from jaxdiff.recipes.emoji import CONFIG as CONFIG
 from jaxdiff.recipes.emoji import PROMPTS
+from jaxdiff.recipes.emoji import __doc__ as about  # noqa: F401
 
+# `CONFIG` and `about` are what every script of a recipe has.
 captions = importlib.import_module(
     "experiments.captions" if __package__ else "captions"
 )
