@@ -52,7 +52,7 @@ from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.recipes.digits import CONFIG
 from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.distill import distill
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 
 EVALUATIONS = (1, 2, 4, 8, 20)
 """Numbers of network evaluations of the teachers' samplers."""

@@ -236,7 +236,7 @@ _MODULES = {
     "replay": "cli.replay",
     "reproduce": "cli.reproduce",
     "reverse": "samplers.ancestral",
-    "run": "runs.load runs.data_of_run runs.folder training.initialize",
+    "run": "runs.load runs.run runs.data_of_run runs.folder training.initialize",
     "samplers.ode": "samplers.inversion",
     "samplers.uni_pc": "samplers.unipc",
     "schedule": "schedules.discrete schedules",

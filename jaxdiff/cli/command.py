@@ -23,7 +23,8 @@ from jaxdiff.runs.autoencoder import (
 )
 from jaxdiff.runs.fine_tune import with_model_of, with_objective
 from jaxdiff.runs.folder import is_run, read_config, read_diffusion, training_part
-from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.load import load
+from jaxdiff.runs.run import Run
 from jaxdiff.serialization import differences
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import Experiment

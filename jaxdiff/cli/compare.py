@@ -28,7 +28,7 @@ from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers import DDPM, Sampler
 from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.serialization import option_name

@@ -12,8 +12,9 @@ from jaxdiff.pretrained import from_diffusers, to_diffusers, write_run
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.runs.adapt import networks_of_run
 from jaxdiff.runs.autoencoder import is_autoencoder, parts_of_autoencoder
-from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.load import load
 from jaxdiff.runs.parts import copy_part
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.files import check_new_folder, new_folder
 from jaxdiff.training.experiment import Experiment
 

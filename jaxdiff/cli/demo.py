@@ -12,7 +12,7 @@ from annotated_types import Interval
 from jaxdiff.checks import check_fields
 from jaxdiff.demo.page import launch
 from jaxdiff.errors import printable
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,9 @@ from jaxdiff.evaluation.kid import kernel_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
-from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.load import load
 from jaxdiff.runs.post_hoc_ema import stored_lengths
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 from jaxdiff.training.ema import gamma_of
 

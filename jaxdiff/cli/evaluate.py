@@ -41,7 +41,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import AutoencoderRun
 from jaxdiff.runs.data_of_run import held_out_data, load_data_of, training_data
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
 

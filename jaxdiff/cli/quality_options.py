@@ -12,7 +12,7 @@ from jaxdiff.parallel import Parallel
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import bar as progress_bar
 from jaxdiff.progress_bar import is_shown
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Sampling

@@ -20,8 +20,8 @@ from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.provenance import versions
+from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name, to_dict
 from jaxdiff.storage.files import ensure_writable, replacing
 from jaxdiff.training.experiment import Sampling

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxdiff.components.lora_files import file_in
 from jaxdiff.errors import InputError
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.manifest import checksum
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from jaxdiff.cli.flags import option_name, parse_option
 from jaxdiff.errors import InputError
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers import Sampler, SamplerOptions, Spacing
 from jaxdiff.samplers.spacing import Counted, with_steps
 from jaxdiff.training.experiment import Sampling

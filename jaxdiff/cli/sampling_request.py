@@ -17,7 +17,7 @@ from jaxdiff.errors import InputError, first_few, shown
 from jaxdiff.parallel import Pmap
 from jaxdiff.pretrained.torch_random import TorchGenerator
 from jaxdiff.runs.generate import check_num
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers.editing import blend_labels
 from jaxdiff.storage.files import LARGEST, cannot_read, open_regular
 from jaxdiff.training.experiment import DataInfo

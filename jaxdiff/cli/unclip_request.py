@@ -20,7 +20,7 @@ from jaxdiff.conditions import blend_conditions
 from jaxdiff.data.image_files import read_image
 from jaxdiff.errors import InputError, shown
 from jaxdiff.runs.generate import check_num
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.runs.unclip import turned
 from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.training.experiment import Sampling

@@ -15,7 +15,7 @@ from jaxdiff.denoisers.inverse_problems import given_measurement, masked
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError
 from jaxdiff.runs.generate import is_guided, keeps_eps, with_scale
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers import (
     DDIM,
     SamplerOptions,

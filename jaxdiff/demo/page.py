@@ -12,7 +12,7 @@ from jaxdiff.demo import drawing
 from jaxdiff.demo.drawing import Settings, Wish
 from jaxdiff.demo.pictures import image_of, mask_of, sheet
 from jaxdiff.errors import InputError, first_line, require
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name
 
 NUMS = (1, 4, 9, 16)

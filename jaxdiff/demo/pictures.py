@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxdiff.data.image_files import read_image
 from jaxdiff.errors import InputError
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 
 SIDE = 256
 """Smallest height of a picture on the page, in pixels; smaller ones are enlarged."""

@@ -19,7 +19,7 @@ from jaxdiff.evaluation.likelihood import (
 )
 from jaxdiff.evaluation.mean import Mean
 from jaxdiff.parallel import map_by_value
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers.ancestral import FixedLarge, FixedSmall, LearnedRange, Variance
 from jaxdiff.training.model import Model
 

@@ -18,7 +18,7 @@ from jaxdiff.evaluation.mean import Mean
 from jaxdiff.evaluation.memorization import Copying, copying, nearest
 from jaxdiff.evaluation.pairwise import check_same_features
 from jaxdiff.evaluation.precision_recall import PrecisionRecall, precision_recall
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import Sampling
 
 LEAST, MOST = 4, 10_000

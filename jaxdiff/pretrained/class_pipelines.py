@@ -27,10 +27,10 @@ from jaxdiff.pretrained.latent_pipelines import (
     say,
     write_latents,
 )
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import Parts
 from jaxdiff.runs.parts_info import PartsInfo
+from jaxdiff.runs.run import Run
 from jaxdiff.samplers import DDIM
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from jaxdiff.errors import InputError
 from jaxdiff.runs.folder import CHECKPOINTS, training_part, write_record
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import write_parts
 from jaxdiff.runs.parts_info import PARTS
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import check_new_folder, new_folder
 from jaxdiff.training.initialize import diffusion_of, recipe_of

@@ -27,8 +27,8 @@ from jaxdiff.pretrained.folder_parts import INDEX, SCHEDULER, VERSION
 from jaxdiff.pretrained.scheduler_export import scheduler_of, scheduler_record
 from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.parts import copy_part
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.training.experiment import Sampling
 

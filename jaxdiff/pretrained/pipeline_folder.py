@@ -44,8 +44,9 @@ from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
 from jaxdiff.pretrained.schedulers_unscaled import Unscaled
-from jaxdiff.runs.load import Run, load
+from jaxdiff.runs.load import load
 from jaxdiff.runs.non_finite import check_params
+from jaxdiff.runs.run import Run
 from jaxdiff.schedules.continuous import VP
 from jaxdiff.schedules.discrete import Schedule
 from jaxdiff.serialization import from_dict, to_dict

@@ -14,7 +14,7 @@ from jaxdiff.pretrained import (
 )
 from jaxdiff.pretrained.class_pipelines import Numerics
 from jaxdiff.pretrained.folder_parts import INDEX
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 
 KINDS = (
     *text_pipelines.KINDS, class_pipelines.KIND, *unclip_pipelines.KINDS,

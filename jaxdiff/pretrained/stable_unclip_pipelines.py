@@ -33,10 +33,10 @@ from jaxdiff.pretrained.schedulers import read_scheduler
 from jaxdiff.pretrained.schedulers_of_times import DDPMScheduler
 from jaxdiff.pretrained.schedulers_unclip import UnCLIPScheduler, unclip_scheduler_of
 from jaxdiff.pretrained.unclip_pipelines import read_prior
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import Parts
 from jaxdiff.runs.parts_info import Encoder, NoisingInfo, PartsInfo, UnCLIPInfo
+from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model
 

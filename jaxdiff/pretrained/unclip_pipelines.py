@@ -32,10 +32,10 @@ from jaxdiff.pretrained.latent_pipelines import (
 )
 from jaxdiff.pretrained.scheduler_export import scheduler_record
 from jaxdiff.pretrained.schedulers_unclip import unclip_scheduler_of
-from jaxdiff.runs.load import Run
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.parts import Parts, copy_part
 from jaxdiff.runs.parts_info import Encoder, PartsInfo, StageInfo, UnCLIPInfo
+from jaxdiff.runs.run import Run
 from jaxdiff.storage.files import new_folder, write_json_atomic
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import build_model

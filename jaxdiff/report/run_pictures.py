@@ -12,7 +12,7 @@ from jaxdiff.checks import any_last_signal
 from jaxdiff.data import Dataset, to_float, to_uint8
 from jaxdiff.losses.loss import QUARTERS
 from jaxdiff.runs.folder import METRICS
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.schedules import ScheduleOptions
 from jaxdiff.schedules.discrete import Betas, Linear, ZeroTerminalSNR
 from jaxdiff.schedules.forward import q_sample

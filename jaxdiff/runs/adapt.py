@@ -21,7 +21,7 @@ from jaxdiff.runs.parts import Parts
 from jaxdiff.typing import Array
 
 if TYPE_CHECKING:
-    from jaxdiff.runs.load import Run
+    from jaxdiff.runs.run import Run
 
 AnyPath: TypeAlias = str | os.PathLike[str]
 AnyLoRA: TypeAlias = Adapters | LoRA | AnyPath

@@ -6,7 +6,7 @@ from jaxdiff.data import Arrays, Dataset
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
 from jaxdiff.parallel.processes import first_then_others
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import AnyExperiment, DataInfo
 
 

@@ -15,8 +15,8 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.cli import command, compare, convert, evaluate, program, sample
 from jaxdiff.cli.command import File
+from jaxdiff.cli.commands import COMMANDS
 from jaxdiff.cli.flag_table import choices, flags_of
-from jaxdiff.cli.program import COMMANDS
 from jaxdiff.errors import InputError, require
 from jaxdiff.runs.trainer import Trainer
 from tests.helpers.fake_run import CONFIG, fake_run, snapshot

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 from jaxdiff.cli.command import Devices, Trained
+from jaxdiff.cli.commands import COMMANDS
 from jaxdiff.cli.compare import CompareOptions
 from jaxdiff.cli.convert import ExportOptions, ImportOptions
 from jaxdiff.cli.ema import AveragesOptions
 from jaxdiff.cli.evaluate import EvaluateOptions
 from jaxdiff.cli.flags import parse
-from jaxdiff.cli.program import COMMANDS
 from jaxdiff.cli.replay import ReplayOptions
 from jaxdiff.cli.report import ReportOptions
 from jaxdiff.cli.reproduce import ReproduceOptions

@@ -19,7 +19,7 @@ import jaxdiff as jd
 from jaxdiff.cli import program
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained import from_diffusers, to_diffusers
-from jaxdiff.runs.load import Run
+from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_model
 from tests.helpers.pytorch import diffusers, import_torchvision, torch

@@ -13,8 +13,8 @@ from PIL import Image
 import jaxdiff as jd
 from jaxdiff.cli import main
 from jaxdiff.cli.command import File, RunData
+from jaxdiff.cli.commands import COMMANDS
 from jaxdiff.cli.flags import parse
-from jaxdiff.cli.program import COMMANDS
 from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
 from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.folder import check_workdir, read_config
