@@ -67,7 +67,7 @@ class SampleOptions:
     image: Path | None = None
     """Image to change, to edit or to repaint, of a model of text."""
     mask: Path | None = None
-    """Mask of the image, white where it is repainted, of a model of inpainting."""
+    """Mask of the image, white where it is repainted; grey counts from one half on."""
     image_guidance: float | None = None
     """Guidance scale of the image, of a model that follows instructions; None takes
     the run's."""
@@ -87,7 +87,8 @@ class SampleOptions:
     enlarge_steps: int | None = None
     """Number of steps of the enlargement, of a model of unCLIP; None takes its own."""
     strength: float | None = None
-    """Share of the steps that change the image, in (0, 1]; None takes 0.8."""
+    """Share of the steps that change the image, in (0, 1]; None takes 0.8, and 1 with
+    a mask."""
     lora: tuple[str, ...] = ()
     """Files of LoRA with their scales, 1 by default: style.safetensors:0.8. Several
     add up."""
@@ -201,8 +202,9 @@ def draw(options: SampleOptions, run: Run) -> None:
     if alone is not None:
         _save_images(request, drawn, samplings, options, alone)
         written.append(alone)
-    are = "image is" if num == 1 else "images are"
-    print(printable(f"{num} {are} in {' and '.join(map(str, written))}"))
+    total = num * len(drawn)
+    are = "image is" if total == 1 else "images are"
+    print(printable(f"{total} {are} in {' and '.join(map(str, written))}"))
 
 
 def _request(options: SampleOptions, run: Run) -> Request:

@@ -60,13 +60,14 @@ class Request(NamedTuple):
     indices: np.ndarray | None = None
     start: np.ndarray | None = None
     strength: float | None = None
+    mask: np.ndarray | None = None
     prompts: tuple[str, ...] = ()
 
     def given(self) -> dict[str, Any]:
         """Returns the arguments of `Run.generate` besides labels, num and seed."""
         return {
             "base": self.base, "indices": self.indices, "start": self.start,
-            "strength": self.strength,
+            "strength": self.strength, "mask": self.mask,
         }  # fmt: skip
 
 
@@ -153,14 +154,15 @@ def _with_image(request: Request, options: "SampleOptions") -> Request:
     inputs = "none" if run.parts is None else run.parts.info.inputs
     kind = (run.parts and run.parts.info.pipeline) or "model of text"
     for name, needs, wanted in (
-        ("image", inputs != "none", True),
-        ("mask", inputs == "mask", inputs == "mask"),
+        ("image", inputs != "none" or options.mask is not None, True),
+        ("mask", inputs == "mask", inputs != "image"),
     ):
         found = getattr(options, name)
         if (found is None and needs) or (found is not None and not wanted):
             word, remedy = ("be given", "Give") if needs else ("not be given", "Omit")
+            why = "with a mask" if inputs == "none" else f"for a {kind}"
             raise InputError(
-                f"{name} must {word} for a {kind}, got {found}. {remedy} --{name}."
+                f"{name} must {word} {why}, got {found}. {remedy} --{name}."
             )
     starts = options.image is not None and inputs == "none"
     if options.strength is not None and not starts:
@@ -179,14 +181,19 @@ def _with_image(request: Request, options: "SampleOptions") -> Request:
     channels = run.model.image_shape[-1] if run.parts is None else 3
     pixels = read_image(options.image, run.image_size, channels)
     pixels = pixels / np.float32(127.5) - 1
-    if starts:
-        strength = STRENGTH if options.strength is None else options.strength
-        image = pixels[None] if run.parts is None else run.encode(pixels[None])
-        start = np.repeat(image, num, 0)
-        return request._replace(start=start, strength=strength)
     mask = None
     if options.mask is not None:
         mask = read_image(options.mask, run.image_size, 1)[..., 0] / 255
+    if starts:
+        strength = STRENGTH if mask is None else 1.0
+        if options.strength is not None:
+            strength = options.strength
+        image = pixels[None] if run.parts is None else run.encode(pixels[None])
+        if mask is not None:
+            mask = mask[..., None] if run.parts is None else run.latent_mask(mask)
+            mask = np.repeat(mask[None].astype(np.float32), num, 0)
+        start = np.repeat(image, num, 0)
+        return request._replace(start=start, strength=strength, mask=mask)
     assert isinstance(request.labels, Condition), "of prompts"
     return request._replace(labels=run.with_image(request.labels, pixels, mask))
 
@@ -206,8 +213,8 @@ def prompts_of(options: "SampleOptions") -> tuple[str, ...]:
     if sum(bool(way) for way in ways) != 1:
         raise InputError(
             "a model of text must have one of prompt, prompts and blend, got "
-            f"{sum(bool(way) for way in ways)}. Give --prompt, such as --prompt 'a "
-            "photo of a cat'."
+            f"{'several' if any(ways) else 'none'}. Give --prompt, such as --prompt "
+            "'a photo of a cat'."
         )
     if options.prompts is None:
         return options.prompt

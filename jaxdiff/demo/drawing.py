@@ -11,7 +11,11 @@ import numpy as np
 from jaxdiff import rng
 from jaxdiff.conditions import blend_conditions
 from jaxdiff.data import to_uint8
-from jaxdiff.denoisers.inverse_problems import given_measurement, masked
+from jaxdiff.denoisers.inverse_problems import (
+    given_measurement,
+    masked,
+    with_known_part,
+)
 from jaxdiff.denoisers.thresholding import clip_x0
 from jaxdiff.errors import InputError
 from jaxdiff.runs.generate import is_guided, keeps_eps, with_scale
@@ -259,7 +263,13 @@ def _denoiser(
 
 
 def _known(run: Run, denoiser: Denoiser, image: Array, keep: Array) -> Denoiser:
-    """Returns the denoiser of pictures whose kept part is known."""
+    """Returns the denoiser of pictures whose kept part is known.
+
+    In pixels it has the closed form for Gaussian data. The networks of latents are too
+    large for its derivatives, and the known part is put in its place.
+    """
+    if run.parts is not None:
+        return with_known_part(denoiser, image[None], 1 - keep)
     known = (keep * image)[None]
     given = given_measurement(
         denoiser, masked(keep), known, jnp.float32(KNOWN), iterations=ITERATIONS

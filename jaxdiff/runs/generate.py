@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxdiff import rng
 from jaxdiff.checks import check_seed
+from jaxdiff.denoisers.inverse_problems import with_known_part
 from jaxdiff.denoisers.network import (
     check_condition,
     check_null_class,
@@ -55,19 +56,23 @@ class Draw:
         params, weights, sampler, clip_range, quantile = shared
         weight, image_weight = weights if self.guided else (None, None)
         sampler = replace(sampler, spacing=self.spacing)
-        seeds, indices, condition, base, start = batch
+        seeds, indices, condition, base, start, mask = batch
         keys = jax.vmap(rng.key)(seeds)
         denoiser = self.model.sampling_denoiser(
             params, condition, guidance=weight, image_guidance=image_weight, base=base,
             clip=self.clip, clip_range=clip_range, clip_quantile=quantile,
             keep_eps=self.keep_eps,
         )  # fmt: skip
+        if mask is not None:
+            denoiser = with_known_part(denoiser, start, mask)
         shape = (len(indices), *self.model.image_shape)
         if self.strength is not None:
-            return image_to_image(
+            images = image_to_image(
                 denoiser, sampler, self.model.schedule, keys, start, self.strength,
                 indices=indices,
             )  # fmt: skip
+            # Some published grids end at a level with noise.
+            return images if mask is None else start + mask * (images - start)
         if start is not None:
             grid = sampler.grid(self.model.schedule)
             start = sampler.start_scale(self.model.schedule, grid) * start
@@ -166,6 +171,7 @@ def generate(
     base: Condition | None = None,
     start: np.ndarray | None = None,
     strength: float | None = None,
+    mask: np.ndarray | None = None,
     parallel: Parallel | None = None,
     indices: np.ndarray | None = None,
     every: int | None = None,
@@ -191,6 +197,8 @@ def generate(
             channels], instead of the seed's; or, with `strength`, images to change.
         strength: share of the steps that change the images of `start`, in (0, 1]; see
             `samplers.image_to_image`.
+        mask: where the images of `start` change, with `strength`: float [num, height,
+            width, 1], 1 to repaint, 0 to keep; see `with_known_part`. None is 1.
         parallel: layout of devices; all devices of this process by default.
         indices: integers [num]; 0, 1, ... by default. Images with equal indices start
             from the same noise.
@@ -229,6 +237,12 @@ def generate(
     shape = (num, *model.image_shape)
     if start is not None and np.shape(start) != shape:
         raise InputError(f"start must have shape {shape}, got {np.shape(start)}")
+    if mask is not None and strength is None:
+        raise InputError("mask must be None without strength, got an array")
+    if mask is not None and np.shape(mask) != (*shape[:3], 1):
+        raise InputError(
+            f"mask must have shape {(*shape[:3], 1)}, got {np.shape(mask)}"
+        )
     draw = Draw(
         model, sampler.spacing, guided, sampling.clip, keep_eps, every, strength
     )
@@ -240,7 +254,7 @@ def generate(
     )  # fmt: skip
     indices = np.arange(num) if indices is None else indices
     seeds = np.broadcast_to(np.asarray(seed, np.uint32), (num,))
-    batch = (seeds, indices, jax.tree.map(np.asarray, condition), base, start)
+    batch = (seeds, indices, jax.tree.map(np.asarray, condition), base, start, mask)
     parallel = parallel or Pmap()
     images = parallel.chunks(
         map_by_value(parallel, draw), shared, batch, sampling.chunk, on_chunk

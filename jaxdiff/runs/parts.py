@@ -154,11 +154,17 @@ class Parts:
         if mask is None:
             inverse = self.autoencoder.scaling.inverse
             return np.asarray(inverse(jnp.asarray(self.encode(pixels[None]))))
-        painted = np.asarray(mask) >= 0.5
-        known = np.where(painted[..., None], np.float32(0), pixels)
+        painted = np.asarray(mask)[..., None] >= 0.5
+        known = np.where(painted, np.float32(0), pixels)
+        return np.concatenate(
+            [self.latent_mask(mask)[None], self.encode(known[None])], -1
+        )
+
+    def latent_mask(self, mask: ArrayLike) -> np.ndarray:
+        """Returns the mask of latents; see `Run.latent_mask`."""
         step = self.autoencoder.factor
-        small = painted[None, ::step, ::step, None].astype(np.float32)
-        return np.concatenate([small, self.encode(known[None])], -1)
+        painted = np.asarray(mask)[::step, ::step, None] >= 0.5
+        return painted.astype(np.float32)
 
     def component(self, name: str, shardings: Any = None) -> Component:
         """Reads the network of a folder; errors are those of `network`."""

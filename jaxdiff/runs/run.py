@@ -180,6 +180,14 @@ class Run:
         """Returns the latents of images [num, height, width, 3] in [-1, 1]."""
         return self._parts("latents").encode(images)
 
+    def latent_mask(self, mask: ArrayLike) -> np.ndarray:
+        """Returns the mask of latents, float32 [h, w, 1], for a mask [height, width].
+
+        A latent is repainted if the mask is at least 0.5 at its first pixel, as in
+        the diffusers library.
+        """
+        return self._parts("latents").latent_mask(mask)
+
     def decode(self, latents: ArrayLike) -> np.ndarray:
         """Returns the images of latents, one after the other.
 
@@ -235,6 +243,7 @@ class Run:
         base: Condition | None = None,
         start: np.ndarray | None = None,
         strength: float | None = None,
+        mask: np.ndarray | None = None,
         every: int | None = None,
         on_chunk: Callable[[int], None] = lambda done: None,
     ) -> np.ndarray:
@@ -254,6 +263,8 @@ class Run:
             start: standard Gaussian noise to start from, of the images' shape; or,
                 with `strength`, images to change.
             strength: share of the steps that change the images of `start`, in (0, 1].
+            mask: where they change, float [num, height, width, 1], 1 to repaint and 0
+                to keep, with `strength`. For latents see `latent_mask`.
             every: return trajectories with a state every this many steps, instead of
                 images.
             on_chunk: called with the number of finished images after each chunk.
@@ -273,5 +284,5 @@ class Run:
         return generate(
             self.model, self.params, sampling, labels, seed, num=num,
             parallel=self.parallel, indices=indices, base=base, start=start,
-            strength=strength, every=every, on_chunk=on_chunk,
+            strength=strength, mask=mask, every=every, on_chunk=on_chunk,
         )  # fmt: skip

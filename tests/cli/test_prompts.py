@@ -136,6 +136,34 @@ def test_an_image_is_changed_as_far_as_its_strength(folder, sample):
         assert np.abs(file["images"].astype(int) - expected).max() <= 1
 
 
+def test_an_image_is_repainted_under_its_mask(folder, sample):
+    """The rest keeps its latents, from every seed."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(image).save(folder / "image.png")
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    line = "--image image.png --mask mask.png --steps 2 --num 2 --seeds 0 1 --out m.npz"
+    sample(f"--prompt a {line}")
+    run = alone(jd.from_diffusers(folder / "theirs", num_steps=2))
+    with np.load(folder / "m.npz") as file:
+        images = file["images"]
+    assert np.abs(np.subtract(*images.astype(int))).max() > 2
+    condition = run.text(["a", "a"])
+    start = np.repeat(run.encode(image[None] / np.float32(127.5) - 1), 2, 0)
+    painted = np.repeat(run.latent_mask(mask / 255)[None], 2, 0)
+    latents = run.generate(
+        condition, 2, np.array([0, 1]), base=run.negative(condition), start=start,
+        indices=np.zeros(2, int), strength=1.0, mask=painted,
+    )  # fmt: skip
+    expected = jd.data.to_uint8(run.decode(latents))
+    assert np.abs(images.astype(int) - expected).max() <= 1
+    kept = latents[:, :, :2]
+    np.testing.assert_allclose(kept, start[:, :, :2], atol=1e-5)
+    assert np.abs(latents - start)[:, :, 2:].max() > 0.1
+
+
 @pytest.mark.parametrize("kind", ["link", "file"])
 def test_single_images_go_into_a_folder_of_their_own(sample, capsys, tmp_path, kind):
     out = tmp_path / "out"
@@ -154,13 +182,13 @@ def test_single_images_go_into_a_folder_of_their_own(sample, capsys, tmp_path, k
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("", "a model of text must have one of prompt, prompts and blend, got 0. G"),
+        ("", "a model of text must have one of prompt, prompts and blend, got none"),
         ("--prompt a --blend b c", "a model of text must have one of prompt, prompts "),
         ("--prompt a --num 0", "num must be at least 1, got 0"),
         ("--prompt a --labels 3", "labels must be None for a model of text, got (3,)."),
         ("--prompt a --size 7 8", "height must be a multiple of 2, got 7. Use 8."),
         ("--prompt a --strength 0.5", "strength must be None, because no image is cha"),
-        ("--prompt a --mask m.png", "mask must not be given for a StableDiffusionPipe"),
+        ("--prompt a --mask m.png", "image must be given with a mask, got None. Gi"),
         ("--prompt a --image no.png", "cannot read the image 'no.png': No such file"),
         ("--prompt a --image-guidance 2", "image_guidance must be None for a network "),
         ("--prompts no.txt", "cannot read 'no.txt': No such file or directory"),

@@ -15,6 +15,7 @@ import pytest
 from scipy import ndimage
 
 import jaxdiff as jd
+from jaxdiff.samplers import editing
 from tests.helpers.compilations import OPTIMISED
 
 SHAPE = (4, 4, 1)
@@ -106,6 +107,38 @@ def test_a_mask_may_be_whole_numbers_or_booleans():
         np.testing.assert_array_equal(
             jd.inverse_problems.masked(mask)(x), LEFT[None] * np.ones_like(x)
         )
+
+
+@pytest.mark.parametrize("kind", [jd.samplers.DDIM, jd.samplers.DPMSolver])
+def test_a_known_part_keeps_its_noise(kind, x64):
+    """A loop that starts in its middle goes along alpha image + sigma noise."""
+    sampler = kind(spacing=jd.spacing.UniformLogSNR(num_steps=8))
+    images = np.random.default_rng(0).normal(size=(2, *SHAPE))
+    known = jd.inverse_problems.with_known_part(oracle(), images, 1 - LEFT)
+    x_T, levels = editing.noised(sampler, VP.build(), KEY, jnp.asarray(images), 0.5)
+    noise = (x_T - levels.alpha[0] * images) / levels.sigma[0]
+    states = jd.sample(
+        known, sampler, VP.build(), KEY, images.shape, x_T=x_T, levels=levels, every=1
+    )
+    scales = [np.asarray(a).reshape(-1, 1, 1, 1, 1) for a in levels[1:]]
+    expected = scales[0] * images + scales[1] * np.asarray(noise)
+    np.testing.assert_allclose(states[..., :2, :], expected[..., :2, :], atol=1e-12)
+    assert np.abs(states - expected)[..., 2:, :].max() > 0.1
+    np.testing.assert_allclose(states[-1][..., :2, :], images[..., :2, :], atol=1e-12)
+
+
+def test_a_known_part_is_a_share_of_the_estimate(x64):
+    level, x_t = VP.build().level(jnp.float64(0.4)), jnp.full((1, *SHAPE), 0.3)
+    image = LEFT.astype(np.float64)
+    free = oracle()(x_t, level)
+    for share in (0.0, 0.25, 1.0):
+        found = jd.inverse_problems.with_known_part(oracle(), image, np.array(share))(
+            x_t, level
+        )
+        expected = share * free.x_0 + (1 - share) * image
+        np.testing.assert_allclose(found.x_0, expected, atol=1e-12)
+        whole = level.alpha * found.x_0 + level.sigma * found.eps
+        np.testing.assert_allclose(whole, x_t, atol=1e-12)
 
 
 @jax.jit

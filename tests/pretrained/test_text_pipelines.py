@@ -6,20 +6,23 @@ The initial latents are diffusers'. Every parameter is random.
 import dataclasses
 import itertools
 import shutil
+import sys
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxdiff as jd
 from jaxdiff.errors import InputError
 from jaxdiff.pretrained import write_run
+from jaxdiff.rng import key, step_noise
 from jaxdiff.runs.parts import Parts
 from tests.components.test_component import nchw
 from tests.conditioning.test_tokenizers import clip as clip
 from tests.helpers.compilations import compilations
-from tests.helpers.pytorch import torch
+from tests.helpers.pytorch import diffusers, torch
 from tests.helpers.text_pipelines import alone, make
 
 PROMPTS = ["a cat in a photo", "the frog!!"]
@@ -151,6 +154,36 @@ def test_an_image_is_painted_anew_under_a_mask(clip, tmp_path):
     )  # fmt: skip
     run = alone(jd.from_diffusers(tmp_path / "theirs", num_steps=3))
     check_images(drawn(run, latents, 7.5, None, 2 * image - 1, mask), theirs)
+
+
+@pytest.mark.long
+def test_latents_under_a_mask_are_those_of_diffusers(clip, tmp_path, monkeypatch):
+    """A usual U-Net keeps the latents outside of the mask."""
+    parts = make(tmp_path / "theirs", clip).components
+    pipeline = diffusers.StableDiffusionInpaintPipeline(**parts)
+    pipeline.set_progress_bar_config(disable=True)
+    image = picture()
+    mask = np.zeros((16, 16), np.float32)
+    mask[3:9, 5:] = 1
+    run = alone(jd.from_diffusers(tmp_path / "theirs", num_steps=4))
+    noise = step_noise(key(0), jnp.arange(2), 3, (8, 8, 4))
+    module = sys.modules[diffusers.StableDiffusionInpaintPipeline.__module__]
+    given = torch.from_numpy(np.array(noise).transpose(0, 3, 1, 2))
+    monkeypatch.setattr(module, "randn_tensor", lambda *_, **__: given)
+    with torch.no_grad():
+        theirs = pipeline(
+            prompt=PROMPTS, num_inference_steps=4, guidance_scale=7.5, height=16,
+            width=16, image=nchw(image[None]), strength=0.75, output_type="np",
+            mask_image=torch.from_numpy(mask)[None, None],
+        ).images  # fmt: skip
+    condition = run.text(PROMPTS)
+    start = np.repeat(run.encode(2 * image[None] - 1), 2, 0)
+    sampling = dataclasses.replace(run.experiment.sampling, guidance=7.5)
+    latents = run.generate(
+        condition, 2, 0, sampling=sampling, base=run.negative(condition), start=start,
+        strength=0.75, mask=np.repeat(run.latent_mask(mask)[None], 2, 0),
+    )  # fmt: skip
+    check_images(run.decode(latents) / 2 + 0.5, theirs)
 
 
 @pytest.mark.long
