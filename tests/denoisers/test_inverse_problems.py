@@ -129,7 +129,7 @@ def test_a_known_part_keeps_its_noise(kind, x64):
 
 def test_a_known_part_is_a_share_of_the_estimate(x64):
     level, x_t = VP.build().level(jnp.float64(0.4)), jnp.full((1, *SHAPE), 0.3)
-    image = LEFT.astype(np.float64)
+    image = LEFT.astype(np.float64)[None]
     free = oracle()(x_t, level)
     for share in (0.0, 0.25, 1.0):
         found = jd.inverse_problems.with_known_part(oracle(), image, np.array(share))(
