@@ -20,7 +20,7 @@ _AXES = {
     "vector": ("batch", "features"),
     "image": ("batch", "height", "width", "channels"),
     "numbers": ("batch", "numbers"), "end": ("batch",),
-    "tokens": ("batch", "tokens"),
+    "tokens": ("batch", "tokens"), "image_level": ("batch",),
 }  # fmt: skip
 
 
@@ -71,8 +71,8 @@ def hidden(condition: Condition) -> Condition:
     """Returns a condition that says nothing; an image and numbers stay.
 
     Labels become those of any class, a vector 0, and a text one token of zeros, or of
-    number 0. An image, such as the one to enlarge, and numbers, such as a size, are no
-    choice among many: they stay.
+    number 0. An image, such as the one to enlarge, with its level, and numbers, such as
+    a size, are no choice among many: they stay.
     """
     labels = condition.labels
     if labels is not None:
@@ -187,6 +187,7 @@ def blend_conditions(
         vector=vector,
         image=between(a.image, b.image),
         numbers=between(a.numbers, b.numbers),
+        image_level=between(a.image_level, b.image_level),
     )
 
 

@@ -38,6 +38,7 @@ class Condition(NamedTuple):
         end: time at which a step from t ends, for a flow map, float [batch].
         tokens: tokens of a text, in place of their features, for a network with a text
             encoder of its own, integers [batch, tokens].
+        image_level: level of the noise in the image, from 0 (none) to 1, float [batch].
     """
 
     labels: Any = None
@@ -48,6 +49,7 @@ class Condition(NamedTuple):
     numbers: Any = None
     end: Any = None
     tokens: Any = None
+    image_level: Any = None
 
     @classmethod
     def of(cls, given: "Condition | ArrayLike | None") -> "Condition":

@@ -1067,6 +1067,47 @@ BREAKS = (
         "tests/evaluation/test_feature_metrics.py",
         "test_precision_and_recall_tell_two_failings_apart",
     ),
+    # Super-resolution.
+    Break(
+        "wrong-level-told",
+        "jaxdiff/conditioning/low_resolution.py",
+        "return Condition(image=image, image_level=levels)",
+        "return Condition(image=image, image_level=levels / 2)",
+        "tests/conditioning/test_low_resolution.py",
+        "test_a_network_that_ignores_its_condition_has_a_higher_loss",
+    ),
+    Break(
+        "signal-of-small-images-kept",
+        "jaxdiff/conditioning/low_resolution.py",
+        "self.enlarged(alpha * small + sigma * noise)",
+        "self.enlarged(small + sigma * noise)",
+        "tests/conditioning/test_low_resolution.py",
+        "test_the_level_is_that_of_the_noise",
+    ),
+    Break(
+        "level-not-embedded",
+        "jaxdiff/networks/dit.py",
+        "embedding += self.embed_image_level(condition, FREQUENCIES)",
+        "embedding += 0 * self.embed_image_level(condition, FREQUENCIES)",
+        "tests/conditioning/test_low_resolution.py",
+        "test_every_network_takes_the_small_image_and_its_level[dit]",
+    ),
+    Break(
+        "cascade-shares-its-noise",
+        "jaxdiff/runs/enlarge.py",
+        "return stage_seeds(seed, _FIRST + place)",
+        "return stage_seeds(seed, _FIRST)",
+        "tests/runs/test_super_resolution.py",
+        "test_stages_of_a_cascade_have_their_own_noise",
+    ),
+    Break(
+        "classes-not-passed-on",
+        "jaxdiff/cli/enlargement_request.py",
+        "    if own is None:\n        labels = None\n",
+        "    if own is None or labels is not None:\n        labels = None\n",
+        "tests/runs/test_super_resolution.py",
+        "test_a_cascade_draws_and_enlarges",
+    ),
     # Pictures and pages.
     Break(
         "gif-holds-its-first-frame",

@@ -57,6 +57,7 @@ CHANGED = Experiment(
         class_embedding="time",
         center_input=True,
         condition_channels=2,
+        image_level=True,
         heads=3,
         head_channels=6,
         middle="no-attention",

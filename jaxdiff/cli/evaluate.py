@@ -13,7 +13,8 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.checks import check_seed
 from jaxdiff.cli.evaluate_autoencoder import evaluate_autoencoder
-from jaxdiff.cli.figures import Figure, tell
+from jaxdiff.cli.evaluate_enlargement import evaluate_enlargement
+from jaxdiff.cli.figures import Figure, fidelity_figures, tell
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import (
     JudgingOptions,
@@ -30,7 +31,6 @@ from jaxdiff.evaluation.dataset_likelihood import (
 )
 from jaxdiff.evaluation.features import hash_of
 from jaxdiff.evaluation.fidelity import (
-    Fidelity,
     check_num,
     evaluate_samples,
     most_samples,
@@ -41,6 +41,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import AutoencoderRun
 from jaxdiff.runs.data_of_run import held_out_data, load_data_of, training_data
+from jaxdiff.runs.enlarge import is_low_resolution
 from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable, write_json_atomic
@@ -55,7 +56,8 @@ class EvaluateOptions(JudgingOptions):
     split: Literal["test", "train"] = "test"
     """Split of the dataset for the likelihood; the test split is held out."""
     num: int | None = None
-    """Number of images of the split, from its start. None takes all."""
+    """Number of images of the split, from its start. None takes all; for a run of
+    super-resolution, at most half of the held-out images and 1,000."""
     seed: int = 0
     """Seed of all randomness of the evaluation."""
     num_terms: int | None = None
@@ -73,6 +75,9 @@ class EvaluateOptions(JudgingOptions):
     statistics: Path | None = None
     """File with mu and sigma of the same features, by `statistics` or another tool.
     Adds the samples' Frechet distance to these statistics."""
+    augmentation: float | None = None
+    """Level of the noise that is added to the small images of a run of
+    super-resolution; None takes 0."""
     json: bool = False
     """If True, prints the contents of evaluation.json as JSON, and no text."""
 
@@ -89,6 +94,14 @@ def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun) -> None:
         )  # fmt: skip
         return
     check_seed(options.seed)
+    if is_low_resolution(run.experiment):
+        evaluate_enlargement(options, run)
+        return
+    if options.augmentation is not None:
+        raise InputError(
+            "augmentation must be None for a run that is not one of super-resolution, "
+            f"got {options.augmentation:g}. Leave it out."
+        )
     training, held_out = load_data_of(run)
     images = training if options.split == "train" else held_out
     if not len(images):
@@ -171,7 +184,7 @@ def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun) -> None:
     written = ["evaluation.json", "bound.png"]
     if extractor is not None and fidelity is not None:
         note = comparison_note(extractor, samples, fidelity.statistics)
-        alike = _alike(fidelity, note)
+        alike = fidelity_figures(fidelity, note, "training images")
         if others is not None and fidelity.to_others is not None:
             name, of = f"Frechet distance to {options.statistics}", hash_of(others)
             how = f"{note}; to the statistics {of} of {others.num or '?'} images"
@@ -228,25 +241,3 @@ def _likely(found: Likelihood, note: str) -> list[Figure]:
 def _known(error: float) -> float | None:
     """Returns the standard error; None for a single image, because JSON has no nan."""
     return error if np.isfinite(error) else None
-
-
-def _alike(found: Fidelity, note: str) -> list[Figure]:
-    figures = []
-    if found.agreement is not None:
-        figures.append(Figure("label agreement", found.agreement, unit="share"))
-    for of, d in (("", found.samples), (", training images (baseline)", found.floor)):
-        figures += [
-            Figure(f"Frechet distance{of}", d.frechet),
-            Figure(f"kernel distance{of}", d.kernel.value, d.kernel.standard_error),
-            Figure(f"precision{of}", d.manifold.precision, unit="share"),
-            Figure(f"recall{of}", d.manifold.recall, unit="share"),
-        ]
-    near = found.copying
-    figures += [
-        Figure("distance to the nearest training image", near.generated),
-        Figure("distance of held-out images (baseline)", near.held_out),
-        Figure(
-            "nearer than held-out images (baseline: 50%)", near.nearer, unit="share"
-        ),
-    ]
-    return [figure._replace(note=note) for figure in figures]

@@ -4,6 +4,8 @@ import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from jaxdiff.evaluation.fidelity import Fidelity
+
 
 class Figure(NamedTuple):
     """Figure of an evaluation.
@@ -35,3 +37,32 @@ def tell(heading: str, figures: Sequence[Figure]) -> None:
     print(textwrap.fill(heading, 88))
     for figure in figures:
         print(figure)
+
+
+def fidelity_figures(found: Fidelity, note: str, baseline: str) -> list[Figure]:
+    """Returns the figures of drawn images, next to those of a baseline.
+
+    Args:
+        found: metrics of the images.
+        note: conditions under which the values may be compared.
+        baseline: images of the baseline, in words.
+    """
+    figures = []
+    if found.agreement is not None:
+        figures.append(Figure("label agreement", found.agreement, unit="share"))
+    for of, d in (("", found.samples), (f", {baseline} (baseline)", found.floor)):
+        figures += [
+            Figure(f"Frechet distance{of}", d.frechet),
+            Figure(f"kernel distance{of}", d.kernel.value, d.kernel.standard_error),
+            Figure(f"precision{of}", d.manifold.precision, unit="share"),
+            Figure(f"recall{of}", d.manifold.recall, unit="share"),
+        ]
+    near = found.copying
+    figures += [
+        Figure("distance to the nearest training image", near.generated),
+        Figure("distance of held-out images (baseline)", near.held_out),
+        Figure(
+            "nearer than held-out images (baseline: 50%)", near.nearer, unit="share"
+        ),
+    ]
+    return [figure._replace(note=note) for figure in figures]

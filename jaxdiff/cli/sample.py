@@ -11,20 +11,28 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.cli.enlargement_request import (
+    Enlargement,
+    enlarged,
+    enlargements_of,
+    of_small_image,
+)
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.sampling_adapters import adapted, adapters_of
 from jaxdiff.cli.sampling_options import samplings_of
-from jaxdiff.cli.sampling_request import Request, of_classes, of_prompts
-from jaxdiff.cli.unclip_request import OF_UNCLIP, check_none, finished, of_unclip
+from jaxdiff.cli.sampling_request import Request, of_classes, of_prompts, refuse
+from jaxdiff.cli.unclip_request import OF_UNCLIP, finished, of_unclip
 from jaxdiff.data import to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import run_pictures
+from jaxdiff.runs.enlarge import is_low_resolution
 from jaxdiff.runs.provenance import versions
 from jaxdiff.runs.run import Run
 from jaxdiff.serialization import option_name, to_dict
 from jaxdiff.storage.files import ensure_writable, replacing
 from jaxdiff.training.experiment import Sampling
+from jaxdiff.typing import Condition
 
 FILES = (".png", ".gif", ".npz")
 NO_FILES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".npy")
@@ -65,7 +73,8 @@ class SampleOptions:
     windows: bool = False
     """If True, a long prompt is encoded in windows; if False, it is cut."""
     image: Path | None = None
-    """Image to change, to edit or to repaint, of a model of text."""
+    """Image to change, to edit or to repaint, of a model of text; or the small image
+    that a run of super-resolution enlarges."""
     mask: Path | None = None
     """Mask of the image, white where it is repainted; grey counts from one half on."""
     image_guidance: float | None = None
@@ -84,8 +93,15 @@ class SampleOptions:
     """Number of steps of the prior, of a model of unCLIP; None takes its own."""
     prior_guidance: float | None = None
     """Guidance scale of the prior; None takes its own."""
+    enlarge: tuple[Path, ...] = ()
+    """Run folders of super-resolution that enlarge the images, one after the other."""
     enlarge_steps: int | None = None
-    """Number of steps of the enlargement, of a model of unCLIP; None takes its own."""
+    """Number of steps of each enlargement, by --enlarge or of a model of unCLIP; None
+    takes its own."""
+    augmentation: float | None = None
+    """Level of the noise that is added to small images before they are enlarged, from
+    0 (none) to the largest of the training; None takes 0 for --image, 0.1 for
+    --enlarge."""
     strength: float | None = None
     """Share of the steps that change the image, in (0, 1]; None takes 0.8, and 1 with
     a mask."""
@@ -144,6 +160,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         samplings[name] = replace(sampling, **given)  # type: ignore[arg-type]
     request = _request(options, run)
     run, num, labels, seed = request[:4]
+    stages = enlargements_of(options, request)
     for sampling in samplings.values():
         run.check_request(labels, num, seed, sampling)
         if options.seed_like == "torch" and not sampling.sampler.deterministic:
@@ -154,6 +171,10 @@ def draw(options: SampleOptions, run: Run) -> None:
             )
     if single == ".gif" and run.parts is not None:
         raise InputError("a .gif must show a model of pixels, got one of latents.")
+    if single == ".gif" and stages:
+        raise InputError(
+            "a .gif must show one run, got a cascade. Leave --enlarge out."
+        )
     if single != ".npz":
         plots.check_installed()
     ensure_writable(out.parent if single else out, "--out")
@@ -177,12 +198,14 @@ def draw(options: SampleOptions, run: Run) -> None:
                 labels, num, seed, sampling=sampling, every=every,
                 on_chunk=partial(on_chunk, before=i * num), **request.given(),
             )  # fmt: skip
-            drawn[name] = finished(request, found, options)
+            drawn[name] = enlarged(finished(request, found, options), request, stages)
 
     if not is_first():
         return
     written = []
-    notes = _notes(request, samplings, options) if request.prompts else {}
+    notes = {}
+    if request.prompts or stages or is_low_resolution(run.experiment):
+        notes = _notes(request, samplings, options, stages)
     if single == ".gif":
         (frames,) = drawn.values()
         plots.save_gif(out, to_uint8(frames).swapaxes(0, 1), columns=options.columns)
@@ -200,7 +223,7 @@ def draw(options: SampleOptions, run: Run) -> None:
         with replacing(written[-1]) as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
     if alone is not None:
-        _save_images(request, drawn, samplings, options, alone)
+        _save_images(request, drawn, samplings, options, alone, stages)
         written.append(alone)
     total = num * len(drawn)
     are = "image is" if total == 1 else "images are"
@@ -208,10 +231,13 @@ def draw(options: SampleOptions, run: Run) -> None:
 
 
 def _request(options: SampleOptions, run: Run) -> Request:
-    """Returns the request of a model of unCLIP, of prompts or of classes."""
+    """Returns the request of a model of unCLIP, of prompts, classes or an image."""
     if run.parts is not None and run.parts.info.unclip is not None:
         return of_unclip(options, run)
-    check_none(options)
+    names = [one for one in OF_UNCLIP if one != "enlarge_steps" or not options.enlarge]
+    refuse(options, tuple(names), "for a model that is not unCLIP")
+    if is_low_resolution(run.experiment):
+        return of_small_image(options, run)
     return (of_prompts if run.takes_prompts else of_classes)(options, run)
 
 
@@ -231,12 +257,12 @@ def _save_picture(
         )
         return
     (images,) = (to_uint8(images) for images in drawn.values())
-    if not request.prompts:
-        rows_of_classes: Any = request.labels if options.blend is None else None
-        names = request.run.info.class_names
-        plots.save_samples(path, images, rows_of_classes, names, options.columns)
-    elif len(images) == 1:
+    if len(images) == 1 and notes:
         plots.save_image(path, images[0], notes=notes)
+    elif not request.prompts:
+        labels = Condition.of(request.labels).labels if options.blend is None else None
+        names = request.run.info.class_names
+        plots.save_samples(path, images, labels, names, options.columns, notes=notes)
     else:
         plots.save_captioned(
             path, images, request.prompts, columns=columns, notes=notes
@@ -249,6 +275,7 @@ def _save_images(
     samplings: dict[str, Sampling],
     options: SampleOptions,
     folder: Path,
+    stages: tuple[Enlargement, ...],
 ) -> None:
     """Saves each image of prompts alone, with its own prompt and seed."""
     folder.mkdir(exist_ok=True)
@@ -256,19 +283,24 @@ def _save_images(
     for name, images in drawn.items():
         for i, image in enumerate(to_uint8(images)):
             alone = request._replace(seed=seeds[i], prompts=request.prompts[i : i + 1])
-            notes = _notes(alone, {name: samplings[name]}, options)
+            notes = _notes(alone, {name: samplings[name]}, options, stages)
             file = f"{i:05}.png" if len(drawn) == 1 else f"{name}-{i:05}.png"
             plots.save_image(folder / file, image, notes=notes)
 
 
 def _notes(
-    request: Request, samplings: dict[str, Sampling], options: SampleOptions
+    request: Request,
+    samplings: dict[str, Sampling],
+    options: SampleOptions,
+    stages: tuple[Enlargement, ...],
 ) -> dict[str, str]:
     """Returns the texts of a picture by which it can be made again."""
     settings = {
         "jaxdiff": versions()["jaxdiff"],
         "workdir": str(options.workdir),
+        "step": request.run.step,
         "prompts": request.prompts,
+        "labels": _plain(Condition.of(request.labels).labels),
         "negative": options.negative,
         "seeds": np.asarray(request.seed).tolist(),
         "seed_like": options.seed_like,
@@ -277,7 +309,9 @@ def _notes(
         "strength": request.strength,
         **{name: _plain(getattr(options, name)) for name in OF_UNCLIP},
         **adapters_of(options),
+        "augmentation": options.augmentation,
         "sampling": [to_dict(sampling) for sampling in samplings.values()],
+        "enlarge": [stage.note() for stage in stages],
     }
     words = shlex.join(["jaxdiff", "sample", *sys.argv[2:]])
     return {
@@ -290,6 +324,8 @@ def _notes(
 
 def _plain(value: Any) -> Any:
     """Returns an option as plain data."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
 
 

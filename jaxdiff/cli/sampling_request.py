@@ -94,7 +94,7 @@ def of_classes(options: "SampleOptions", run: Run) -> Request:
         )
     num = NUM if options.num is None else options.num
     run.check_request(None, num, options.seed)
-    labels, indices = _labels(run, options, num)
+    labels, indices = labels_of(run, options, num)
     seed: int | np.ndarray = options.seed
     if options.seeds is not None:
         seed, indices = seeds_of(options, num), np.zeros(num, np.int32)
@@ -263,7 +263,7 @@ def repeated(condition: Condition, rows: Any) -> Condition:
     return Condition(*parts)
 
 
-def _labels(
+def labels_of(
     run: Run, options: "SampleOptions", num: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Returns the labels, and the indices if the images of a row share their noise."""

@@ -18,10 +18,11 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import is_shown
 from jaxdiff.report import page, run_pictures
 from jaxdiff.runs.data_of_run import load_data
+from jaxdiff.runs.enlarge import is_low_resolution
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.load import load
 from jaxdiff.runs.log import last_start
-from jaxdiff.runs.sample_grids import SampleGrids
+from jaxdiff.runs.previews import grids_of
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.files import write_atomic
@@ -141,8 +142,9 @@ def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
     """Draws samples and pictures, and prints the label agreement."""
     run = load(workdir, parallel=trainer.experiment.parallel)
     dataset = trainer.dataset
-    if dataset.moments is not None or dataset.texts is not None:
-        grid = SampleGrids(trainer).drawn(run.params)
+    special = dataset.moments is not None or dataset.texts is not None
+    if special or is_low_resolution(run.experiment):
+        grid = grids_of(trainer).drawn(run.params)
         if is_first():
             write_atomic(workdir / "samples.png", grid)
             run_pictures.save_loss(workdir)

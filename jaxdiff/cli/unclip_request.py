@@ -42,11 +42,6 @@ MOST = 0.5
 et al. 2022, section 3.3."""
 
 
-def check_none(options: "SampleOptions") -> None:
-    """Raises `InputError` if an option of unCLIP is given to another model."""
-    refuse(options, OF_UNCLIP, "for a model that is not unCLIP")
-
-
 def of_unclip(options: "SampleOptions", run: Run) -> Request:
     """Returns the request of a model of unCLIP, after its vectors are drawn.
 

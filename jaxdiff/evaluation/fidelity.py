@@ -216,6 +216,27 @@ def evaluate_samples(
     if others is not None:
         check_same_features(others.covariance, against.moments.covariance)
     images = against.drawn(run, seed, sampling, on_chunk)
+    return fidelity_of(images, against, training, trained, extractor, others)
+
+
+def fidelity_of(
+    images: np.ndarray,
+    against: Comparison,
+    training: Dataset,
+    trained: np.ndarray,
+    extractor: Extractor,
+    others: Moments | None = None,
+) -> Fidelity:
+    """Compares drawn images with held-out images.
+
+    Args:
+        images: drawn images, uint8 [num, height, width, channels].
+        against: held-out images and the baseline.
+        training: training images.
+        trained: features of the training images.
+        extractor: feature network.
+        others: further statistics of the same features; None for none.
+    """
     features, classes = extractor.read(images)
     places, apart = nearest(features, trained)
     _, real_apart = nearest(against.real, trained)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval, MultipleOf
 
 from jaxdiff import rng
-from jaxdiff.checks import Checked, Share
+from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
+from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.layers import Norm, drop_labels
 from jaxdiff.networks.time_embedding import (
     Fourier,
@@ -25,42 +26,8 @@ from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
 
 SECOND_TIME = ("end_1/", "end_2/")
 """Beginnings of the names of parameters that embed the second time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConditionConfig(Checked):
-    """Options of every network: its condition, and what its backward pass stores."""
-
-    label_dropout: Share = 0.1
-    """Rate at which training replaces the class by the null class; guidance needs it
-    above 0."""
-    null_class: bool = True
-    """If True, the network has one more class, for "any"."""
-    center_input: bool = False
-    """If True, the network maps its input x to 2x - 1 first."""
-    condition_channels: Annotated[int, Ge(0)] = 0
-    """Number of channels of a condition's image, such as a small image to enlarge; the
-    network takes them after those of its input."""
-    remat: Literal["none", "cheap", "blocks"] = "none"
-    """Part of the forward pass that the backward pass recomputes, to save memory: none,
-    all except convolutions and matrix products, or whole blocks. (XLA undoes this
-    option on the CPU.)"""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.label_dropout and not self.null_class:
-            raise InputError(
-                "label_dropout must be 0 if null_class is off, because it uses the "
-                f"null class, got {self.label_dropout:g}. Set label_dropout to 0."
-            )
-
-    def check_null_class(self) -> None:
-        """Raises `InputError` if the network cannot be evaluated without labels."""
-        if not self.null_class:
-            raise InputError(
-                "labels must be given, because the network has no null class. Give "
-                "labels, and turn guidance off."
-            )
+LEVEL_SCALE = 1000.0
+"""Factor of the level of a condition's image before its sinusoids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +178,7 @@ class BaseNetwork(nn.Module):
     def needs(self) -> tuple[str, ...]:
         """Names of the parts of a condition without which it cannot be evaluated."""
         vector = ("vector",) * (self.config.class_embedding != "table")
-        return vector + ("image",) * (self.config.condition_channels > 0)
+        return vector + self.config.image_parts
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -226,11 +193,10 @@ class BaseNetwork(nn.Module):
             {"time": 1, "none": self.config.embedding_channels},
         )
         features = lengths.get(config.class_embedding, 0)
-        image = (1, *image_shape[:2], config.condition_channels)
         return Condition(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
             vector=jnp.ones((1, features)) if features else None,
-            image=jnp.zeros(image) if config.condition_channels else None,
+            **config.example_image(image_shape),
         )
 
     def check_null_class(self) -> None:
@@ -284,6 +250,8 @@ class BaseNetwork(nn.Module):
         embedding = self.mlp(embed_time(t), "time")
         if config.second_time:
             embedding += self.embed_end(t, condition.end, config.channels)
+        if config.image_level:
+            embedding += self.embed_image_level(condition, config.channels)
         if config.class_embedding == "table":
             if self.num_classes is None:
                 return embedding
@@ -314,8 +282,23 @@ class BaseNetwork(nn.Module):
         """
         t = t.astype(jnp.float32)
         way = jnp.zeros_like(t) if end is None else t - end.astype(jnp.float32)
-        hidden = nn.swish(self.dense("end_1")(timestep_embedding(way, features)))
-        return self.dense("end_2", zero=True)(hidden)
+        return self._embed_number(way, "end", features)
+
+    def embed_image_level(self, condition: Condition, features: int) -> Array:
+        """Returns the embedding of the level of the noise in the condition's image.
+
+        Args:
+            condition: condition of the batch.
+            features: number of sinusoids.
+        """
+        levels = LEVEL_SCALE * condition.image_level.astype(jnp.float32)
+        return self._embed_number(levels, "image_level", features)
+
+    def _embed_number(self, number: Array, name: str, features: int) -> Array:
+        """Returns the embedding of numbers [batch], which starts at zero."""
+        hidden = timestep_embedding(number, features)
+        hidden = nn.swish(self.dense(f"{name}_1")(hidden))
+        return self.dense(f"{name}_2", zero=True)(hidden)
 
     def embed_vector(
         self,

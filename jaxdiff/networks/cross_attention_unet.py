@@ -59,10 +59,10 @@ class CrossAttentionUNet(BaseNetwork):
         parts = {
             "text": config.takes_text and config.own_text is None,
             "vector": vector and not config.takes_text_vector,
-            "image": config.condition_channels > 0,
             "numbers": numbers or config.guidance_channels is not None,
         }
-        return tuple(name for name, needed in parts.items() if needed)
+        needed = tuple(name for name, needed in parts.items() if needed)
+        return needed + config.image_parts
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -98,15 +98,14 @@ class CrossAttentionUNet(BaseNetwork):
         elif config.class_embedding in ("layers", "linear"):
             features = config.vector_channels or 0
         numbers += config.guidance_channels is not None
-        image = (1, *image_shape[:2], config.condition_channels)
         own = config.own_text
         example = Condition() if own is None else example_tokens(own)
         return example._replace(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
             text=jnp.zeros((1, 1, text or 0)) if "text" in needs else None,
             vector=jnp.ones((1, features)) if "vector" in needs else None,
-            image=jnp.zeros(image) if "image" in needs else None,
             numbers=jnp.ones((1, numbers)) if "numbers" in needs else None,
+            **config.example_image(image_shape),
         )
 
     @nn.compact
@@ -245,6 +244,8 @@ class CrossAttentionUNet(BaseNetwork):
         embedding = self.mlp(x, "time", swish)
         if config.time_post_activation is not None:
             embedding = activation(config.time_post_activation)(embedding)
+        if config.image_level:
+            embedding += self.embed_image_level(condition, config.channels)
 
         extra = None
         if self.num_classes is not None:

@@ -58,9 +58,9 @@ class DiT(BaseNetwork):
         parts = {
             "text": config.takes_text and given,
             "vector": config.vector_channels is not None and given,
-            "image": config.condition_channels > 0,
         }
-        return tuple(name for name, needed in parts.items() if needed)
+        needed = tuple(name for name, needed in parts.items() if needed)
+        return needed + config.image_parts
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -84,13 +84,13 @@ class DiT(BaseNetwork):
         sizes = {
             "text": (1, 1, config.token_channels),
             "vector": (1, config.vector_channels),
-            "image": (1, *image_shape[:2], config.condition_channels),
         }
         own = config.own_text
         example = Condition() if own is None else example_tokens(own)
         return example._replace(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
-            **{name: jnp.zeros(sizes[name]) for name in self.needs},
+            **{name: jnp.zeros(sizes[name]) for name in self.needs if name in sizes},
+            **config.example_image(image_shape),
         )
 
     @nn.compact
@@ -165,6 +165,8 @@ class DiT(BaseNetwork):
         embedding = self.mlp(features, "time")
         if config.second_time:
             embedding += self.embed_end(t, condition.end, FREQUENCIES)
+        if config.image_level:
+            embedding += self.embed_image_level(condition, FREQUENCIES)
         if self.num_classes is not None:
             embedding += self.embed_labels(condition.labels, t, keys)
         if config.vector_channels is not None:

@@ -8,7 +8,7 @@ from annotated_types import Interval
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
-from jaxdiff.networks.base import ConditionConfig
+from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Count

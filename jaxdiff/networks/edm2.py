@@ -19,7 +19,8 @@ from annotated_types import Gt, Interval
 
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
-from jaxdiff.networks.base import BaseNetwork, ConditionConfig, key_streams
+from jaxdiff.networks.base import BaseNetwork, key_streams
+from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.edm2_layers import (
     MPBlock,
     MPConv,
@@ -69,7 +70,8 @@ class EDM2Config(ConditionConfig):
     dropout: Share = 0.0
     """Dropout rate in each block."""
     label_balance: Balance = 0.5
-    """Share of the class, against the time, in their embedding."""
+    """Share of the class, against the time, in their embedding; also of the level of a
+    condition's image, against both."""
     block_balance: Balance = 0.3
     """Share of a block's result, against its input."""
     attention_balance: Balance = 0.3
@@ -139,14 +141,14 @@ class EDM2(BaseNetwork):
     @property
     def needs(self) -> tuple[str, ...]:
         """Names of the parts of a condition without which it cannot be evaluated."""
-        return ("image",) * (self.config.condition_channels > 0)
+        parts: tuple[str, ...] = self.config.image_parts
+        return parts
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""
-        image = (1, *image_shape[:2], self.config.condition_channels)
         return Condition(
             labels=None if self.num_classes is None else jnp.zeros(1, jnp.int32),
-            image=jnp.zeros(image) if self.config.condition_channels else None,
+            **self.config.example_image(image_shape),
         )
 
     def normalized(self, params: Params) -> Params:
@@ -222,6 +224,11 @@ class EDM2(BaseNetwork):
             shares *= jnp.sqrt(float(shares.shape[-1]))
             label = MPConv(width, None, dtype, name="label")(shares)
             embedding = mp_sum(embedding, label, config.label_balance)
+        if config.image_level:
+            fourier = MPFourier(config.widths[0], name="image_level_fourier")
+            layer = MPConv(width, None, dtype, name="image_level")
+            level = layer(fourier(condition.image_level))
+            embedding = mp_sum(embedding, level, config.label_balance)
         return mp_silu(embedding)
 
     def _shares(self, labels: Array | None, t: Timesteps, keys: Key | None) -> Array:

@@ -80,6 +80,7 @@ def save_samples(
     labels: ArrayLike | None,
     class_names: Sequence[str] | None,
     columns: int,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Writes a labelled grid: one row per class, with the first images of each class.
 
@@ -92,16 +93,19 @@ def save_samples(
             (integers [num]).
         class_names: Name of each class; None shows the classes' numbers.
         columns: Largest number of images per row.
+        notes: Texts that the file carries, by their names.
     """
     images = np.asarray(images)
     if labels is None or len(set(np.asarray(labels).tolist())) == 1:
-        save_grid(path, images, columns=min(columns, len(images)))
+        save_grid(path, images, columns=min(columns, len(images)), notes=notes)
         return
     classes, counts = np.unique(labels, return_counts=True)
     columns = min(columns, counts.min())
     rows = [images[labels == c][:columns] for c in classes]
     row_labels = [class_names[c] if class_names else str(c) for c in classes]
-    save_grid(path, np.concatenate(rows), row_labels=row_labels, columns=columns)
+    save_grid(
+        path, np.concatenate(rows), row_labels=row_labels, columns=columns, notes=notes
+    )
 
 
 def save_strip(path: PathLike, images: ArrayLike, captions: Texts = None) -> None:

@@ -24,7 +24,7 @@ from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 
-MODEL = ("network", "schedule", "prediction", "objective", "sampling")
+MODEL = ("network", "condition", "schedule", "prediction", "objective", "sampling")
 """Parts of an experiment that belong to the model."""
 FREE = (
     "dropout", "label_dropout", "dtype", "remat", "attention_by", "attention_chunk",
@@ -186,6 +186,6 @@ def _options(experiment: Experiment) -> dict[str, Any]:
     plain = to_dict(experiment)
     network = {k: v for k, v in plain["network"].items() if k not in FREE}
     return {
-        "network": network, "schedule": plain["schedule"],
-        "prediction": plain["prediction"],
+        "network": network, "condition": plain["condition"],
+        "schedule": plain["schedule"], "prediction": plain["prediction"],
     }  # fmt: skip

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from jaxdiff.runs.enlargement_grids import EnlargementGrids
 from jaxdiff.runs.reconstructions import Reconstructions
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
@@ -23,8 +24,15 @@ class Previews(Protocol):
         ...
 
 
+def grids_of(trainer: Trainer) -> SampleGrids | EnlargementGrids:
+    """Returns the grids of a diffusion model: of samples, or of enlargements."""
+    assert isinstance(trainer.task, Diffusion), "a diffusion model"
+    draws = SampleGrids if trainer.task.condition is None else EnlargementGrids
+    return draws(trainer)
+
+
 PREVIEWS: dict[type[Any], Callable[[Trainer], Previews]] = {
-    Diffusion: SampleGrids,
+    Diffusion: grids_of,
     Autoencoding: Reconstructions,
 }
 """Pictures of each task that has some."""

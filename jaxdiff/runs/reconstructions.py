@@ -1,5 +1,6 @@
 """Grids of reconstructions during training, always of the same images."""
 
+from collections.abc import Mapping
 from functools import partial
 from io import BytesIO
 
@@ -55,9 +56,20 @@ class Reconstructions:
 
 def save_pairs(path: plots.PathLike, images: np.ndarray, found: np.ndarray) -> None:
     """Writes a grid of images, each above its reconstruction, uint8 [num, ...]."""
-    columns = min(COLUMNS, len(images))
-    num = len(images) // columns * columns
-    rows = [a[:num].reshape(-1, columns, *a.shape[1:]) for a in (images, found)]
-    pairs = np.stack(rows, axis=1)
-    labels = ["image", "reconstruction"] * len(pairs)
-    plots.save_grid(path, pairs.reshape(-1, *images.shape[1:]), row_labels=labels)
+    save_forms(path, {"image": images, "reconstruction": found})
+
+
+def save_forms(path: plots.PathLike, forms: Mapping[str, np.ndarray]) -> None:
+    """Writes a grid of images in several forms, one form below the other.
+
+    Args:
+        path: path of the PNG, or an open binary file.
+        forms: images of each form, uint8 [num, height, width, channels], by its label.
+    """
+    first, *_ = forms.values()
+    columns = min(COLUMNS, len(first))
+    num = len(first) // columns * columns
+    rows = [a[:num].reshape(-1, columns, *a.shape[1:]) for a in forms.values()]
+    grid = np.stack(rows, axis=1)
+    labels = list(forms) * len(grid)
+    plots.save_grid(path, grid.reshape(-1, *first.shape[1:]), row_labels=labels)

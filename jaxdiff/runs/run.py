@@ -15,6 +15,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs import adapt
 from jaxdiff.runs.adapt import AnyLoRA, AnyPath
+from jaxdiff.runs.enlarge import enlarge
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.own_text import prompts_of
@@ -198,6 +199,45 @@ class Run:
             Images, float32 [num, height, width, 3] in [-1, 1].
         """
         return self._parts("latents").decode(latents)
+
+    def enlarge(
+        self,
+        images: ArrayLike,
+        labels: Condition | np.ndarray | None,
+        seed: int | np.ndarray,
+        *,
+        augmentation: float = 0.0,
+        sampling: Sampling | None = None,
+        indices: np.ndarray | None = None,
+        base: Condition | None = None,
+        on_chunk: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        """Enlarges small images, by a run of super-resolution.
+
+        Args:
+            images: small images [num, height, width, channels] in [-1, 1]. Those of
+                another size than in training make images of another size.
+            labels: classes [num], or a `Condition` with a text; None for none.
+            seed: random seed, or one per image, integers [num].
+            augmentation: level of the noise that is added to the small images, from 0
+                (none) to the largest of the training. 0.1 suits the images of a
+                cascade, which have faults.
+            sampling: sampler, guidance and clipping; the experiment's by default.
+            indices: integers [num]; 0, 1, ... by default. Image i depends only on (its
+                seed, indices[i]), its small image and its label.
+            base: condition that guidance leads away from; see `generate`.
+            on_chunk: called with the number of finished images after each chunk.
+
+        Returns:
+            float32 [num, factor * height, factor * width, channels].
+
+        Raises:
+            InputError: the run is another model, or an argument does not fit.
+        """
+        return enlarge(
+            self, images, labels, seed, augmentation=augmentation, sampling=sampling,
+            indices=indices, base=base, on_chunk=on_chunk,
+        )  # fmt: skip
 
     def _parts(self, name: str) -> Parts:
         """Returns the parts of a model of text and latents."""

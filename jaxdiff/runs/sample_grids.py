@@ -17,7 +17,7 @@ from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.own_text import condition_of
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.samplers import DPMSolver, Trailing
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import Experiment, Sampling
 from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Condition, Params
 
@@ -44,14 +44,7 @@ class SampleGrids:
 
     def __init__(self, trainer: Trainer):
         plots.check_installed()
-        experiment, upkeep = trainer.experiment, trainer.experiment.upkeep
-        assert isinstance(experiment, Experiment), "a diffusion model"
-        steps = min(upkeep.sample_steps, trainer.model.schedule.num_steps)
-        sampling = experiment.sampling
-        if own_sampler(experiment.objective) is None:
-            sampler = DPMSolver(spacing=Trailing(num_steps=steps))
-            sampling = replace(sampling, sampler=sampler)
-        self._sampling = sampling
+        self._sampling = grid_sampling(trainer)
         self._trainer = trainer
         self._base: Condition | None = None
         self._names: tuple[str, ...] | None = None
@@ -96,16 +89,10 @@ class SampleGrids:
             UserWarning: some samples are not finite.
         """
         trainer = self._trainer
-        try:
-            found = generate(
-                trainer.model, params, self._sampling,
-                self._condition, 0, num=self._rows * self._columns, base=self._base,
-                parallel=trainer.experiment.parallel,
-            )  # fmt: skip
-        except NonFiniteSamples as error:
-            if is_first():
-                warnings.warn(f"the sample grid is damaged: {error}", stacklevel=2)
-            found = np.nan_to_num(error.images)
+        found = drawn_or_damaged(
+            trainer, params, self._sampling, self._condition,
+            self._rows * self._columns, self._base,
+        )  # fmt: skip
         images = found if trainer.parts is None else trainer.parts.decode(found)
         png = BytesIO()
         if self._texts is not None:
@@ -118,6 +105,42 @@ class SampleGrids:
         labels = self._row_of_each if self._has_rows else None
         plots.save_samples(png, to_uint8(images), labels, self._names, self._columns)
         return png.getvalue()
+
+
+def grid_sampling(trainer: Trainer) -> Sampling:
+    """Returns the sampling of the grids; see `SampleGrids`."""
+    experiment = trainer.experiment
+    assert isinstance(experiment, Experiment), "a diffusion model"
+    if own_sampler(experiment.objective) is not None:
+        return experiment.sampling
+    steps = experiment.upkeep.sample_steps
+    steps = min(steps, trainer.model.schedule.num_steps)
+    sampler = DPMSolver(spacing=Trailing(num_steps=steps))
+    return replace(experiment.sampling, sampler=sampler)
+
+
+def drawn_or_damaged(
+    trainer: Trainer,
+    params: Params,
+    sampling: Sampling,
+    condition: Condition,
+    num: int,
+    base: Condition | None = None,
+) -> np.ndarray:
+    """Draws the images of a grid; numbers that are not finite become 0, or large.
+
+    Warns:
+        UserWarning: some samples are not finite.
+    """
+    try:
+        return generate(
+            trainer.model, params, sampling, condition, 0, num=num, base=base,
+            parallel=trainer.experiment.parallel,
+        )  # fmt: skip
+    except NonFiniteSamples as error:
+        if is_first():
+            warnings.warn(f"the sample grid is damaged: {error}", stacklevel=3)
+        return np.nan_to_num(error.images)
 
 
 def _texts(trainer: Trainer) -> tuple[list[str], Condition, Condition]:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from jaxdiff.conditioning.low_resolution import LowResolution as LowResolution
 from jaxdiff.names import lazy
 from jaxdiff.training.fit import fit as fit
 from jaxdiff.training.model import Model as Model

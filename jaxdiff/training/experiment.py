@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff.checks import Checked, DiskPath, Seed, Share
+from jaxdiff.conditioning.low_resolution import ImageCondition, NoImage
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -223,6 +224,9 @@ class Experiment(AnyExperiment):
     tokenizer: DiskPath | None = None
     """Folder of a published tokenizer, such as CLIP's, for a network with a text
     encoder. None takes the tokenizer of `init`, or makes one from the captions."""
+    condition: ImageCondition = field(default_factory=NoImage)
+    """Image that the network is given besides x_t: none, or the example itself, made
+    small (low-resolution), for super-resolution."""
     schedule: ScheduleOptions = field(default_factory=Linear)
     """Noise schedule."""
     prediction: Prediction = field(default_factory=Eps)

@@ -1,10 +1,14 @@
 """Model, task, recipe and initial train state of an experiment."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 
+from jaxdiff.conditioning.low_resolution import LowResolution
+from jaxdiff.denoisers.network import taken_by
+from jaxdiff.errors import InputError
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
@@ -33,10 +37,15 @@ def build_model(
         InputError: If the network does not fit the images or the classes.
     """
     if network is None:
-        experiment.network.check_image_shape(*info.image_shape[:2])
+        options: Any = experiment.network
+        options.check_image_shape(*info.image_shape[:2])
         channels = info.image_shape[-1]
         outputs = channels * (1 + experiment.prediction.learn_variance)
-        network = experiment.network.build(outputs, info.num_classes, channels)
+        if isinstance(experiment.condition, LowResolution):
+            changes = experiment.condition.network_options(options, channels)
+            options = replace(options, **changes)
+        network = options.build(outputs, info.num_classes, channels)
+    _check_low_resolution(experiment, info, network)
     return Model(
         network,
         experiment.schedule.build() if schedule is None else schedule,
@@ -47,6 +56,26 @@ def build_model(
     )
 
 
+def _check_low_resolution(
+    experiment: Experiment, info: DataInfo, network: Network
+) -> None:
+    """Raises `InputError` if data or network do not fit super-resolution."""
+    if not isinstance(experiment.condition, LowResolution):
+        return
+    if info.data_range is None:
+        raise InputError(
+            "condition must be none for latents, whose means are no small images, got "
+            "low-resolution. Train on images, or leave it out."
+        )
+    experiment.condition.small_shape(info.image_shape)
+    if "image" not in taken_by(network):
+        raise InputError(
+            f"the network {type(network).__name__} must take an image for the "
+            f"condition low-resolution, got {' and '.join(taken_by(network)) or 'none'}"
+            '. Give it takes = ("image", "image_level").'
+        )
+
+
 def with_network(info: DataInfo, network: Network | None) -> DataInfo:
     """Returns the data's description, extended by your own network's, if any."""
     return info._replace(network=None if network is None else describe_network(network))
@@ -54,7 +83,9 @@ def with_network(info: DataInfo, network: Network | None) -> DataInfo:
 
 def diffusion_of(experiment: Experiment, model: Model) -> Diffusion:
     """Returns the task of training an experiment's diffusion model."""
-    return Diffusion(model, experiment.objective, adapter_of(experiment))
+    condition = experiment.condition
+    low = condition if isinstance(condition, LowResolution) else None
+    return Diffusion(model, experiment.objective, adapter_of(experiment), low)
 
 
 def build_task(experiment: AnyExperiment, info: DataInfo) -> Task:

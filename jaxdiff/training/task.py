@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import rng
+from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.denoisers.network import taken
 from jaxdiff.losses.loss import check_batch, check_network, loss_fn
 from jaxdiff.losses.objectives import Objective, Simple, has_teacher
@@ -24,6 +25,8 @@ from jaxdiff.training.state import TrainState
 from jaxdiff.typing import Array, Batch, Condition, Key, Params
 
 Tree = TypeVar("Tree")
+_CONDITION = 5
+"""Stream of an example's key for its condition; `losses.loss.draw` has the others."""
 
 
 class Mean(Protocol):
@@ -116,11 +119,13 @@ class Diffusion:
         objective: Loss to minimize.
         adapter: Adapter to train in place of the network's parameters; None trains
             these.
+        condition: Condition that each step makes of its images; None for none.
     """
 
     model: Model
     objective: Objective = field(default_factory=Simple)
     adapter: LowRank | None = None
+    condition: LowResolution | None = None
 
     @property
     def freezes(self) -> bool:
@@ -155,6 +160,7 @@ class Diffusion:
     def check(self, batch: Batch) -> None:
         """Raises an `InputError` for a batch or an objective that does not fit."""
         check_network(self.objective, self.model.network)
+        batch = self._conditioned(batch, rng.key(0))
         check_batch(batch, self.model.network, self.model.data_range)
 
     def loss(
@@ -169,11 +175,19 @@ class Diffusion:
         """Returns the loss of some examples, and its metrics; see `loss_fn`."""
         model = self.model
         whole = self.adapter.applied(frozen, params) if self.adapter else params
+        batch = self._conditioned(batch, key)
         return loss_fn(
             whole, model.network, model.schedule, batch, key, model.prediction,
             self.objective, memory, step=step,
             teacher=frozen if has_teacher(self.objective) else None,
         )  # fmt: skip
+
+    def _conditioned(self, batch: Batch, key: Key) -> Batch:
+        """Returns the batch with the condition that the step makes of its images."""
+        if self.condition is None:
+            return batch
+        keys = rng.fold(rng.example_keys(key, jnp.asarray(batch.indices)), _CONDITION)
+        return self.taken(self.condition.with_condition(batch, keys))
 
     def gradient(
         self, state: TrainState, frozen: Params, key: Key, mean: Mean

@@ -1,5 +1,6 @@
 """Mistakes at the command line: one line on stderr, and nothing is written."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -10,16 +11,28 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.cli import command, compare, convert, evaluate, program, sample
+from jaxdiff import plots
+from jaxdiff.cli import (
+    command,
+    compare,
+    convert,
+    enlargement_request,
+    evaluate,
+    program,
+    sample,
+)
 from jaxdiff.cli.command import File
 from jaxdiff.cli.commands import COMMANDS
 from jaxdiff.cli.flag_table import choices, flags_of
+from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.errors import InputError, require
 from jaxdiff.runs.trainer import Trainer
-from tests.helpers.fake_run import CONFIG, fake_run, snapshot
+from jaxdiff.training.experiment import DataInfo
+from tests.helpers.fake_run import CONFIG, fake_run, snapshot, write_run
 
 PAIR = re.compile(r"^\$ (.*)\n(.*)$", re.MULTILINE)
 MISTAKES = Path(__file__).parents[1] / "helpers" / "mistakes.txt"
@@ -34,6 +47,10 @@ def folder(tmp_path_factory):
     fake_run(folder / "trained", conditional=True)
     fake_run(folder / "unconditional", conditional=False)
     fake_run(folder / "averaged", conditional=True, ema_lengths=(0.1,))
+    low = dataclasses.replace(CONFIG, condition=LowResolution(), conditional=False)
+    write_run(folder / "enlarging", low, DataInfo((8, 8, 1), None, None))
+    pixels = np.zeros((4, 4), np.uint8)
+    plots.save_image(folder / "small.png", pixels[..., None])
     (folder / "file").write_text("not a folder")
     (folder / "empty").mkdir()
     text = (folder / "trained" / "config.json").read_text()
@@ -79,7 +96,7 @@ def refused(folder, load, monkeypatch, capsys):
     """Function that runs a wrong command line and returns its line on stderr."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", ["experiment.py"])
-    for module in (command, convert):
+    for module in (command, convert, enlargement_request):
         monkeypatch.setattr(module, "load", load)
     before = snapshot(folder)
 

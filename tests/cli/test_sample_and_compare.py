@@ -17,7 +17,7 @@ from jaxdiff.cli import main
 from jaxdiff.cli.compare import _steps
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.sampling_options import samplings_of
-from jaxdiff.cli.sampling_request import _labels
+from jaxdiff.cli.sampling_request import labels_of
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.frechet import frechet_distance
 from tests.helpers.runs import TINY
@@ -124,7 +124,7 @@ def test_classes_have_names(run):
     run = replace(run, info=named)
 
     def labels(**given):
-        return _labels(run, SampleOptions(workdir=Path(), **given), 4)[0]
+        return labels_of(run, SampleOptions(workdir=Path(), **given), 4)[0]
 
     np.testing.assert_array_equal(labels(labels=("tree frog", 1)), [2, 1, 2, 1])
     np.testing.assert_array_equal(labels(labels=("7",)), [1] * 4)
