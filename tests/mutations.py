@@ -1069,7 +1069,7 @@ BREAKS = (
     ),
     # Super-resolution.
     Break(
-        "wrong-level-told",
+        "wrong-level-given",
         "jaxdiff/conditioning/low_resolution.py",
         "return Condition(image=image, image_level=levels)",
         "return Condition(image=image, image_level=levels / 2)",
@@ -1106,7 +1106,7 @@ BREAKS = (
         "    if own is None:\n        labels = None\n",
         "    if own is None or labels is not None:\n        labels = None\n",
         "tests/runs/test_super_resolution.py",
-        "test_a_cascade_draws_and_enlarges",
+        "test_a_cascade_passes_classes_seeds_and_images_on",
     ),
     # Pictures and pages.
     Break(

@@ -7,6 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
+from jaxdiff.conditioning.low_resolution import ImageCondition, LowResolution
 from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError
@@ -40,6 +41,7 @@ CHANGED = Experiment(
     conditional=False,
     caption_dropout=0.5,
     tokenizer="t",
+    condition=LowResolution(factor=4, augmentation=0.3),
     prediction=EDM(learn_variance=True, data_deviation=0.3),
     objective=Hybrid(
         weighting=MinSNR(gamma=3.0),
@@ -154,6 +156,7 @@ VARIANTS = [
     *(Experiment(prediction=member()) for member in get_args(Prediction)),
     *(Experiment(network=member()) for member in get_args(NetworkOptions)),
     *(Experiment(adapter=member()) for member in get_args(Adapter)),
+    *(Experiment(condition=member()) for member in get_args(ImageCondition)),
     *(
         Experiment(network=UNetConfig(embedding=member()))
         for member in get_args(TimeEmbedding)

@@ -146,7 +146,7 @@ def enlargements_of(
         if not is_low_resolution(run.experiment):
             raise InputError(
                 f"enlarge must name runs of super-resolution, got '{folder}', which is "
-                "another. Train one with --condition low-resolution."
+                "another. Train a run with --condition low-resolution."
             )
         low = low_resolution_of(run.experiment)
         _check_size(folder, run, low, size, channels)

@@ -4,7 +4,7 @@
 (2)  y_s = alpha_s y + sigma_s e,   alpha_s = cos(pi s / 2),  sigma_s = sin(pi s / 2)
 (3)  c = B y_s                   bicubic enlargement to the size of x_0
 
-The network gets c beside x_t, and is told the level s. In training, s is uniform from 0
+The network gets c beside x_t, and the level s. In training, s is uniform from 0
 to `augmentation`: Gaussian conditioning augmentation (Ho et al. 2022, "Cascaded
 Diffusion Models", section 4.2), which makes the network robust to the faults of the
 model that draws the small images of a cascade. (2) is the forward process of the cosine

@@ -49,7 +49,7 @@ def low_resolution_of(experiment: Experiment) -> LowResolution:
     if not isinstance(condition, LowResolution):
         raise InputError(
             "the run must be one of super-resolution to enlarge images, got another. "
-            "Train one with --condition low-resolution."
+            "Train a run with --condition low-resolution."
         )
     return condition
 
@@ -59,7 +59,7 @@ def refuse_low_resolution(experiment: Experiment, command: str) -> None:
     if is_low_resolution(experiment):
         raise InputError(
             f"{command} must have a run that draws from noise alone, got one of "
-            "super-resolution. Use sample --image, sample --enlarge or evaluate."
+            "super-resolution. Use the commands sample or evaluate."
         )
 
 

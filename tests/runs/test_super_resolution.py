@@ -17,17 +17,21 @@ from jaxdiff.conditioning.low_resolution import LowResolution, NoImage
 from jaxdiff.data import Digits, to_float
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.enlargement import enlarged
+from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.reconstruction import psnr
 from jaxdiff.networks import DiTConfig, TextTransformerConfig, timestep_embedding
 from jaxdiff.parallel import Pmap
 from jaxdiff.runs.enlarge import cascade_seeds
+from jaxdiff.training.experiment import DataInfo
+from tests.helpers.fake_run import CONFIG, write_run
 from tests.helpers.own_networks import MLP
 from tests.helpers.runs import TINY, same_bits, trained
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 LOW = LowResolution(factor=2, augmentation=0.4)
 SUPER = dataclasses.replace(
-    TINY, condition=LOW,
+    TINY, condition=LOW, conditional=False,
+    parallel=Pmap(num_devices=1),
     upkeep=dataclasses.replace(TINY.upkeep, sample_every=4, sample_steps=2),
 )  # fmt: skip
 
@@ -51,22 +55,19 @@ class Own(nn.Module):
         return nn.Dense(x[0].size)(nn.swish(hidden)).reshape(x.shape)
 
 
+OWN = Own()
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
+    """Run of a network of one's own, with its final state."""
     workdir = tmp_path_factory.mktemp("super") / "run"
-    return workdir, trained(workdir, SUPER)
+    return workdir, trained(workdir, SUPER, network=OWN)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """Run that draws images of the size that the run of super-resolution enlarges."""
-    workdir = tmp_path_factory.mktemp("base") / "run"
-    digits = Digits().load("train")
-    images = to_float(np.asarray(digits.images))
-    small = jd.data.to_uint8(LOW.reduced(jnp.asarray(images)))
-    data = jd.data.from_arrays(small, digits.labels, digits.class_names)
-    trained(workdir, TINY, dataset=data)
-    return workdir
+def loaded(finished):
+    return jd.load(finished[0], network=OWN)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +78,34 @@ def picture(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folder of two runs without training, of small images and of super-resolution."""
+    folder = tmp_path_factory.mktemp("runs")
+    classes = (10, tuple("0123456789"))
+    digits = Digits().load("train").fingerprint()
+    write_run(folder / "base", CONFIG, DataInfo((4, 4, 1), *classes))
+    low = dataclasses.replace(CONFIG, condition=LOW)
+    write_run(folder / "super", low, DataInfo((8, 8, 1), *classes, digits))
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Requests of `Run.generate`, which draws the image of the condition, or 0.5."""
+    found = []
+
+    def generate(self, labels, num, seed, **options):
+        condition = jd.Condition.of(labels)
+        found.append((condition, seed, options))
+        if condition.image is not None:
+            return condition.image
+        return np.full((num, *self.model.image_shape), 0.5, np.float32)
+
+    monkeypatch.setattr(jd.runs.Run, "generate", generate)
+    return found
+
+
 def run(*words):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["jaxdiff", *map(str, words)])
@@ -85,93 +114,74 @@ def run(*words):
 
 def test_resume_is_bitwise_identical(finished, tmp_path):
     workdir, state = finished
-    trained(tmp_path / "run", SUPER, until=4)
-    again = trained(tmp_path / "run", SUPER)
+    trained(tmp_path / "run", SUPER, network=OWN, until=4)
+    again = trained(tmp_path / "run", SUPER, network=OWN)
     assert same_bits(again, state)
-    grids = [
-        sorted((folder / "grids").iterdir()) for folder in (workdir, tmp_path / "run")
+    files = [
+        [folder / "metrics.jsonl", *sorted((folder / "grids").iterdir())]
+        for folder in (workdir, tmp_path / "run")
     ]
-    assert len(grids[0]) == 2
-    for one, two in zip(*grids, strict=True):
+    assert len(files[0]) == 3
+    for one, two in zip(*files, strict=True):
         assert one.read_bytes() == two.read_bytes()
-    assert (workdir / "metrics.jsonl").read_bytes() == (
-        tmp_path / "run" / "metrics.jsonl"
-    ).read_bytes()
 
 
 def test_grids_show_small_image_enlargement_and_truth(finished):
     workdir, _ = finished
     path = sorted((workdir / "grids").iterdir())[-1]
     pixels = np.asarray(Image.open(path).convert("L"))
-    assert pixels.shape[0] > 6 * 64  # two rows of triples
-    # The truth is in the third row, pixel by pixel.
-    truth = np.asarray(Digits().load("test").images[0, ..., 0])
-    tile = truth.repeat(8, axis=0).repeat(8, axis=1)
-    top = 6 + 2 * 70
-    found = [
-        x for x in range(pixels.shape[1] - 64)
-        if np.array_equal(pixels[top : top + 64, x : x + 64], tile)
-    ]  # fmt: skip
-    assert len(found) == 1
+    held_out = Digits().load("test").images[0, ..., 0]
+    small = held_out.reshape(4, 2, 4, 2).mean(axis=(1, 3))
+    # Tiles of 64 pixels and gaps of 6: the truth is in the third row.
+    for row, (image, factor) in {0: (small, 16), 2: (held_out, 8)}.items():
+        tile = image.repeat(factor, axis=0).repeat(factor, axis=1)
+        top = 6 + row * 70
+        band = pixels[top : top + 64].astype(float)
+        found = [
+            x for x in range(band.shape[1] - 64)
+            if np.abs(band[:, x : x + 64] - tile).max() <= 1
+        ]  # fmt: skip
+        assert len(found) == 1
 
 
-@pytest.mark.parametrize("devices", [2])
-def test_devices_and_accumulation_do_not_change_a_run(devices, tmp_path):
-    states = []
-    for count, parts in ((1, 1), (devices, 1), (1, 2)):
-        training = dataclasses.replace(TINY.training, accumulate=parts, num_steps=3)
-        experiment = dataclasses.replace(
-            TINY, condition=LOW, conditional=False, training=training,
-            parallel=Pmap(num_devices=count),
-        )  # fmt: skip
-        folder = tmp_path / f"{count}-{parts}"
-        states.append(trained(folder, experiment, network=Own()))
-    for other in states[1:]:
-        for one, two in zip(
-            *map(jax.tree.leaves, (states[0].ema, other.ema)), strict=True
-        ):
-            np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-5)
-    loaded = jd.load(tmp_path / "1-1", network=Own())
-    small = np.zeros((3, 4, 4, 1), np.float32)
-    assert loaded.enlarge(small, None, 0).shape == (3, 8, 8, 1)
+def test_devices_and_accumulation_do_not_change_a_run(finished, tmp_path):
+    training = dataclasses.replace(TINY.training, accumulate=2)
+    experiment = dataclasses.replace(
+        SUPER, training=training, parallel=Pmap(num_devices=2)
+    )
+    state = trained(tmp_path / "run", experiment, network=OWN)
+    pairs = zip(*map(jax.tree.leaves, (finished[1].ema, state.ema)), strict=True)
+    for one, two in pairs:
+        np.testing.assert_allclose(one, two, rtol=1e-3, atol=1e-5)
 
 
 def test_a_network_without_an_image_is_refused(tmp_path):
-    experiment = dataclasses.replace(TINY, condition=LOW, conditional=False)
     with pytest.raises(InputError, match="MLP must take an image for the condition lo"):
-        jd.train(experiment, tmp_path / "run", network=MLP(), progress=False)
+        jd.train(SUPER, tmp_path / "run", network=MLP(), progress=False)
 
 
-def test_an_enlargement_depends_on_its_index_alone(finished):
-    loaded = jd.load(finished[0])
+def test_an_enlargement_depends_on_its_index_alone(loaded):
     small = np.random.default_rng(0).uniform(-1, 1, (4, 4, 4, 1)).astype(np.float32)
-    labels = np.array([1, 5, 2, 7])
-    every = loaded.enlarge(small, labels, 3, augmentation=0.3)
-    alone = loaded.enlarge(
-        small[2:3], labels[2:3], 3, augmentation=0.3, indices=np.array([2])
-    )
+    every = loaded.enlarge(small, None, 3, augmentation=0.3)
+    assert every.shape == (4, 8, 8, 1)
+    alone = loaded.enlarge(small[2:3], None, 3, augmentation=0.3, indices=np.array([2]))
     np.testing.assert_allclose(alone[0], every[2], atol=1e-4)
-    assert not np.allclose(every, loaded.enlarge(small, labels, 3), atol=1e-3)
-    assert not np.allclose(
-        every, loaded.enlarge(small, labels, 4, augmentation=0.3), atol=1e-3
-    )
+    for other in ({"seed": 3}, {"seed": 4, "augmentation": 0.3}):
+        assert not np.allclose(every, loaded.enlarge(small, None, **other), atol=1e-3)
     with pytest.raises(InputError, match=r"augmentation must lie in 0..0.4, the level"):
-        loaded.enlarge(small, labels, 0, augmentation=0.5)
+        loaded.enlarge(small, None, 0, augmentation=0.5)
     with pytest.raises(InputError, match=r"images must be \[num, height, width, 1\]"):
-        loaded.enlarge(small[..., 0], labels, 0)
+        loaded.enlarge(small[..., 0], None, 0)
 
 
-def test_other_sizes_are_enlarged_too(finished):
-    loaded = jd.load(finished[0])
-    small = np.zeros((1, 6, 4, 1), np.float32)
-    assert loaded.enlarge(small, np.array([1]), 0).shape == (1, 12, 8, 1)
-
-
-def test_the_command_enlarges_a_picture(finished, picture, tmp_path):
-    workdir, _ = finished
+def test_the_command_enlarges_a_picture(runs, drawn, picture, tmp_path):
     out = tmp_path / "large.png"
-    run("sample", "--workdir", workdir, "--image", picture, "--labels", 3, "--seed", 5,
-        "--augmentation", 0.2, "--out", out)  # fmt: skip
+    run("sample", "--workdir", runs / "super", "--image", picture, "--labels", 3,
+        "--seed", 5, "--augmentation", 0.2, "--out", out)  # fmt: skip
+    ((condition, seed, _),) = drawn
+    assert seed == 5
+    np.testing.assert_array_equal(condition.labels, [3])
+    np.testing.assert_allclose(condition.image_level, [0.2])
     found = Image.open(out)
     assert found.size == (8, 8)
     settings = json.loads(found.text["settings"])
@@ -179,34 +189,34 @@ def test_the_command_enlarges_a_picture(finished, picture, tmp_path):
     assert settings["image"] == str(picture)
     assert settings["labels"] == [3]
     assert found.text["command"].startswith("jaxdiff sample --workdir")
-    pixels = np.asarray(Image.open(picture), np.float32)[None, ..., None] / 127.5 - 1
-    wanted = jd.load(workdir).enlarge(pixels, np.array([3]), 5, augmentation=0.2)
-    close = np.asarray(found, int) - jd.data.to_uint8(wanted)[0, ..., 0]
-    assert np.abs(close).max() <= 1
 
 
-def test_a_cascade_draws_and_enlarges(base, finished, tmp_path):
-    workdir, _ = finished
-    run("sample", "--workdir", base, "--enlarge", workdir, "--num", 4, "--labels", 1, 2,
-        "--seed", 7, "--enlarge-steps", 3, "--out", tmp_path)  # fmt: skip
+def test_a_picture_of_another_size_is_enlarged_too(runs, drawn, tmp_path):
+    Image.new("L", (4, 6)).save(tmp_path / "other.png")
+    run("sample", "--workdir", runs / "super", "--image", tmp_path / "other.png",
+        "--labels", 3, "--num", 2, "--out", tmp_path / "out.npz")  # fmt: skip
+    with np.load(tmp_path / "out.npz") as file:
+        assert file["images"].shape == (2, 12, 8, 1)
+
+
+def test_a_cascade_passes_classes_seeds_and_images_on(runs, drawn, tmp_path):
+    run("sample", "--workdir", runs / "base", "--enlarge", runs / "super", "--num", 4,
+        "--labels", 1, 2, "--seed", 7, "--enlarge-steps", 3,
+        "--out", tmp_path)  # fmt: skip
+    (_, seed, _), (condition, large_seed, options) = drawn
+    np.testing.assert_array_equal(condition.labels, [1, 2, 1, 2])
+    np.testing.assert_allclose(condition.image_level, [0.1] * 4)
+    assert options["sampling"].sampler.spacing.num_steps == 3
+    assert (seed, large_seed) == (7, cascade_seeds(7, 0))
+    # The small images are 0.5; the mean of their noise is small.
+    signal = np.cos(np.pi / 2 * 0.1) * 0.5
+    np.testing.assert_allclose(condition.image.mean(), signal, atol=0.1)
     with np.load(tmp_path / "samples.npz") as file:
-        images, labels = file["images"], file["labels"]
-    assert images.shape == (4, 8, 8, 1)
-    small = jd.load(base).generate(labels, 4, 7)
-    loaded = jd.load(workdir)
-    sampling = loaded.experiment.sampling
-    sampling = dataclasses.replace(
-        sampling, sampler=jd.samplers.spacing.with_steps(sampling.sampler, 3)
-    )
-    wanted = loaded.enlarge(
-        small, labels, cascade_seeds(7, 0), augmentation=0.1, sampling=sampling
-    )
-    assert np.abs(images.astype(int) - jd.data.to_uint8(wanted)).max() <= 1
-    (note,) = json.loads(Image.open(tmp_path / "samples.png").text["settings"])[
-        "enlarge"
-    ]
-    assert note["workdir"] == str(workdir)
-    assert (note["step"], note["augmentation"]) == (8, 0.1)
+        assert file["images"].shape == (4, 8, 8, 1)
+    text = Image.open(tmp_path / "samples.png").text["settings"]
+    (note,) = json.loads(text)["enlarge"]
+    assert note["workdir"] == str(runs / "super")
+    assert (note["step"], note["augmentation"]) == (2, 0.1)
 
 
 def test_stages_of_a_cascade_have_their_own_noise():
@@ -215,43 +225,87 @@ def test_stages_of_a_cascade_have_their_own_noise():
     assert cascade_seeds(np.array([7, 8]), 0)[0] == cascade_seeds(7, 0)
 
 
-def test_evaluate_measures_enlargements(finished, capsys, tmp_path):
-    workdir, _ = finished
-    run("evaluate", "--workdir", workdir, "--num", 8, "--sampler", "ddim", "--steps", 2,
-        "--features", "pixels", "--json")  # fmt: skip
+def test_evaluate_measures_enlargements_beside_bicubic(runs, drawn, capsys):
+    run("evaluate", "--workdir", runs / "super", "--num", 8, "--features", "pixels",
+        "--json")  # fmt: skip
     record = json.loads(capsys.readouterr().out)
     figures = {one["name"]: one["value"] for one in record["figures"]}
-    assert (workdir / "enlargements.png").stat().st_size > 100
+    assert (runs / "super" / "enlargements.png").stat().st_size > 100
     held_out = Digits().load("test")
     rows = np.sort(jd.data.order(0, 0, len(held_out))[:8])
     images = np.asarray(held_out.images[rows])
-    small = images.reshape(8, 4, 2, 4, 2, 1).mean(axis=(2, 4)).round()
-    bicubic = [
-        np.asarray(
-            Image.fromarray(one[..., 0].astype(np.float32), "F").resize(
-                (8, 8), Image.BICUBIC
-            )
-        )
-        for one in small
-    ]
-    bicubic = np.clip(np.round(bicubic), 0, 255).astype(np.uint8)[..., None]
-    np.testing.assert_allclose(
-        figures["PSNR, bicubic"], psnr(images, bicubic).mean(), atol=0.1
+    np.testing.assert_array_equal(drawn[0][0].labels, held_out.labels[rows])
+    small = images.reshape(8, 4, 2, 4, 2).mean(axis=(2, 4)).round().astype(np.float32)
+    bicubic = np.stack(
+        [
+            np.asarray(Image.fromarray(one, "F").resize((8, 8), Image.BICUBIC))
+            for one in small
+        ]
     )
-    loaded = jd.load(workdir)
-    sampling = dataclasses.replace(
-        loaded.experiment.sampling,
-        sampler=jd.DDIM(spacing=jd.spacing.Trailing(num_steps=2)),
-    )
-    found = enlarged(loaded, held_out, rows, sampling=sampling)
-    np.testing.assert_allclose(
-        figures["PSNR"], psnr(images, found.found).mean(), atol=0.1
-    )
-    assert {"SSIM", "PSNR of the small images", "Frechet distance, bicubic"} <= set(
-        figures
-    )
-    assert figures["Frechet distance, true images (baseline)"] > 0
-    assert 0 <= figures["precision"] <= 1
+    bicubic = np.clip(bicubic.round(), 0, 255).astype(np.uint8)[..., None]
+    wanted = psnr(images, bicubic).mean()
+    np.testing.assert_allclose(figures["PSNR, bicubic"], wanted, atol=0.02)
+    for name in ("PSNR", "SSIM", "PSNR of the small images"):
+        assert figures[name] == figures[f"{name}, bicubic"]  # what the fixture draws
+    assert figures["Frechet distance"] == figures["Frechet distance, bicubic"]
+    others = jd.data.order(0, 0, len(held_out))[8:16]
+    floor = frechet_distance(*(_pixels(held_out.images[i]) for i in (rows, others)))
+    found = figures["Frechet distance, true images (baseline)"]
+    np.testing.assert_allclose(found, floor, rtol=1e-3)
+
+
+def _pixels(images):
+    return np.asarray(images, float).reshape(len(images), -1) / 255
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory):
+    """Runs of U-Nets: of small images, and of super-resolution."""
+    folder = tmp_path_factory.mktemp("unet")
+    digits = Digits().load("train")
+    images = LOW.reduced(jnp.asarray(to_float(np.asarray(digits.images))))
+    small = jd.data.to_uint8(images)
+    data = jd.data.from_arrays(small, digits.labels, digits.class_names)
+    trained(folder / "base", TINY, dataset=data)
+    experiment = dataclasses.replace(SUPER, conditional=True)
+    state = trained(folder / "super", experiment)
+    trained(folder / "again", experiment, until=4)
+    assert same_bits(trained(folder / "again", experiment), state)
+    return folder
+
+
+@pytest.mark.long
+def test_a_cascade_of_two_runs_draws_what_python_draws(unet, tmp_path):
+    run("sample", "--workdir", unet / "base", "--enlarge", unet / "super", "--num", 4,
+        "--labels", 1, 2, "--seed", 7, "--out", tmp_path)  # fmt: skip
+    with np.load(tmp_path / "samples.npz") as file:
+        images, labels = file["images"], file["labels"]
+    small = jd.load(unet / "base").generate(labels, 4, 7)
+    large = jd.load(unet / "super")
+    wanted = large.enlarge(small, labels, cascade_seeds(7, 0), augmentation=0.1)
+    assert np.abs(images.astype(int) - jd.data.to_uint8(wanted)).max() <= 1
+
+
+@pytest.mark.long
+def test_the_commands_use_a_trained_run(unet, picture, capsys, tmp_path):
+    run("sample", "--workdir", unet / "super", "--image", picture, "--labels", 3,
+        "--seed", 5, "--out", tmp_path / "large.png")  # fmt: skip
+    pixels = np.asarray(Image.open(picture), np.float32)[None, ..., None] / 127.5 - 1
+    large = jd.load(unet / "super")
+    wanted = jd.data.to_uint8(large.enlarge(pixels, np.array([3]), 5))[0, ..., 0]
+    found = np.asarray(Image.open(tmp_path / "large.png"), int)
+    assert np.abs(found - wanted).max() <= 1
+    capsys.readouterr()
+    run("evaluate", "--workdir", unet / "super", "--num", 8, "--json")
+    record = json.loads(capsys.readouterr().out)
+    figures = {one["name"]: one["value"] for one in record["figures"]}
+    held_out = Digits().load("test")
+    rows = np.sort(jd.data.order(0, 0, len(held_out))[:8])
+    alone = enlarged(large, held_out, rows)
+    wanted = psnr(np.asarray(held_out.images[rows]), alone.found).mean()
+    np.testing.assert_allclose(figures["PSNR"], wanted, atol=0.1)
+    run("replay", "--workdir", unet / "super", "--step", 5, "--out", tmp_path)
+    assert (tmp_path / "replay-5.npz").exists()
 
 
 @pytest.mark.long
