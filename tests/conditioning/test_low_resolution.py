@@ -8,6 +8,7 @@ linear measurement. All answers are then known in closed form:
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import jaxdiff as jd
 from jaxdiff import rng
 from jaxdiff.conditioning.low_resolution import LowResolution, augmentation_level
 from jaxdiff.denoisers.inverse_problems import downsample, given_measurement
+from jaxdiff.denoisers.network import taken_by
 from jaxdiff.errors import InputError
 from jaxdiff.networks import (
     CrossAttentionUNetConfig,
@@ -92,7 +94,9 @@ def test_small_images_are_area_means_and_enlarged_bicubically():
         )
         large = np.asarray(low.enlarged(jnp.asarray(small)))
         for image, wanted in zip(large[0].T, small[0].T, strict=True):
-            found = Image.fromarray(wanted.T.copy(), "F").resize((8, 12), Image.BICUBIC)
+            found = Image.fromarray(wanted.T.copy(), "F").resize(
+                (8, 12), Image.Resampling.BICUBIC
+            )
             np.testing.assert_allclose(image.T, np.asarray(found), atol=1e-5)
 
 
@@ -182,7 +186,7 @@ def test_enlargements_have_the_exact_conditional_mean(level):
         np.testing.assert_allclose(found @ A.T, small.reshape(num, 4), atol=0.02)
 
 
-NETWORKS = {
+NETWORKS: dict[str, Any] = {
     "unet": UNetConfig(
         channels=4, multipliers=(1,), blocks=1, attention=(), groups=2,
         middle="no-attention",
@@ -208,7 +212,7 @@ LONG = [
 def test_every_network_takes_the_small_image_and_its_level(name):
     experiment = Experiment(condition=LOW, network=NETWORKS[name])
     model = build_model(experiment, DataInfo((8, 8, 1), 3, None))
-    assert {"labels", "image", "image_level"} <= set(model.network.takes)
+    assert {"labels", "image", "image_level"} <= set(taken_by(model.network))
     params = model.init(0)
     draw = np.random.default_rng(0).normal
     # The last layers, and the part of the level, start at zero.

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import sys
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -182,7 +183,7 @@ def test_the_command_enlarges_a_picture(runs, drawn, picture, tmp_path):
     assert seed == 5
     np.testing.assert_array_equal(condition.labels, [3])
     np.testing.assert_allclose(condition.image_level, [0.2])
-    found = Image.open(out)
+    found: Any = Image.open(out)
     assert found.size == (8, 8)
     settings = json.loads(found.text["settings"])
     assert settings["augmentation"] == 0.2
@@ -213,8 +214,8 @@ def test_a_cascade_passes_classes_seeds_and_images_on(runs, drawn, tmp_path):
     np.testing.assert_allclose(condition.image.mean(), signal, atol=0.1)
     with np.load(tmp_path / "samples.npz") as file:
         assert file["images"].shape == (4, 8, 8, 1)
-    text = Image.open(tmp_path / "samples.png").text["settings"]
-    (note,) = json.loads(text)["enlarge"]
+    grid: Any = Image.open(tmp_path / "samples.png")
+    (note,) = json.loads(grid.text["settings"])["enlarge"]
     assert note["workdir"] == str(runs / "super")
     assert (note["step"], note["augmentation"]) == (2, 0.1)
 
@@ -234,11 +235,14 @@ def test_evaluate_measures_enlargements_beside_bicubic(runs, drawn, capsys):
     held_out = Digits().load("test")
     rows = np.sort(jd.data.order(0, 0, len(held_out))[:8])
     images = np.asarray(held_out.images[rows])
+    assert held_out.labels is not None
     np.testing.assert_array_equal(drawn[0][0].labels, held_out.labels[rows])
     small = images.reshape(8, 4, 2, 4, 2).mean(axis=(2, 4)).round().astype(np.float32)
     bicubic = np.stack(
         [
-            np.asarray(Image.fromarray(one, "F").resize((8, 8), Image.BICUBIC))
+            np.asarray(
+                Image.fromarray(one, "F").resize((8, 8), Image.Resampling.BICUBIC)
+            )
             for one in small
         ]
     )
@@ -334,7 +338,7 @@ def test_prompts_are_passed_on_in_a_cascade(tmp_path):
         "--out", out)  # fmt: skip
     with np.load(out / "samples.npz") as file:
         assert file["images"].shape == (2, 8, 8, 3)
-    first = Image.open(out / "samples" / "00000.png")
+    first: Any = Image.open(out / "samples" / "00000.png")
     assert first.size == (8, 8)
     assert first.text["prompt"] == "a red square"
     assert len(json.loads(first.text["settings"])["enlarge"]) == 1
