@@ -118,7 +118,7 @@ def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None
 
     size = experiment.training.batch_size
     batch = trainer.batch(step - 1, np.arange(size))
-    places = data.examples(len(trainer.dataset), experiment.seed, step - 1, size)
+    places = trainer.dataset.examples(experiment.seed, step - 1, size)
     losses, times, gradient = _one_by_one(trainer, before, batch)
     # Order by loss: non-finite ones first, then from the largest.
     order = np.argsort(np.where(np.isfinite(losses), -losses, -np.inf), kind="stable")

@@ -47,6 +47,8 @@ def statistics(options: StatisticsOptions, experiment: Experiment) -> None:
     ensure_writable(out.parent, "--out")
     training = load_data(experiment, "train")  # the classifier trains on it
     images = training if options.split == "train" else load_data(experiment, "test")
+    shape = training.image_shape  # with buckets, of the one with the most images
+    training, images = training.of_shape(shape), images.of_shape(shape)
     num = len(images) if options.num is None else options.num
     if not 2 <= num <= len(images):
         raise InputError(f"num must lie in 2..{len(images)}, got {num}")

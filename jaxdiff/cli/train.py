@@ -11,7 +11,7 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.cli.command import Judge
 from jaxdiff.cli.progress import bar
-from jaxdiff.data import to_uint8
+from jaxdiff.data import Buckets, Dataset, to_uint8
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
@@ -110,6 +110,8 @@ def summary(trainer: Trainer) -> list[str]:
     if data.captions is not None:
         count = sum(text != "" for texts in data.captions for text in texts)
         classes += f"; {count:,} captions{', not used' * (data.texts is None)}"
+    if isinstance(data.images, Buckets):
+        shape = f"{len(data.buckets)} sizes"
     leaves = jax.tree.leaves(trainer.model.param_shapes())
     size = sum(math.prod(leaf.shape) for leaf in leaves)
     if trainer.task.freezes:
@@ -130,6 +132,8 @@ def summary(trainer: Trainer) -> list[str]:
         f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
         f"seen {seen:,.1f} times",
     ]
+    if isinstance(data.images, Buckets):
+        lines.insert(1, _buckets(data, training.batch_size))
     if warmup >= training.num_steps:
         lines.append(
             f"learning rate: the warm-up of {warmup:,} steps does not end; set fewer "
@@ -138,10 +142,25 @@ def summary(trainer: Trainer) -> list[str]:
     return lines
 
 
+def _buckets(dataset: Dataset, batch_size: int) -> str:
+    """Returns a line on the buckets of a dataset."""
+    counts = {part.image_shape[:2]: len(part) for part in dataset.buckets}
+    listed = ", ".join(f"{h}x{w} ({num:,})" for (h, w), num in counts.items())
+    small = sum(num < batch_size for num in counts.values())
+    repeated = (
+        f"; in {small} of them a batch of {batch_size} repeats images" if small else ""
+    )
+    height, width, _ = dataset.image_shape
+    return (
+        f"buckets: {listed}{repeated}; a program is compiled for each; samples and "
+        f"evaluation are {height}x{width}"
+    )
+
+
 def _draw(trainer: Trainer, workdir: Path, judge: Judge | None) -> None:
     """Draws samples and pictures, and prints the label agreement."""
     run = load(workdir, parallel=trainer.experiment.parallel)
-    dataset = trainer.dataset
+    dataset = trainer.dataset.of_shape(trainer.dataset.image_shape)
     special = dataset.moments is not None or dataset.texts is not None
     if special or is_low_resolution(run.experiment):
         grid = grids_of(trainer).drawn(run.params)

@@ -3,22 +3,15 @@
 from typing import TypeAlias
 
 from jaxdiff.data.arrays import Arrays
-from jaxdiff.data.dataset import (
-    Dataset,
-    batch,
-    examples,
-    from_arrays,
-    order,
-    to_float,
-    to_uint8,
-)
+from jaxdiff.data.buckets import Buckets, Images
+from jaxdiff.data.dataset import Dataset, batch, from_arrays, to_float, to_uint8
 from jaxdiff.data.digits import Digits
 from jaxdiff.data.emoji import Emoji
 from jaxdiff.data.fashion_mnist import FashionMNIST
 from jaxdiff.data.image_folder import ImageFolder
 from jaxdiff.data.latents import Latents
 from jaxdiff.data.prefetch import read_ahead
-from jaxdiff.data.streaming import Images
+from jaxdiff.data.sequence import examples, order
 from jaxdiff.data.tfds import TFDS
 from jaxdiff.names import lazy
 
@@ -28,6 +21,7 @@ Data: TypeAlias = Digits | FashionMNIST | ImageFolder | Emoji | TFDS | Latents |
 __all__ = [
     "TFDS",
     "Arrays",
+    "Buckets",
     "Data",
     "Dataset",
     "Digits",

@@ -2,21 +2,24 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import chain, count
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain, count, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxdiff.data.buckets import Buckets, Images
 from jaxdiff.data.captions import Captions, as_bytes, checked_captions
-from jaxdiff.data.streaming import Images
+from jaxdiff.data.sequence import (
+    bucket_draw,
+    caption_choice,
+    drops,
+    examples,
+    flips,
+)
 from jaxdiff.errors import InputError, printable
 from jaxdiff.typing import ArrayLike, Batch, Condition
-
-_FLIP = 2**64 - 1  # second word of the flips' Philox key; no epoch reaches it
-_CAPTION = 2**64 - 2  # the same for the choice of captions
-_DROP = 2**64 - 3  # the same for captions that are left out
 
 
 class Texts(NamedTuple):
@@ -28,11 +31,27 @@ class Texts(NamedTuple):
         numbers: Numbers of all images' captions, image after image (integers [m]).
         first: Position in `numbers` of each image's first caption, and at last m
             (integers [size + 1]).
+        of_bucket: Numbers of the condition in each bucket, such as the size of its
+            images (float32 [buckets, n]); None or n = 0 for none.
     """
 
     of: Callable[[np.ndarray], Condition]
     numbers: np.ndarray
     first: np.ndarray
+    of_bucket: np.ndarray | None = None
+
+    def part(self, bucket: int, start: int, end: int) -> "Texts":
+        """Returns the texts of the images start, ..., end - 1, a bucket's."""
+        first = self.first[start : end + 1]
+        numbers, added = self.numbers[first[0] : first[-1]], self.of_bucket
+
+        def of(chosen: np.ndarray) -> Condition:
+            found = self.of(chosen)
+            if added is None or not added.size:
+                return found
+            return found._replace(numbers=np.tile(added[bucket], (len(chosen), 1)))
+
+        return Texts(of, numbers, first - first[0])
 
 
 class Moments(NamedTuple):
@@ -54,7 +73,7 @@ class Dataset:
 
     Attributes:
         images: Images in memory or on disk; images on disk are read when indexed (uint8
-            [size, height, width, channels]).
+            [size, height, width, channels]). `Buckets` have several shapes.
         labels: Class of each image, or None without classes (int32 [size]).
         class_names: Name of each class, or None.
         known_fingerprint: Fingerprint computed earlier, or None.
@@ -90,9 +109,67 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels, of images or latents."""
+        """Height, width and channels, of images or latents.
+
+        Of images in buckets, the shape is that of the bucket with the most images.
+        """
         height, width, channels = self.images.shape[1:]
         return height, width, self.moments.channels if self.moments else channels
+
+    @cached_property
+    def buckets(self) -> tuple["Dataset", ...]:
+        """Images of each shape, in their order; the dataset itself if it has one."""
+        images = self.images
+        if not isinstance(images, Buckets):
+            return (self,)
+        parts = enumerate(pairwise(images.first.tolist()))
+        return tuple(self._bucket(images, i, *ends) for i, ends in parts)
+
+    def _bucket(self, images: Buckets, i: int, start: int, end: int) -> "Dataset":
+        """Returns bucket i, the images start, ..., end - 1."""
+        moments = self.moments
+        if moments is not None and isinstance(moments.mirrored, Buckets):
+            moments = moments._replace(mirrored=moments.mirrored.parts[i])
+        return replace(
+            self,
+            images=images.parts[i],
+            labels=None if self.labels is None else self.labels[start:end],
+            known_fingerprint=None,
+            captions=None if self.captions is None else self.captions[start:end],
+            texts=None if self.texts is None else self.texts.part(i, start, end),
+            moments=moments,
+        )
+
+    def of_shape(self, shape: tuple[int, ...]) -> "Dataset":
+        """Returns the bucket of a shape (height, width, channels), possibly no images.
+
+        A dataset without buckets is returned as it is.
+        """
+        if not isinstance(self.images, Buckets):
+            return self
+        found = (part for part in self.buckets if part.image_shape == shape)
+        return next(found, None) or self.emptied(shape)
+
+    def emptied(self, shape: tuple[int, ...]) -> "Dataset":
+        """Returns a dataset of no images of this shape, with the same classes."""
+        none = np.zeros((0, *shape), np.uint8)
+        return Dataset(none, class_names=self.class_names)
+
+    def examples(self, seed: int, step: int, batch_size: int) -> np.ndarray:
+        """Returns the indices of a step's examples (integers [batch_size])."""
+        part, first, draw = self._draw(seed, step)
+        return (first or 0) + examples(len(part), seed, draw, batch_size, first)
+
+    def _draw(self, seed: int, step: int) -> tuple["Dataset", int | None, int]:
+        """Returns a step's bucket, its first example and its number of earlier draws.
+
+        Without buckets, they are the dataset, None, and the step.
+        """
+        images = self.images
+        if not isinstance(images, Buckets):
+            return self, None, step
+        bucket, draw = bucket_draw(images.sizes, seed, step)
+        return self.buckets[bucket], int(images.first[bucket]), draw
 
     def batches(
         self, batch_size: int, *, seed: int = 0, flip: bool = False
@@ -107,19 +184,22 @@ class Dataset:
             return self.known_fingerprint
         labels = () if self.labels is None else (self.labels,)
         texts = () if self.captions is None else (as_bytes(self.captions),)
-        parts = chain((np.asarray(self.images),), labels, texts)
-        return fingerprint_of(self.images.shape, self.class_names, parts)
+        images = [np.asarray(part.images) for part in self.buckets]
+        parts = chain(images, labels, texts)
+        shapes = [part.shape for part in images]
+        shape = shapes[0] if len(shapes) == 1 else shapes
+        return fingerprint_of(shape, self.class_names, parts)
 
 
 def fingerprint_of(
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] | list[tuple[int, ...]],
     class_names: tuple[str, ...] | None,
     parts: Iterable[np.ndarray],
 ) -> str:
     """Returns a dataset's fingerprint; see `Dataset.fingerprint`.
 
     Args:
-        shape: Shape of all images together.
+        shape: Shape of all images together, or of those of each bucket.
         class_names: Name of each class, or None.
         parts: Images in any division, followed by the labels and by the bytes of the
             captions, if there are any.
@@ -141,7 +221,7 @@ def check_split(split: str) -> None:
 
 
 def from_arrays(
-    images: np.ndarray,
+    images: np.ndarray | Buckets,
     labels: np.ndarray | None = None,
     class_names: Sequence[str] | None = None,
     captions: Sequence[str | Sequence[str]] | None = None,
@@ -149,7 +229,8 @@ def from_arrays(
     """Returns a dataset of your own images.
 
     Args:
-        images: Images with values in 0..255 (uint8 [size, height, width, channels]).
+        images: Images with values in 0..255 (uint8 [size, height, width, channels]), or
+            `Buckets` of such images.
         labels: Class of each image, from 0, or None (integers [size]).
         class_names: Name of each class, in the order of the labels, or None. Characters
             that cannot be printed are escaped.
@@ -159,15 +240,15 @@ def from_arrays(
     Raises:
         InputError: If the arrays do not fit this description.
     """
-    images = np.asarray(images)
+    images = images if isinstance(images, Buckets) else np.asarray(images)
     if images.dtype != np.uint8:
         raise InputError(f"images must be uint8 in 0..255, got {images.dtype}")
-    if images.ndim != 4:
+    if len(images.shape) != 4:
         raise InputError(
             "images must have shape [size, height, width, channels], "
             f"got {images.shape}"
         )
-    if images.size == 0:
+    if 0 in images.shape:
         raise InputError(
             f"images must not be empty, got shape {images.shape}. "
             "Give at least one image."
@@ -224,20 +305,6 @@ def to_uint8(images: ArrayLike) -> np.ndarray:
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=4)
-def order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """Returns the order in which an epoch visits the examples (int64 [size]).
-
-    The order sorts raw Philox words, which NumPy never changes. The method of
-    `numpy.random.Generator.permutation` may change with the NumPy version. The array is
-    cached and read-only.
-    """
-    words = _philox(seed, epoch).random_raw(size)
-    places = np.argsort(words, kind="stable")
-    places.setflags(write=False)
-    return places
-
-
 def batch(
     dataset: Dataset,
     seed: int,
@@ -252,7 +319,8 @@ def batch(
 
     Successive steps walk through `order(seed, 0, size)`, then `order(seed, 1, size)`
     and so on. A batch may straddle the end of an epoch, so each epoch visits every
-    example exactly once.
+    example exactly once. All images of a batch have one shape; `data.sequence`
+    describes the order of images in buckets.
 
     Args:
         dataset: Source of the examples.
@@ -265,24 +333,25 @@ def batch(
             examples are not touched (integers [rows]).
     """
     rows = np.arange(batch_size) if rows is None else rows
-    chosen = examples(len(dataset), seed, step, batch_size)[rows]
+    part, before, draw = dataset._draw(seed, step)
+    chosen = examples(len(part), seed, draw, batch_size, before)[rows]
     first = step * batch_size
     mirrored = np.zeros(len(rows), bool)
     if flip:
-        mirrored = _flips(seed, first, batch_size)[rows]
-    condition = None if dataset.labels is None else dataset.labels[chosen]
-    texts = dataset.texts
+        mirrored = flips(seed, first, batch_size)[rows]
+    condition = None if part.labels is None else part.labels[chosen]
+    texts = part.texts
     if texts is not None:
         counts = texts.first[chosen + 1] - texts.first[chosen]
         drawn = caption_choice(seed, step, batch_size, counts, rows)
         numbers = texts.numbers[texts.first[chosen] + drawn]
-        kept = _uniform(_words(seed, _DROP, first, batch_size)[rows]) >= drop
-        condition = texts.of(np.where(kept, numbers, 0))._replace(labels=condition)
+        left_out = drops(seed, first, batch_size, drop)[rows]
+        condition = texts.of(np.where(left_out, 0, numbers))._replace(labels=condition)
     indices = rows.astype(np.int32)
-    if dataset.moments is not None:
-        mean, deviation = _latents(dataset, chosen, mirrored)
+    if part.moments is not None:
+        mean, deviation = _latents(part, chosen, mirrored)
         return Batch(mean, condition, indices, deviation)
-    images = dataset.images[chosen]
+    images = part.images[chosen]
     images = np.where(mirrored[:, None, None, None], images[:, :, ::-1], images)
     return Batch(to_float(images), condition, indices)
 
@@ -306,67 +375,3 @@ def _latents(
     if found.shape[-1] == channels:
         return found, None
     return found[..., :channels], found[..., channels:]
-
-
-def examples(size: int, seed: int, step: int, batch_size: int) -> np.ndarray:
-    """Returns the indices of a step's examples (integers [batch_size] below `size`)."""
-    if batch_size < 1:
-        raise InputError(f"batch_size must be at least 1, got {batch_size}")
-    first = step * batch_size
-    epochs, places = np.divmod(np.arange(first, first + batch_size), size)
-    return np.concatenate(
-        [
-            order(seed, epoch, size)[places[epochs == epoch]]
-            for epoch in range(int(epochs[0]), int(epochs[-1]) + 1)
-        ]
-    )
-
-
-def _flips(seed: int, first: int, count: int) -> np.ndarray:
-    """Returns whether to flip the examples at first, first + 1, ... (bool [count])."""
-    return _words(seed, _FLIP, first, count) >> np.uint64(63) == 1
-
-
-def caption_choice(
-    seed: int, step: int, batch_size: int, counts: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """Returns the index of the caption that a step draws for each of its examples.
-
-    The choice is a function of the seed and of the example's position in the training.
-    Each caption of an image is equally likely.
-
-    Args:
-        seed: Seed of the run, from 0 to 2**64 - 1.
-        step: Training step, from 0.
-        batch_size: Number of examples per step.
-        counts: Number of captions of each example, from 1 (integers [rows]).
-        rows: Positions of the examples in the batch (integers [rows]).
-
-    Returns:
-        Indices in 0..counts - 1 (int64 [rows]).
-    """
-    words = _words(seed, _CAPTION, step * batch_size, batch_size)[rows]
-    upper = words >> np.uint64(32)  # in 0..2^32 - 1
-    return (upper * counts.astype(np.uint64) >> np.uint64(32)).astype(np.int64)
-
-
-def _uniform(words: np.ndarray) -> np.ndarray:
-    """Returns random words as numbers in [0, 1) (float64)."""
-    return (words >> np.uint64(11)) * 2.0**-53
-
-
-def _words(seed: int, stream: int, first: int, count: int) -> np.ndarray:
-    """Returns the random words of the positions first, first + 1, ... (uint64 [count]).
-
-    Each position owns one Philox word. The counter numbers blocks of four words, so the
-    generator starts at the first position's block.
-    """
-    block, skipped = divmod(first, 4)
-    return _philox(seed, stream, block).random_raw(skipped + count)[skipped:]
-
-
-def _philox(seed: int, word: int, block: int = 0) -> np.random.Philox:
-    if not 0 <= seed < 2**64:
-        raise InputError(f"seed must lie in 0..2^64 - 1, got {seed}")
-    key = np.array([seed, word], np.uint64)
-    return np.random.Philox(key=key, counter=block)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from jaxdiff.data.dataset import order
+from jaxdiff.data.sequence import order
 from jaxdiff.errors import require
 
 _TRAIN = 1500

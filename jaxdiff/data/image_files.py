@@ -3,10 +3,10 @@
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from annotated_types import Interval
@@ -27,11 +27,16 @@ Size = Annotated[int, Interval(ge=1, le=4096)]
 """Height and width of a resized image, in pixels."""
 Channels = Literal[1, 3]
 """Number of channels: 1 for grey, 3 for colour."""
+Wanted: TypeAlias = tuple[int, int] | Callable[[int, int], tuple[int, int]] | None
+"""Height and width of the result, or a function of those of the file; None for
+these."""
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # from grey values of 2 and 4 bits to 8 bits
 
 
 def read_image(
-    path: str | os.PathLike[str], size: int | tuple[int, int] | None, channels: int
+    path: str | os.PathLike[str],
+    size: int | Wanted,
+    channels: int,
 ) -> np.ndarray:
     """Returns the pixels of a PNG, JPEG, WebP, BMP or GIF file of any extension.
 
@@ -49,7 +54,7 @@ def read_image(
     Args:
         path: Path of the file.
         size: Height and width of the result, 1 to 4096, or one number for both; None
-            for those of the file.
+            for those of the file. Or a function of these, after the rotation.
         channels: Number of channels: 1 for grey, 3 for red, green and blue.
 
     Returns:
@@ -61,7 +66,7 @@ def read_image(
             according to its header.
     """
     wanted = (size, size) if isinstance(size, int) else size
-    for side in wanted or ():
+    for side in wanted if isinstance(wanted, tuple) else ():
         check_value("size", side, Size)
     check_value("channels", channels, Channels)
     image_module = require("PIL.Image")
@@ -116,7 +121,7 @@ def _too_large(pixels: str) -> str:
 def _pixels(
     image_module: Any,
     file: IO[bytes],
-    size: tuple[int, int] | None,
+    size: Wanted,
     channels: int,
 ) -> np.ndarray:
     webp = _webp_size(file.read(30))  # Pillow allocates a WebP when it opens the file
@@ -172,7 +177,10 @@ def _webp_size(head: bytes) -> tuple[int, int] | None:
 
 
 def _decoded(
-    image_module: Any, image: Any, size: tuple[int, int] | None, channels: int
+    image_module: Any,
+    image: Any,
+    wanted: Wanted,
+    channels: int,
 ) -> np.ndarray:
     kind = image.tile[0][3] if image.tile else None  # pixel format of the file
     image.load()
@@ -182,11 +190,12 @@ def _decoded(
         raise
     except Exception:
         pass  # many photographs have damaged EXIF data
-    size = image.size[::-1] if size is None else size
+    own = image.height, image.width
+    size = wanted(*own) if callable(wanted) else wanted or own
     # Crop first: a narrow image, resized whole, might not fit into memory.
     (width, height), scale = (
         image.size,
-        min(whole / part for whole, part in zip(image.size[::-1], size, strict=True)),
+        min(whole / part for whole, part in zip(own, size, strict=True)),
     )
     across, down = (max(1, round(scale * part)) for part in size[::-1])
     left, top = (width - across) // 2, (height - down) // 2

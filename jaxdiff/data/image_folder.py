@@ -2,14 +2,19 @@
 
 import contextlib
 import hashlib
+import math
 import os
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge
 
 from jaxdiff.checks import Checked, DiskPath, Share
+from jaxdiff.data.buckets import bucket_sizes, nearest_size
 from jaxdiff.data.cached import check_complete, load_cached
 from jaxdiff.data.dataset import Dataset, EmptySplit, check_split
 from jaxdiff.data.folder_captions import FolderCaptions, Source, find_captions
@@ -52,6 +57,12 @@ class ImageFolder(Checked):
     """Height and width to which the central square of each image is resized, in
     pixels."""
 
+    buckets: Annotated[int, Ge(0)] = 0
+    """Step of aspect-ratio buckets; 0 for squares. Height and width of a bucket are
+    multiples of the step with at most the pixels of the square and a ratio of at most
+    2. Each image is cropped and resized to the bucket nearest to its own ratio, and a
+    batch has images of one bucket."""
+
     channels: Channels = 3
     """Number of channels: 1 for grey, 3 for colour."""
 
@@ -73,6 +84,14 @@ class ImageFolder(Checked):
     stream: bool = False
     """If True, read prepared images from disk during training. Images larger than
     half of the memory always stay on disk."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.buckets and self.size % self.buckets:
+            raise InputError(
+                f"buckets must divide size ({self.size}), got {self.buckets}. Use "
+                f"{math.gcd(self.size, self.buckets)}, or change size."
+            )
 
     def load(self, split: str = "train") -> Dataset:
         """Returns the "train" split, or the "test" split (a share of about `held_out`).
@@ -147,13 +166,18 @@ class ImageFolder(Checked):
 
         momentary: list[int] = []
         numbers = {name: number for number, name in enumerate(classes or ())}
+        size: Any = self.size
+        shape: tuple[int | None, ...] = (self.size, self.size, self.channels)
+        if self.buckets:
+            size = partial(nearest_size, sizes=bucket_sizes(self.size, self.buckets))
+            shape = (None, None, self.channels)
 
         def decode(i: int) -> dict[str, Any] | str:
             example: dict[str, Any] = {}
             if classes:
                 example[LABEL] = numbers[names[i].parts[0]]
             try:
-                example[IMAGE] = read_image(root / names[i], self.size, self.channels)
+                example[IMAGE] = read_image(root / names[i], size, self.channels)
                 if captions is not None:
                     example[CAPTIONS] = captions.of(names[i])
                 return example
@@ -172,7 +196,7 @@ class ImageFolder(Checked):
             num=len(names),
             class_names=_shown(classes),
             captioned=captions is not None,
-            shape=(self.size, self.size, self.channels),
+            shape=shape,
             decode=decode,
             momentary=momentary,
         )
@@ -196,6 +220,7 @@ class ImageFolder(Checked):
                 label_key=None if classes is None else LABEL,
                 caption_key=None if captions is None else CAPTIONS,
                 stream=self.stream,
+                in_buckets=self.buckets > 0,
             )
 
         dataset = load_cached(
@@ -203,7 +228,8 @@ class ImageFolder(Checked):
             lambda: JaxdiffFolder(files, data_dir=folder / state),
             read_split,
             about=f"{split} split of {str(root.resolve())!r}, size {self.size}, "
-            f"channels {self.channels}",
+            + f"buckets {self.buckets}, " * (self.buckets > 0)
+            + f"channels {self.channels}",
             is_current=is_current,
         )
         _warn(left_out, len(names), root, split)
@@ -214,8 +240,11 @@ class ImageFolder(Checked):
         options: tuple[Any, ...] = (
             self.size, self.channels, self.bad_files, self.held_out
         )  # fmt: skip
-        if self.captions != "none":  # names without captions are as in earlier versions
+        # Names without captions and buckets are as in earlier versions.
+        if self.captions != "none":
             options = *options, self.captions
+        if self.buckets:
+            options = *options, self.buckets
         known = repr((os.fspath(root.resolve()), split, _VERSION, options))
         name = hashlib.sha256(known.encode(errors="surrogateescape")).hexdigest()[:16]
         return cache_folder() / FOLDERS / name

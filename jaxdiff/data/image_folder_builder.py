@@ -22,7 +22,7 @@ class Files(NamedTuple):
         num: Number of files.
         class_names: Name of each class, or None.
         captioned: If True, images have captions.
-        shape: Height, width and channels of every image.
+        shape: Height, width and channels of every image; None where they vary.
         decode: Function of a file's index that returns its image, class and captions,
             by their features, or the reason why they cannot be read.
         momentary: Indices of the files that may be readable later; `decode` adds them.
@@ -33,7 +33,7 @@ class Files(NamedTuple):
     num: int
     class_names: list[str] | None
     captioned: bool
-    shape: tuple[int, int, int]
+    shape: tuple[int | None, ...]
     decode: Callable[[int], dict[str, Any] | str]
     momentary: list[int]
 

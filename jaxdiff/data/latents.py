@@ -6,21 +6,23 @@ texts-00000-of-00001.array_record     the condition of each caption
 train/examples.json                   classes, and numbers of captions
 train/latents-00000-of-00002...       mean and deviation, float16
 train/mirrored-00000-of-00002...      the same of mirrored images
+train/latents-8x12-00000-of-00001...  those of a bucket, of height 8 and width 12
 test/...                              the held-out images
 parts/                                autoencoder and text encoders, see runs.parts
 """
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from jaxdiff import serialization
 from jaxdiff.checks import Checked, DiskPath
+from jaxdiff.data.buckets import Buckets, Images
 from jaxdiff.data.dataset import (
     Dataset,
     EmptySplit,
@@ -29,7 +31,7 @@ from jaxdiff.data.dataset import (
     check_split,
     checked_labels,
 )
-from jaxdiff.data.streaming import Images, Records, Unreadable, too_large
+from jaxdiff.data.streaming import Records, Unreadable, too_large
 from jaxdiff.errors import InputError, first_line, require
 from jaxdiff.storage.files import expanded, read_json
 from jaxdiff.storage.manifest import checksum
@@ -45,13 +47,45 @@ STORED = np.dtype(np.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
+class LatentsBucket:
+    """Latents of one size."""
+
+    height: int
+    """Height of the latents."""
+    width: int
+    """Width of the latents."""
+    num: int
+    """Number of images."""
+    numbers: tuple[float, ...] = ()
+    """Numbers of the condition that depend on the size of the image, if the model has
+    some."""
+
+
+class Group(NamedTuple):
+    """Files of one shape: all latents of a split, or a bucket.
+
+    Attributes:
+        ending: ending of the files' name.
+        first: number of images in the buckets before.
+        num: number of images.
+        shape: shape of a record.
+    """
+
+    ending: str
+    first: int
+    num: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class LatentsInfo:
     """Description of a folder of latents: the contents of latents.json."""
 
     image_shape: tuple[int, ...]
-    """Height, width and channels of the images."""
+    """Height, width and channels of the images; with buckets, of the bucket with the
+    most images."""
     latent_shape: tuple[int, ...]
-    """Height, width and channels of the latents."""
+    """Height, width and channels of the latents of such images."""
     deviation: bool
     """If True, each record has the deviation after the mean."""
     mirrored: bool
@@ -65,6 +99,8 @@ class LatentsInfo:
     """Number of different captions, and one; 0 without captions."""
     sizes: dict[str, int]
     """Number of images of each split."""
+    buckets: dict[str, tuple[LatentsBucket, ...]] | None = None
+    """Buckets of each split, in the order of the images; None for one size."""
     source: dict[str, str]
     """Fingerprint of each split's images."""
     parts: str
@@ -78,10 +114,18 @@ class LatentsInfo:
     checksums: dict[str, str] = field(default_factory=dict)
     """SHA-256 of each file, by its path in the folder."""
 
-    def record_shape(self) -> tuple[int, ...]:
-        """Returns the shape of an image's record."""
-        *size, channels = self.latent_shape
-        return (*size, channels * (1 + self.deviation))
+    def groups(self, split: str) -> Iterator[Group]:
+        """Yields the groups of files of a split, in the order of the images."""
+        height, width, channels = self.latent_shape
+        channels *= 1 + self.deviation
+        if self.buckets is None:
+            yield Group("", 0, self.sizes[split], (height, width, channels))
+            return
+        first = 0
+        for one in self.buckets[split]:
+            shape = one.height, one.width, channels
+            yield Group(f"-{one.height}x{one.width}", first, one.num, shape)
+            first += one.num
 
     def fingerprint(self, split: str) -> str:
         """Returns a hash of a split: of its files, and of what all splits share."""
@@ -136,11 +180,16 @@ class Latents(Checked):
                 f"data.flip must be False, because '{folder}' has no latents of "
                 "mirrored images, got True. Encode the images with --flip."
             )
-        shape = info.record_shape()
-        places = folder / split
+        places, buckets = folder / split, info.buckets
 
-        def read(name: str) -> Images:
-            return read_records(places, name, size, shape, STORED, self.stream)
+        def read(kind: str) -> Images:
+            parts = [
+                read_records(
+                    places, kind + one.ending, one.num, one.shape, STORED, self.stream
+                )
+                for one in info.groups(split)
+            ]
+            return parts[0] if buckets is None else Buckets(parts)
 
         examples = _checked_json(folder, f"{split}/{EXAMPLES}", info)
         labels = examples.get("labels")
@@ -156,6 +205,9 @@ class Latents(Checked):
                 _conditions(folder, info, self.stream),
                 np.concatenate([np.asarray(one, np.int64) for one in numbers]),
                 np.cumsum([0, *map(len, numbers)]),
+                None
+                if buckets is None
+                else np.array([one.numbers for one in buckets[split]], np.float32),
             )
         mirrored = read("mirrored") if info.mirrored else None
         return Dataset(
@@ -229,7 +281,7 @@ def read_records(
     shape: tuple[int, ...],
     dtype: np.dtype[Any],
     stream: bool,
-) -> Images:
+) -> np.ndarray | Records:
     """Returns records of one shape, in memory unless they are too large.
 
     Args:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,7 @@ class Records:
         decode: Function that returns the array of an example.
         shape: Shape of each array, such as height, width and channels.
         dtype: Type of the arrays.
+        places: Positions of the examples in the source (integers [n]); None for all.
     """
 
     def __init__(
@@ -41,9 +42,11 @@ class Records:
         decode: Callable[[bytes], np.ndarray],
         shape: tuple[int, ...],
         dtype: Any = np.uint8,
+        places: np.ndarray | None = None,
     ):
         self._source, self._decode = source, decode
-        self.shape, self.dtype = (len(source), *shape), np.dtype(dtype)
+        self._places = np.arange(len(source)) if places is None else places
+        self.shape, self.dtype = (len(self._places), *shape), np.dtype(dtype)
         self.ndim = len(self.shape)
 
     def __len__(self) -> int:
@@ -56,7 +59,7 @@ class Records:
             InputError: If an example cannot be read, or has another shape.
             IndexError: If a position does not exist.
         """
-        chosen = np.arange(len(self))[places]
+        chosen = self._places[places]
         found = np.empty((chosen.size, *self.shape[1:]), self.dtype)
         flat = chosen.reshape(-1)
         for i, row in enumerate(examples_at(self._source, self._decode, flat)):
@@ -66,11 +69,6 @@ class Records:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """Reads all rows into memory."""
         return np.asarray(self[:], dtype)
-
-
-Images: TypeAlias = np.ndarray | Records
-"""Images uint8 [size, height, width, channels], or latents; integers or a slice select
-an array."""
 
 
 class Unreadable(InputError):

@@ -3,12 +3,15 @@
 import hashlib
 import os
 import struct
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from jaxdiff.data.buckets import Buckets, Images
 from jaxdiff.data.captions import as_bytes, from_bytes
 from jaxdiff.data.dataset import (
     Dataset,
@@ -35,6 +38,7 @@ def read(
     label_key: str | None,
     caption_key: str | None = None,
     stream: bool = False,
+    in_buckets: bool = False,
 ) -> Dataset:
     """Reads one split of a prepared TFDS builder.
 
@@ -47,10 +51,11 @@ def read(
             or None to leave it out.
         stream: If True, the images stay on disk and are read on demand. Images larger
             than half of the memory always stay on disk.
+        in_buckets: If True, images of several sizes are `Buckets`.
 
     Raises:
         InputError: If the split or a feature does not exist, the images have several
-            sizes, or they cannot be read.
+            sizes although `in_buckets` is False, or they cannot be read.
     """
     tfds = require("tensorflow_datasets")
     require("tqdm")  # for a first read
@@ -78,12 +83,14 @@ def read(
     shape = next(_examples(builder, split, features))[image_key].shape
     if stream or too_large(size, shape):
         keys_of = (image_key, label_key, caption_key)
-        return _on_disk(builder, split, features, keys_of, shape)
+        return _on_disk(
+            builder, split, features, keys_of, None if in_buckets else shape
+        )
     place = f"{_key_of(builder, split, keys)} {features}"
     if place in _SMALL:
         return _copied(_SMALL[place])
     try:
-        images = np.empty((size, *shape), np.uint8)
+        rows: Any = [None] * size if in_buckets else np.empty((size, *shape), np.uint8)
     except (MemoryError, ValueError) as error:
         raise InputError(
             f"{size} images of shape {shape} do not fit into memory. Leave them on "
@@ -92,11 +99,19 @@ def read(
     labels = None if label_key is None else np.zeros(size, np.int64)
     texts: list[tuple[str, ...]] | None = None if caption_key is None else []
     for i, example in enumerate(_shown(builder, split, features)):
-        images[i] = checked(example[image_key], shape, i)
+        image = example[image_key]
+        rows[i] = image if in_buckets else checked(image, shape, i)
         if labels is not None and label_key is not None:
             labels[i] = example[label_key]
         if texts is not None and caption_key is not None:
             texts.append(_texts(example[caption_key]))
+    images: np.ndarray | Buckets = rows
+    if in_buckets:
+        groups = _by_size(np.array([row.shape[:2] for row in rows]))
+        images = Buckets([np.stack([rows[i] for i in part]) for _, part in groups])
+        order = np.concatenate([part for _, part in groups])
+        labels = None if labels is None else labels[order]
+        texts = None if texts is None else [texts[i] for i in order]
     found = from_arrays(images, labels, _class_names(features, label_key), texts)
     if size < _BIG:
         if len(_SMALL) >= _MOST:
@@ -121,12 +136,28 @@ def read_texts(builder: Any, split: str, keys: Sequence[str]) -> list[tuple[str,
 
 def _copied(dataset: Dataset) -> Dataset:
     """Returns a dataset with arrays of its own."""
-    labels = dataset.labels
+    images, labels = dataset.images, dataset.labels
+    if isinstance(images, Buckets):
+        images = Buckets([np.array(part) for part in images.parts])
+    else:
+        images = np.array(images)
     return replace(
-        dataset,
-        images=np.array(dataset.images),
-        labels=None if labels is None else labels.copy(),
+        dataset, images=images, labels=None if labels is None else labels.copy()
     )
+
+
+def _by_size(sides: np.ndarray) -> list[tuple[tuple[int, int], np.ndarray]]:
+    """Returns each height and width that occurs, with the places of its images.
+
+    Args:
+        sides: Height and width of each image (integers [size, 2]).
+    """
+    sizes, numbers = np.unique(sides, axis=0, return_inverse=True)
+    numbers = numbers.reshape(-1)
+    return [
+        ((height, width), np.flatnonzero(numbers == i))
+        for i, (height, width) in enumerate(sizes.tolist())
+    ]
 
 
 def _on_disk(
@@ -134,51 +165,79 @@ def _on_disk(
     split: str,
     features: Any,
     keys: tuple[str, str | None, str | None],
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int] | None,
 ) -> Dataset:
     """Returns a split whose images stay on disk.
 
     One pass over the split computes its labels, captions and fingerprint, which are
-    then cached.
+    then cached. Images of several sizes, without a shape, take two passes: the
+    fingerprint is that of the images bucket after bucket.
     """
     image_key, label_key, caption_key = keys
     names = _class_names(features, label_key)
     source = _source(builder, split)
-    # Names of cached arrays without captions are as in earlier versions.
-    known = keys[:2] if caption_key is None else keys
-    name = f"streams/{_key_of(builder, split, known)}"
-    found = load_arrays(name)
-    if found is None:
-        size = len(source)
-        labels = np.zeros(size, np.int64)
-        texts: list[tuple[str, ...]] = []
-
-        def parts() -> Iterator[np.ndarray]:
-            for i, example in enumerate(_shown(builder, split, features)):
-                labels[i] = 0 if label_key is None else example[label_key]
-                if caption_key is not None:
-                    texts.append(_texts(example[caption_key]))
-                yield checked(example[image_key], shape, i)
-            if label_key is not None:
-                yield checked_labels(labels, size, names)
-            if caption_key is not None:
-                yield as_bytes(tuple(texts))
-
-        fingerprint = fingerprint_of((size, *shape), names, parts())
-        found = {"fingerprint": np.array(fingerprint)}
-        if label_key is not None:
-            found["labels"] = labels.astype(np.int32)
-        if caption_key is not None:
-            found["captions"] = as_bytes(tuple(texts))
-        save_arrays(name, found)
     only_image = features.__class__({image_key: features[image_key]})
 
     def decode(example: bytes) -> np.ndarray:
         image: np.ndarray = only_image.deserialize_example_np(example)[image_key]
         return image
 
+    def images_of(sides: np.ndarray | None) -> Images:
+        if shape is not None or sides is None:
+            return Records(source, decode, shape or ())
+        channels = features[image_key].shape[-1]
+        return Buckets(
+            [
+                Records(source, decode, (*size, channels), places=places)
+                for size, places in _by_size(sides)
+            ]
+        )
+
+    # Names of cached arrays without captions are as in earlier versions.
+    known = keys[:2] if caption_key is None else keys
+    name = f"streams/{_key_of(builder, split, known)}"
+    found = load_arrays(name)
+    if found is None:
+        size = len(source)
+        labels, sides = np.zeros(size, np.int64), np.zeros((size, 2), np.int64)
+        texts: list[tuple[str, ...]] = []
+
+        def read_all() -> Iterator[np.ndarray]:
+            for i, example in enumerate(_shown(builder, split, features)):
+                image = example[image_key]
+                labels[i] = 0 if label_key is None else example[label_key]
+                sides[i] = image.shape[:2]
+                if caption_key is not None:
+                    texts.append(_texts(example[caption_key]))
+                yield image if shape is None else checked(image, shape, i)
+
+        def rest() -> Iterator[np.ndarray]:
+            if label_key is not None:
+                yield checked_labels(labels, size, names)
+            if caption_key is not None:
+                yield as_bytes(tuple(texts))
+
+        shapes: Any = (size, *(shape or ()))
+        pixels = read_all()
+        if shape is None:
+            deque(pixels, maxlen=0)
+            order = np.concatenate([places for _, places in _by_size(sides)])
+            labels, texts = labels[order], [texts[i] for i in order if texts]
+            buckets = images_of(sides)
+            assert isinstance(buckets, Buckets), "there is no shape"
+            shapes = [part.shape for part in buckets.parts]
+            pixels = examples_at(source, decode, order)
+        fingerprint = fingerprint_of(shapes, names, chain(pixels, rest()))
+        found = {"fingerprint": np.array(fingerprint)}
+        if label_key is not None:
+            found["labels"] = labels.astype(np.int32)
+        if caption_key is not None:
+            found["captions"] = as_bytes(tuple(texts))
+        if shape is None:
+            found["sides"] = sides
+        save_arrays(name, found)
     return Dataset(
-        Records(source, decode, shape),
+        images_of(found.get("sides")),
         found.get("labels"),
         names,
         str(found["fingerprint"]),

@@ -2,10 +2,10 @@
 
 import itertools
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxdiff import rng
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.condition_options import ConditionConfig
+from jaxdiff.networks.image_sizes import attention_sizes, check_sides
 from jaxdiff.networks.layers import Norm, drop_labels
 from jaxdiff.networks.time_embedding import (
     Fourier,
@@ -136,6 +137,10 @@ class NetworkConfig(CommonConfig):
         dtype = jnp.dtype(self.dtype)
         return partial(Norm, self.middle_groups, dtype, 1, self.epsilon)
 
+    def for_sizes(self, sizes: Sequence[tuple[int, int]]) -> Self:
+        """Returns the options with attention in the same levels for all sizes."""
+        return replace(self, attention=attention_sizes(self, sizes, self.patch))
+
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that patches and levels divide the image's size evenly.
 
@@ -143,17 +148,12 @@ class NetworkConfig(CommonConfig):
             InputError: a size is not a multiple of patch * 2^(levels - 1). The message
                 has the nearest multiples.
         """
-        multiple = self.patch * 2 ** (len(self.multipliers) - 1)
+        levels = len(self.multipliers)
         patches = f" of patches of {self.patch}" if self.patch > 1 else ""
-        for name, size in (("height", height), ("width", width)):
-            if size % multiple or size < 1:
-                below = size // multiple * multiple
-                near = [s for s in (below, below + multiple) if s > 0]
-                raise InputError(
-                    f"image {name} must be a multiple of {multiple} for "
-                    f"{len(self.multipliers)} levels{patches}, got {size}. Use "
-                    f"{' or '.join(map(str, near))}, or fewer multipliers."
-                )
+        check_sides(
+            height, width, self.patch * 2 ** (levels - 1),
+            f" for {levels} levels{patches}", ", or fewer multipliers",
+        )  # fmt: skip
 
 
 class BaseNetwork(nn.Module):

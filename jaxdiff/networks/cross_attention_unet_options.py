@@ -10,6 +10,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.base import CommonConfig
+from jaxdiff.networks.image_sizes import check_sides
 from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Activation, Count
@@ -224,12 +225,7 @@ class CrossAttentionUNetConfig(CommonConfig, OwnTextConfig):
         kinds = {*self.down, *self.up}
         exact = self.padding == "end" or kinds & {*_RESAMPLES}
         multiple = 2 ** (len(self.widths) - 1) if exact else 1
-        for name, size in (("height", height), ("width", width)):
-            if size < 1 or size % multiple:
-                raise InputError(
-                    f"image {name} must be a multiple of {multiple} for "
-                    f"{len(self.widths)} levels, got {size}"
-                )
+        check_sides(height, width, multiple, f" for {len(self.widths)} levels")
 
     def build(
         self,

@@ -1,7 +1,8 @@
 """Options of the diffusion transformer; see `dit`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple, Self
 
 from annotated_types import Interval
 
@@ -9,6 +10,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.condition_options import ConditionConfig
+from jaxdiff.networks.image_sizes import check_sides
 from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Count
@@ -156,19 +158,29 @@ class DiTConfig(ConditionConfig, OwnTextConfig):
         """Smallest size of an image."""
         return self.patch
 
+    def for_sizes(self, sizes: Sequence[tuple[int, int]]) -> Self:
+        """Returns the options, unless learned positions are for one size of images.
+
+        Raises:
+            InputError: positions are learned, and there are several sizes.
+        """
+        if self.positions == "learned" and len(sizes) > 1:
+            raise InputError(
+                "network.positions must be fixed for images of "
+                f"{len(sizes)} sizes, got learned. Set it to fixed, or data.buckets to "
+                "0."
+            )
+        return self
+
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that patches divide the image's size evenly.
 
         Raises:
             InputError: a size is not a multiple of the patch.
         """
-        for name, size in (("height", height), ("width", width)):
-            if size < 1 or size % self.patch:
-                above = -(-max(size, 1) // self.patch) * self.patch
-                raise InputError(
-                    f"image {name} must be a multiple of {self.patch}, the side of a "
-                    f"patch, got {size}. Use {above}, or another patch."
-                )
+        check_sides(
+            height, width, self.patch, ", the side of a patch", ", or another patch"
+        )
 
     def build(
         self,

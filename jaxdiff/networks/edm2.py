@@ -9,8 +9,9 @@ biases and no group norms. The paper's recipe is the schedule variance-exploding
 the prediction edm, whose time is then 1000 / 4 log sigma.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import flax.linen as nn
 import jax
@@ -30,6 +31,7 @@ from jaxdiff.networks.edm2_layers import (
     mp_sum,
     normalized,
 )
+from jaxdiff.networks.image_sizes import attention_sizes, check_sides
 from jaxdiff.networks.layers import drop_labels, rematerialised
 from jaxdiff.networks.transformer import Count
 from jaxdiff.typing import Array, Condition, Images, Key, Labels, Params, Timesteps
@@ -107,20 +109,20 @@ class EDM2Config(ConditionConfig):
         """Smallest size of an image that all levels can halve."""
         return int(2 ** (len(self.multipliers) - 1))
 
+    def for_sizes(self, sizes: Sequence[tuple[int, int]]) -> Self:
+        """Returns the options with attention in the same levels for all sizes."""
+        return replace(self, attention=attention_sizes(self, sizes))
+
     def check_image_shape(self, height: int, width: int) -> None:
         """Checks that the levels can halve the image's size.
 
         Raises:
             InputError: a size is not a multiple of 2^(levels - 1).
         """
-        multiple = self.smallest_size
-        for name, size in (("height", height), ("width", width)):
-            if size < 1 or size % multiple:
-                raise InputError(
-                    f"image {name} must be a multiple of {multiple} for "
-                    f"{len(self.multipliers)} levels, got {size}. Use fewer "
-                    "multipliers."
-                )
+        check_sides(
+            height, width, self.smallest_size,
+            f" for {len(self.multipliers)} levels", ", or fewer multipliers",
+        )  # fmt: skip
 
     def build(
         self,

@@ -1,7 +1,5 @@
 """Data of a run: its training images, and those that it holds out."""
 
-from dataclasses import replace
-
 from jaxdiff.data import Arrays, Dataset
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
@@ -18,6 +16,9 @@ def load_data(experiment: AnyExperiment, split: str) -> Dataset:
 def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
     """Loads the training data of a run, and its held-out images, possibly none.
 
+    Of images in buckets, these are the ones of the shape that the run draws: of the
+    bucket with the most training images.
+
     Raises:
         InputError: the data that the experiment names differ from the training data.
     """
@@ -27,7 +28,9 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
             "model: jaxdiff sample."
         )
     training = training_data(run.experiment, run.info)
-    return training, held_out_data(run.experiment, training)
+    both = training, held_out_data(run.experiment, training)
+    training, held_out = (part.of_shape(run.info.image_shape) for part in both)
+    return training, held_out
 
 
 def training_data(experiment: AnyExperiment, info: DataInfo) -> Dataset:
@@ -63,4 +66,4 @@ def held_out_data(experiment: AnyExperiment, training: Dataset) -> Dataset:
     try:
         return load_data(experiment, "test")
     except EmptySplit:
-        return replace(training, images=training.images[:0], labels=None)
+        return training.emptied(training.image_shape)

@@ -167,18 +167,19 @@ def _statistics(
     folder: Path, info: LatentsInfo
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns mean and standard deviation of each channel of the drawn latents."""
-    size, shape = info.sizes["train"], info.record_shape()
-    records = read_records(folder, "latents", size, shape, STORED, stream=True)
     channels = info.latent_shape[-1]
-    total, square = np.zeros(channels), np.zeros(channels)
-    for begin in range(0, size, SHARD):
-        found = np.asarray(records[begin : begin + SHARD], np.float64)
-        mean, deviation = found[..., :channels], found[..., channels:]
-        total += mean.sum(axis=(0, 1, 2))
-        square += (mean**2).sum(axis=(0, 1, 2))
-        if info.deviation:
-            square += (deviation**2).sum(axis=(0, 1, 2))
-    count = size * math.prod(info.latent_shape[:2])
+    total, square, count = np.zeros(channels), np.zeros(channels), 0
+    for group in info.groups("train"):
+        name, shape = f"latents{group.ending}", group.shape
+        records = read_records(folder, name, group.num, shape, STORED, stream=True)
+        for begin in range(0, group.num, SHARD):
+            found = np.asarray(records[begin : begin + SHARD], np.float64)
+            mean, deviation = found[..., :channels], found[..., channels:]
+            total += mean.sum(axis=(0, 1, 2))
+            square += (mean**2).sum(axis=(0, 1, 2))
+            if info.deviation:
+                square += (deviation**2).sum(axis=(0, 1, 2))
+        count += group.num * math.prod(shape[:2])
     mean = total / count
     std = np.sqrt(square / count - mean**2)
     return tuple(mean.tolist()), tuple(std.tolist())

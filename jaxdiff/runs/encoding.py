@@ -11,11 +11,20 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxdiff.data import Data, Dataset, to_float
+from jaxdiff.data import Buckets, Data, Dataset, to_float
 from jaxdiff.data.dataset import EmptySplit
-from jaxdiff.data.latents import SHARD, STORED, LatentsInfo, shard_names, type_of
+from jaxdiff.data.latents import (
+    SHARD,
+    STORED,
+    Group,
+    LatentsBucket,
+    LatentsInfo,
+    shard_names,
+    type_of,
+)
 from jaxdiff.errors import InputError, shown
 from jaxdiff.latents import Autoencoder
+from jaxdiff.networks.image_sizes import check_sides
 from jaxdiff.parallel.processes import first_then_others, is_first
 from jaxdiff.runs.parts import Parts
 from jaxdiff.typing import Condition
@@ -65,12 +74,9 @@ class Work:
             raise InputError("data must be images, got latents. Name the images.")
         autoencoder, shape = parts.autoencoder, first.image_shape
         factor = autoencoder.factor
-        for name, side in zip(("height", "width"), shape, strict=False):
-            if side % factor:
-                raise InputError(
-                    f"image {name} must be a multiple of {factor} for the autoencoder, "
-                    f"got {side}. Use {max(1, round(side / factor)) * factor}."
-                )
+        for dataset in splits.values():
+            for part in dataset.buckets:
+                check_sides(*part.image_shape[:2], factor, " for the autoencoder")
         black = np.full((1, *shape), -1, np.float32)
         mean, deviation = jax.eval_shape(autoencoder.moments, black)
         captions: dict[str, None] = {"": None}
@@ -82,6 +88,7 @@ class Work:
                 )
             for texts in dataset.captions or ():
                 captions |= dict.fromkeys(texts)
+        in_buckets = isinstance(first.images, Buckets)
         text = None
         if parts.info.encoders:
             prompts = parts.prompts
@@ -90,8 +97,21 @@ class Work:
             text = {
                 name: tuple(part.shape[1:])
                 for name, part in found._asdict().items()
-                if part is not None
+                if part is not None and not (in_buckets and name == "numbers")
             }
+
+        def bucket_of(images: Dataset) -> LatentsBucket:
+            height, width, _ = images.image_shape
+            numbers = None
+            if parts.info.encoders:
+                numbers = parts.prompts([""], (height, width)).numbers
+            return LatentsBucket(
+                height=height // factor,
+                width=width // factor,
+                num=len(images),
+                numbers=() if numbers is None else tuple(numbers[0].tolist()),
+            )
+
         info = LatentsInfo(
             image_shape=shape,
             latent_shape=mean.shape[1:],
@@ -101,6 +121,12 @@ class Work:
             text=text,
             captions=0 if first.captions is None else len(captions),
             sizes={split: len(one) for split, one in splits.items()},
+            buckets={
+                split: tuple(map(bucket_of, one.buckets))
+                for split, one in splits.items()
+            }
+            if in_buckets
+            else None,
             source={split: one.fingerprint() for split, one in splits.items()},
             parts=parts.without_network,
             batch=batch,
@@ -192,16 +218,21 @@ class Work:
     def files(self) -> Iterator[tuple[str, str, str, int, int]]:
         """Yields each file: its name, kind and split, and the range of its records."""
 
-        def shards(folder: str, kind: str, split: str, size: int) -> Iterator[Any]:
-            for i, name in enumerate(shard_names(kind, size)):
-                yield folder + name, kind, split, i * SHARD, min((i + 1) * SHARD, size)
+        def shards(
+            folder: str, kind: str, split: str, group: Group
+        ) -> Iterator[tuple[str, str, str, int, int]]:
+            names = shard_names(kind + group.ending, group.num)
+            for i, name in enumerate(names):
+                begin, end = i * SHARD, min((i + 1) * SHARD, group.num)
+                yield folder + name, kind, split, group.first + begin, group.first + end
 
-        for split, size in self.info.sizes.items():
-            yield from shards(f"{split}/", "latents", split, size)
-            if self.info.mirrored:
-                yield from shards(f"{split}/", "mirrored", split, size)
+        for split in self.info.sizes:
+            for kind in ("latents", "mirrored")[: 1 + self.info.mirrored]:
+                for group in self.info.groups(split):
+                    yield from shards(f"{split}/", kind, split, group)
         if self.info.text is not None:
-            yield from shards("", "texts", "", self.info.captions)
+            texts = Group("", 0, self.info.captions, ())
+            yield from shards("", "texts", "", texts)
 
 
 def _stored(name: str, values: Any, dtype: np.dtype[Any]) -> np.ndarray:

@@ -14,6 +14,7 @@ from jaxdiff.losses.objectives import Objective, has_teacher
 from jaxdiff.losses.progressive import Progressive
 from jaxdiff.networks.base import SECOND_TIME
 from jaxdiff.parallel.processes import is_first
+from jaxdiff.runs.bucketed import shapes_by_name
 from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.runs.identity import identity
 from jaxdiff.runs.load import load
@@ -136,11 +137,11 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         for name, leaf in there.items()
         if name in here and leaf.shape == here[name].shape
     }
-    shapes = _shapes(here)
+    shapes = shapes_by_name(wanted)
     if getattr(experiment.network, "second_time", False):  # it starts at zero
         new = {name for name in shapes if name.startswith(SECOND_TIME)} - there.keys()
         shapes = {name: shape for name, shape in shapes.items() if name not in new}
-    misfits = differences(_shapes(there), shapes)
+    misfits = differences(shapes_by_name(run.params), shapes)
     for use, needed in (
         ("adapter lora", isinstance(experiment.adapter, LowRank)),
         ("objective's teacher", has_teacher(experiment.objective)),
@@ -171,10 +172,6 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         if parts and is_first():
             warnings.warn(f"{what}: {'; '.join(parts)}", stacklevel=2)
     return fits
-
-
-def _shapes(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: list(leaf.shape) for name, leaf in params.items()}
 
 
 def _size(params: Mapping[str, Any]) -> int:

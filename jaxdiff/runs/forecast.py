@@ -31,6 +31,13 @@ class Forecast:
         self._due = ENOUGH
         self._done_at: float | None = None
 
+    def exclude(self, seconds: float) -> None:
+        """Leaves the time of a later compilation out."""
+        if self._last is not None:
+            begin, step = self._last
+            self._last = begin + seconds, step
+            self._start += seconds
+
     def add(self, step: int, metrics: Any) -> None:
         """Times the steps so far; waits for the devices until the line is printed.
 

@@ -94,6 +94,23 @@ class Log:
         if self._history is not None:
             self._history.write(event, **values)
 
+    def compiled(self, step: int, images: str, seconds: float) -> None:
+        """Records a compilation, and excludes it from the throughput.
+
+        Args:
+            step: number of steps done after the first dispatch of the program.
+            images: height and width of its images.
+            seconds: time of the compilation.
+        """
+        if self._compiled:
+            self._throughput.exclude(seconds)
+        else:  # the first dispatch counts in no speed
+            self._compiled = True
+            self._throughput.restart(step)
+        self._bar.set_postfix_str("")
+        self._bar.unpause()
+        self.event("compile", step=step, images=images, seconds=round(seconds, 3))
+
     def add(self, step: int, metrics: dict[str, Array]) -> None:
         """Adds the metrics of one dispatch.
 
@@ -101,11 +118,6 @@ class Log:
             step: number of steps done after the dispatch.
             metrics: metrics of its steps, each [steps, ...].
         """
-        if not self._compiled:  # within the first dispatch, which counts in no speed
-            self._compiled = True
-            self._throughput.restart(step)
-            self._bar.set_postfix_str("")
-            self._bar.unpause()
         self._buffer.add(metrics)
         last = step == self._experiment.training.num_steps
         if step % self._experiment.upkeep.log_every == 0 or last:

@@ -12,6 +12,7 @@ from jaxdiff.conditioning import Tokenizer
 from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.denoisers.network import NetworkDenoiser
 from jaxdiff.errors import InputError
+from jaxdiff.networks.image_sizes import check_sides
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs import adapt
 from jaxdiff.runs.adapt import AnyLoRA, AnyPath
@@ -111,12 +112,7 @@ class Run:
             InputError: the network or the autoencoder does not take this size.
         """
         factor = 1 if self.parts is None else self.parts.factor
-        for name, size in (("height", height), ("width", width)):
-            if size < factor or size % factor:
-                raise InputError(
-                    f"{name} must be a multiple of {factor}, got {size}. Use "
-                    f"{max(1, round(size / factor)) * factor}."
-                )
+        check_sides(height, width, factor)
         *_, channels = self.model.image_shape
         shape = (height // factor, width // factor, channels)
         if self.info.network is None:

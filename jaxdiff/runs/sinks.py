@@ -69,11 +69,14 @@ class Throughput:
         self._clocks.append((now, step))
         return (step - before) * self._batch_size / (now - then)
 
+    def exclude(self, seconds: float) -> None:
+        """Excludes time that has passed."""
+        moved = [(when + seconds, step) for when, step in self._clocks]
+        self._clocks = deque(moved, maxlen=2)
+
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Excludes the enclosed work from the throughput."""
         start = time.perf_counter()
         yield
-        took = time.perf_counter() - start
-        moved = [(when + took, step) for when, step in self._clocks]
-        self._clocks = deque(moved, maxlen=2)
+        self.exclude(time.perf_counter() - start)

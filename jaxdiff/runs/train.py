@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from jaxdiff.runs.folder import (
     check_workdir,
     write_record,
 )
-from jaxdiff.runs.forecast import Forecast
+from jaxdiff.runs.forecast import Forecast, duration
 from jaxdiff.runs.identity import newest_step
 from jaxdiff.runs.log import Log, open_history
 from jaxdiff.runs.own_text import store_tokenizer
@@ -159,17 +160,32 @@ def run_training(
                 store_tokenizer(workdir, trainer.tokenizer)
         if changes:
             log.event("change", step=step, time=now(), options=changes)
-        if step < end:
-            bar.set_postfix_str("compiling")
         saver = Saver(
             experiment, info, checkpoints, snapshots, last_snapshot, end, stages
         )
         dispatches = trainer.feed(step, end)
-        forecast = Forecast(end, partial(bar.write, file=told)) if shows else None
+        write = partial(bar.write, file=told)
+        forecast = Forecast(end, write) if shows else None
+        compiled: set[tuple[int, ...]] = set()
 
         for step, batches in dispatches:
+            # Compile the program of another shape.
+            shape = batches.batch.images.shape
+            is_new = shape not in compiled
+            if is_new:
+                bar.set_postfix_str("compiling")
+            began = time.monotonic()
+
             # Train; metrics are fetched while later steps run.
             state, metrics = trainer.advance(state, batches)
+            if is_new:
+                compiled.add(shape)
+                size, took = "x".join(map(str, shape[-3:-1])), time.monotonic() - began
+                log.compiled(step, size, took)
+                if forecast is not None:
+                    forecast.exclude(took)
+                if shows and len(trainer.dataset.buckets) > 1:
+                    write(f"compiled for images of {size} in {duration(took)}")
             log.add(step, metrics)
             if forecast is not None:
                 forecast.add(step, metrics)

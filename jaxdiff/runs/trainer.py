@@ -16,6 +16,7 @@ from jaxdiff.conditioning import Tokenizer
 from jaxdiff.conditioning.own_tokenizer import tokenizer_digest
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Placed
+from jaxdiff.runs.bucketed import check_sizes, for_buckets
 from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
 from jaxdiff.runs.own_text import with_tokens
@@ -121,6 +122,8 @@ class Trainer:
         experiment.check(schedule)
         if dataset is None:
             dataset = load_data(experiment, "train")
+        if len(dataset.buckets) > 1:
+            experiment = for_buckets(experiment, dataset, network)
         info = with_network(data_info(experiment, dataset), network)
         tokenizer = None
         if network is None:
@@ -133,6 +136,8 @@ class Trainer:
         if isinstance(experiment.data, data.Latents):
             parts = read_parts(expanded(experiment.data.path))
         check_start(experiment, parts, dataset.image_shape)
+        if network is not None:
+            check_sizes(model, dataset)
         task = diffusion_of(experiment, model)
         return cls(experiment, dataset, info, task, parts, tokenizer=tokenizer)
 
@@ -145,6 +150,12 @@ class Trainer:
     ) -> "Trainer":
         if dataset is None:
             dataset = load_data(experiment, "train")
+        if isinstance(dataset.images, data.Buckets):
+            raise InputError(
+                "data.buckets must be 0 for an autoencoder, got images of "
+                f"{len(dataset.buckets)} sizes. Train it on squares; encode takes "
+                "buckets."
+            )
         info = data_info(experiment, dataset)
         if frozen:
             info = info._replace(base=digest(frozen))
@@ -198,6 +209,7 @@ class Trainer:
 
         Yields:
             The number of steps done after a dispatch, and its batches for `advance`.
+            They have one shape.
         """
         batches, ready = data.read_ahead(self.batch, step, until), deque[Any]()
         while step < until or ready:

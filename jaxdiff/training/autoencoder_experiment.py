@@ -12,6 +12,7 @@ from jaxdiff.losses.autoencoding import Norm
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig, LatentScaling
 from jaxdiff.networks.autoencoder_tiny import AutoencoderTinyConfig
 from jaxdiff.networks.classifier import Classifier
+from jaxdiff.networks.image_sizes import check_sides
 from jaxdiff.networks.inception import Inception
 from jaxdiff.networks.patch_discriminator import PatchDiscriminator
 from jaxdiff.networks.transformer import Count
@@ -204,15 +205,12 @@ class AutoencoderExperiment(AnyExperiment):
                 "data must be images for an autoencoder, got latents. Choose others "
                 "with --data."
             )
-        *sizes, channels = info.image_shape
+        height, width, channels = info.image_shape
         network = self.autoencoder.config(channels).build()
-        factor = network.config.factor
-        if any(size % factor for size in sizes):
-            raise InputError(
-                f"the images' sides must be multiples of {factor} for this "
-                f"autoencoder, got {sizes[0]} and {sizes[1]}. Choose fewer levels, or "
-                "resize the images with --data.size."
-            )
+        check_sides(
+            height, width, network.config.factor, " for this autoencoder",
+            ", or fewer levels",
+        )  # fmt: skip
         task = Autoencoding(
             network=network, image_shape=info.image_shape, norm=self.reconstruction,
             kl_weight=self.autoencoder.kl_weight, features=self._judge(info),

@@ -238,9 +238,7 @@ def check_reads(folder, processes):
     reads = [
         json.loads((folder / f"reads-{i}.json").read_text()) for i in range(processes)
     ]
-    order = jd.data.dataset.order(
-        EXPERIMENT.seed, 0, len(jd.data.Digits().load("train"))
-    )
+    order = jd.data.order(EXPERIMENT.seed, 0, len(jd.data.Digits().load("train")))
     place = np.argsort(order)
     # `first_step` reads the whole batch and its share. `train` reads the first share
     # before it begins; then several threads prefetch the steps.
