@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxdiff.cli.progress import bar
+from jaxdiff.data.latents import LatentsInfo
 from jaxdiff.errors import InputError, printable
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
@@ -52,7 +53,7 @@ def encode_data(options: EncodeOptions, experiment: Experiment) -> None:
             experiment.data, parts, options.out, batch=options.batch, flip=options.flip,
             start=start,
         )  # fmt: skip
-    shape = "x".join(map(str, info.latent_shape))
+    shape = _shape(info, info.latent_shape)
     spread = " ".join(f"{value:.2f}" for value in info.std)
     print(
         printable(
@@ -65,7 +66,14 @@ def encode_data(options: EncodeOptions, experiment: Experiment) -> None:
 def _about(work: Work) -> str:
     """Returns a line on the images and captions."""
     counts = " and ".join(f"{size:,} {name}" for name, size in work.info.sizes.items())
-    shape = "x".join(map(str, work.info.image_shape))
+    shape = _shape(work.info, work.info.image_shape)
     texts = f"; {work.info.captions - 1:,} different captions" * bool(work.info.text)
     twice = ", each also mirrored" * work.info.mirrored
     return f"data: {counts} images of {shape}{twice}{texts}"
+
+
+def _shape(info: LatentsInfo, shape: tuple[int, ...]) -> str:
+    """Returns a shape in words, or the number of sizes in buckets."""
+    if info.buckets is None:
+        return "x".join(map(str, shape))
+    return f"{len(next(iter(info.buckets.values())))} sizes"

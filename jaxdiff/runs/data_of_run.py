@@ -1,9 +1,11 @@
 """Data of a run: its training images, and those that it holds out."""
 
+import warnings
+
 from jaxdiff.data import Arrays, Dataset
 from jaxdiff.data.dataset import EmptySplit
 from jaxdiff.errors import InputError
-from jaxdiff.parallel.processes import first_then_others
+from jaxdiff.parallel.processes import first_then_others, is_first
 from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import AnyExperiment, DataInfo
 
@@ -21,6 +23,9 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
 
     Raises:
         InputError: the data that the experiment names differ from the training data.
+
+    Warns:
+        UserWarning: the images are those of one bucket.
     """
     if run.parts is not None:
         raise InputError(
@@ -30,6 +35,13 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
     training = training_data(run.experiment, run.info)
     both = training, held_out_data(run.experiment, training)
     training, held_out = (part.of_shape(run.info.image_shape) for part in both)
+    if len(both[0].buckets) > 1 and is_first():
+        height, width, _ = run.info.image_shape
+        warnings.warn(
+            f"used the images of {height}x{width}, the bucket with the most training "
+            f"images: {len(training):,} and {len(held_out):,} held out",
+            stacklevel=2,
+        )
     return training, held_out
 
 

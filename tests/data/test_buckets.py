@@ -79,10 +79,10 @@ def test_a_batch_has_one_bucket_and_epochs_visit_each_image_once():
         (bucket,) = set(np.searchsorted(first, chosen, "right") - 1)
         seen[int(bucket)] += chosen.tolist()
     for bucket, size in enumerate(SIZES):
+        assert len(seen[bucket]) == 3 * batch_size * size  # in proportion to the sizes
         epochs = np.array(seen[bucket]).reshape(-1, size)
         wanted = np.arange(first[bucket], first[bucket + 1])
         assert (np.sort(epochs, axis=1) == wanted).all()
-        assert len(epochs) == 3 * batch_size  # in proportion to the sizes
         assert len({tuple(epoch) for epoch in epochs}) > 1
 
 

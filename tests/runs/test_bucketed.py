@@ -95,7 +95,8 @@ def test_previews_and_evaluation_have_the_shape_of_the_most_images(finished, tmp
     workdir, _ = finished
     run = load(workdir, network=ConvNet())
     assert run.info.image_shape == (8, 8, 1)
-    training, held_out = load_data_of(run)
+    with pytest.warns(UserWarning, match="used the images of 8x8, the bucket with"):
+        training, held_out = load_data_of(run)
     assert training.image_shape == held_out.image_shape == (8, 8, 1)
     assert 20 <= len(training) < 40
     assert np.asarray(training.images).shape[1:] == (8, 8, 1)
