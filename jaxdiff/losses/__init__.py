@@ -1,5 +1,6 @@
 """Losses: objectives, weightings, time sampling and the variational bound."""
 
+from jaxdiff.losses.base import BaseObjective as BaseObjective
 from jaxdiff.losses.consistency import Consistency as Consistency
 from jaxdiff.losses.consistency import Grid as Grid
 from jaxdiff.losses.consistency import Pairs as Pairs

@@ -32,11 +32,12 @@ from annotated_types import Ge, Gt
 from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import X0, Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.base import BaseObjective, mean_square
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.edm import heun_corrected
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Level, Timesteps
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
 Levels: TypeAlias = tuple[Array, Array]
 _EDGE = 1 + 1e-4  # rounding of a level that lies in a grid
@@ -99,7 +100,7 @@ Pairs: TypeAlias = Ratio | Grid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consistency(Checked):
+class Consistency(BaseObjective):
     """Consistency tuning, training and distillation, equations (1) to (5)."""
 
     pairs: Pairs = field(default_factory=Ratio)
@@ -120,17 +121,10 @@ class Consistency(Checked):
         """True if training evaluates the model of `init`."""
         return self.path == "teacher"
 
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """Returns the times [batch] at fractions u in [0, 1) of the range."""
-        return schedule.time(u)
-
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array]:  # fmt: skip
         """Returns the "loss" of each example, [batch]."""
         ends = schedule.level(schedule.times[jnp.array([0, -1])])
         least, most = ends.sigma / jnp.maximum(ends.alpha, 1e-3)
@@ -168,7 +162,7 @@ class Consistency(Checked):
                 "prediction must leave data without noise unchanged for the objective "
                 "consistency, got x0. Predict edm, v, velocity or eps."
             )
-        check_no_variance(prediction, "consistency")
+        super().check(prediction)
 
 
 def level_of(schedule: AnySchedule, s: Array) -> Level:
@@ -184,7 +178,7 @@ def noisy(noised: Noised, level: Level) -> Array:
 
 def distance(difference: Array, huber: float) -> Array:
     """Returns equation (3) of each example, [batch]."""
-    square = (difference**2).mean(axis=tuple(range(1, difference.ndim)))
+    square = mean_square(difference)
     return jnp.sqrt(square + huber**2) - huber if huber else square
 
 
@@ -195,12 +189,3 @@ def heun_step(teacher: Denoiser, x_t: Array, level: Level, next_level: Level) ->
     better = heun_corrected(teacher, x_r, first, level, next_level)
     _, sigma_r = next_level.scales(x_t)
     return jnp.where(sigma_r > 0, better, x_r)
-
-
-def check_no_variance(prediction: Prediction, name: str) -> None:
-    """Raises `InputError` for a learned variance, which an objective does not train."""
-    if prediction.learn_variance:
-        raise InputError(
-            f"prediction.learn_variance must be off for the objective {name}, which "
-            "trains no variance. Turn it off."
-        )

@@ -25,7 +25,7 @@ from jaxdiff.denoisers.network import (
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.noised import Noised
-from jaxdiff.losses.objectives import Objective, Simple, has_teacher
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.schedules.forward import q_sample
 from jaxdiff.typing import (
     PIXELS,
@@ -99,7 +99,7 @@ def loss_fn(
     check_batch(batch, network, data_range)
     prediction, objective = prediction or Eps(), objective or Simple()
     check_combination(schedule, prediction, objective)
-    check_network(objective, network)
+    objective.check_network(network)
     memory = objective.times.init() if memory is None else memory
     drawn = draw(batch, key, schedule, objective, memory)
     u, importance, t, eps, dropout_keys, x_0, keys = drawn
@@ -110,7 +110,7 @@ def loss_fn(
     known = None
     if teacher is not None:
         known = NetworkDenoiser(teacher, condition, network, prediction)
-    elif has_teacher(objective):
+    elif objective.has_teacher:
         raise InputError(
             "teacher must be given for this objective, got None. Give the parameters "
             "of the trained network."
@@ -186,16 +186,7 @@ def check_combination(
     check_object("objective", objective)
     prediction.check_schedule(schedule)
     objective.check(prediction)
-    check = getattr(objective, "check_schedule", None)
-    if check is not None:
-        check(schedule)
-
-
-def check_network(objective: Objective, network: Network) -> None:
-    """Raises `InputError` if an objective cannot train a network."""
-    check = getattr(objective, "check_network", None)
-    if check is not None:
-        check(network)
+    objective.check_schedule(schedule)
 
 
 def check_batch(

@@ -28,11 +28,11 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff import rng
-from jaxdiff.checks import Checked
 from jaxdiff.denoisers.network import check_null_class, num_classes_of, taken_by
 from jaxdiff.denoisers.predictions import Prediction, Velocity
 from jaxdiff.errors import InputError
-from jaxdiff.losses.consistency import check_no_variance, noisy
+from jaxdiff.losses.base import BaseObjective, mean_square
+from jaxdiff.losses.consistency import noisy
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.samplers.flow_map import check_straight
@@ -42,12 +42,11 @@ from jaxdiff.typing import (
     Condition,
     Level,
     Network,
-    Timesteps,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanFlow(Checked):
+class MeanFlow(BaseObjective):
     """MeanFlow and shortcut models, equations (1) to (4)."""
 
     target: Literal["derivative", "halves"] = "derivative"
@@ -69,17 +68,10 @@ class MeanFlow(Checked):
     )
     """Distribution of both times."""
 
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """Returns the times [batch] at fractions u in [0, 1) of the range."""
-        return schedule.time(u)
-
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array]:  # fmt: skip
         """Returns the "loss" of each example, and its squared "error", [batch]."""
         later, sooner = self._times(noised, schedule)
         level, end = (schedule.level(schedule.time(u)) for u in (later, sooner))
@@ -109,9 +101,8 @@ class MeanFlow(Checked):
             first = u(z, level.t, middle)
             second = u(z - _each(way / 2, z) * first, middle, end.t)
             target = jnp.where(_each(way, z) > 0, (first + second) / 2, v)
-        error = (found - jax.lax.stop_gradient(target)) ** 2
-        axes = tuple(range(1, error.ndim))
-        mean, size = error.mean(axis=axes), z[0].size
+        mean = mean_square(found - jax.lax.stop_gradient(target))
+        size = z[0].size
         if self.power == 0:
             return {"loss": mean, "error": mean}
         weight = (jax.lax.stop_gradient(size * mean) + self.floor) ** -self.power
@@ -139,7 +130,7 @@ class MeanFlow(Checked):
                 f"{type(prediction).__name__}. Start from a run with --schedule "
                 "straight-path --prediction velocity."
             )
-        check_no_variance(prediction, "mean-flow")
+        super().check(prediction)
 
     def check_schedule(self, schedule: AnySchedule) -> None:
         """Raises `InputError` if the schedule is not the straight path."""

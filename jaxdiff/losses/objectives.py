@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Gt
 
-from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
+from jaxdiff.losses.base import BaseObjective, weighted_error
 from jaxdiff.losses.consistency import Consistency
 from jaxdiff.losses.mean_flow import MeanFlow
 from jaxdiff.losses.noised import Apply, Noised
@@ -32,7 +32,7 @@ from jaxdiff.typing import AnySchedule, Array, Estimate, Timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class Simple:
+class Simple(BaseObjective):
     """Weighted mean squared error (Ho et al. 2020, equation 14)."""
 
     weighting: WeightingOptions = field(default_factory=Uniform)
@@ -40,40 +40,16 @@ class Simple:
     times: TimesOptions = field(default_factory=UniformTimes)
     """Distribution of the times that training draws."""
 
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """Returns the times [batch] at fractions u in [0, 1) of the range."""
-        return schedule.time(u)
-
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
-        """Returns the "loss" of each example and its parts, [batch] each."""
+    ) -> dict[str, Array]:  # fmt: skip
+        """Returns the "loss" of each example, [batch]."""
         output = apply(noised.x_t, noised.level, noised.condition)
-        predicted, _ = prediction.split(output, noised.x_t)
-        target = prediction.target(noised.x_0, noised.eps, noised.level)
-        error = (predicted - target) ** 2
-        error = error.mean(axis=tuple(range(1, error.ndim)))
-        return {"loss": self.weighting.output_weight(prediction, noised.level) * error}
-
-    def check(self, prediction: Prediction) -> None:
-        """Checks that the prediction has no learned variance.
-
-        Raises:
-            InputError: the prediction has one, which this objective does not train.
-        """
-        if prediction.learn_variance:
-            raise InputError(
-                "prediction.learn_variance must be off for the objective simple, which "
-                "trains no variance. Turn it off, or choose the objective hybrid or "
-                "bound."
-            )
+        return {"loss": weighted_error(self.weighting, output, noised, prediction)}
 
 
-class OnTheChain(Checked):
+class OnTheChain(BaseObjective):
     """Base of the objectives with a bound, which scores the steps of sampling."""
 
     def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
@@ -99,12 +75,9 @@ class Bound(OnTheChain):
     """Distribution of the times that training draws."""
 
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array]:  # fmt: skip
         """Returns the "loss" of each example, [batch]."""
         output = apply(noised.x_t, noised.level, noised.condition)
         estimate = prediction.estimate(output, noised.x_t, noised.level)
@@ -141,17 +114,12 @@ class Hybrid(OnTheChain):
     """Distribution of the times that training draws."""
 
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array]:  # fmt: skip
         """Returns "loss", "simple" and "bound" (bits per dimension), [batch] each."""
         output = apply(noised.x_t, noised.level, noised.condition)
-        simple = Simple(weighting=self.weighting).losses(
-            lambda *_: output, noised, prediction, schedule
-        )["loss"]
+        simple = weighted_error(self.weighting, output, noised, prediction)
         estimate = prediction.estimate(output, noised.x_t, noised.level)
         fixed_mean = estimate._replace(
             x_0=jax.lax.stop_gradient(estimate.x_0),
@@ -182,11 +150,6 @@ def _bound(
         estimate, noised.x_0, noised.x_t, noised.level, noised.next_level, variance,
         variance_floor(schedule),
     )  # fmt: skip
-
-
-def has_teacher(objective: "Objective") -> bool:
-    """Returns True if an objective learns from a frozen model, the run of `init`."""
-    return getattr(objective, "has_teacher", False)
 
 
 Objective: TypeAlias = Simple | Bound | Hybrid | Consistency | MeanFlow | Progressive

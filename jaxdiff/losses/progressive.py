@@ -19,19 +19,19 @@ import jax
 import jax.numpy as jnp
 from annotated_types import Ge
 
-from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.losses.consistency import check_no_variance, noisy
+from jaxdiff.losses.base import BaseObjective, weighted_error
+from jaxdiff.losses.consistency import noisy
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
 from jaxdiff.losses.weightings import Uniform, WeightingOptions
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Trailing
-from jaxdiff.typing import AnySchedule, Array, Level, Timesteps
+from jaxdiff.typing import AnySchedule, Array, Level
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progressive(Checked):
+class Progressive(BaseObjective):
     """Progressive distillation (Salimans & Ho 2022), equations (1) and (2)."""
 
     steps: Annotated[int, Ge(1)] = 4
@@ -47,17 +47,10 @@ class Progressive(Checked):
         """True: training evaluates the model of `init`."""
         return True
 
-    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
-        """Returns the times [batch] at fractions u in [0, 1) of the range."""
-        return schedule.time(u)
-
     def losses(
-        self,
-        apply: Apply,
-        noised: Noised,
-        prediction: Prediction,
+        self, apply: Apply, noised: Noised, prediction: Prediction,
         schedule: AnySchedule,
-    ) -> dict[str, Array]:
+    ) -> dict[str, Array]:  # fmt: skip
         """Returns the "loss" of each example, [batch].
 
         The fraction u of an example chooses one of the student's steps, 0 the last.
@@ -74,19 +67,9 @@ class Progressive(Checked):
         x_m = euler_step(noised.teacher(x_t, level), middle)
         x_s = euler_step(noised.teacher(x_m, middle), end)
         x_0, eps = jax.lax.stop_gradient(one_step(x_t, x_s, level, end))
-        target = prediction.target(x_0, eps, level)
-        predicted, _ = prediction.split(apply(x_t, level, noised.condition), x_t)
-        error = (predicted - target) ** 2
-        error = error.mean(axis=tuple(range(1, error.ndim)))
-        return {"loss": self.weighting.output_weight(prediction, level) * error}
-
-    def check(self, prediction: Prediction) -> None:
-        """Checks that the prediction has no learned variance.
-
-        Raises:
-            InputError: the prediction has one.
-        """
-        check_no_variance(prediction, "progressive")
+        output = apply(x_t, level, noised.condition)
+        target = noised._replace(x_0=x_0, eps=eps, x_t=x_t, level=level)
+        return {"loss": weighted_error(self.weighting, output, target, prediction)}
 
 
 def one_step(

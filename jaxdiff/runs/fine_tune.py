@@ -10,7 +10,7 @@ from typing import Any, get_args
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.losses.mean_flow import MeanFlow
-from jaxdiff.losses.objectives import Objective, has_teacher
+from jaxdiff.losses.objectives import Objective
 from jaxdiff.losses.progressive import Progressive
 from jaxdiff.networks.base import SECOND_TIME
 from jaxdiff.parallel.processes import is_first
@@ -72,7 +72,7 @@ def with_objective(
 
 def base_of(experiment: Experiment) -> str | None:
     """Returns the identity of an adapter's model, or of a teacher; None without one."""
-    used = isinstance(experiment.adapter, LowRank) or has_teacher(experiment.objective)
+    used = isinstance(experiment.adapter, LowRank) or experiment.objective.has_teacher
     if not used or experiment.init is None:
         return None
     return identity(Path(experiment.init))
@@ -144,7 +144,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
     misfits = differences(shapes_by_name(run.params), shapes)
     for use, needed in (
         ("adapter lora", isinstance(experiment.adapter, LowRank)),
-        ("objective's teacher", has_teacher(experiment.objective)),
+        ("objective's teacher", experiment.objective.has_teacher),
     ):
         if not misfits or not needed:
             continue

@@ -12,7 +12,7 @@ from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.few_steps import check_sampler
 from jaxdiff.losses.loss import check_combination
-from jaxdiff.losses.objectives import Objective, Simple, has_teacher
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import DDPM, SamplerOptions
@@ -268,7 +268,7 @@ class Experiment(AnyExperiment):
                 "adapter must be none without init, got lora. Name the run whose model "
                 "to adapt with --init."
             )
-        if has_teacher(self.objective) and self.init is None:
+        if self.objective.has_teacher and self.init is None:
             raise InputError(
                 "init must name the teacher's run for this objective, got None. Name "
                 "a trained run with --init."

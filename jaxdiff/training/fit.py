@@ -14,7 +14,7 @@ import optax
 from jaxdiff.checks import check_untraced
 from jaxdiff.errors import InputError, NonFiniteError
 from jaxdiff.losses.loss import check_combination
-from jaxdiff.losses.objectives import Objective, Simple, has_teacher
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.progress_bar import bar
 from jaxdiff.training.model import Model
@@ -89,7 +89,7 @@ def fit(
     check_untraced("batches", first, _OUTSIDE)
     if first is None:
         raise InputError("batches must yield one item per step, got none")
-    if state is None and has_teacher(task.objective):
+    if state is None and task.objective.has_teacher:
         raise InputError(
             "state must have the teacher's parameters, in its field frozen, for this "
             "objective, got None. Give a state of Recipe.state_of."

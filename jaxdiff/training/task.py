@@ -16,8 +16,8 @@ import optax
 from jaxdiff import rng
 from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.denoisers.network import taken
-from jaxdiff.losses.loss import check_batch, check_network, loss_fn
-from jaxdiff.losses.objectives import Objective, Simple, has_teacher
+from jaxdiff.losses.loss import check_batch, loss_fn
+from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
@@ -130,7 +130,7 @@ class Diffusion:
     @property
     def freezes(self) -> bool:
         """True for an adapter, whose network stays unchanged, and with a teacher."""
-        return self.adapter is not None or has_teacher(self.objective)
+        return self.adapter is not None or self.objective.has_teacher
 
     def init(self, seed: int) -> Params:
         """Returns the network's initial parameters."""
@@ -159,7 +159,7 @@ class Diffusion:
 
     def check(self, batch: Batch) -> None:
         """Raises an `InputError` for a batch or an objective that does not fit."""
-        check_network(self.objective, self.model.network)
+        self.objective.check_network(self.model.network)
         batch = self._conditioned(batch, rng.key(0))
         check_batch(batch, self.model.network, self.model.data_range)
 
@@ -179,7 +179,7 @@ class Diffusion:
         return loss_fn(
             whole, model.network, model.schedule, batch, key, model.prediction,
             self.objective, memory, step=step,
-            teacher=frozen if has_teacher(self.objective) else None,
+            teacher=frozen if self.objective.has_teacher else None,
         )  # fmt: skip
 
     def _conditioned(self, batch: Batch, key: Key) -> Batch:

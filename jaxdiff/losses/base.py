@@ -1,0 +1,81 @@
+"""Base of the objectives."""
+
+from typing import Any
+
+from jaxdiff.checks import Checked
+from jaxdiff.denoisers.predictions import Prediction
+from jaxdiff.errors import InputError
+from jaxdiff.losses.noised import Apply, Noised
+from jaxdiff.serialization import option_name
+from jaxdiff.typing import AnySchedule, Array, Network, Timesteps
+
+
+class BaseObjective(Checked):
+    """Base of the objectives, frozen dataclasses with the field `times`.
+
+    Training minimises the mean of `losses`, weighted by the density of `times`.
+    """
+
+    @property
+    def has_teacher(self) -> bool:
+        """True if training evaluates the model of `init`."""
+        return False
+
+    def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
+        """Returns the times [batch] at fractions u in [0, 1) of the range."""
+        return schedule.time(u)
+
+    def losses(
+        self, apply: Apply, noised: Noised, prediction: Prediction,
+        schedule: AnySchedule,
+    ) -> dict[str, Array]:  # fmt: skip
+        """Returns the "loss" of each example and its parts, [batch] each.
+
+        Args:
+            apply: network.
+            noised: examples with noise.
+            prediction: meaning of the network's output.
+            schedule: noise schedule.
+        """
+        raise NotImplementedError
+
+    def check(self, prediction: Prediction) -> None:
+        """Checks that the objective trains all that the network predicts.
+
+        Raises:
+            InputError: the prediction does not fit; here, it has a learned variance.
+        """
+        if prediction.learn_variance:
+            raise InputError(
+                "prediction.learn_variance must be off for the objective "
+                f"{option_name(type(self))}, which trains no variance. Turn it off, or "
+                "choose the objective hybrid or bound."
+            )
+
+    def check_schedule(self, schedule: AnySchedule) -> None:
+        """Raises `InputError` if the schedule does not fit."""
+
+    def check_network(self, network: Network) -> None:
+        """Raises `InputError` if the network does not fit."""
+
+
+def mean_square(difference: Array) -> Array:
+    """Returns the mean square of each example, [batch]."""
+    return (difference**2).mean(axis=tuple(range(1, difference.ndim)))
+
+
+def weighted_error(
+    weighting: Any, output: Array, noised: Noised, prediction: Prediction
+) -> Array:
+    """Returns the weighted squared error of the network's output, [batch].
+
+    Args:
+        weighting: weight of each noise level.
+        output: output of the network at `noised.x_t`.
+        noised: examples with noise, which give the target.
+        prediction: meaning of the output.
+    """
+    predicted, _ = prediction.split(output, noised.x_t)
+    target = prediction.target(noised.x_0, noised.eps, noised.level)
+    error = mean_square(predicted - target)
+    return weighting.output_weight(prediction, noised.level) * error
