@@ -19,15 +19,21 @@ from jaxdiff.runs.autoencoder import (
     AutoencoderRun,
     is_autoencoder,
     load_autoencoder,
-    load_options,
 )
 from jaxdiff.runs.fine_tune import with_model_of, with_objective
-from jaxdiff.runs.folder import is_run, read_config, read_diffusion, training_part
+from jaxdiff.runs.folder import (
+    is_run,
+    read_config,
+    read_diffusion,
+    read_kind,
+    training_part,
+)
 from jaxdiff.runs.load import load
 from jaxdiff.runs.run import Run
 from jaxdiff.serialization import differences
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment, Experiment
+from jaxdiff.training.towers_experiment import TowersExperiment
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 """Function of (images, labels, training images, training labels) that returns the share
@@ -85,7 +91,7 @@ class Command:
     @property
     def trains(self) -> bool:
         """True if the command begins a training, or goes on with one."""
-        return bool({EXPERIMENT, DISTILLATION, AUTOENCODER} & set(self.needs))
+        return bool({EXPERIMENT, DISTILLATION, AUTOENCODER, TOWERS} & set(self.needs))
 
     def defaults(self, file: File) -> Any:
         """Returns the options of the command if no flag is given."""
@@ -180,15 +186,21 @@ def _distillation(file: File, words: Sequence[str]) -> Experiment:
     return with_objective(found, "progressive")
 
 
-def _autoencoder(file: File, words: Sequence[str]) -> AutoencoderExperiment:
-    """Returns the defaults of the flags of an autoencoder's training.
+def _of_kind(cls: type[Any]) -> Callable[..., AnyExperiment]:
+    """Returns a function that returns the defaults of the flags of a training.
 
     They are the options of the run that --workdir names, if it is there.
     """
-    typed = value_of("--workdir", words)
-    if typed and not any(word in HELP for word in words) and is_run(Path(typed)):
-        return load_options(Path(typed))
-    return AutoencoderExperiment(data=file.config.data)
+
+    def create(file: File, words: Sequence[str]) -> AnyExperiment:
+        typed = value_of("--workdir", words)
+        if typed and not any(word in HELP for word in words) and is_run(Path(typed)):
+            found: AnyExperiment = read_kind(Path(typed), cls)[0]
+            return found
+        fresh: AnyExperiment = cls(data=file.config.data)
+        return fresh
+
+    return create
 
 
 def _same_data(own: Experiment, ours: Experiment) -> bool:
@@ -248,8 +260,12 @@ EXPERIMENT = Need(lambda _, __, experiment: experiment, _experiment)
 """Experiment, or the options of the run that resumes, with the changes of the flags."""
 DISTILLATION = Need(lambda _, __, experiment: experiment, _distillation)
 """Experiment of a chain of students, with the changes of the flags."""
-AUTOENCODER = Need(lambda _, __, experiment: experiment, _autoencoder)
+AUTOENCODER = Need(
+    lambda _, __, experiment: experiment, _of_kind(AutoencoderExperiment)
+)
 """Options of an autoencoder's training, or of its run that resumes, with the flags."""
+TOWERS = Need(lambda _, __, experiment: experiment, _of_kind(TowersExperiment))
+"""Options of the training of two towers, or of a run that resumes, with the flags."""
 ANY_MODEL_AND_DATA = Need(_load_any, _with_data(TrainedOnData))
 """Trained model or autoencoder, whose experiment names the data of the flags."""
 MODEL = Need(_load, lambda *_: Trained())

@@ -12,6 +12,7 @@ from jaxdiff.cli.command import (
     JUDGE,
     MODEL,
     MODEL_AND_DATA,
+    TOWERS,
     USUAL_MODEL_AND_DATA,
     Command,
 )
@@ -35,6 +36,7 @@ from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.cli.status import StatusOptions, status
 from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.cli.train_autoencoder import train_autoencoder
+from jaxdiff.cli.train_towers import train_towers
 
 TRAINING = (
     "workdir", "data", "data.path", "data.size", "training.num_steps",
@@ -120,6 +122,17 @@ COMMANDS = {command.name: command for command in (
             "training.num_steps",
         ),
         suffix="-autoencoder",
+    ),
+    Command(
+        "train-towers", TrainOptions, train_towers,
+        "trains towers of images and texts, as in CLIP",
+        needs=(TOWERS,),
+        daily=(
+            "workdir", "data", "data.path", "data.size", "data.captions",
+            "towers.features", "towers.channels", "training.num_steps",
+            "training.batch_size",
+        ),
+        suffix="-towers",
     ),
     Command(
         "report", ReportOptions, report, "writes a page on the run, report.html"

@@ -24,6 +24,7 @@ from jaxdiff.networks.classifier import Classifier
 from jaxdiff.parallel import MeanOf, Parallel, Pmap
 from jaxdiff.parallel.processes import broadcast, broadcast_int, is_first
 from jaxdiff.storage.cache import load_arrays, save_arrays
+from jaxdiff.training.augment import shifted
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.typing import Array, Batch, Params
 
@@ -216,24 +217,6 @@ def _step(
     )
     params = optax.apply_updates(state.params, updates)
     return _State(state.step + 1, params, opt_state), {}
-
-
-def shifted(images: Array, keys: Array) -> Array:
-    """Shifts images randomly by up to 1/16 of their size; the edge pixels are repeated.
-
-    Args:
-        images: [batch, height, width, channels].
-        keys: one PRNG key per image, [batch].
-    """
-    most = max(1, max(images.shape[1:3]) // 16)
-    pads = ((0, 0), (most, most), (most, most), (0, 0))
-    padded = jnp.pad(images, pads, mode="edge")
-
-    def cut(image: Array, key: Array) -> Array:
-        y, x = jax.random.randint(key, (2,), 0, 2 * most + 1)
-        return jax.lax.dynamic_slice(image, (y, x, 0), images.shape[1:])
-
-    return jax.vmap(cut)(padded, keys)
 
 
 def _name(dataset: Dataset, recipe: Recipe) -> str:

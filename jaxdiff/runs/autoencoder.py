@@ -21,22 +21,19 @@ import numpy as np
 from jaxdiff import serialization
 from jaxdiff.components.component import Component, write_component
 from jaxdiff.data import Dataset, order, to_float
-from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
 from jaxdiff.networks.autoencoder_kl import LatentScaling
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.parallel.processes import is_first, wait_for_all
+from jaxdiff.runs.averaged import read_averaged
 from jaxdiff.runs.data_of_run import training_data
-from jaxdiff.runs.folder import CHECKPOINTS, check_record, is_run, read_config
-from jaxdiff.runs.identity import identity, newest_step
-from jaxdiff.runs.non_finite import check_params
+from jaxdiff.runs.folder import is_kind, read_kind
+from jaxdiff.runs.identity import identity
 from jaxdiff.runs.parts import Parts, checksums_of, parts_of_model, read_parts
 from jaxdiff.runs.parts_info import PARTS, RECORD, PartsInfo
-from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import DataInfo
-from jaxdiff.training.initialize import init_shapes
 from jaxdiff.typing import Array, Images, Params
 
 NAME = "vae"
@@ -117,28 +114,7 @@ def _sums(network: Any, params: Params, images: Images) -> Array:
 
 def is_autoencoder(workdir: Path) -> bool:
     """Returns True if the folder holds the run of an autoencoder."""
-    if not is_run(workdir):
-        return False
-    return isinstance(read_config(workdir)[0], AutoencoderExperiment)
-
-
-def load_options(workdir: Path) -> AutoencoderExperiment:
-    """Returns the options of an autoencoder's run.
-
-    Raises:
-        InputError: there is no run, or it is of another kind.
-    """
-    return _options(workdir)[0]
-
-
-def _options(workdir: Path) -> tuple[AutoencoderExperiment, DataInfo]:
-    experiment, info = read_config(workdir)
-    if not isinstance(experiment, AutoencoderExperiment):
-        raise InputError(
-            f"'{workdir}' must be the run of an autoencoder, got one of a diffusion "
-            "model. Name another."
-        )
-    return experiment, info
+    return is_kind(workdir, AutoencoderExperiment)
 
 
 def load_autoencoder(
@@ -155,21 +131,9 @@ def load_autoencoder(
         InputError: there is no such run or checkpoint, or it is of another kind; or the
             parameters are not finite.
     """
-    experiment, info = _options(workdir)
-    wanted = {"ema": init_shapes(experiment, info).ema}
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-
-        def read(step: int | None) -> tuple[int | None, Any]:
-            if step is not None:
-                check_record(checkpoints.record(step), workdir, experiment, info)
-            return step, checkpoints.restore(wanted, step, partial=True)
-
-        newest = partial(newest_step, checkpoints)
-        given = step is not None
-        step, found = read(step) if given else checkpoints.read_newest(read, newest)
-    assert step is not None, "there is a checkpoint"
-    params = found["ema"]["autoencoder"]
-    check_params(params)
+    experiment, info = read_kind(workdir, AutoencoderExperiment)
+    step, averaged = read_averaged(workdir, experiment, info, step)
+    params = averaged["autoencoder"]
     network = experiment.task_of(info).network
     return AutoencoderRun(experiment, info, network, params, step, parallel or Pmap())
 

@@ -21,7 +21,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxdiff import serialization
 from jaxdiff.checks import with_absolute_paths
@@ -29,6 +29,7 @@ from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
+from jaxdiff.training.towers_experiment import TowersExperiment
 from jaxdiff.typing import PIXELS
 
 CONFIG = "config.json"
@@ -59,10 +60,18 @@ the experiment's options of the data: the images may lie elsewhere.
 CHANGEABLE = ("optimizer", "training.num_steps")
 """Parts that a resume may change for the next steps; see `jaxdiff.runs.stages`."""
 KINDS: dict[str, type[AnyExperiment]] = {
-    "diffusion": Experiment, "autoencoder": AutoencoderExperiment
-}  # fmt: skip
+    "diffusion": Experiment,
+    "autoencoder": AutoencoderExperiment,
+    "towers": TowersExperiment,
+}
 """Class of the experiment of each kind of run; config.json names other kinds than the
 first."""
+_MODELS: dict[type[AnyExperiment], str] = {
+    Experiment: "a diffusion model",
+    AutoencoderExperiment: "an autoencoder",
+    TowersExperiment: "two towers",
+}
+AnExperiment = TypeVar("AnExperiment", bound=AnyExperiment)
 _PLACES = ("data.path: ", "data.data_dir: ")
 _LARGEST = 2**20  # most pixels per side, channels and classes
 
@@ -94,16 +103,34 @@ def read_diffusion(workdir: Path) -> tuple[Experiment, DataInfo]:
     """Returns the experiment and the data description of a diffusion model's run.
 
     Raises:
-        InputError: there is no run, it has another kind of model, or its config.json
-            cannot be read.
+        InputError: see `read_kind`.
+    """
+    return read_kind(workdir, Experiment)
+
+
+def read_kind(workdir: Path, cls: type[AnExperiment]) -> tuple[AnExperiment, DataInfo]:
+    """Returns the experiment and the data description of a run of one kind.
+
+    Args:
+        workdir: the run folder.
+        cls: class of the experiment, one of `KINDS`.
+
+    Raises:
+        InputError: there is no run, it is of another kind, or its config.json cannot be
+            read.
     """
     experiment, info = read_config(workdir)
-    if not isinstance(experiment, Experiment):
+    if not isinstance(experiment, cls):
         raise InputError(
-            f"'{workdir}' must be the run of a diffusion model, got one of kind "
-            f"{kind_of(experiment)}. Name another."
+            f"'{workdir}' must be the run of {_MODELS[cls]}, got one of "
+            f"{_MODELS[type(experiment)]}. Name another."
         )
     return experiment, info
+
+
+def is_kind(workdir: Path, cls: type[AnyExperiment]) -> bool:
+    """Returns True if the folder holds a run of one kind."""
+    return is_run(workdir) and isinstance(read_config(workdir)[0], cls)
 
 
 def kind_of(experiment: AnyExperiment) -> str:

@@ -30,7 +30,7 @@ from jaxdiff.runs.encoding import warn_of_cut
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.parts_info import PARTS
 from jaxdiff.storage.files import expanded
-from jaxdiff.training.experiment import DataInfo, Experiment
+from jaxdiff.training.experiment import AnyExperiment, DataInfo
 from jaxdiff.training.model import Model
 from jaxdiff.typing import Condition, Params
 
@@ -43,7 +43,7 @@ def own_text(network: Any) -> TextTransformerConfig | None:
 
 
 def with_tokens(
-    experiment: Experiment, dataset: Dataset
+    experiment: AnyExperiment, dataset: Dataset
 ) -> tuple[Dataset, Tokenizer | None]:
     """Returns the dataset with tokens of its captions, and their tokenizer.
 
@@ -55,7 +55,7 @@ def with_tokens(
     Warns:
         UserWarning: captions are too long, and are cut.
     """
-    config = getattr(experiment.network, "own_text", None)
+    config = experiment.own_text
     if config is None:
         if experiment.tokenizer is not None:
             raise InputError(
@@ -107,7 +107,7 @@ def _tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[Tokens, list[st
 
 
 def _tokenizer(
-    experiment: Experiment, config: TextTransformerConfig, dataset: Dataset
+    experiment: AnyExperiment, config: TextTransformerConfig, dataset: Dataset
 ) -> Tokenizer:
     """Returns the tokenizer of a run that begins."""
     started = None

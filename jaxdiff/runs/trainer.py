@@ -124,12 +124,10 @@ class Trainer:
             dataset = load_data(experiment, "train")
         if len(dataset.buckets) > 1:
             experiment = for_buckets(experiment, dataset, network)
-        info = with_network(data_info(experiment, dataset), network)
         tokenizer = None
         if network is None:
             dataset, tokenizer = with_tokens(experiment, dataset)
-        if tokenizer is not None:
-            info = info._replace(tokenizer=tokenizer_digest(tokenizer))
+        info = with_network(data_info(experiment, dataset, tokenizer), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
         parts = None
@@ -156,11 +154,14 @@ class Trainer:
                 f"{len(dataset.buckets)} sizes. Train it on squares; encode takes "
                 "buckets."
             )
-        info = data_info(experiment, dataset)
+        dataset, tokenizer = with_tokens(experiment, dataset)
+        info = data_info(experiment, dataset, tokenizer)
         if frozen:
             info = info._replace(base=digest(frozen))
         task = build_task(experiment, info)
-        trainer = cls(experiment, dataset, info, task, frozen=frozen)
+        trainer = cls(
+            experiment, dataset, info, task, frozen=frozen, tokenizer=tokenizer
+        )
         wanted = by_name(state_shapes(trainer.recipe).frozen)
         if wanted.keys() != frozen.keys():
             raise InputError(
@@ -312,8 +313,18 @@ class Trainer:
         return self.experiment.parallel.rows(self.experiment.training.batch_size)
 
 
-def data_info(experiment: AnyExperiment, dataset: data.Dataset) -> DataInfo:
-    """Returns shape, classes and fingerprint of the data for the model."""
+def data_info(
+    experiment: AnyExperiment,
+    dataset: data.Dataset,
+    tokenizer: Tokenizer | None = None,
+) -> DataInfo:
+    """Returns shape, classes and fingerprint of the data for the model.
+
+    Args:
+        experiment: the run's configuration.
+        dataset: the training data.
+        tokenizer: tokenizer of a text encoder that is trained, or None.
+    """
     conditional = experiment.conditional and dataset.num_classes is not None
     return DataInfo(
         dataset.image_shape,
@@ -322,4 +333,5 @@ def data_info(experiment: AnyExperiment, dataset: data.Dataset) -> DataInfo:
         dataset.fingerprint(),
         data_range=PIXELS if dataset.moments is None else None,
         base=base_of(experiment) if isinstance(experiment, Experiment) else None,
+        tokenizer=None if tokenizer is None else tokenizer_digest(tokenizer),
     )

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from jaxdiff import rng
-from jaxdiff.errors import InputError
 from jaxdiff.losses.autoencoding import (
     Norm,
     adaptive_weight,
@@ -19,8 +18,8 @@ from jaxdiff.losses.autoencoding import (
 from jaxdiff.networks.feature_maps import feature_distance
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState
-from jaxdiff.training.task import Mean
-from jaxdiff.typing import PIXELS, Array, Batch, Images, Key, Params
+from jaxdiff.training.task import Mean, check_pixels
+from jaxdiff.typing import Array, Batch, Images, Key, Params
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,7 @@ class Autoencoding:
 
     def check(self, batch: Batch) -> None:
         """Raises an `InputError` for images of another shape or range."""
-        images = batch.images
-        low, high = images.min(), images.max()
-        least, most = PIXELS
-        if images.shape[1:] != self.image_shape or not least <= low <= high <= most:
-            raise InputError(
-                f"images must be {self.image_shape} in [{least:g}, {most:g}], got "
-                f"{images.shape[1:]} in [{low:g}, {high:g}]"
-            )
+        check_pixels(batch.images, self.image_shape)
 
     def reconstructed(
         self, params: Params, images: Images, keys: Key | None = None

@@ -13,7 +13,12 @@ from jaxdiff.errors import InputError
 from jaxdiff.losses.few_steps import check_sampler
 from jaxdiff.losses.loss import check_combination
 from jaxdiff.losses.objectives import Objective, Simple
-from jaxdiff.networks import Fourier, NetworkOptions, UNetConfig
+from jaxdiff.networks import (
+    Fourier,
+    NetworkOptions,
+    TextTransformerConfig,
+    UNetConfig,
+)
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.samplers import DDPM, SamplerOptions
 from jaxdiff.samplers.ancestral import LearnedRange
@@ -183,6 +188,21 @@ class AnyExperiment(Checked):
         """Rate at which training replaces a caption by no caption."""
         return 0.0
 
+    @property
+    def own_text(self) -> TextTransformerConfig | None:
+        """Options of a text encoder that is trained from captions; None for none."""
+        return None
+
+    @property
+    def tokenizer(self) -> str | None:
+        """Folder of a published tokenizer; None to make one from the captions."""
+        return None
+
+    @property
+    def init(self) -> str | None:
+        """Folder of another run whose parameters are the initial ones, or None."""
+        return None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_plain(self)
@@ -255,6 +275,11 @@ class Experiment(AnyExperiment):
     """Intervals of logs, checkpoints and samples."""
     sampling: Sampling = field(default_factory=Sampling)
     """Options for sampling."""
+
+    @property
+    def own_text(self) -> TextTransformerConfig | None:
+        """Options of the text encoder inside the network; None for none."""
+        return getattr(self.network, "own_text", None)
 
     def check(self, schedule: AnySchedule) -> None:
         """Raises an error for options that do not go together, before training begins.

@@ -16,13 +16,22 @@ import optax
 from jaxdiff import rng
 from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.denoisers.network import taken
+from jaxdiff.errors import InputError
 from jaxdiff.losses.loss import check_batch, loss_fn
 from jaxdiff.losses.objectives import Objective, Simple
 from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.model import Model
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.state import TrainState
-from jaxdiff.typing import Array, Batch, Condition, Key, Params
+from jaxdiff.typing import (
+    PIXELS,
+    Array,
+    ArrayLike,
+    Batch,
+    Condition,
+    Key,
+    Params,
+)
 
 Tree = TypeVar("Tree")
 _CONDITION = 5
@@ -108,6 +117,21 @@ class Task(Protocol):
     def sampling(self, params: Params, frozen: Params) -> Params:
         """Returns the parameters that a trained model has, from averaged ones."""
         ...
+
+
+def check_pixels(images: ArrayLike, shape: tuple[int, ...]) -> None:
+    """Checks images [batch, height, width, channels] in [-1, 1].
+
+    Raises:
+        InputError: The images have another shape than `shape`, or another range.
+    """
+    low, high = images.min(), images.max()
+    least, most = PIXELS
+    if images.shape[1:] != shape or not least <= low <= high <= most:
+        raise InputError(
+            f"images must be {shape} in [{least:g}, {most:g}], got {images.shape[1:]} "
+            f"in [{low:g}, {high:g}]"
+        )
 
 
 @dataclass(frozen=True)
