@@ -22,6 +22,7 @@ from jaxdiff.runs.autoencoder import (
 )
 from jaxdiff.runs.fine_tune import with_model_of, with_objective
 from jaxdiff.runs.folder import (
+    is_kind,
     is_run,
     read_config,
     read_diffusion,
@@ -30,6 +31,7 @@ from jaxdiff.runs.folder import (
 )
 from jaxdiff.runs.load import load
 from jaxdiff.runs.run import Run
+from jaxdiff.runs.towers import TowersRun, load_towers
 from jaxdiff.serialization import differences
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import AnyExperiment, Experiment
@@ -227,15 +229,25 @@ def _warn_of_own(
         )
 
 
-def _load_any(file: File, options: Any, devices: TrainedOnData) -> Run | AutoencoderRun:
-    """Loads the model or the autoencoder of the run folder in the options."""
-    if not is_autoencoder(options.workdir):
+def _load_any(
+    file: File, options: Any, devices: TrainedOnData
+) -> Run | AutoencoderRun | TowersRun:
+    """Loads the model, autoencoder or towers of the run folder in the options."""
+    loads: Callable[..., Any]
+    if is_autoencoder(options.workdir):
+        loads = load_autoencoder
+    elif is_kind(options.workdir, TowersExperiment):
+        loads = load_towers
+    else:
         return _load(file, options, devices)
     if devices.ema is not None:
-        raise InputError("ema must be None for an autoencoder. Leave --ema out.")
+        raise InputError("ema must be None for this kind of run. Leave --ema out.")
     cpu_devices.use(devices.parallel.usable(cpu_devices.available()))
-    run = load_autoencoder(options.workdir, devices.step, devices.parallel)
-    return replace(run, experiment=replace(run.experiment, data=devices.data))
+    run: Any = loads(options.workdir, devices.step, devices.parallel)
+    found: AutoencoderRun | TowersRun = replace(
+        run, experiment=replace(run.experiment, data=devices.data)
+    )
+    return found
 
 
 def _load(file: File, options: Any, devices: Devices) -> Run:
@@ -267,7 +279,7 @@ AUTOENCODER = Need(
 TOWERS = Need(lambda _, __, experiment: experiment, _of_kind(TowersExperiment))
 """Options of the training of two towers, or of a run that resumes, with the flags."""
 ANY_MODEL_AND_DATA = Need(_load_any, _with_data(TrainedOnData))
-"""Trained model or autoencoder, whose experiment names the data of the flags."""
+"""Trained model, autoencoder or towers, whose experiment names the flags' data."""
 MODEL = Need(_load, lambda *_: Trained())
 """Trained model."""
 MODEL_AND_DATA = Need(_load, _with_data(TrainedOnData))

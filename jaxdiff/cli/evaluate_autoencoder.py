@@ -1,28 +1,23 @@
 """The command `evaluate` for an autoencoder: how near its reconstructions are."""
 
-import contextlib
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.cli.figures import Figure, tell
+from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import build_features, describe_features
 from jaxdiff.data import order, to_uint8
-from jaxdiff.errors import InputError, printable
+from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import Features
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.mean import Mean
 from jaxdiff.evaluation.reconstruction import psnr, ssim
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import AutoencoderRun
 from jaxdiff.runs.reconstructions import COLUMNS, ROWS, save_pairs
-from jaxdiff.storage.files import write_json_atomic
 
 MOST = 10_000
 """Largest number of images by default."""
@@ -88,12 +83,7 @@ def evaluate_autoencoder(
     }  # fmt: skip
     shown = ROWS * COLUMNS
     save_pairs(workdir / "reconstructions.png", images[:shown], found[:shown])
-    record = {"figures": [one._asdict() for one in figures], "settings": settings}
-    write_json_atomic(workdir / "evaluation.json", record)
-    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-        page.refresh(workdir)
-    if as_json:
-        print(json.dumps(record))
-        return
-    tell(f"reconstructions of {alike}", figures)
-    print(printable(f"evaluation.json and reconstructions.png are in {workdir}"))
+    publish(
+        workdir, {f"reconstructions of {alike}": figures}, settings, as_json,
+        ["reconstructions.png"],
+    )  # fmt: skip

@@ -5,16 +5,14 @@ the images themselves, and their distribution with further held-out images. The 
 of the distances is the images themselves: a perfect enlargement would reach it.
 """
 
-import contextlib
-import json
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.cli.figures import Figure, fidelity_figures, tell
+from jaxdiff.cli.fidelity_figures import comparison_figures
+from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import (
     build_features,
@@ -23,13 +21,12 @@ from jaxdiff.cli.quality_options import (
     sampling_record,
 )
 from jaxdiff.data import Dataset, order
-from jaxdiff.errors import InputError, printable
+from jaxdiff.errors import InputError
 from jaxdiff.evaluation.enlargement import Agreement, Enlarged, enlarged
 from jaxdiff.evaluation.features import Extractor
 from jaxdiff.evaluation.fidelity import LEAST, Comparison, Fidelity, fidelity_of
 from jaxdiff.evaluation.frechet import Moments, frechet_distance
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
 from jaxdiff.runs.enlarge import (
     condition_of_rows,
@@ -38,7 +35,6 @@ from jaxdiff.runs.enlarge import (
 )
 from jaxdiff.runs.reconstructions import COLUMNS, save_forms
 from jaxdiff.runs.run import Run
-from jaxdiff.storage.files import write_json_atomic
 
 if TYPE_CHECKING:
     from jaxdiff.cli.evaluate import EvaluateOptions
@@ -89,10 +85,9 @@ def evaluate_enlargement(options: "EvaluateOptions", run: Run) -> None:
         fidelity, bicubic = _compared(found, others, training, labels, extractor)
         note = f"against {len(rows)} other held-out images of statistics "
         note += f"{fidelity.statistics}, {describe_features(extractor)}"
-        alike = fidelity_figures(fidelity, note, "true images")
+        alike = comparison_figures(fidelity, note, "true images")
         alike.append(Figure("Frechet distance, bicubic", bicubic, note=note))
         told[f"enlargements {note}"] = alike
-        figures = [*figures, *alike]
         settings |= {
             "features": extractor.name, "weights": extractor.weights,
             "resize": extractor.resize, "accuracy": extractor.accuracy,
@@ -100,23 +95,13 @@ def evaluate_enlargement(options: "EvaluateOptions", run: Run) -> None:
         }  # fmt: skip
     if not is_first():
         return
-    record = {"figures": [one._asdict() for one in figures], "settings": settings}
     _save_picture(options, low.factor, found)
-    write_json_atomic(options.workdir / "evaluation.json", record)
-    # With --json, the output is JSON alone.
-    with contextlib.redirect_stdout(sys.stderr if options.json else sys.stdout):
-        page.refresh(options.workdir)
-    if options.json:
-        print(json.dumps(record))
-        return
-    for heading, those in told.items():
-        tell(heading, those)
-    print(printable(f"evaluation.json and {PICTURE} are in {options.workdir}"))
+    publish(options.workdir, told, settings, options.json, [PICTURE])
 
 
 def _refuse(options: "EvaluateOptions") -> None:
     """Raises `InputError` for options of the likelihood, or of other samples."""
-    for name in ("num_terms", "statistics"):
+    for name in ("num_terms", "statistics", "towers"):
         if getattr(options, name) is not None:
             raise InputError(
                 f"{name} must be None for a run of super-resolution, got "

@@ -1,10 +1,19 @@
-"""Figures of an evaluation, as text."""
+"""Figures of an evaluation: as text, as JSON, and on the page of the run."""
 
+import contextlib
+import json
+import sys
 import textwrap
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from jaxdiff.evaluation.fidelity import Fidelity
+from jaxdiff.errors import printable
+from jaxdiff.report import page
+from jaxdiff.storage.files import write_json_atomic
+
+RECORD = "evaluation.json"
+"""File of the figures in a run folder."""
 
 
 class Figure(NamedTuple):
@@ -39,30 +48,34 @@ def tell(heading: str, figures: Sequence[Figure]) -> None:
         print(figure)
 
 
-def fidelity_figures(found: Fidelity, note: str, baseline: str) -> list[Figure]:
-    """Returns the figures of drawn images, next to those of a baseline.
+def publish(
+    workdir: Path,
+    shown: Mapping[str, Sequence[Figure]],
+    settings: Mapping[str, Any],
+    as_json: bool,
+    pictures: Sequence[str] = (),
+    **more: Any,
+) -> None:
+    """Writes figures to evaluation.json and to the page of the run, and prints them.
 
     Args:
-        found: metrics of the images.
-        note: conditions under which the values may be compared.
-        baseline: images of the baseline, in words.
+        workdir: run folder.
+        shown: figures by their headings.
+        settings: options of the evaluation.
+        as_json: if True, prints the contents of evaluation.json alone.
+        pictures: names of the pictures in the run folder.
+        **more: further entries of evaluation.json.
     """
-    figures = []
-    if found.agreement is not None:
-        figures.append(Figure("label agreement", found.agreement, unit="share"))
-    for of, d in (("", found.samples), (f", {baseline} (baseline)", found.floor)):
-        figures += [
-            Figure(f"Frechet distance{of}", d.frechet),
-            Figure(f"kernel distance{of}", d.kernel.value, d.kernel.standard_error),
-            Figure(f"precision{of}", d.manifold.precision, unit="share"),
-            Figure(f"recall{of}", d.manifold.recall, unit="share"),
-        ]
-    near = found.copying
-    figures += [
-        Figure("distance to the nearest training image", near.generated),
-        Figure("distance of held-out images (baseline)", near.held_out),
-        Figure(
-            "nearer than held-out images (baseline: 50%)", near.nearer, unit="share"
-        ),
-    ]
-    return [figure._replace(note=note) for figure in figures]
+    figures = [figure._asdict() for those in shown.values() for figure in those]
+    record = {"figures": figures, "settings": settings, **more}
+    write_json_atomic(workdir / RECORD, record)
+    with contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
+        page.refresh(workdir)
+    if as_json:
+        print(json.dumps(record))
+        return
+    for heading, those in shown.items():
+        tell(heading, those)
+    *names, last = RECORD, *pictures
+    are = f"{', '.join(names)} and {last} are" if names else f"{last} is"
+    print(printable(f"{are} in {workdir}"))

@@ -2,12 +2,18 @@
 
 import sys
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Ge
 
 from jaxdiff.cli.flags import parse_option
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import Dataset
+from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import Extractor, Features, default_features
+from jaxdiff.evaluation.frechet import Moments
+from jaxdiff.evaluation.reference_statistics import load_statistics
 from jaxdiff.parallel import Parallel
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import bar as progress_bar
@@ -61,6 +67,48 @@ class JudgingOptions(FeatureOptions):
         if self.guidance is None:
             return sampling
         return replace(sampling, guidance=self.guidance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions(JudgingOptions):
+    """Options of the command `evaluate` for samples."""
+
+    workdir: Path
+    """Run folder; evaluation.json and pictures are written to it."""
+    seed: int = 0
+    """Seed of all randomness of the evaluation."""
+    samples: int | None = None
+    """Number of samples, compared with as many held-out images; 0 skips the samples.
+    None takes as many as the dataset allows, at most 10,000, or 0 if there are too few
+    images. For a model of text, the number of samples of training captions, and of
+    held-out ones; None takes the number of held-out images, at most 1,000."""
+    statistics: Path | None = None
+    """File with mu and sigma of the same features, by `statistics` or another tool.
+    Adds the samples' Frechet distance to these statistics."""
+    towers: Path | None = None
+    """Run folder of two towers, for a model of text: measures how well samples match
+    their prompts. A model of latents takes its real images from it."""
+    reader_steps: Annotated[int, Ge(0)] = 500
+    """Number of training steps of each reader of an attribute, such as a colour, for a
+    model of text; 0 skips the readers. They are trained once per dataset."""
+    json: bool = False
+    """If True, prints the contents of evaluation.json as JSON, and no text."""
+
+    def others(self, samples: int) -> tuple[Path, Moments] | None:
+        """Returns the file of further statistics, and its contents; None without.
+
+        Raises:
+            InputError: there are no samples, or the file cannot be read.
+        """
+        if self.statistics is None:
+            return None
+        found = load_statistics(self.statistics)
+        if not samples:
+            raise InputError(
+                "samples must be above 0 with statistics, got 0. Raise samples, or "
+                "leave statistics out."
+            )
+        return self.statistics, found
 
 
 def build_features(

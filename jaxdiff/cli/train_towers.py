@@ -25,6 +25,12 @@ def train_towers(options: TrainOptions, experiment: TowersExperiment) -> None:
     run_training(trainer, workdir, about=summary(trainer) if is_shown() else "")
     took = time.monotonic() - start
     print(printable(f"done in {took:.0f} s; checkpoints are in {workdir}"))
+    print(
+        printable(
+            f"measure the towers with jaxdiff evaluate --workdir {workdir}, and a "
+            f"model of text with jaxdiff evaluate --workdir RUN --towers {workdir}"
+        )
+    )
     if is_first():
         page.refresh(workdir)
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxdiff.checks import Checked, Share
+from jaxdiff.data.attributes import Values
 from jaxdiff.data.cached import check_complete, load_cached
+from jaxdiff.data.colours import colour_families
 from jaxdiff.data.dataset import Dataset, EmptySplit, check_split
 from jaxdiff.data.emoji_names import Attributes, Language
 from jaxdiff.data.image_files import Size
@@ -74,6 +76,23 @@ class Emoji(Checked):
         found: list[Attributes] = []
         self._load(split, found)
         return found
+
+    def attribute_values(self, split: str = "train") -> Values:
+        """Returns tone, role and colour family of each picture, in the split's order.
+
+        A picture of people of two skin tones has no tone; see `colour_families`.
+
+        Raises:
+            EmptySplit: If no picture is held out.
+            InputError: If a package is missing.
+        """
+        found: list[Attributes] = []
+        images = self._load(split, found).images
+        return {
+            "tone": [one.tones[0] if len(one.tones) == 1 else None for one in found],
+            "role": [one.role for one in found],
+            "colour": colour_families(images),
+        }
 
     def _load(self, split: str, attributes: list[Attributes] | None = None) -> Dataset:
         """Returns a split, and fills the list with the attributes of its pictures."""

@@ -192,9 +192,10 @@ def evaluate_samples(
     seed: int = 0,
     sampling: Sampling | None = None,
     others: Moments | None = None,
+    images: np.ndarray | None = None,
     on_chunk: Callable[[int], None] = lambda done: None,
 ) -> Fidelity:
-    """Draws samples and compares them with held-out images.
+    """Compares samples with held-out images.
 
     Args:
         run: the trained model.
@@ -205,6 +206,7 @@ def evaluate_samples(
         seed: seed of the samples.
         sampling: sampler, guidance and clipping; the experiment's by default.
         others: further statistics of the same features; None for none.
+        images: samples, uint8 [num, height, width, channels]; drawn by default.
         on_chunk: called with the number of samples drawn.
 
     Raises:
@@ -215,7 +217,8 @@ def evaluate_samples(
     against = Comparison.of(run, training, held_out, extractor, num, trained)
     if others is not None:
         check_same_features(others.covariance, against.moments.covariance)
-    images = against.drawn(run, seed, sampling, on_chunk)
+    if images is None:
+        images = against.drawn(run, seed, sampling, on_chunk)
     return fidelity_of(images, against, training, trained, extractor, others)
 
 
