@@ -300,7 +300,8 @@ def test_the_commands_use_a_trained_run(unet, picture, capsys, tmp_path):
     found = np.asarray(Image.open(tmp_path / "large.png"), int)
     assert np.abs(found - wanted).max() <= 1
     capsys.readouterr()
-    run("evaluate", "--workdir", unet / "super", "--num", 8, "--json")
+    run("evaluate", "--workdir", unet / "super", "--num", 8, "--features", "pixels",
+        "--json")  # fmt: skip
     record = json.loads(capsys.readouterr().out)
     figures = {one["name"]: one["value"] for one in record["figures"]}
     held_out = Digits().load("test")
