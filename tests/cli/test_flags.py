@@ -18,6 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
+from jaxdiff.conditioning.low_resolution import ImageCondition, NoImage
 from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -52,6 +53,7 @@ CONFIG = Experiment(
 MEMBERS = {
     "data": (Digits, FashionMNIST, ImageFolder, Emoji, TFDS, Latents, Arrays),
     "adapter": get_args(Adapter),
+    "condition": get_args(ImageCondition),
     "schedule": get_args(ScheduleOptions),
     "prediction": get_args(Prediction),
     "network": get_args(NetworkOptions),
@@ -102,6 +104,7 @@ ALL = dataclasses.replace(
     schedule=Linear(),
     prediction=Eps(),
     adapter=NoAdapter(),
+    condition=NoImage(),
     network=dataclasses.replace(_UNET, embedding=Sinusoids()),
     objective=Simple(),
     parallel=Pmap(),
