@@ -90,9 +90,9 @@ COMMANDS = {command.name: command for command in (
     ),
     Command(
         "evaluate", EvaluateOptions, evaluate,
-        "measures likelihood and samples, or what another kind of run has learned",
+        "measures likelihood and samples, or reconstructions",
         needs=(ANY_MODEL_AND_DATA,),
-        daily=("num", "num_terms", "ode_steps", *JUDGING, "towers", "json"),
+        daily=("num", "ode_steps", *JUDGING, "towers", "json"),
     ),
     Command(
         "ema", AveragesOptions, averages,
@@ -125,7 +125,7 @@ COMMANDS = {command.name: command for command in (
     ),
     Command(
         "train-towers", TrainOptions, train_towers,
-        "trains towers of images and texts, to measure samples of prompts",
+        "trains towers of images and texts, as in CLIP",
         needs=(TOWERS,),
         daily=(
             "workdir", "data", "data.path", "data.size", "data.captions",

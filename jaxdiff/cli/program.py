@@ -44,9 +44,8 @@ Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {commands}
 {recipes}
 --version prints the versions. --quiet shows no progress.
-Exit codes: 0 success; 1 a bug, or reproduce found a difference; 2 a wrong argument, or
-a full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n, 130
-for Ctrl-C: training ends after it saves the step.
+Exit codes: 0 success; 1 a bug, or reproduce differs; 2 a wrong argument or a full disk;
+3 another process died; 4 a loss was not finite; 128 + n signal n.
 """
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from jaxdiff.checks import Checked
 from jaxdiff.cli.flags import parse_option
 from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.data import Dataset
@@ -70,7 +71,7 @@ class JudgingOptions(FeatureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptOptions(JudgingOptions):
+class PromptOptions(Checked, JudgingOptions):
     """Options of the command `evaluate` for samples."""
 
     workdir: Path
@@ -79,15 +80,13 @@ class PromptOptions(JudgingOptions):
     """Seed of all randomness of the evaluation."""
     samples: int | None = None
     """Number of samples, compared with as many held-out images; 0 skips the samples.
-    None takes as many as the dataset allows, at most 10,000, or 0 if there are too few
-    images. For a model of text, the number of samples of training captions, and of
-    held-out ones; None takes the number of held-out images, at most 1,000."""
+    None takes as many as the dataset allows, at most 10,000. A model of text draws
+    samples of training captions, and as many of held-out ones."""
     statistics: Path | None = None
     """File with mu and sigma of the same features, by `statistics` or another tool.
     Adds the samples' Frechet distance to these statistics."""
     towers: Path | None = None
-    """Run folder of two towers, for a model of text: measures how well samples match
-    their prompts. A model of latents takes its real images from it."""
+    """Run folder of two towers, which measure how well samples match prompts."""
     reader_steps: Annotated[int, Ge(0)] = 500
     """Number of training steps of each reader of an attribute, such as a colour, for a
     model of text; 0 skips the readers. They are trained once per dataset."""
