@@ -21,13 +21,14 @@ from jaxdiff.runs.folder import (
     NONFINITE,
     check_record,
     check_workdir,
-    read_diffusion,
+    read_config,
 )
 from jaxdiff.runs.stages import Stage, segments, stages_before
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import ensure_writable, read_json, replacing
 from jaxdiff.storage.read_state import by_name
+from jaxdiff.training.experiment import Experiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.task import Diffusion
 from jaxdiff.typing import Batch
@@ -67,7 +68,13 @@ def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None
     if jax.process_count() > 1:
         raise InputError("replay must run in one process. Start it without a launcher.")
     workdir, step = options.workdir, options.step
-    experiment, _ = read_diffusion(workdir)
+    experiment, _ = read_config(workdir)
+    if not isinstance(experiment, Experiment):
+        raise InputError(
+            f"'{workdir}' must be the run of a diffusion model, whose images each have "
+            "a time and a loss to list, got one of an autoencoder. Repeat its steps "
+            "with jaxdiff reproduce."
+        )
     if step is None:
         if not (workdir / NONFINITE).exists():
             raise InputError(

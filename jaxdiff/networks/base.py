@@ -184,7 +184,13 @@ class BaseNetwork(nn.Module):
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
         end = ("end",) * getattr(self.config, "second_time", False)
-        return ("labels",) * (self.num_classes is not None) + self.needs + end
+        labels = ("labels",) * (self.num_classes is not None)
+        return labels + self.needs + self.text_parts + end
+
+    @property
+    def text_parts(self) -> tuple[str, ...]:
+        """Names of the parts of a text that it takes, and can be evaluated without."""
+        return ()
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""
@@ -201,7 +207,8 @@ class BaseNetwork(nn.Module):
 
     def check_null_class(self) -> None:
         """Raises `InputError` if the network cannot be evaluated without labels."""
-        self.config.check_null_class()
+        if self.num_classes is not None:
+            self.config.check_null_class()
 
     def checked(self, x: Images, t: Timesteps, condition: Condition) -> Images:
         """Checks a call, and returns the network's input in the type to compute.

@@ -65,19 +65,10 @@ class CrossAttentionUNet(BaseNetwork):
         return needed + config.image_parts
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """Names of the parts of a condition that the network takes."""
+    def text_parts(self) -> tuple[str, ...]:
+        """Names of the parts of a text that it takes, and can be evaluated without."""
         config: CrossAttentionUNetConfig = self.config
-        parts = ("labels",) * (self.num_classes is not None) + self.needs
-        if config.own_text is not None:
-            vector = ("vector",) * config.takes_text_vector
-            return (*parts, "tokens", "text", "mask", *vector)
-        return parts + ("mask",) * config.takes_text
-
-    def check_null_class(self) -> None:
-        """Raises `InputError` if the network cannot be evaluated without labels."""
-        if self.num_classes is not None:
-            self.config.check_null_class()
+        return config.text_parts(config.takes_text_vector)
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""

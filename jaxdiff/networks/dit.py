@@ -63,20 +63,10 @@ class DiT(BaseNetwork):
         return needed + config.image_parts
 
     @property
-    def takes(self) -> tuple[str, ...]:
-        """Names of the parts of a condition that the network takes."""
+    def text_parts(self) -> tuple[str, ...]:
+        """Names of the parts of a text that it takes, and can be evaluated without."""
         config: DiTConfig = self.config
-        end = ("end",) * config.second_time
-        parts = ("labels",) * (self.num_classes is not None) + self.needs
-        if config.own_text is not None:
-            vector = ("vector",) * (config.vector_channels is not None)
-            return (*parts, "tokens", "text", "mask", *vector, *end)
-        return parts + ("mask",) * config.takes_text + end
-
-    def check_null_class(self) -> None:
-        """Raises `InputError` if the network cannot be evaluated without labels."""
-        if self.num_classes is not None:
-            self.config.check_null_class()
+        return config.text_parts(config.vector_channels is not None)
 
     def example_condition(self, image_shape: tuple[int, ...]) -> Condition:
         """Returns a condition of one example, for images of this shape."""

@@ -149,11 +149,6 @@ class DiTConfig(ConditionConfig, OwnTextConfig):
         return self.sizes.width
 
     @property
-    def takes_text(self) -> bool:
-        """True if the network needs a text."""
-        return self.token_channels is not None
-
-    @property
     def smallest_size(self) -> int:
         """Smallest size of an image."""
         return self.patch

@@ -42,6 +42,21 @@ class OwnTextConfig:
         channels: int | None = getattr(self, "text_channels", None)
         return channels
 
+    @property
+    def takes_text(self) -> bool:
+        """True if the network needs a text."""
+        return self.token_channels is not None
+
+    def text_parts(self, vector: bool) -> tuple[str, ...]:
+        """Returns the names of the parts of a text besides those that are needed.
+
+        Args:
+            vector: if True, the network takes the vector of its own text encoder.
+        """
+        if self.own_text is None:
+            return ("mask",) * self.takes_text
+        return ("tokens", "text", "mask") + ("vector",) * vector
+
     def check_own_text(self) -> None:
         """Checks the options of a text against a text encoder inside the network.
 

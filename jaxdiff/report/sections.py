@@ -26,7 +26,7 @@ from jaxdiff.report.elements import (
 from jaxdiff.report.text import plain
 from jaxdiff.runs import tensorboard
 from jaxdiff.runs.folder import NONFINITE
-from jaxdiff.training.experiment import AnyExperiment, DataInfo
+from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 
 MOST = 24
 """Largest number of sample grids to show."""
@@ -49,6 +49,11 @@ class Seen:
     info: DataInfo
     lines: list[dict[str, Any]]
     history: list[dict[str, Any]]
+
+    @property
+    def is_diffusion(self) -> bool:
+        """True for a diffusion model, which the commands sample and compare draw."""
+        return isinstance(self.experiment, Experiment)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Returns the events of a kind."""
@@ -94,24 +99,26 @@ def samples(run: Seen) -> Part:
     """Returns the section of samples, and of the forward and reverse processes."""
     part = Part("Samples")
     part.pictures = pictures_of(run.workdir, "samples.png", "reverse.gif")
-    if not part.pictures:
+    if not part.pictures and run.is_diffusion:
         part.missing.append("No samples yet: the commands run and sample draw them.")
     part.pictures += pictures_of(run.workdir, "forward.png")
     return part
 
 
 def grids(run: Seen) -> Part:
-    """Returns the section of samples during training, all from the same noise."""
-    part = Part("Samples during training")
+    """Returns the section of samples, or reconstructions, during training."""
+    name = "Samples" if run.is_diffusion else "Reconstructions"
+    part = Part(f"{name} during training")
     prompts = run.experiment.upkeep.sample_prompts
     of = f" of the prompts {'; '.join(prompts)}" * bool(prompts)
     for step, path in tensorboard.grids(run.workdir, MOST):
-        about = f"Samples at step {step:,}{of}"
+        about = f"{name} at step {step:,}{of}"
         part.strip += picture_of(path, f"Step {step:,}", about)
     if not part.strip:
         every = run.experiment.upkeep.sample_every
+        same = "noise" if run.is_diffusion else "images"
         how = (
-            "--upkeep.sample-every draws them, always from the same noise"
+            f"--upkeep.sample-every draws them, always from the same {same}"
             if every is None
             else f"the first comes at step {every:,}"
         )
@@ -152,7 +159,7 @@ def samplers(run: Seen) -> Part:
         ]
         part.tables.append(Table("Samplers and held-out images", header, cells))
     part.pictures = pictures_of(run.workdir, "compare.png", "samplers.png")
-    if not part.tables and not part.pictures:
+    if not part.tables and not part.pictures and run.is_diffusion:
         part.missing.append("No comparison yet: the command compare makes it.")
     return part
 

@@ -21,7 +21,6 @@ from jaxdiff.runs.load import load
 from jaxdiff.runs.parts import Parts, read_parts
 from jaxdiff.serialization import differences, option_name, to_dict
 from jaxdiff.storage.read_state import by_name
-from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Array, Params
 
@@ -72,7 +71,7 @@ def with_objective(
 
 def base_of(experiment: Experiment) -> str | None:
     """Returns the identity of an adapter's model, or of a teacher; None without one."""
-    used = isinstance(experiment.adapter, LowRank) or experiment.objective.has_teacher
+    used = experiment.low_rank is not None or experiment.objective.has_teacher
     if not used or experiment.init is None:
         return None
     return identity(Path(experiment.init))
@@ -143,7 +142,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         shapes = {name: shape for name, shape in shapes.items() if name not in new}
     misfits = differences(shapes_by_name(run.params), shapes)
     for use, needed in (
-        ("adapter lora", isinstance(experiment.adapter, LowRank)),
+        ("adapter lora", experiment.low_rank is not None),
         ("objective's teacher", experiment.objective.has_teacher),
     ):
         if not misfits or not needed:

@@ -25,7 +25,6 @@ from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import (
-    adapter_of,
     build_model,
     placed,
     with_network,
@@ -82,7 +81,7 @@ def load(
         return Run(experiment, info, model, found, 0, parallel or Pmap(), parts)
     tokenizer = stored_tokenizer(workdir, info)
     params = model.param_shapes()
-    adapter = adapter_of(experiment)
+    adapter = experiment.low_rank
     if adapter is not None:
         params = jax.eval_shape(adapter.init, params, rng.key(0))
     wanted: Any = {"ema": params}

@@ -281,6 +281,11 @@ class Experiment(AnyExperiment):
         """Options of the text encoder inside the network; None for none."""
         return getattr(self.network, "own_text", None)
 
+    @property
+    def low_rank(self) -> LowRank | None:
+        """Adapter that training changes in place of the network, or None."""
+        return self.adapter if isinstance(self.adapter, LowRank) else None
+
     def check(self, schedule: AnySchedule) -> None:
         """Raises an error for options that do not go together, before training begins.
 
@@ -288,7 +293,7 @@ class Experiment(AnyExperiment):
             schedule: Result of `self.schedule.build()`.
         """
         check_combination(schedule, self.prediction, self.objective)
-        if isinstance(self.adapter, LowRank) and self.init is None:
+        if self.low_rank is not None and self.init is None:
             raise InputError(
                 "adapter must be none without init, got lora. Name the run whose model "
                 "to adapt with --init."

@@ -9,7 +9,6 @@ import jax
 from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.denoisers.network import taken_by
 from jaxdiff.errors import InputError
-from jaxdiff.training.adapter import LowRank
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
 from jaxdiff.training.model import Model, describe_network
 from jaxdiff.training.recipe import Recipe, state_shapes
@@ -85,7 +84,7 @@ def diffusion_of(experiment: Experiment, model: Model) -> Diffusion:
     """Returns the task of training an experiment's diffusion model."""
     condition = experiment.condition
     low = condition if isinstance(condition, LowResolution) else None
-    return Diffusion(model, experiment.objective, adapter_of(experiment), low)
+    return Diffusion(model, experiment.objective, experiment.low_rank, low)
 
 
 def build_task(experiment: AnyExperiment, info: DataInfo) -> Task:
@@ -108,11 +107,6 @@ def recipe_of(experiment: AnyExperiment, task: Task) -> Recipe:
         accumulate=training.accumulate,
         guard=training.nonfinite != "go-on",
     )
-
-
-def adapter_of(experiment: Experiment) -> LowRank | None:
-    """Returns the adapter that an experiment trains, or None."""
-    return experiment.adapter if isinstance(experiment.adapter, LowRank) else None
 
 
 def init_state(

@@ -13,6 +13,7 @@ from jaxdiff.components.component import read_component
 from jaxdiff.data import Digits, to_float
 from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
+from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import load_autoencoder, model_parts
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.autoencoder_experiment import (
@@ -201,3 +202,21 @@ def test_help_of_the_command_is_short(capsys):
     with pytest.raises(SystemExit):
         run("train-autoencoder", "--help")
     assert len(capsys.readouterr().out.splitlines()) <= 40
+
+
+def test_replay_says_what_to_use_instead(finished, capsys):
+    workdir, _ = finished
+    with pytest.raises(SystemExit) as caught:
+        jaxdiff(["replay", "--workdir", str(workdir), "--step", "2"])
+    assert caught.value.code == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert told.endswith(
+        "got one of an autoencoder. Repeat its steps with jaxdiff reproduce."
+    )
+
+
+def test_a_page_has_reconstructions_and_no_section_of_samples(finished):
+    text = page.write_page(finished[0]).read_text()
+    assert "Reconstructions during training" in text
+    assert "Samples" not in text
+    assert "the commands run and sample draw them" not in text
