@@ -49,8 +49,7 @@ class EvaluateOptions(PromptOptions):
     split: Literal["test", "train"] = "test"
     """Split of the dataset for the likelihood; the test split is held out."""
     num: int | None = None
-    """Number of images of the split, from its start. None takes all; for a run of
-    super-resolution, at most half of the held-out images and 1,000."""
+    """Number of images of the split, from its start. None takes all."""
     num_terms: int | None = None
     """Number of random terms of the bound per image, an unbiased estimate.
     None takes all T terms."""
@@ -61,7 +60,8 @@ class EvaluateOptions(PromptOptions):
     """If True, computes the ODE's divergence exactly; for small images only."""
     augmentation: float | None = None
     """Level of the noise that is added to the small images of a run of
-    super-resolution; None takes 0."""
+    super-resolution; None takes 0. Without `num`, such a run enlarges at most 1,000
+    images, and half of those held out."""
 
 
 def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun | TowersRun) -> None:
