@@ -97,6 +97,19 @@ def test_the_forecast_leaves_the_compilation_out(clock):
     assert line.startswith("a step takes 500 ms; step 1,000 will be done in 8 min, at")
 
 
+def test_the_forecast_leaves_later_compilations_out(clock):
+    said: list[str] = []
+    forecast = Forecast(1000, said.append)
+    for step in range(1, 100):
+        if step in (1, 4, 7):  # the first batch of another shape
+            clock.now += 60
+            forecast.exclude(60)
+        clock.now += 0.5
+        forecast.add(step, {})
+    (line,) = said
+    assert line.startswith("a step takes 500 ms; step 1,000 will be done in 8 min, at")
+
+
 def test_the_forecast_follows_the_machine(clock):
     said: list[str] = []
     forecast = Forecast(2000, said.append)

@@ -17,6 +17,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import is_shown
 from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import parts_of_autoencoder
+from jaxdiff.runs.bucketed import check_squares
 from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
@@ -81,6 +82,7 @@ def _variables(experiment: AutoencoderExperiment) -> Any:
     if not isinstance(features, ClassifierFeatures):
         return None
     dataset = load_data(experiment, "train")
+    check_squares(dataset)
     recipe = Recipe(num_steps=features.num_steps, seed=features.seed)
     recipe = recipe.for_data(dataset)
     with bar(recipe.steps, "classifier", "step") as on_step:

@@ -9,7 +9,8 @@ DIR is the default of --data.path. The run is in runs/ under DIR's name.
 All .png, .jpg, .jpeg, .jpe, .jfif, .webp, .bmp and .gif files in DIR and its
 subfolders are used.
 Images are cropped to their central square, resized to 64x64 and prepared once. Two or
-more subfolders are classes. A tenth of the images is held out.
+more subfolders are classes. A tenth of the images is held out. --data.buckets 16 keeps
+most of an image that is no square.
 
 The U-Net of 6.5 million parameters works on 2x2 patches, which diffusers lacks: to
 export the model later, train it with --network.patch 1 at four times the cost.

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from jaxdiff.data import Dataset
+from jaxdiff.data import Buckets, Dataset
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.serialization import differences
 from jaxdiff.storage.read_state import by_name
@@ -39,6 +39,15 @@ def for_buckets(
     for size in sizes:
         options.check_image_shape(*size)
     return replace(experiment, network=options)
+
+
+def check_squares(dataset: Dataset) -> None:
+    """Raises `InputError` for images in buckets, which an autoencoder does not take."""
+    if isinstance(dataset.images, Buckets):
+        raise InputError(
+            "data.buckets must be 0 for an autoencoder, got images of "
+            f"{len(dataset.buckets)} sizes. Train it on squares; encode takes buckets."
+        )
 
 
 def check_sizes(model: Model, dataset: Dataset) -> None:

@@ -16,7 +16,7 @@ from jaxdiff.conditioning import Tokenizer
 from jaxdiff.conditioning.own_tokenizer import tokenizer_digest
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Placed
-from jaxdiff.runs.bucketed import check_sizes, for_buckets
+from jaxdiff.runs.bucketed import check_sizes, check_squares, for_buckets
 from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
 from jaxdiff.runs.own_text import with_tokens
@@ -148,12 +148,7 @@ class Trainer:
     ) -> "Trainer":
         if dataset is None:
             dataset = load_data(experiment, "train")
-        if isinstance(dataset.images, data.Buckets):
-            raise InputError(
-                "data.buckets must be 0 for an autoencoder, got images of "
-                f"{len(dataset.buckets)} sizes. Train it on squares; encode takes "
-                "buckets."
-            )
+        check_squares(dataset)
         dataset, tokenizer = with_tokens(experiment, dataset)
         info = data_info(experiment, dataset, tokenizer)
         if frozen:

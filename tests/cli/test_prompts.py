@@ -186,7 +186,7 @@ def test_single_images_go_into_a_folder_of_their_own(sample, capsys, tmp_path, k
         ("--prompt a --blend b c", "a model of text must have one of prompt, prompts "),
         ("--prompt a --num 0", "num must be at least 1, got 0"),
         ("--prompt a --labels 3", "labels must be None for a model of text, got (3,)."),
-        ("--prompt a --size 7 8", "height must be a multiple of 2, got 7. Use 6 or 8."),
+        ("--prompt a --size 7 8", "image height must be a multiple of 2, got 7. Use 6"),
         ("--prompt a --strength 0.5", "strength must be None, because no image is cha"),
         ("--prompt a --mask m.png", "image must be given with a mask, got None. Gi"),
         ("--prompt a --image no.png", "cannot read the image 'no.png': No such file"),

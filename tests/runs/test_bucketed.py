@@ -1,7 +1,12 @@
 """Training on images in buckets: shapes, resume, previews, latents, refusals."""
 
+import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +18,7 @@ from PIL import Image
 import jaxdiff as jd
 from jaxdiff import plots
 from jaxdiff.cli.train import summary
+from jaxdiff.cli.train_autoencoder import trainer_of
 from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.data import Buckets, ImageFolder, Latents
 from jaxdiff.errors import InputError
@@ -24,7 +30,11 @@ from jaxdiff.runs.encode import encode
 from jaxdiff.runs.load import load
 from jaxdiff.runs.log import events_of
 from jaxdiff.runs.trainer import Trainer
-from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
+from jaxdiff.training.autoencoder_experiment import (
+    AutoencoderExperiment,
+    ClassifierFeatures,
+    NoFeatures,
+)
 from jaxdiff.training.experiment import Training, Upkeep
 from jaxdiff.training.optimizer import Optimizer
 from tests.conditioning.test_tokenizers import clip as clip
@@ -33,6 +43,7 @@ from tests.helpers.runs import same_bits
 from tests.helpers.text_pipelines import made_here
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
+ROOT = Path(__file__).parents[2]
 SHAPES = ((4, 8, 1), (8, 4, 1), (8, 8, 1))
 EXPERIMENT = jd.Experiment(
     schedule=jd.Linear(num_steps=20, beta_start=1e-3, beta_end=0.6),
@@ -134,6 +145,38 @@ def test_the_summary_has_every_bucket(photographs):
     assert "; in 2 of them a batch of 16 repeats images;" in lines[1]
 
 
+PROGRAM = """
+import sys
+from jaxdiff.parallel.processes import join
+join()
+import jax
+import jaxdiff as jd
+from tests.helpers.own_networks import ConvNet
+from tests.runs.test_bucketed import experiment_of
+jax.config.update("jax_numpy_dtype_promotion", "standard")
+folder, workdir = sys.argv[1:]
+jd.train(experiment_of(folder), workdir, network=ConvNet(), progress=False)
+"""
+
+
+@pytest.mark.long
+def test_two_processes_train_as_one(photographs, finished, tmp_path):
+    done = subprocess.run(
+        ["launch/local", "-n", "2", "-o", str(tmp_path / "logs"), sys.executable, "-c",
+         PROGRAM, str(photographs), str(tmp_path / "run")],
+        cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        [json.loads(line) for line in (path / "metrics.jsonl").open()]
+        for path in (finished[0], tmp_path / "run")
+    )
+    assert [line["step"] for line in two] == [line["step"] for line in one]
+    for a, b in zip(one, two, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+
+
 # Networks
 
 
@@ -193,8 +236,10 @@ def test_what_cannot_train_on_buckets_is_one_line(
 
 def test_an_autoencoder_trains_on_squares(photographs):
     data = experiment_of(photographs).data
-    with pytest.raises(InputError, match=r"data\.buckets must be 0 for an autoencoder"):
-        Trainer.of(AutoencoderExperiment(data=data))
+    for features in (NoFeatures(), ClassifierFeatures()):
+        experiment = AutoencoderExperiment(data=data, features=features)
+        with pytest.raises(InputError, match=r"data\.buckets must be 0 for an autoen"):
+            trainer_of(experiment)
 
 
 # Latents
@@ -267,6 +312,7 @@ def test_latents_of_buckets_train_likewise(parts, tmp_path):
     assert same_bits(one, jd.data.batch(options.load(), 0, 5, 4, flip=True))
 
 
+@pytest.mark.long
 def test_latents_that_were_stopped_go_on_to_the_same_files(parts, tmp_path):
     data: Any = Captioned()
     encode(data, parts, tmp_path / "whole")
