@@ -42,11 +42,11 @@ def for_buckets(
 
 
 def check_squares(dataset: Dataset) -> None:
-    """Raises `InputError` for images in buckets, which an autoencoder does not take."""
+    """Raises `InputError` for images in buckets; only diffusion models take them."""
     if isinstance(dataset.images, Buckets):
         raise InputError(
-            "data.buckets must be 0 for an autoencoder, got images of "
-            f"{len(dataset.buckets)} sizes. Train it on squares; encode takes buckets."
+            "data.buckets must be 0 for an autoencoder or towers, got images of "
+            f"{len(dataset.buckets)} sizes. Train on squares; encode takes buckets."
         )
 
 
