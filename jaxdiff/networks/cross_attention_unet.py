@@ -59,10 +59,10 @@ class CrossAttentionUNet(BaseNetwork):
         parts = {
             "text": config.takes_text and config.own_text is None,
             "vector": vector and not config.takes_text_vector,
+            **dict.fromkeys(config.image_parts, True),
             "numbers": numbers or config.guidance_channels is not None,
         }
-        needed = tuple(name for name, needed in parts.items() if needed)
-        return needed + config.image_parts
+        return tuple(name for name, needed in parts.items() if needed)
 
     @property
     def text_parts(self) -> tuple[str, ...]:
