@@ -226,7 +226,7 @@ def test_discriminator_has_a_learning_rate_of_its_own(state):
     ("options", "info", "message"),
     [
         ({}, INFO._replace(data_range=None), "data must be images"),
-        ({}, INFO._replace(image_shape=(9, 8, 1)), "multiples of 4"),
+        ({}, INFO._replace(image_shape=(9, 8, 1)), "multiple of 4"),
         (
             {"features": ClassifierFeatures()}, INFO._replace(num_classes=None),
             "the data must have classes",
