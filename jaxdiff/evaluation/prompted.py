@@ -11,7 +11,12 @@ from jaxdiff.data import Data, Dataset, Latents, order, to_uint8
 from jaxdiff.data.latents import read_info
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.text_agreement import distinct
-from jaxdiff.runs.data_of_run import held_out_data, load_data, training_data
+from jaxdiff.runs.data_of_run import (
+    held_out_data,
+    load_data,
+    of_one_size,
+    training_data,
+)
 from jaxdiff.runs.run import Run
 from jaxdiff.runs.towers import TowersRun
 from jaxdiff.storage.files import expanded
@@ -59,7 +64,7 @@ class Real(NamedTuple):
         found = cls(experiment.data, training, held_out_data(experiment, training))
         if towers is not None:
             found.check_towers(towers)
-        return found
+        return cls(experiment.data, *of_one_size(found.training, found.held_out))
 
     def check_towers(self, towers: TowersRun) -> None:
         """Raises `InputError` for towers that were trained on other images."""

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.data import Buckets, Dataset
 from jaxdiff.errors import InputError, first_few
 from jaxdiff.serialization import differences
@@ -31,6 +32,9 @@ def for_buckets(
             "training.steps_per_dispatch must be 1 for images in buckets, whose size "
             f"changes from step to step, got {per_dispatch}. Leave it out."
         )
+    if isinstance(experiment.condition, LowResolution):
+        for part in dataset.buckets:
+            experiment.condition.small_shape(part.image_shape)
     if network is not None:
         return experiment
     others = [part.image_shape for part in dataset.buckets]

@@ -33,16 +33,27 @@ def load_data_of(run: Run) -> tuple[Dataset, Dataset]:
             "model: jaxdiff sample."
         )
     training = training_data(run.experiment, run.info)
-    both = training, held_out_data(run.experiment, training)
-    training, held_out = (part.of_shape(run.info.image_shape) for part in both)
-    if len(both[0].buckets) > 1 and is_first():
-        height, width, _ = run.info.image_shape
+    return of_one_size(training, held_out_data(run.experiment, training))
+
+
+def of_one_size(training: Dataset, held_out: Dataset) -> tuple[Dataset, Dataset]:
+    """Returns the images of the bucket with the most training images.
+
+    Data without buckets are returned as they are.
+
+    Warns:
+        UserWarning: the images are those of one bucket.
+    """
+    shape = training.image_shape
+    found = training.of_shape(shape), held_out.of_shape(shape)
+    if len(training.buckets) > 1 and is_first():
+        numbers = [f"{len(part):,}" for part in found]
         warnings.warn(
-            f"used the images of {height}x{width}, the bucket with the most training "
-            f"images: {len(training):,} and {len(held_out):,} held out",
-            stacklevel=2,
+            f"used the images of {shape[0]}x{shape[1]}, the bucket with the most "
+            f"training images: {numbers[0]} and {numbers[1]} held out",
+            stacklevel=3,
         )
-    return training, held_out
+    return found
 
 
 def training_data(experiment: AnyExperiment, info: DataInfo) -> Dataset:

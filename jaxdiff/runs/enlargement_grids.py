@@ -40,11 +40,12 @@ class EnlargementGrids:
 
     def __init__(self, trainer: Trainer):
         plots.check_installed()
-        task, dataset = trainer.task, trainer.dataset
+        task, shape = trainer.task, trainer.info.image_shape
+        dataset = trainer.dataset.of_shape(shape)
         assert isinstance(task, Diffusion), "a diffusion model"
         assert isinstance(task.condition, LowResolution), "one of super-resolution"
         if not trainer.has_own_data:
-            held_out = held_out_data(trainer.experiment, dataset)
+            held_out = held_out_data(trainer.experiment, dataset).of_shape(shape)
             dataset = held_out if len(held_out) else dataset
         rows = np.arange(min(ROWS * COLUMNS, len(dataset)))
         self._trainer, self._sampling = trainer, grid_sampling(trainer)

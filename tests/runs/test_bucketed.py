@@ -30,6 +30,7 @@ from jaxdiff.runs.encode import encode
 from jaxdiff.runs.load import load
 from jaxdiff.runs.log import events_of
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training import LowResolution
 from jaxdiff.training.autoencoder_experiment import (
     AutoencoderExperiment,
     ClassifierFeatures,
@@ -224,6 +225,8 @@ def test_a_recorded_network_has_the_attention_of_all_buckets(photographs):
      "image height must be a multiple of 8 for 4 levels, got 4. Use 8"),
     ({"training": Training(batch_size=8, steps_per_dispatch=2)}, None,
      r"training\.steps_per_dispatch must be 1 for images in buckets.* got 2"),
+    ({"condition": LowResolution(factor=8)}, None,
+     r"condition\.factor must divide the images' 4x8 pixels, got 8"),
     ({}, MLP(), r"network must have the same parameters .* got others for 4x8 \(Dense"),
 ])  # fmt: skip
 def test_what_cannot_train_on_buckets_is_one_line(
