@@ -115,3 +115,10 @@ def test_every_break_of_the_mutations_applies():
     for one in mutations.BREAKS:
         name = one.test.partition("[")[0]
         assert f"def {name}(" in (mutations.ROOT / one.test_file).read_text(), one.name
+
+
+def test_the_page_has_the_table_of_all_breaks():
+    page = (mutations.ROOT / "tests" / "README.md").read_text()
+    caught = mutations.Outcome(1, "a test", "assert False")
+    found = dict.fromkeys([one.name for one in mutations.BREAKS], caught)
+    assert page.endswith(f"\n\n{mutations.table(found, mutations.BREAKS)}\n")
