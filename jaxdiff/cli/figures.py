@@ -38,7 +38,7 @@ class Figure(NamedTuple):
         value = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.4f}"
         error = self.standard_error
         shown = value if error is None else f"{value} ± {error:.4f}"
-        return f"  {self.name:<46}{shown}"
+        return f"  {self.name:<45} {shown}"
 
 
 def tell(heading: str, figures: Sequence[Figure]) -> None:

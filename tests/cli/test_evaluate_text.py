@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from jaxdiff.cli import evaluate_text, program
+from jaxdiff.cli.figures import Figure
 from jaxdiff.data import ImageFolder, Latents, to_uint8
 from jaxdiff.evaluation import prompted
 from jaxdiff.networks import DiTConfig, TextTransformerConfig
@@ -216,3 +217,9 @@ def test_towers_of_other_images_are_refused(made, tmp_path, capsys):
     words = "--workdir", made / "model", "--towers", tmp_path / "other"
     error = refused(capsys, *words)
     assert error.startswith("towers must be trained on the images of the run")
+
+
+def test_a_long_name_is_apart_from_its_value():
+    short, long = Figure("R@1", 0.5), Figure("R@1" * 30, 0.5, unit="share")
+    assert str(short) == f"  {'R@1':<45} 0.5000"
+    assert str(long) == f"  {long.name} 50.0%"
