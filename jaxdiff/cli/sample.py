@@ -306,6 +306,7 @@ def _notes(
         "seed_like": options.seed_like,
         "size": request.run.image_size,
         "image": None if options.image is None else str(options.image),
+        "mask": _plain(options.mask),
         "strength": request.strength,
         **{name: _plain(getattr(options, name)) for name in OF_UNCLIP},
         **adapters_of(options),
