@@ -180,7 +180,8 @@ def write_latents(
         path: folder to make.
         place: folder of the network in the pipeline's.
         network: network with the parameters to write.
-        further: further entries of model_index.json.
+        further: further entries of model_index.json; null for parts that the run may
+            lack.
         schedulers: contents of further schedulers, by their folder.
 
     Returns:
@@ -202,10 +203,12 @@ def write_latents(
         for name, has_weights in info.folders():
             if name == info.network:
                 continue
+            library, kind = "transformers", "CLIPTokenizer"
             if has_weights:
                 kind = component_class(parts.folder / name)
-                index.setdefault(name, [LIBRARIES[KINDS[kind].stem], kind])
-            index.setdefault(name, ["transformers", "CLIPTokenizer"])
+                library = LIBRARIES[KINDS[kind].stem]
+            if not any(index.get(name, ())):
+                index[name] = [library, kind]
             copy_part(parts, name, writing / name, has_weights)
         (writing / "scheduler").mkdir()
         record = {**scheduler_record(scheduler), **version}

@@ -5,6 +5,7 @@ The initial latents are diffusers'. Every parameter is random.
 
 import dataclasses
 import itertools
+import json
 import shutil
 import sys
 from typing import Any
@@ -271,6 +272,21 @@ def test_a_run_folder_holds_or_links_the_published_files(folder, run, tmp_path, 
     assert held == {"parts.json"} | (
         set() if link else {"text_encoder", "tokenizer", "unet", "vae"}
     )
+
+
+@pytest.mark.parametrize("version", ["xl", "refiner"])
+def test_the_index_of_an_export_is_theirs(clip, tmp_path, version):
+    """It names both text encoders, or the one that there is."""
+    make(tmp_path / "theirs", clip, version)
+    write_run(jd.from_diffusers(tmp_path / "theirs"), tmp_path / "run")
+    jd.to_diffusers(tmp_path / "run", tmp_path / "ours")
+    theirs, ours = (
+        json.loads((tmp_path / name / "model_index.json").read_text())
+        for name in ("theirs", "ours")
+    )
+    wanted = {k: v for k, v in theirs.items() if isinstance(v, list) and any(v)}
+    assert {k: v for k, v in ours.items() if isinstance(v, list) and any(v)} == wanted
+    assert (ours["text_encoder"] == [None, None]) == (version == "refiner")
 
 
 @pytest.mark.long
