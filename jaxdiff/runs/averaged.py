@@ -1,4 +1,4 @@
-"""Averaged parameters of a run of any task."""
+"""Checkpoints of a run of any task, and their averaged parameters."""
 
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,30 @@ def read_averaged(
         InputError: there is no such checkpoint, or the parameters are not finite.
     """
     wanted = {"ema": init_shapes(experiment, info).ema}
+    step, found = read_checkpoint(workdir, experiment, info, wanted, step)
+    check_params(found["ema"])
+    return step, found["ema"]
+
+
+def read_checkpoint(
+    workdir: Path,
+    experiment: AnyExperiment,
+    info: DataInfo,
+    wanted: Any,
+    step: int | None = None,
+) -> tuple[int, Any]:
+    """Returns the step of a checkpoint, and a part of it; the newest may go meanwhile.
+
+    Args:
+        workdir: the folder of the run.
+        experiment: the run's configuration.
+        info: the description of its data.
+        wanted: shapes of the part.
+        step: step of the checkpoint; the newest by default.
+
+    Raises:
+        InputError: there is no such checkpoint, or it is of another run.
+    """
     with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
 
         def read(step: int | None) -> tuple[int | None, Any]:
@@ -39,5 +63,4 @@ def read_averaged(
         given = step is not None
         step, found = read(step) if given else checkpoints.read_newest(read, newest)
     assert step is not None, "there is a checkpoint"
-    check_params(found["ema"])
-    return step, found["ema"]
+    return step, found

@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,15 @@ from jaxdiff.adapters import merged
 from jaxdiff.checks import any_last_signal
 from jaxdiff.errors import InputError
 from jaxdiff.parallel import Parallel, Pmap
-from jaxdiff.runs.folder import CHECKPOINTS, check_record, read_diffusion
-from jaxdiff.runs.identity import identity, is_imported, newest_step
+from jaxdiff.runs.averaged import read_checkpoint
+from jaxdiff.runs.folder import read_diffusion
+from jaxdiff.runs.identity import identity, is_imported
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.own_text import stored_tokenizer
 from jaxdiff.runs.parts import read_parts
 from jaxdiff.runs.post_hoc_ema import CLOSE, average_of, stored_lengths
 from jaxdiff.runs.run import Run
 from jaxdiff.storage import compilation_cache
-from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.ema import gamma_of
 from jaxdiff.training.experiment import DataInfo, Experiment
 from jaxdiff.training.initialize import (
@@ -90,17 +89,7 @@ def load(
         wanted = {"tracks": (params,) * len(stored_lengths(experiment))}
     if parallel is not None:
         wanted = placed(wanted, parallel.shardings(wanted))
-    with Checkpoints(workdir / CHECKPOINTS) as checkpoints:
-
-        def read(step: int | None) -> tuple[int | None, Any]:
-            if step is not None:
-                check_record(checkpoints.record(step), workdir, experiment, info)
-            return step, checkpoints.restore(wanted, step, partial=True)
-
-        newest = partial(newest_step, checkpoints)
-        given = step is not None
-        step, found = read(step) if given else checkpoints.read_newest(read, newest)
-    assert step is not None, "there is a checkpoint"
+    step, found = read_checkpoint(workdir, experiment, info, wanted, step)
     if ema is None:
         params = found["ema"]
     else:
