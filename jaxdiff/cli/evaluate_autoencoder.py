@@ -8,9 +8,8 @@ import numpy as np
 from jaxdiff import plots
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
-from jaxdiff.cli.quality_options import build_features, describe_features
+from jaxdiff.cli.quality_options import build_features, checked_num, describe_features
 from jaxdiff.data import order, to_uint8
-from jaxdiff.errors import InputError
 from jaxdiff.evaluation.features import Features
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.mean import Mean
@@ -18,9 +17,6 @@ from jaxdiff.evaluation.reconstruction import psnr, ssim
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.autoencoder import AutoencoderRun
 from jaxdiff.runs.reconstructions import COLUMNS, ROWS, save_pairs
-
-MOST = 10_000
-"""Largest number of images by default."""
 
 
 def evaluate_autoencoder(
@@ -49,13 +45,7 @@ def evaluate_autoencoder(
     """
     training, held_out = data
     dataset = training if split == "train" else held_out
-    most = min(len(dataset), MOST)
-    num = most if num is None else num
-    if not 2 <= num <= most:
-        raise InputError(
-            f"num must lie in 2..{most} for the {len(dataset)} images of the split "
-            f"{split}, got {num}"
-        )
+    num = checked_num(num, dataset, split)
     plots.check_installed()
     images = np.asarray(dataset.images[:num])
     extractor = build_features(features, training, held_out, run.parallel)

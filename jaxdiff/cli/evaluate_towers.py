@@ -4,15 +4,12 @@ from pathlib import Path
 
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
+from jaxdiff.cli.quality_options import checked_num
 from jaxdiff.data import Dataset
-from jaxdiff.errors import InputError
 from jaxdiff.evaluation.prompted import Captioned
 from jaxdiff.evaluation.text_agreement import Agreement, agreement_of
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.towers import TowersRun
-
-MOST = 10_000
-"""Largest number of images by default."""
 
 
 def evaluate_towers(
@@ -37,13 +34,7 @@ def evaluate_towers(
         InputError: there are too few images with captions.
     """
     dataset = data[split == "test"]
-    most = min(len(dataset), MOST)
-    num = most if num is None else num
-    if not 2 <= num <= most:
-        raise InputError(
-            f"num must lie in 2..{most} for the {len(dataset)} images of the split "
-            f"{split}, got {num}"
-        )
+    num = checked_num(num, dataset, split)
     given = Captioned.of(split, split, dataset, num)
     with bar(len(given.texts), "images") as on_chunk:
         found = agreement_of(run, given.images, given.texts, on_chunk)

@@ -24,6 +24,9 @@ from jaxdiff.serialization import option_name
 from jaxdiff.streams import tolerant
 from jaxdiff.training.experiment import Sampling
 
+MOST = 10_000
+"""Largest number of images of a split to evaluate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureOptions:
@@ -163,3 +166,19 @@ def describe_features(extractor: Extractor) -> str:
         parts.append(f"accuracy {extractor.accuracy:.2%}")
     parts.append(f"resizing {extractor.resize}")
     return ", ".join(parts)
+
+
+def checked_num(num: int | None, dataset: Dataset, split: str) -> int:
+    """Returns the number of images to evaluate; None takes all of a split, up to MOST.
+
+    Raises:
+        InputError: there are fewer images, or the number is below 2.
+    """
+    most = min(len(dataset), MOST)
+    num = most if num is None else num
+    if not 2 <= num <= most:
+        raise InputError(
+            f"num must lie in 2..{most} for the {len(dataset)} images of the split "
+            f"{split}, got {num}"
+        )
+    return num
