@@ -26,8 +26,12 @@ from jaxdiff.cli import program
 from jaxdiff.recipes.emoji import CONFIG
 
 AUTOENCODER = "train-autoencoder"
-FACTOR = 4
-"""Factor by which the autoencoder makes sides smaller."""
+CHANNELS = 8
+"""Number of channels of the latents, which are 4 times smaller than the pictures."""
+STEPS = 10_000
+"""Number of steps of the model of latents."""
+AUTOENCODER_STEPS = 2500
+"""Number of steps of the autoencoder."""
 
 
 def chain(
@@ -62,9 +66,11 @@ def chain(
     autoencoder = workdir / "autoencoder"
     return [
         [AUTOENCODER, *pictures, "--workdir", str(autoencoder),
+         "--autoencoder.latent-channels", str(CHANNELS),
          "--training.num-steps", str(autoencoder_steps)],
         ["encode", *pictures, "--model", str(autoencoder), "--out", str(latents)],
-        ["train", "emoji", "--data", "latents", "--data.path", str(latents), *train],
+        ["train", "emoji", "--data", "latents", "--data.path", str(latents),
+         "--optimizer.learning-rate", "5e-4", *train],
         sample,
     ]  # fmt: skip
 
@@ -98,19 +104,19 @@ def start(
     parser = argparse.ArgumentParser(description=about, formatter_class=form)
     if folder:
         parser.add_argument("folder", type=Path, help="pictures and their captions")
-    training = CONFIG.training
     parser.add_argument("--workdir", type=Path, help="folder of all runs")
     parser.add_argument("--pixels", action="store_true", help="no autoencoder")
     parser.add_argument("--size", type=int, help="side of the pictures, in pixels")
     parser.add_argument("--prompts", nargs="*", default=prompts, help="of the grids")
-    parser.add_argument("--steps", type=int, default=training.num_steps)
-    parser.add_argument("--autoencoder-steps", type=int, default=training.num_steps)
+    parser.add_argument("--steps", type=int, help="steps of the model")
+    parser.add_argument("--autoencoder-steps", type=int, default=AUTOENCODER_STEPS)
     options = parser.parse_args(args)
     pixels = options.pixels
+    steps = options.steps or (CONFIG.training.num_steps if pixels else STEPS)
     commands = chain(
         data(options), options.workdir or Path("runs") / name(options),
         options.prompts, size=options.size or (32 if pixels else 64), pixels=pixels,
-        steps=options.steps, autoencoder_steps=options.autoencoder_steps,
+        steps=steps, autoencoder_steps=options.autoencoder_steps,
     )  # fmt: skip
     run(commands)
 

@@ -8,17 +8,18 @@ The commands are those of experiments/captions.py. `jaxdiff run emoji` starts th
 of pixels.
 """
 
-import importlib
 import sys
+from pathlib import Path
 
-from jaxdiff.recipes.emoji import CONFIG as CONFIG
+# This file has the name of the package that the pictures' names come from. Its folder
+# is searched first when it runs as a script, and gives way to the folder above.
+if not __package__:
+    sys.path[0] = str(Path(__file__).parent.parent)
+
+from experiments import captions
+from jaxdiff.recipes.emoji import CONFIG as CONFIG  # what every recipe's script has
 from jaxdiff.recipes.emoji import PROMPTS
 from jaxdiff.recipes.emoji import __doc__ as about  # noqa: F401
-
-# `CONFIG` and `about` are what every script of a recipe has.
-captions = importlib.import_module(
-    "experiments.captions" if __package__ else "captions"
-)
 
 
 def start(args: list[str] | None = None) -> None:

@@ -1594,6 +1594,47 @@ BREAKS = (
         "tests/adapters/test_embeddings.py",
         "test_a_new_token_is_the_word_whose_vector_it_has",
     ),
+    # unCLIP of one's own.
+    Break(
+        "vectors-not-scaled",
+        "jaxdiff/conditioning/image_condition.py",
+        "return vectors * math.sqrt(vectors.shape[-1])",
+        "return vectors * 1.0",
+        "tests/runs/test_own_unclip.py",
+        "test_a_decoder_is_given_the_vector_of_each_image_or_none",
+    ),
+    Break(
+        "vector-of-the-image-before",
+        "jaxdiff/runs/vectors.py",
+        "np.arange(1, len(rows))",
+        "np.arange(len(rows) - 1)",
+        "tests/runs/test_own_unclip.py",
+        "test_a_decoder_is_given_the_vector_of_each_image_or_none",
+    ),
+    Break(
+        "prior-of-other-images",
+        "jaxdiff/runs/vectors.py",
+        "images=vectors[:, None, None]",
+        "images=vectors[::-1, None, None]",
+        "tests/runs/test_own_unclip.py",
+        "test_a_prior_is_trained_on_the_vectors_given_the_captions",
+    ),
+    Break(
+        "drawn-vectors-of-any-length",
+        "jaxdiff/runs/own_unclip.py",
+        "return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)",
+        "return vectors",
+        "tests/runs/test_own_unclip.py",
+        "test_vectors_of_prompts_and_pictures_become_images",
+    ),
+    Break(
+        "towers-not-compared",
+        "jaxdiff/runs/vectors.py",
+        "if known is not None and identity(folder, step) != known:",
+        "if False:",
+        "tests/runs/test_own_unclip.py",
+        "test_changed_towers_are_refused",
+    ),
     # Two towers of images and texts.
     Break(
         "equal-captions-as-wrong-choices",

@@ -7,7 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from jaxdiff.conditioning.low_resolution import ImageCondition, LowResolution
+from jaxdiff.conditioning.image_condition import ImageCondition
+from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import EDM, Prediction
 from jaxdiff.errors import InputError

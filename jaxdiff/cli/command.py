@@ -35,6 +35,7 @@ from jaxdiff.runs.towers import TowersRun, load_towers
 from jaxdiff.serialization import differences
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import AnyExperiment, Experiment
+from jaxdiff.training.prior_experiment import PriorExperiment
 from jaxdiff.training.towers_experiment import TowersExperiment
 
 Judge = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
@@ -93,7 +94,9 @@ class Command:
     @property
     def trains(self) -> bool:
         """True if the command begins a training, or goes on with one."""
-        return bool({EXPERIMENT, DISTILLATION, AUTOENCODER, TOWERS} & set(self.needs))
+        return bool(
+            {EXPERIMENT, DISTILLATION, AUTOENCODER, TOWERS, PRIOR} & set(self.needs)
+        )
 
     def defaults(self, file: File) -> Any:
         """Returns the options of the command if no flag is given."""
@@ -278,6 +281,8 @@ AUTOENCODER = Need(
 """Options of an autoencoder's training, or of its run that resumes, with the flags."""
 TOWERS = Need(lambda _, __, experiment: experiment, _of_kind(TowersExperiment))
 """Options of the training of two towers, or of a run that resumes, with the flags."""
+PRIOR = Need(lambda _, __, experiment: experiment, _of_kind(PriorExperiment))
+"""Options of the training of a prior, or of a run that resumes, with the flags."""
 ANY_MODEL_AND_DATA = Need(_load_any, _with_data(TrainedOnData))
 """Trained model, autoencoder or towers, whose experiment names the flags' data."""
 MODEL = Need(_load, lambda *_: Trained())

@@ -12,6 +12,7 @@ from jaxdiff.cli.command import (
     JUDGE,
     MODEL,
     MODEL_AND_DATA,
+    PRIOR,
     TOWERS,
     USUAL_MODEL_AND_DATA,
     Command,
@@ -36,6 +37,7 @@ from jaxdiff.cli.statistics import StatisticsOptions, statistics
 from jaxdiff.cli.status import StatusOptions, status
 from jaxdiff.cli.train import TrainOptions, run, train
 from jaxdiff.cli.train_autoencoder import train_autoencoder
+from jaxdiff.cli.train_prior import train_prior
 from jaxdiff.cli.train_towers import train_towers
 
 TRAINING = (
@@ -133,6 +135,17 @@ COMMANDS = {command.name: command for command in (
             "training.batch_size",
         ),
         suffix="-towers",
+    ),
+    Command(
+        "train-prior", TrainOptions, train_prior,
+        "trains the prior of unCLIP on the vectors of towers",
+        needs=(PRIOR,),
+        daily=(
+            "workdir", "towers", "data", "data.path", "data.size", "data.captions",
+            "network.width", "network.layers", "training.num_steps",
+            "training.batch_size",
+        ),
+        suffix="-prior",
     ),
     Command(
         "report", ReportOptions, report, "writes a page on the run, report.html"

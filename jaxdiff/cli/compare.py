@@ -28,7 +28,7 @@ from jaxdiff.losses.few_steps import own_sampler
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
-from jaxdiff.runs.enlarge import refuse_low_resolution
+from jaxdiff.runs.enlarge import refuse_image_condition
 from jaxdiff.runs.run import Run
 from jaxdiff.samplers import DDPM, Sampler
 from jaxdiff.samplers.spacing import with_steps
@@ -99,7 +99,7 @@ def compare(options: CompareOptions, run: Run, judge: Judge | None) -> None:
         raise InputError(f"columns must be at least 1, got {options.columns}")
     if options.num < 2:
         raise InputError(f"num must be at least 2, got {options.num}")
-    refuse_low_resolution(run.experiment, "compare")
+    refuse_image_condition(run.experiment, "compare")
     run.check_request(None, options.num, options.seed)
     if not options.evaluations or min(options.evaluations) < 1:
         raise InputError(

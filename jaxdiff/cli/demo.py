@@ -12,7 +12,7 @@ from annotated_types import Interval
 from jaxdiff.checks import check_fields
 from jaxdiff.demo.page import launch
 from jaxdiff.errors import printable
-from jaxdiff.runs.enlarge import refuse_low_resolution
+from jaxdiff.runs.enlarge import refuse_image_condition
 from jaxdiff.runs.run import Run
 
 
@@ -32,7 +32,7 @@ class DemoOptions:
 def demo(options: DemoOptions, run: Run) -> None:
     """Serves a page of the run until Ctrl-C."""
     check_fields(options)
-    refuse_low_resolution(run.experiment, "demo")
+    refuse_image_condition(run.experiment, "demo")
     page = launch(run, printable(options.workdir.name), options.host, options.port)
     print(f"the page is at http://{options.host}:{options.port}; Ctrl-C ends it")
     if not _is_local(options.host):

@@ -31,7 +31,7 @@ from jaxdiff.evaluation.kid import kernel_distance
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.data_of_run import load_data_of
-from jaxdiff.runs.enlarge import refuse_low_resolution
+from jaxdiff.runs.enlarge import refuse_image_condition
 from jaxdiff.runs.load import load
 from jaxdiff.runs.post_hoc_ema import stored_lengths
 from jaxdiff.runs.run import Run
@@ -81,7 +81,7 @@ class Average(NamedTuple):
 def averages(options: AveragesOptions, run: Run) -> None:
     """Compares averages of a trained run; writes a table, a JSON file and a picture."""
     check_seed(options.seed)
-    refuse_low_resolution(run.experiment, "ema")
+    refuse_image_condition(run.experiment, "ema")
     kept = stored_lengths(run.experiment)
     lengths = options.lengths or _spread(min(kept), max(kept))
     for one in lengths:

@@ -31,6 +31,7 @@ from jaxdiff.runs.enlarge import (
 from jaxdiff.runs.generate import check_num
 from jaxdiff.runs.load import load
 from jaxdiff.runs.run import Run
+from jaxdiff.runs.unclip import UnCLIP
 from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.serialization import to_dict
 from jaxdiff.training.experiment import Sampling
@@ -183,9 +184,9 @@ def _drawn_size(run: Run) -> tuple[tuple[int, int], int]:
     """Returns the size of the images that a run draws, and their channels."""
     if run.parts is None:
         return run.image_size, run.model.image_shape[-1]
-    unclip = run.parts.info.unclip
-    if unclip is not None and unclip.enlarge is not None:
-        height, width, _ = run.unclip.enlargement.model.image_shape
+    unclip = run.unclip if run.is_unclip else None
+    if isinstance(unclip, UnCLIP) and unclip.enlarges:
+        height, width, _ = unclip.enlargement.model.image_shape
         return (height, width), 3
     return run.image_size, 3
 

@@ -38,6 +38,7 @@ from jaxdiff.runs.data_of_run import held_out_data, load_data_of, training_data
 from jaxdiff.runs.enlarge import is_low_resolution
 from jaxdiff.runs.run import Run
 from jaxdiff.runs.towers import TowersRun
+from jaxdiff.runs.vectors import is_decoder
 from jaxdiff.serialization import option_name
 from jaxdiff.storage.files import ensure_writable
 
@@ -89,7 +90,9 @@ def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun | TowersRun) ->
             "augmentation must be None for a run that is not one of super-resolution, "
             f"got {options.augmentation:g}. Leave it out."
         )
-    if run.takes_prompts:
+    if options.prior is not None:
+        run = run.with_prior(options.prior)
+    if run.takes_prompts or is_decoder(run.experiment):
         evaluate_text(options, run)
         return
     if options.towers is not None:

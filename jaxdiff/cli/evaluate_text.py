@@ -23,7 +23,13 @@ from jaxdiff.data.attributes import Values, attribute_values
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.feature_classifier import Recipe
 from jaxdiff.evaluation.fidelity import LEAST, evaluate_samples, most_samples
-from jaxdiff.evaluation.prompted import Captioned, Real, check_prompts, draw
+from jaxdiff.evaluation.prompted import (
+    Captioned,
+    Real,
+    check_prompts,
+    draw,
+    draw_variations,
+)
 from jaxdiff.evaluation.readers import (
     Reader,
     all_right,
@@ -35,6 +41,7 @@ from jaxdiff.parallel.processes import is_first
 from jaxdiff.runs.folder import read_config
 from jaxdiff.runs.run import Run
 from jaxdiff.runs.towers import TowersRun, load_towers
+from jaxdiff.runs.vectors import is_decoder
 
 MOST, LARGEST = 1000, 10_000
 """Largest number of samples of a set by default, and at all."""
@@ -111,13 +118,15 @@ def evaluate_text(options: PromptOptions, run: Run) -> None:
         extractor = build_features(features, training, held_out, run.parallel)
     readers = _readers(options, training, values.get("train", {}), run)
     drawn = []
-    with bar(num * len(sets), "sample") as on_chunk:
-        for i, one in enumerate(sets):
+    works = list(_works(run, sets))
+    with bar(num * len(works), "sample") as on_chunk:
+        for i, (one, varied) in enumerate(works):
             rows = one.repeated(num)
-            images = draw(
-                run, [one.texts[row] for row in rows], options.seed, sampling,
-                partial(on_chunk, before=i * num),
-            )  # fmt: skip
+            given = options.seed, sampling, partial(on_chunk, before=i * num)
+            if varied:
+                images = draw_variations(run, one.images[rows], *given)
+            else:
+                images = draw(run, [one.texts[row] for row in rows], *given)
             drawn.append(Drawn(one, rows, images))
 
     by = sampler_line(num, sampling)
@@ -152,10 +161,20 @@ def evaluate_text(options: PromptOptions, run: Run) -> None:
         shown |= fidelity_figures(fidelity, compared, sampling, extractor, others)
     if not is_first():
         return
-    pictures = [_save_prompts(options.workdir, drawn[-1])]
+    pictures = [_save_prompts(options.workdir, drawn[len(sets) - 1])]
     if fidelity is not None:
         pictures.append(save_nearest(options.workdir, fidelity))
     publish(options.workdir, shown, settings, options.json, pictures)
+
+
+def _works(run: Run, sets: Sequence[Captioned]) -> Iterator[tuple[Captioned, bool]]:
+    """Yields what to draw, and True for variations of the images themselves."""
+    decodes = is_decoder(run.experiment)
+    if run.prior is not None or not decodes:
+        yield from ((one, False) for one in sets)
+    if decodes:
+        for one in sets:
+            yield one._replace(name=f"{one.name}, variations"), True
 
 
 def _values(

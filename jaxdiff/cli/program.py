@@ -51,6 +51,7 @@ OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
     "fashion": "clothes of 28x28 pixels; an hour on 2 CPU cores",
     "emoji": "text to image: 3,944 captioned pictures, 32x32 pixels",
+    "unclip": "images from the vector of a picture or of a text, in DALL-E 2's way",
     "folder DIR": "your own images, 64x64 pixels; for a GPU",
     "cifar10": "CIFAR-10 as in the paper of DDPM; for many GPUs",
 }

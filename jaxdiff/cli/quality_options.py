@@ -90,6 +90,9 @@ class PromptOptions(Checked, JudgingOptions):
     Adds the samples' Frechet distance to these statistics."""
     towers: Path | None = None
     """Run folder of two towers, which measure how well samples match prompts."""
+    prior: Path | None = None
+    """Run folder of the prior of a decoder of unCLIP, to draw samples of captions too;
+    None for variations of real images alone."""
     reader_steps: Annotated[int, Ge(0)] = 500
     """Number of training steps of each reader of an attribute, such as a colour, for a
     model of text; 0 skips the readers. They are trained once per dataset."""

@@ -86,6 +86,8 @@ class SampleOptions:
     """Text that describes the picture of --like, which changes from it to --to."""
     to: str | None = None
     """Text to which the picture of --like changes, along each row."""
+    prior: Path | None = None
+    """Run folder of the prior, for prompts of a decoder of unCLIP of one's own."""
     noise_level: int | None = None
     """Time of the noise that is added to an image's vector, of a StableUnCLIP model;
     None takes 0."""
@@ -232,7 +234,9 @@ def draw(options: SampleOptions, run: Run) -> None:
 
 def _request(options: SampleOptions, run: Run) -> Request:
     """Returns the request of a model of unCLIP, of prompts, classes or an image."""
-    if run.parts is not None and run.parts.info.unclip is not None:
+    if options.prior is not None:
+        run = run.with_prior(options.prior)
+    if run.is_unclip:
         return of_unclip(options, run)
     names = [one for one in OF_UNCLIP if one != "enlarge_steps" or not options.enlarge]
     refuse(options, tuple(names), "for a model that is not unCLIP")

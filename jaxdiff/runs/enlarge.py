@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff import rng
+from jaxdiff.conditioning.image_condition import ImageVector
 from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.conditioning.tokenizers import Tokenizer
 from jaxdiff.data import Dataset
@@ -54,13 +55,20 @@ def low_resolution_of(experiment: Experiment) -> LowResolution:
     return condition
 
 
-def refuse_low_resolution(experiment: Experiment, command: str) -> None:
-    """Raises `InputError` if a command is given a run of super-resolution."""
-    if is_low_resolution(experiment):
+def refuse_image_condition(experiment: Experiment, command: str) -> None:
+    """Raises `InputError` if a command is given a run that draws from images."""
+    kind = kind_of_condition(experiment)
+    if kind is not None:
         raise InputError(
-            f"{command} must have a run that draws from noise alone, got one of "
-            "super-resolution. Use the commands sample or evaluate."
+            f"{command} must have a run that draws from noise alone, got {kind}. Use "
+            "the commands sample or evaluate."
         )
+
+
+def kind_of_condition(experiment: Experiment) -> str | None:
+    """Returns in words what a run draws from images; None for one without."""
+    kinds = {LowResolution: "one of super-resolution", ImageVector: "one of unCLIP"}
+    return kinds.get(type(experiment.condition))
 
 
 def condition_of_rows(

@@ -19,9 +19,10 @@ from jaxdiff.runs.folder import read_diffusion
 from jaxdiff.runs.identity import identity
 from jaxdiff.runs.load import load
 from jaxdiff.runs.parts import Parts, read_parts
+from jaxdiff.runs.vectors import identity_of_towers, is_decoder
 from jaxdiff.serialization import differences, option_name, to_dict
 from jaxdiff.storage.read_state import by_name
-from jaxdiff.training.experiment import Experiment
+from jaxdiff.training.experiment import AnyExperiment, Experiment
 from jaxdiff.typing import Array, Params
 
 MODEL = ("network", "condition", "schedule", "prediction", "objective", "sampling")
@@ -69,8 +70,13 @@ def with_objective(
     return experiment
 
 
-def base_of(experiment: Experiment) -> str | None:
-    """Returns the identity of an adapter's model, or of a teacher; None without one."""
+def base_of(experiment: AnyExperiment) -> str | None:
+    """Returns the identity of the model that a run is based on; None without one.
+
+    It is an adapter's model, a teacher, or the towers of unCLIP.
+    """
+    if not isinstance(experiment, Experiment) or is_decoder(experiment):
+        return identity_of_towers(experiment)
     used = experiment.low_rank is not None or experiment.objective.has_teacher
     if not used or experiment.init is None:
         return None

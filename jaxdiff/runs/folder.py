@@ -29,6 +29,7 @@ from jaxdiff.errors import InputError, shown
 from jaxdiff.storage.files import read_json, write_json_atomic
 from jaxdiff.training.autoencoder_experiment import AutoencoderExperiment
 from jaxdiff.training.experiment import AnyExperiment, DataInfo, Experiment
+from jaxdiff.training.prior_experiment import PriorExperiment
 from jaxdiff.training.towers_experiment import TowersExperiment
 from jaxdiff.typing import PIXELS
 
@@ -51,6 +52,8 @@ NOT_TRAINING = (
     "training.nonfinite",
     "training.max_skips",
     "network.remat",
+    "condition.towers",  # data.base is their checksum
+    "towers",
 )
 """Parts of an experiment that do not change the result of training.
 
@@ -63,6 +66,7 @@ KINDS: dict[str, type[AnyExperiment]] = {
     "diffusion": Experiment,
     "autoencoder": AutoencoderExperiment,
     "towers": TowersExperiment,
+    "prior": PriorExperiment,
 }
 """Class of the experiment of each kind of run; config.json names other kinds than the
 first."""
@@ -70,6 +74,7 @@ _MODELS: dict[type[AnyExperiment], str] = {
     Experiment: "a diffusion model",
     AutoencoderExperiment: "an autoencoder",
     TowersExperiment: "two towers",
+    PriorExperiment: "a prior",
 }
 AnExperiment = TypeVar("AnExperiment", bound=AnyExperiment)
 _PLACES = ("data.path: ", "data.data_dir: ")
@@ -220,7 +225,8 @@ def read_record(record: dict[str, Any]) -> tuple[AnyExperiment, DataInfo]:
         experiment.get("prediction", {}).setdefault("type", "Eps")
         sampling = experiment.get("sampling", {})
         sampling.get("sampler", {}).setdefault("type", "Ancestral")
-        experiment = _with_network_type(experiment)
+        if record.get("kind", "diffusion") == "diffusion":
+            experiment = _with_network_type(experiment)
         # Older versions store remat as a bool.
         network = experiment.get("network", {})
         if isinstance(network.get("remat"), bool):

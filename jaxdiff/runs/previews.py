@@ -7,7 +7,10 @@ from jaxdiff.runs.enlargement_grids import EnlargementGrids
 from jaxdiff.runs.reconstructions import Reconstructions
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.runs.variation_grids import VariationGrids
+from jaxdiff.runs.vectors import is_decoder
 from jaxdiff.training.autoencoder import Autoencoding
+from jaxdiff.training.prior_experiment import PriorExperiment
 from jaxdiff.training.state import TrainState
 from jaxdiff.training.task import Diffusion
 
@@ -24,9 +27,11 @@ class Previews(Protocol):
         ...
 
 
-def grids_of(trainer: Trainer) -> SampleGrids | EnlargementGrids:
-    """Returns the grids of a diffusion model: of samples, or of enlargements."""
+def grids_of(trainer: Trainer) -> SampleGrids | EnlargementGrids | VariationGrids:
+    """Returns the grids of a diffusion model: samples, enlargements or variations."""
     assert isinstance(trainer.task, Diffusion), "a diffusion model"
+    if is_decoder(trainer.experiment):
+        return VariationGrids(trainer)
     draws = SampleGrids if trainer.task.condition is None else EnlargementGrids
     return draws(trainer)
 
@@ -40,7 +45,8 @@ PREVIEWS: dict[type[Any], Callable[[Trainer], Previews]] = {
 
 def previews_of(trainer: Trainer) -> Previews | None:
     """Returns the pictures that a training draws, or None."""
-    if trainer.experiment.upkeep.sample_every is None:
+    every = trainer.experiment.upkeep.sample_every
+    if every is None or isinstance(trainer.experiment, PriorExperiment):
         return None
     draws = PREVIEWS.get(type(trainer.task))
     return None if draws is None else draws(trainer)

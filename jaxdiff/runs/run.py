@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,8 +22,10 @@ from jaxdiff.runs.enlarge import enlarge
 from jaxdiff.runs.generate import check_request, generate
 from jaxdiff.runs.non_finite import check_params
 from jaxdiff.runs.own_text import prompts_of
+from jaxdiff.runs.own_unclip import OwnUnCLIP, PriorRun, load_prior
 from jaxdiff.runs.parts import Parts
 from jaxdiff.runs.unclip import UnCLIP
+from jaxdiff.runs.vectors import is_decoder
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.model import Model
 from jaxdiff.typing import AnySchedule, ArrayLike, Condition, Network, Params
@@ -41,6 +45,7 @@ class Run:
         parts: text encoders and autoencoder of a model of latents.
         lora: adapter that the run has trained; `params` have it. None without.
         tokenizer: tokenizer of the text encoder inside the network. None without.
+        prior: prior of a decoder of unCLIP; see `with_prior`. None without.
     """
 
     experiment: Experiment
@@ -52,6 +57,7 @@ class Run:
     parts: Parts | None = None
     lora: LoRA | None = None
     tokenizer: Tokenizer | None = None
+    prior: PriorRun | None = None
 
     @property
     def network(self) -> Network:
@@ -83,19 +89,44 @@ class Run:
             return prompts_of(self.model, self.params, self.tokenizer)
         return self._parts("text").prompts
 
-    @property
-    def unclip(self) -> UnCLIP:
+    @cached_property
+    def unclip(self) -> UnCLIP | OwnUnCLIP:
         """Stages around the decoder of unCLIP.
 
         Raises:
-            InputError: the run is another model.
+            InputError: the run is another model; or the towers of a decoder of one's
+                own have changed, or are not those of the prior.
         """
+        if is_decoder(self.experiment):
+            return OwnUnCLIP.of(self.experiment, self.info, self.prior)
         if self.parts is None or self.parts.info.unclip is None:
             raise InputError(
                 "the run must be a model of unCLIP, got another. Import one, such as "
                 "an UnCLIPPipeline."
             )
         return UnCLIP(self.parts, self.image_size, self.parallel)
+
+    @property
+    def is_unclip(self) -> bool:
+        """True for a decoder of unCLIP, imported or of one's own."""
+        imported = self.parts is not None and self.parts.info.unclip is not None
+        return imported or is_decoder(self.experiment)
+
+    def with_prior(self, workdir: AnyPath) -> "Run":
+        """Returns the decoder with a prior, which draws vectors from prompts.
+
+        Args:
+            workdir: run folder of the prior, which train-prior wrote.
+
+        Raises:
+            InputError: the folder holds no prior, or the run is no decoder.
+        """
+        if not is_decoder(self.experiment):
+            raise InputError(
+                "the run must be a decoder of unCLIP for a prior, got another. Train "
+                "one with the recipe unclip."
+            )
+        return replace(self, prior=load_prior(Path(workdir)))
 
     def denoiser(self, labels: Any = None) -> NetworkDenoiser:
         """Returns the network bound to its averaged parameters and to a condition."""

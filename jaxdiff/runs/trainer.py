@@ -21,6 +21,7 @@ from jaxdiff.runs.data_of_run import load_data
 from jaxdiff.runs.fine_tune import base_of, check_start, start_of
 from jaxdiff.runs.own_text import with_tokens
 from jaxdiff.runs.parts import Parts, read_parts
+from jaxdiff.runs.vectors import with_vectors
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.files import expanded
 from jaxdiff.storage.read_state import by_name, digest, with_names
@@ -127,6 +128,7 @@ class Trainer:
         tokenizer = None
         if network is None:
             dataset, tokenizer = with_tokens(experiment, dataset)
+        experiment, dataset = with_vectors(experiment, dataset)
         info = with_network(data_info(experiment, dataset, tokenizer), network)
         experiment.check_guidance(info)
         model = build_model(experiment, info, network, schedule)
@@ -150,6 +152,7 @@ class Trainer:
             dataset = load_data(experiment, "train")
         check_squares(dataset)
         dataset, tokenizer = with_tokens(experiment, dataset)
+        experiment, dataset = with_vectors(experiment, dataset)
         info = data_info(experiment, dataset, tokenizer)
         if frozen:
             info = info._replace(base=digest(frozen))
@@ -327,6 +330,6 @@ def data_info(
         dataset.class_names if conditional else None,
         dataset.fingerprint(),
         data_range=PIXELS if dataset.moments is None else None,
-        base=base_of(experiment) if isinstance(experiment, Experiment) else None,
+        base=base_of(experiment),
         tokenizer=None if tokenizer is None else tokenizer_digest(tokenizer),
     )

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 Texts = str | Sequence[str] | Condition
 """Prompts, a single one for all images, or their encoded form."""
-_PRIOR, _ENLARGE, _NOISE = 1, 2, 3
+PRIOR, _ENLARGE, _NOISE = 1, 2, 3
+"""Numbers of the stages."""
 
 
 def stage_seeds(seeds: Any, stage: int) -> np.ndarray:
@@ -50,6 +51,25 @@ def stage_seeds(seeds: Any, stage: int) -> np.ndarray:
 
     found = [one(int(seed)) for seed in np.ravel(seeds)]
     return np.array(found, np.uint32).reshape(np.shape(seeds))
+
+
+def texts_of_images(
+    prompts: str | Sequence[str], num: int | None
+) -> tuple[list[str], np.ndarray]:
+    """Returns prompts, and the number of each image's prompt [num].
+
+    Args:
+        prompts: prompts, or a single one for all images.
+        num: number of images; that of the prompts by default.
+
+    Raises:
+        InputError: there are neither one nor `num` prompts.
+    """
+    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    num = len(texts) if num is None else num
+    if len(texts) not in (1, num):
+        raise InputError(f"prompts must be 1 or {num}, one per image, got {len(texts)}")
+    return texts, np.resize(np.arange(len(texts)), num)
 
 
 class Decoding(NamedTuple):
@@ -85,6 +105,20 @@ class UnCLIP:
         return self.parts.info.unclip
 
     @property
+    def enlarges(self) -> bool:
+        """True if the model enlarges the decoder's images itself."""
+        return self.info.enlarge is not None
+
+    @property
+    def picture_size(self) -> None:
+        """None: `encode` takes pictures of any size."""
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of pictures for `encode`."""
+        return 3
+
+    @property
     def prior(self) -> Stage:
         """Prior.
 
@@ -118,19 +152,19 @@ class UnCLIP:
         """
         if isinstance(prompts, Condition):
             return prompts
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        num = len(texts) if num is None else num
-        if len(texts) not in (1, num):
-            raise InputError(
-                f"prompts must be 1 or {num}, one per image, got {len(texts)}"
-            )
+        texts, rows = texts_of_images(prompts, num)
         encoder = self.parts.stages.encoder
         tokens = encoder.tokenizer(texts)
         # The text encoder attends to padding, the prior and the decoder do not.
         found = encode(encoder.network, encoder.params, tokens, masked=False)
         found = found._replace(mask=jnp.asarray(tokens.mask))
-        rows = np.resize(np.arange(len(texts)), num)
         return Condition(*(None if part is None else part[rows] for part in found))
+
+    def text_of_decoder(self, prompt: str) -> Condition:
+        """Returns the condition of a prompt that the decoder takes."""
+        if self.info.projection:
+            return self.text(prompt)
+        return self.parts.prompts([prompt], self.size)
 
     def draw(
         self,
@@ -162,7 +196,7 @@ class UnCLIP:
         text = self.text(prompts, num)
         base = self.text(negative, len(text.vector))
         drawn = stage.generate(
-            text, stage_seeds(seed, _PRIOR), sampling, base=base, indices=indices,
+            text, stage_seeds(seed, PRIOR), sampling, base=base, indices=indices,
             parallel=self._layout(len(text.vector)),
         )  # fmt: skip
         return np.asarray(unscaled(stage.params, jnp.asarray(drawn)))

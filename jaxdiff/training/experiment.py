@@ -6,7 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff.checks import Checked, DiskPath, Seed, Share
-from jaxdiff.conditioning.low_resolution import ImageCondition, NoImage
+from jaxdiff.conditioning.image_condition import (
+    ImageCondition,
+    ImageVector,
+    NoImage,
+)
 from jaxdiff.data import Data, Digits
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError
@@ -239,14 +243,14 @@ class Experiment(AnyExperiment):
     conditional: bool = True
     """If True, train on the classes, if the data has any."""
     caption_dropout: Share = 0.1
-    """Rate at which training replaces a caption by no caption; guidance needs it above
-    0."""
+    """Rate at which training replaces a caption, or the vector of an image, by none;
+    guidance needs it above 0."""
     tokenizer: DiskPath | None = None
     """Folder of a published tokenizer, such as CLIP's, for a network with a text
     encoder. None takes the tokenizer of `init`, or makes one from the captions."""
     condition: ImageCondition = field(default_factory=NoImage)
-    """Image that the network is given besides x_t: none, or the example itself, made
-    small (low-resolution), for super-resolution."""
+    """Condition that is made of each image: none, the image made small, for
+    super-resolution (low-resolution), or its vector, for unCLIP (image-vector)."""
     schedule: ScheduleOptions = field(default_factory=Linear)
     """Noise schedule."""
     prediction: Prediction = field(default_factory=Eps)
@@ -324,8 +328,9 @@ class Experiment(AnyExperiment):
     def check_guidance(self, info: DataInfo) -> None:
         """Raises an error for guidance of a network without classes or a null class."""
         if self.sampling.guidance != 1:
-            takes_text = getattr(self.network, "takes_text", False)
-            if info.num_classes is None and not takes_text:
+            decodes = isinstance(self.condition, ImageVector)
+            guides = decodes or getattr(self.network, "takes_text", False)
+            if info.num_classes is None and not guides:
                 raise InputError(
                     "guidance must be 1 for a model without classes, got "
                     f"{self.sampling.guidance:g}"

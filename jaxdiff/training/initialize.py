@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from jaxdiff.conditioning.image_condition import ImageVector, check_vectors
 from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.denoisers.network import taken_by
 from jaxdiff.errors import InputError
@@ -44,6 +45,8 @@ def build_model(
             changes = experiment.condition.network_options(options, channels)
             options = replace(options, **changes)
         network = options.build(outputs, info.num_classes, channels)
+    if isinstance(experiment.condition, ImageVector):
+        check_vectors(network, taken_by(network))
     _check_low_resolution(experiment, info, network)
     return Model(
         network,

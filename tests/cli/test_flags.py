@@ -18,7 +18,7 @@ from jaxdiff.cli.flag_table import flags_of, read
 from jaxdiff.cli.flags import option_name, parse
 from jaxdiff.cli.sample import SampleOptions
 from jaxdiff.cli.train import TrainOptions
-from jaxdiff.conditioning.low_resolution import ImageCondition, NoImage
+from jaxdiff.conditioning.image_condition import ImageCondition, NoImage
 from jaxdiff.data import TFDS, Arrays, Digits, Emoji, FashionMNIST, ImageFolder, Latents
 from jaxdiff.denoisers.predictions import Eps, Prediction
 from jaxdiff.errors import InputError

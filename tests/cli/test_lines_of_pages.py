@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from experiments import captions, emoji, folder
+from experiments import captions, emoji, folder, unclip
 from jaxdiff.cli import main, program
 from tests.helpers.fake_run import fake_run
 from tests.test_pages import FENCED, PAGES, ROOT, prose
@@ -86,6 +86,7 @@ def test_a_printed_command_line_is_read(page, name, words, runs, monkeypatch):
     monkeypatch.setattr(program, "parse", parse)
     monkeypatch.chdir(runs)
     monkeypatch.setattr(captions, "run", parse_chain)
+    monkeypatch.setattr(unclip, "write_pictures", lambda workdir: None)
     starts: Any = {
         None: program.jaxdiff, "folder": folder.start, "emoji": emoji.start,
         "captions": captions.main,

@@ -250,7 +250,7 @@ def test_tab_completes_commands_and_flags(capsys):
     program.jaxdiff(["--completion", "bash"])
     script = capsys.readouterr().out
     for words, expected in (
-        ("tr", ["train", "train-autoencoder", "train-towers"]),
+        ("tr", ["train", "train-autoencoder", "train-prior", "train-towers"]),
         ("train digits --training.num-s", ["--training.num-steps"]),
         ("sample --guidan", ["--guidance"]),
         ("train --schedule cos", ["cosine"]),

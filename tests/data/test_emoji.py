@@ -248,3 +248,13 @@ def test_all_pictures_are_drawn(tmp_path, monkeypatch):
     known = {image.tobytes() for image in np.asarray(data.images)}
     assert not any(image.tobytes() in known for image in np.asarray(test.images))
     assert all((image != 255).any() for image in np.asarray(data.images))
+
+
+def test_another_module_of_the_packages_name_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "emoji.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with monkeypatch.context() as changed:
+        changed.delitem(sys.modules, "emoji", raising=False)
+        with pytest.raises(InputError, match=r"the module emoji must be the package o"):
+            list(emoji_names.pictures(["en"]))
+        del sys.modules["emoji"]

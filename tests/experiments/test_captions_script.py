@@ -1,10 +1,14 @@
 """Scripts of captioned pictures: their commands, and a model of pixels."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import captions, emoji
+from experiments import captions, emoji, unclip
 from jaxdiff.cli import program
 
 
@@ -27,6 +31,48 @@ def test_help_of_the_scripts(capsys):
         emoji.start(["--help"])
     assert stop.value.code == 0
     assert "--pixels" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["emoji", "unclip"])
+def test_a_script_beside_emoji_py_imports_the_package_emoji(script):
+    """A script's folder is searched first, and has a file of the package's name."""
+    folder = Path(__file__).parents[2] / "experiments"
+    lines = (
+        f"import runpy, sys; sys.path[0] = {str(folder)!r}",
+        f"runpy.run_path({str(folder / f'{script}.py')!r}, run_name='script')",
+        "import emoji; assert emoji.EMOJI_DATA",
+    )
+    words = [sys.executable, "-c", "\n".join(lines)]
+    subprocess.run(words, check=True, timeout=120)
+
+
+def test_the_chain_of_unclip_names_each_run_by_the_one_before(tmp_path):
+    steps = dict.fromkeys(unclip.STEPS, 5)
+    found = unclip.chain(tmp_path, steps, 8, tmp_path / "direct")
+    towers, prior, decoder, enlargement, prompts, *_, own, direct = found
+    assert [one[0] for one in (towers, prior, decoder)] == [
+        "train-towers", "train-prior", "train"
+    ]  # fmt: skip
+
+    def of(words, flag):
+        return words[words.index(flag) + 1]
+
+    assert of(prior, "--towers") == of(towers, "--workdir")
+    assert of(decoder, "--condition.towers") == of(towers, "--workdir")
+    for words in (prompts, own):
+        assert of(words, "--prior") == of(prior, "--workdir")
+        assert of(words, "--workdir") == of(decoder, "--workdir")
+    assert of(prompts, "--enlarge") == of(enlargement, "--workdir")
+    assert of(direct, "--workdir") == str(tmp_path / "direct")
+    assert {of(one, "--training.num-steps") for one in found[:4]} == {"5"}
+
+
+@pytest.mark.long
+def test_unclip_from_nothing_draws_its_pictures(tmp_path):
+    unclip.start(["--workdir", str(tmp_path), "--steps", "2", "--samples", "4"])
+    for name in ("prompts", "variations", "blend", "difference"):
+        assert Image.open(tmp_path / f"{name}.png").width > 64
+    assert (tmp_path / "decoder/evaluation.json").exists()
 
 
 @pytest.mark.long

@@ -14,7 +14,8 @@ from PIL import Image
 
 import jaxdiff as jd
 from jaxdiff.cli.program import jaxdiff
-from jaxdiff.conditioning.low_resolution import LowResolution, NoImage
+from jaxdiff.conditioning.image_condition import NoImage
+from jaxdiff.conditioning.low_resolution import LowResolution
 from jaxdiff.data import Digits, to_float
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.enlargement import enlarged
