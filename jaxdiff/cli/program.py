@@ -42,16 +42,14 @@ NOT_FINITE = 4
 HELP = """
 Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {commands}
-{recipes}
---version prints the versions. --quiet shows no progress.
-Exit codes: 0 success; 1 a bug, or reproduce differs; 2 a wrong argument or a full disk;
+{recipes}Exit codes: 0 success; 1 a bug, or reproduce differs; 2 a wrong argument or a full disk;
 3 another process died; 4 a loss was not finite; 128 + n signal n.
 """
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",
     "fashion": "clothes of 28x28 pixels; an hour on 2 CPU cores",
     "emoji": "text to image: 3,944 captioned pictures, 32x32 pixels",
-    "unclip": "images from the vector of a picture or of a text, in DALL-E 2's way",
+    "unclip": "images from the vector of an image or text (DALL-E 2)",
     "folder DIR": "your own images, 64x64 pixels; for a GPU",
     "cifar10": "CIFAR-10 as in the paper of DDPM; for many GPUs",
 }
@@ -59,8 +57,8 @@ OF_RECIPES = {
 ABOUT = """Train diffusion models and sample from them.
 
   jaxdiff run digits            trains, and draws pictures into runs/digits
-  jaxdiff run folder DIR        does so with your own images
   jaxdiff train --workdir RUN   goes on with a run
+  --version prints the versions, --quiet shows no progress
 """
 
 

@@ -136,7 +136,7 @@ def test_a_prior_is_trained_on_the_vectors_given_the_captions(made):
 @pytest.mark.parametrize("kind", ["prior", "decoder"])
 def test_a_resumed_training_gives_the_same_bits(made, tmp_path, kind):
     folder, data = made
-    make: Any = {"prior": prior, "decoder": decoder}[kind]
+    make: Any = prior if kind == "prior" else decoder
     experiment = make(data, folder / "towers")
     trained(tmp_path / "run", experiment, until=2)
     again = trained(tmp_path / "run", experiment)
