@@ -42,8 +42,8 @@ NOT_FINITE = 4
 HELP = """
 Commands; COMMAND --help prints its daily flags, COMMAND --help-all every flag:
 {commands}
-{recipes}Exit codes: 0 success; 1 a bug, or reproduce differs; 2 a wrong argument or a full disk;
-3 another process died; 4 a loss was not finite; 128 + n signal n.
+{recipes}Exit codes: 0 success; 1 a bug, or reproduce differs; 2 a wrong argument or a
+full disk; 3 another process died; 4 a loss was not finite; 128 + n signal n.
 """
 OF_RECIPES = {
     "digits": "digits of 8x8 pixels; 6 minutes on 2 CPU cores",

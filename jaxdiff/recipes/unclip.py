@@ -1,9 +1,9 @@
 """Decoder of unCLIP from nothing: images from the vector of an image.
 
-    jaxdiff train-towers --data emoji --data.size 32 --workdir runs/towers
-    jaxdiff train-prior --data emoji --data.size 32 --towers runs/towers
+    jaxdiff train-towers emoji --workdir runs/towers
+    jaxdiff train-prior emoji --towers runs/towers --workdir runs/prior
     jaxdiff train unclip --condition.towers runs/towers
-    jaxdiff sample unclip --prior runs/jaxdiff-prior --prompt "cat face"
+    jaxdiff sample unclip --prior runs/prior --prompt "cat face"
     jaxdiff sample unclip --like picture.png --num 8
 
 The way of DALL-E 2 (Ramesh et al. 2022) on OpenMoji's 32x32 pictures: towers of images
