@@ -8,9 +8,10 @@
     python experiments/benchmark --peer COMMAND  against another program, in
                                                  turns
 
-It measures two networks without dropout on random images: `small` (6.47 M
-parameters, 32x32x1) and `cifar` (35.7 M, 32x32x3, the network of DDPM). The
-first form has the rows
+It measures networks without dropout on random images: `small` (6.47 M
+parameters, 32x32x1), `cifar` (35.7 M, 32x32x3, the network of DDPM), and the
+transformers `dit-s` and `dit-b` (DiT-S/2 and B/2, 16x16x4, without classes).
+The first form has the rows
 
     forward     one evaluation of the network; its inputs are on the devices
     train_step  a step of `jaxdiff.train_step` as the trainer runs it: transfer
@@ -63,7 +64,7 @@ from experiments.benchmark.growth import growth
 from experiments.benchmark.networks import NETWORKS, Options
 from experiments.benchmark.peer import against_peer
 from experiments.benchmark.programs import PROGRAMS, programs_of
-from experiments.benchmark.rows import Row, here, say, table
+from experiments.benchmark.rows import Row, here, markdown, say, table
 from experiments.benchmark.speeds import speeds
 from jaxdiff.parallel import Pmap, cpu_devices
 
@@ -107,8 +108,9 @@ def read(arguments: Sequence[str] | None = None) -> Options:
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="names")
     add("--dtypes", nargs="+", choices=types, default=types, help="number types")
     add("--what", nargs="+", choices=WHAT, default=WHAT, help="rows")
-    add("--batch", type=at_least_1, help="images per step; by default 64 (small) "
-        "and 16 (cifar) on a CPU, 512 and 256 elsewhere, or the peer's")  # fmt: skip
+    add("--batch", type=at_least_1, help="images per step; by default 64 (small), "
+        "16 (cifar, dit-s) and 8 (dit-b) on a CPU, 512 (small) and 256 elsewhere, or "
+        "the peer's")  # fmt: skip
     add("--steps", type=at_least_1, default=20, help="sampling steps")
     add("--lengths", type=at_least_1, nargs="+", default=(5, 10, 20, 40),
         help="numbers of sampling steps of --growth")  # fmt: skip
@@ -120,6 +122,8 @@ def read(arguments: Sequence[str] | None = None) -> Options:
         "CPU the most that divide the batches, up to one per core")  # fmt: skip
     add("--peak-tflops", type=above_0, help="peak TFLOP/s of a device, for mfu")
     add("--out", metavar="FILE", help="file to append the JSON lines to")
+    add("--markdown", action="store_true", help="print the table in Markdown, with "
+        "the machine, its instructions, the versions and the date")  # fmt: skip
     options = parser.parse_args(arguments)
     other = options.compile or options.growth or options.peer is not None
     if other and not programs_of(options):
@@ -159,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         say(f"error: {error}")
         sys.exit(2)
     if rows:
-        print(table(rows))
+        print(markdown(rows) if options.markdown else table(rows))
 
 
 if __name__ == "__main__":

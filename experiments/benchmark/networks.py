@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,13 +14,15 @@ import numpy as np
 import jaxdiff as jd
 from experiments.benchmark.rows import Row
 from jaxdiff.data import from_arrays
+from jaxdiff.networks import DiTConfig
 from jaxdiff.parallel import Parallel, Pmap
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.experiment import Training
 from jaxdiff.training.recipe import compiled_init, state_shapes
 
 Options = argparse.Namespace
-NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
+Network: TypeAlias = jd.UNetConfig | DiTConfig
+NETWORKS: dict[str, tuple[tuple[int, int, int], Network, int, int]] = {
     "small": (
         (32, 32, 1),
         jd.UNetConfig(channels=64, multipliers=(1, 2, 2), attention=(8,), dropout=0.0),
@@ -28,6 +30,8 @@ NETWORKS: dict[str, tuple[tuple[int, int, int], jd.UNetConfig, int, int]] = {
         512,
     ),
     "cifar": ((32, 32, 3), jd.UNetConfig(dropout=0.0), 16, 256),
+    "dit-s": ((16, 16, 4), DiTConfig(size="S", patch=2), 16, 256),
+    "dit-b": ((16, 16, 4), DiTConfig(size="B", patch=2), 8, 256),
 }
 """Image shape, network, and images per step on a CPU and on other devices."""
 NUM_IMAGES = 1024

@@ -5,9 +5,11 @@ import functools
 import importlib.util
 import itertools
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,10 @@ Row = dict[str, Any]
 Tell = Callable[[Row], None]
 NOT_SHOWN = ("on", "gflop_per_image", "temp_mb", "saved_every", "pairs")
 """Entries of a JSON line that are not in the table."""
+SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
+"""Instructions on which the speed of products depends."""
+VERSIONS = ("python", "jax", "jaxlib", "flax")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def middle(values: Sequence[float], name: str) -> Row:
@@ -39,20 +45,67 @@ def here() -> Row:
     """Returns the machine, its devices, the versions and the code."""
     start = provenance.start()
     kept = ("time", "machine", "devices", "versions", "code")
-    return {"cores": os.cpu_count(), **{name: start[name] for name in kept}}
+    own = {"cores": os.cpu_count(), "processor": processor(), "sets": instructions()}
+    return {**own, **{name: start[name] for name in kept}}
+
+
+def processor() -> str:
+    """Returns the name of the processor; that of its family where there is none."""
+    found = _of_processor("model name") or _of_processor("CPU part")
+    return found or platform.machine()
+
+
+def instructions() -> list[str]:
+    """Returns the names in `SETS` of the instructions that the processor has."""
+    flags = _of_processor("flags").split()
+    return [name for name in SETS if name in flags]
+
+
+def _of_processor(name: str) -> str:
+    """Returns an entry of /proc/cpuinfo; "" where there is none, as outside Linux."""
+    with contextlib.suppress(OSError):
+        for line in CPUINFO.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == name:
+                return value.strip()
+    return ""
 
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as a text table, with every column that any row has."""
     names = dict.fromkeys(name for row in rows for name in row)
     columns = [name for name in names if name not in NOT_SHOWN]
-
-    def cell(value: Any) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    lines = [columns, *[[cell(row.get(name, "-")) for name in columns] for row in rows]]
+    lines = [
+        columns, *[[_cell(row.get(name, "-")) for name in columns] for row in rows]
+    ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(map(str.rjust, line, widths)) for line in lines)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Returns the rows as a table in Markdown, under a line on machine and versions."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = [name for name in names if name not in NOT_SHOWN]
+    lines = [[_cell(row.get(name, "")) for name in columns] for row in rows]
+    lines = [columns, ["---"] * len(columns), *lines]
+    on = here()
+    devices, versions = on["devices"], on["versions"]
+    machine = f"{on['cores']} cores of {on['processor']}"
+    if on["sets"]:
+        machine += f" ({', '.join(on['sets'])})"
+    if devices["backend"] != "cpu":
+        machine = f"{devices['kind']}, {machine}"
+    known = ", ".join(
+        f"{name} {versions[name]}" for name in VERSIONS if name in versions
+    )
+    count = devices["count"]
+    many = "device" if count == 1 else "devices"
+    head = f"{machine}; {count} {many}; {known}; {on['time'][:10]}"
+    return "\n".join([head, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def say(text: str) -> None:

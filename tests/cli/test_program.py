@@ -290,7 +290,11 @@ def test_a_reader_that_goes_away_is_no_error():
 @pytest.mark.parametrize(
     ("words", "usage", "text"),
     [
-        (["train"], "train [digits|fashion|emoji|unclip|folder DIR|cifar10] [OPTIONS]", ""),
+        (
+            ["train"],
+            "train [digits|fashion|emoji|unclip|folder DIR|cifar10] [OPTIONS]",
+            "",
+        ),
         (["train", "folder"], "train folder DIR [OPTIONS]", "Your own photographs"),
         (["sample", "digits"], "sample digits [OPTIONS]", "Handwritten digits"),
         (["status"], "status --workdir RUN [OPTIONS]", ""),

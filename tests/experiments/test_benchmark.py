@@ -1,6 +1,8 @@
 import ast
 import json
 import os
+import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from experiments.benchmark import networks, programs
+from experiments.benchmark import networks, programs, rows
 from experiments.benchmark.__main__ import main, read
 from experiments.benchmark.networks import cpu_device
 from experiments.benchmark.peer import against_peer, peer_rows
@@ -60,8 +62,10 @@ def fake_peer(*rows, before="", code=0):
 
 
 @pytest.mark.parametrize(
-    ("name", "size"), [("small", 6_469_889), ("cifar", 35_746_307)]
-)
+    ("name", "size"),
+    [("small", 6_469_889), ("cifar", 35_746_307), ("dit-s", 32_558_992),
+     ("dit-b", 129_748_240)],
+)  # fmt: skip
 def test_the_networks_have_their_sizes(name, size):
     shape, config, _, _ = networks.NETWORKS[name]
     network = config.build(shape[-1])
@@ -93,6 +97,29 @@ def test_speeds_of_a_tiny_network(tmp_path, capsys):
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split()[:4] == ["what", "network", "dtype", "batch"]
     assert len(lines) == 2
+
+
+def test_markdown_names_the_machine(monkeypatch, tmp_path):
+    info = tmp_path / "cpuinfo"
+    info.write_text(
+        "processor\t: 0\nmodel name\t: A Chip 9\nflags\t\t: fpu avx2 amx_bf16 sse\n"
+    )
+    monkeypatch.setattr(rows, "CPUINFO", info)
+    rows.here.cache_clear()
+    text = rows.markdown([{"what": "forward", "ratio": 1.23456}, {"what": "sample"}])
+    head, empty, *lines = text.splitlines()
+    assert re.match(
+        r"\d+ cores of A Chip 9 \(avx2, amx_bf16\); \d+ devices; python .*, jax 0\.\d+"
+        r".*; 20\d\d-\d\d-\d\d$", head
+    )  # fmt: skip
+    assert empty == ""
+    assert lines == [
+        "| what | ratio |", "| --- | --- |", "| forward | 1.235 |", "| sample |  |"
+    ]  # fmt: skip
+    monkeypatch.setattr(rows, "CPUINFO", tmp_path / "none")
+    assert rows.processor() == platform.machine()
+    assert rows.instructions() == []
+    rows.here.cache_clear()
 
 
 def test_what_the_trainer_is_given_can_be_recorded():
