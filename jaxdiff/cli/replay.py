@@ -72,8 +72,8 @@ def replay(options: ReplayOptions, data_of_run: data.Data | None = None) -> None
     if not isinstance(experiment, Experiment):
         raise InputError(
             f"'{workdir}' must be the run of a diffusion model, whose images each have "
-            "a time and a loss to list, got one of an autoencoder. Repeat its steps "
-            "with jaxdiff reproduce."
+            f"a time and a loss to list, got one of {MODELS[type(experiment)]}. Repeat "
+            "its steps with jaxdiff reproduce."
         )
     if step is None:
         if not (workdir / NONFINITE).exists():

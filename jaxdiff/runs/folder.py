@@ -70,12 +70,13 @@ KINDS: dict[str, type[AnyExperiment]] = {
 }
 """Class of the experiment of each kind of run; config.json names other kinds than the
 first."""
-_MODELS: dict[type[AnyExperiment], str] = {
+MODELS: dict[type[AnyExperiment], str] = {
     Experiment: "a diffusion model",
     AutoencoderExperiment: "an autoencoder",
     TowersExperiment: "two towers",
     PriorExperiment: "a prior",
 }
+"""Models in words, by the experiment of their run."""
 AnExperiment = TypeVar("AnExperiment", bound=AnyExperiment)
 _PLACES = ("data.path: ", "data.data_dir: ")
 _LARGEST = 2**20  # most pixels per side, channels and classes
@@ -127,8 +128,8 @@ def read_kind(workdir: Path, cls: type[AnExperiment]) -> tuple[AnExperiment, Dat
     experiment, info = read_config(workdir)
     if not isinstance(experiment, cls):
         raise InputError(
-            f"'{workdir}' must be the run of {_MODELS[cls]}, got one of "
-            f"{_MODELS[type(experiment)]}. Name another."
+            f"'{workdir}' must be the run of {MODELS[cls]}, got one of "
+            f"{MODELS[type(experiment)]}. Name another."
         )
     return experiment, info
 

@@ -42,7 +42,7 @@ class VariationGrids:
         self._images = np.asarray(dataset.images[:num])
         self._trainer, self._sampling = trainer, grid_sampling(trainer)
         towers = read_towers(trainer.experiment, trainer.info.base)
-        vectors = vectors_of(towers, self._images)
+        vectors = vectors_of(towers, self._images, quiet=True)
         self._condition = Condition(vector=np.tile(vectors, (2, 1)))
         check_request(trainer.model, self._sampling, self._condition, 2 * num, 0)
 

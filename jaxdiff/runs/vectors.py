@@ -111,7 +111,7 @@ def with_vectors(
     if experiment.data.flip:
         raise InputError(
             "data.flip must be False, because the vectors are those of the images as "
-            "they are, got True. Set --data.flip False."
+            "they are, got True. Set --data.no-flip."
         )
     towers = read_towers(experiment)
     if isinstance(experiment, PriorExperiment):
@@ -160,18 +160,19 @@ def with_vectors(
     return experiment, replace(dataset, texts=texts, known_fingerprint=known)
 
 
-def vectors_of(towers: TowersRun, images: Images) -> np.ndarray:
+def vectors_of(towers: TowersRun, images: Images, *, quiet: bool = False) -> np.ndarray:
     """Returns the vectors of images, as a condition has them.
 
     Args:
         towers: the towers.
         images: images in memory or on disk, uint8 [num, height, width, channels].
+        quiet: if True, no progress is shown.
 
     Raises:
         InputError: the images have another shape than those of the towers.
     """
     num, found = len(images), []
-    shows = is_shown() and is_first()
+    shows = is_shown() and is_first() and not quiet
     with progress_bar(num, "vectors", "image", show=shows) as shown:
         for begin in range(0, num, BLOCK):
             block = images[np.arange(begin, min(begin + BLOCK, num))]

@@ -263,7 +263,7 @@ def test_what_does_not_fit_is_refused(made, changes, message):
 def test_flips_captions_and_sizes_that_do_not_fit_are_refused(made):
     folder, data = made
     path = folder / "towers"
-    with pytest.raises(InputError, match="flip must be False"):
+    with pytest.raises(InputError, match=r"flip must be False, .* Set --data\.no-flip"):
         Trainer.of(decoder(dataclasses.replace(data, flip=True), path))
     with pytest.raises(InputError, match="must have the towers' shape"):
         Trainer.of(decoder(dataclasses.replace(data, size=16), path))
