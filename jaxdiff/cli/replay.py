@@ -18,6 +18,7 @@ from jaxdiff.losses.loss import draw
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
+    MODELS,
     NONFINITE,
     check_record,
     check_workdir,
