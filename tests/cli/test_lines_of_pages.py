@@ -89,7 +89,7 @@ def test_a_printed_command_line_is_read(page, name, words, runs, monkeypatch):
     monkeypatch.setattr(unclip, "write_pictures", lambda workdir: None)
     starts: Any = {
         None: program.jaxdiff, "folder": folder.start, "emoji": emoji.start,
-        "captions": captions.main,
+        "captions": captions.main, "unclip": unclip.start,
     }  # fmt: skip
     start = starts.get(name)
     if start is None:
