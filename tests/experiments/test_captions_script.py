@@ -68,6 +68,7 @@ def test_the_chain_of_unclip_names_each_run_by_the_one_before(tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("standard_promotion")
 def test_unclip_from_nothing_draws_its_pictures(tmp_path):
     unclip.start(["--workdir", str(tmp_path), "--steps", "2", "--samples", "4"])
     for name in ("prompts", "variations", "blend", "difference"):
