@@ -73,8 +73,7 @@ def _of_processor(name: str) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """Returns the rows as a text table, with every column that any row has."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if name not in NOT_SHOWN]
+    columns = _columns(rows)
     lines = [
         columns, *[[_cell(row.get(name, "-")) for name in columns] for row in rows]
     ]  # fmt: skip
@@ -84,8 +83,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """Returns the rows as a table in Markdown, under a line on machine and versions."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = [name for name in names if name not in NOT_SHOWN]
+    columns = _columns(rows)
     lines = [[_cell(row.get(name, "")) for name in columns] for row in rows]
     lines = [columns, ["---"] * len(columns), *lines]
     on = here()
@@ -102,6 +100,11 @@ def markdown(rows: Sequence[Row]) -> str:
     many = "device" if count == 1 else "devices"
     head = f"{machine}; {count} {many}; {known}; {on['time'][:10]}"
     return "\n".join([head, "", *(f"| {' | '.join(line)} |" for line in lines)])
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return [name for name in names if name not in NOT_SHOWN]
 
 
 def _cell(value: Any) -> str:

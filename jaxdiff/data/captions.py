@@ -26,6 +26,22 @@ def checked_captions(captions: Sequence[str | Sequence[str]], size: int) -> Capt
     return tuple(_checked(given, i) for i, given in enumerate(captions))
 
 
+def numbered(captions: Captions) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Returns every caption once, and how the images' captions are numbered.
+
+    Args:
+        captions: captions of all images.
+
+    Returns:
+        The captions, of which the first is no caption; and `numbers` and `first` of
+        `data.dataset.Texts`.
+    """
+    every = {"": 0} | {text: 0 for texts in captions for text in texts if text}
+    number = {text: i for i, text in enumerate(every)}
+    numbers = np.array([number[text] for texts in captions for text in texts])
+    return list(every), numbers, np.cumsum([0, *map(len, captions)])
+
+
 def _checked(given: str | Sequence[str], i: int) -> tuple[str, ...]:
     try:
         found = (given,) if isinstance(given, str) else tuple(given)

@@ -22,6 +22,7 @@ from jaxdiff.conditioning.own_tokenizer import (
 )
 from jaxdiff.conditioning.prompts import Prompts
 from jaxdiff.data import Dataset
+from jaxdiff.data.captions import numbered
 from jaxdiff.data.dataset import Texts
 from jaxdiff.errors import InputError
 from jaxdiff.networks.own_text import ENCODER
@@ -74,18 +75,15 @@ def with_tokens(
             "transformer. Set it to none, or encode the images without text encoders."
         )
     tokenizer = _tokenizer(experiment, config, dataset)
-    captions = {"": 0} | {
-        text: 0 for texts in dataset.captions for text in texts if text
-    }
-    number = {text: i for i, text in enumerate(captions)}
-    tokens, long = _tokens(tokenizer, list(captions))
+    captions, numbers, first = numbered(dataset.captions)
+    tokens, long = _tokens(tokenizer, captions)
     warn_of_cut(long, len(captions) - 1)
     texts = Texts(
         lambda numbers: Condition(
             tokens=tokens.ids[numbers], mask=tokens.mask[numbers]
         ),
-        np.array([number[text] for texts in dataset.captions for text in texts]),
-        np.cumsum([0, *map(len, dataset.captions)]),
+        numbers,
+        first,
     )
     return replace(dataset, texts=texts), tokenizer
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,7 +22,14 @@ from jaxdiff.runs.averaged import read_averaged
 from jaxdiff.runs.folder import read_kind
 from jaxdiff.runs.generate import generate
 from jaxdiff.runs.towers import TowersRun
-from jaxdiff.runs.unclip import PRIOR, Decoding, Texts, stage_seeds, texts_of_images
+from jaxdiff.runs.unclip import (
+    PRIOR,
+    Decoding,
+    Texts,
+    layout_for,
+    stage_seeds,
+    texts_of_images,
+)
 from jaxdiff.runs.vectors import read_towers, text_condition
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.model import Model
@@ -185,14 +191,9 @@ class OwnUnCLIP:
         """
         prior, text = self.prior, self.text(prompts, num)
         base = self.text(negative, len(text.vector))
-        count = len(text.vector)
-        parallel = self.parallel
-        if isinstance(parallel, Pmap) and count < len(parallel.devices):
-            single = jax.process_count() == 1
-            parallel = Pmap(num_devices=count) if single else parallel
         return prior.generate(
             text, stage_seeds(seed, PRIOR), sampling, base=base, indices=indices,
-            parallel=parallel,
+            parallel=layout_for(self.parallel, len(text.vector)),
         )  # fmt: skip
 
     def encode(self, images: Sequence[ArrayLike]) -> np.ndarray:

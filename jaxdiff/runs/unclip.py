@@ -72,6 +72,19 @@ def texts_of_images(
     return texts, np.resize(np.arange(len(texts)), num)
 
 
+def layout_for(parallel: Parallel, num: int) -> Parallel:
+    """Returns the layout for some images; devices without an image would idle.
+
+    Args:
+        parallel: layout of devices.
+        num: number of images.
+    """
+    count = len(parallel.devices)
+    if isinstance(parallel, Pmap) and num < count == jax.device_count():
+        return Pmap(num_devices=num) if jax.process_count() == 1 else parallel
+    return parallel
+
+
 class Decoding(NamedTuple):
     """Conditions of a decoder, for `Run.generate`.
 
@@ -197,7 +210,7 @@ class UnCLIP:
         base = self.text(negative, len(text.vector))
         drawn = stage.generate(
             text, stage_seeds(seed, PRIOR), sampling, base=base, indices=indices,
-            parallel=self._layout(len(text.vector)),
+            parallel=layout_for(self.parallel, len(text.vector)),
         )  # fmt: skip
         return np.asarray(unscaled(stage.params, jnp.asarray(drawn)))
 
@@ -310,16 +323,9 @@ class UnCLIP:
         condition = Condition(image=jax.image.resize(small, shape, "cubic"))
         drawn = stage.generate(
             condition, stage_seeds(seed, _ENLARGE), sampling, indices=indices,
-            parallel=self._layout(len(small)),
+            parallel=layout_for(self.parallel, len(small)),
         )  # fmt: skip
         return np.clip(drawn, -1, 1)
-
-    def _layout(self, num: int) -> Parallel:
-        """Returns the layout for some images; devices without an image would idle."""
-        count = len(self.parallel.devices)
-        if isinstance(self.parallel, Pmap) and num < count == jax.device_count():
-            return Pmap(num_devices=num) if jax.process_count() == 1 else self.parallel
-        return self.parallel
 
 
 def turned(

@@ -15,8 +15,10 @@ import numpy as np
 from jaxdiff.conditioning.image_condition import ImageVector, vector_condition
 from jaxdiff.data import Dataset
 from jaxdiff.data.buckets import Images
+from jaxdiff.data.captions import Captions, numbered
 from jaxdiff.data.dataset import Moments, Texts
 from jaxdiff.errors import InputError
+from jaxdiff.networks.prior import PriorConfig
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.progress_bar import bar as progress_bar
 from jaxdiff.progress_bar import is_shown
@@ -37,9 +39,7 @@ AnExperiment = TypeVar("AnExperiment", bound=AnyExperiment)
 
 def is_decoder(experiment: AnyExperiment) -> bool:
     """Returns True for a decoder of unCLIP of one's own."""
-    return isinstance(experiment, Experiment) and isinstance(
-        experiment.condition, ImageVector
-    )
+    return isinstance(getattr(experiment, "condition", None), ImageVector)
 
 
 def towers_of(experiment: AnyExperiment) -> Path | None:
@@ -48,12 +48,11 @@ def towers_of(experiment: AnyExperiment) -> Path | None:
     Raises:
         InputError: the experiment names none.
     """
+    condition = getattr(experiment, "condition", None)
     if isinstance(experiment, PriorExperiment):
         name, path = "towers", experiment.towers
-    elif isinstance(experiment, Experiment) and isinstance(
-        experiment.condition, ImageVector
-    ):
-        name, path = "condition.towers", experiment.condition.towers
+    elif isinstance(condition, ImageVector):
+        name, path = "condition.towers", condition.towers
     else:
         return None
     if not path:
@@ -115,29 +114,42 @@ def with_vectors(
         )
     towers = read_towers(experiment)
     if isinstance(experiment, PriorExperiment):
-        if dataset.captions is None:
-            raise InputError(
-                "data must have captions for a prior, got none. Read those of a folder "
-                "with --data.captions auto."
-            )
-        text = towers.network.config.text
-        network = replace(
-            experiment.network, features=towers.network.config.features,
-            text_features=text.width, length=text.length,
-        )  # fmt: skip
-        vectors = vectors_of(towers, dataset.images)
-        found = replace(
-            dataset,
-            images=vectors[:, None, None],
-            labels=None,
-            class_names=None,
-            known_fingerprint=dataset.fingerprint(),
-            texts=texts_of(towers, dataset),
-            moments=Moments(vectors.shape[1]),
-        )
+        network, found = _of_prior(experiment, dataset, towers)
         return replace(experiment, network=network), found
     assert isinstance(experiment, Experiment), "a decoder"
-    if experiment.init is not None and experiment.low_rank is not None:
+    return experiment, _of_decoder(experiment, dataset, towers)
+
+
+def _of_prior(
+    experiment: PriorExperiment, dataset: Dataset, towers: TowersRun
+) -> tuple[PriorConfig, Dataset]:
+    """Returns a prior's network for the towers, and vectors in place of images."""
+    if dataset.captions is None:
+        raise InputError(
+            "data must have captions for a prior, got none. Read those of a folder "
+            "with --data.captions auto."
+        )
+    text = towers.network.config.text
+    network = replace(
+        experiment.network, features=towers.network.config.features,
+        text_features=text.width, length=text.length,
+    )  # fmt: skip
+    vectors = vectors_of(towers, dataset.images)
+    found = replace(
+        dataset,
+        images=vectors[:, None, None],
+        labels=None,
+        class_names=None,
+        known_fingerprint=dataset.fingerprint(),
+        texts=texts_of(towers, dataset.captions),
+        moments=Moments(vectors.shape[1]),
+    )
+    return network, found
+
+
+def _of_decoder(experiment: Experiment, dataset: Dataset, towers: TowersRun) -> Dataset:
+    """Returns the images of a decoder, with the vector of each in place of a text."""
+    if experiment.low_rank is not None:
         raise InputError(
             "adapter must be none for the condition image-vector, got lora. Leave it "
             "out."
@@ -149,15 +161,13 @@ def with_vectors(
             f"network.vector_channels must be {features}, the features of the towers, "
             f"got {wanted}. Set it."
         )
-    vectors = vectors_of(towers, dataset.images)
     none = np.zeros((1, features), np.float32)
-    rows = np.concatenate([none, vectors])
+    rows = np.concatenate([none, vectors_of(towers, dataset.images)])
     texts = Texts(
         lambda numbers: Condition(vector=rows[numbers]),
         np.arange(1, len(rows)), np.arange(len(rows)),
     )  # fmt: skip
-    known = dataset.fingerprint()
-    return experiment, replace(dataset, texts=texts, known_fingerprint=known)
+    return replace(dataset, texts=texts, known_fingerprint=dataset.fingerprint())
 
 
 def vectors_of(towers: TowersRun, images: Images, *, quiet: bool = False) -> np.ndarray:
@@ -189,13 +199,11 @@ def text_condition(towers: TowersRun, texts: Sequence[str]) -> Condition:
     return Condition(text=tokens, mask=np.asarray(found.mask), vector=vectors)
 
 
-def texts_of(towers: TowersRun, dataset: Dataset) -> Texts:
-    """Returns the captions of a dataset as the prior takes them."""
-    captions = dataset.captions or ()
-    every = {"": 0} | {text: 0 for texts in captions for text in texts if text}
-    number = {text: i for i, text in enumerate(every)}
+def texts_of(towers: TowersRun, captions: Captions) -> Texts:
+    """Returns the captions of all images as the prior takes them."""
+    every, numbers, first = numbered(captions)
     parts = [
-        text_condition(towers, list(every)[begin : begin + TEXTS_AT_ONCE])
+        text_condition(towers, every[begin : begin + TEXTS_AT_ONCE])
         for begin in range(0, len(every), TEXTS_AT_ONCE)
     ]
     text, mask, vector = (
@@ -208,8 +216,4 @@ def texts_of(towers: TowersRun, dataset: Dataset) -> Texts:
         tokens = half[numbers].astype(np.float32)
         return Condition(text=tokens, mask=mask[numbers], vector=vector[numbers])
 
-    return Texts(
-        of,
-        np.array([number[text] for texts in captions for text in texts]),
-        np.cumsum([0, *map(len, captions)]),
-    )
+    return Texts(of, numbers, first)
