@@ -9,13 +9,13 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import jaxdiff as jd
 from jaxdiff.cli.progress import bar
+from jaxdiff.parallel import processor
 from jaxdiff.runs import provenance
 
 Row = dict[str, Any]
@@ -25,7 +25,6 @@ NOT_SHOWN = ("on", "gflop_per_image", "temp_mb", "saved_every", "pairs")
 SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 """Instructions on which the speed of products depends."""
 VERSIONS = ("python", "jax", "jaxlib", "flax")
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def middle(values: Sequence[float], name: str) -> Row:
@@ -45,30 +44,23 @@ def here() -> Row:
     """Returns the machine, its devices, the versions and the code."""
     start = provenance.start()
     kept = ("time", "machine", "devices", "versions", "code")
-    own = {"cores": os.cpu_count(), "processor": processor(), "sets": instructions()}
+    own = {
+        "cores": os.cpu_count(),
+        "processor": name_of_processor(),
+        "sets": instructions(),
+    }
     return {**own, **{name: start[name] for name in kept}}
 
 
-def processor() -> str:
+def name_of_processor() -> str:
     """Returns the name of the processor; that of its family where there is none."""
-    found = _of_processor("model name") or _of_processor("CPU part")
+    found = processor.entry("model name") or processor.entry("CPU part")
     return found or platform.machine()
 
 
 def instructions() -> list[str]:
     """Returns the names in `SETS` of the instructions that the processor has."""
-    flags = _of_processor("flags").split()
-    return [name for name in SETS if name in flags]
-
-
-def _of_processor(name: str) -> str:
-    """Returns an entry of /proc/cpuinfo; "" where there is none, as outside Linux."""
-    with contextlib.suppress(OSError):
-        for line in CPUINFO.read_text(errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == name:
-                return value.strip()
-    return ""
+    return [name for name in SETS if name in processor.instructions()]
 
 
 def table(rows: Sequence[Row]) -> str:

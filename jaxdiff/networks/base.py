@@ -17,6 +17,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.image_sizes import attention_sizes, check_sides
 from jaxdiff.networks.layers import Norm, drop_labels
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.time_embedding import (
     Fourier,
     Sinusoids,
@@ -265,13 +266,13 @@ class BaseNetwork(nn.Module):
             return embedding + self.embed_labels(condition.labels, t, keys)
         return embedding + self.embed_vector(vector, embed_time)
 
-    def dense(self, name: str, zero: bool = False) -> nn.Dense:
+    def dense(self, name: str, zero: bool = False) -> Dense:
         """Makes a linear layer to the channels of the embedding; `zero` at first."""
         init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
         dtype: Any = jnp.dtype(self.config.dtype)
         features = self.config.embedding_channels
         init = nn.initializers.zeros if zero else init
-        return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+        return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
     def mlp(
         self, x: Array, name: str, activation: Callable[[Array], Array] = nn.swish

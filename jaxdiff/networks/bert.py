@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval
 
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
     Count,
@@ -91,12 +92,12 @@ class BERT(nn.Module):
                 name=f"{block}.attention",
             )  # fmt: skip
             x = norm(f"{block}.attention.output")(x + attention(x, mask=mask))
-            inner = nn.Dense(
+            inner = Dense(
                 config.hidden, dtype=dtype, name=f"{block}.intermediate.dense"
             )
-            outer = nn.Dense(config.width, dtype=dtype, name=f"{block}.output.dense")
+            outer = Dense(config.width, dtype=dtype, name=f"{block}.output.dense")
             h = outer(activation(config.activation)(inner(x)))
             x = norm(f"{block}.output")(x + h)
         if config.pooler:
-            nn.Dense(config.width, dtype=dtype, name="pooler.dense")(x[:, 0])
+            Dense(config.width, dtype=dtype, name="pooler.dense")(x[:, 0])
         return Encoded(x, mean_of_tokens(x, mask))

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array, Images
 
 _SMALLEST = 8  # smallest side of a feature map that is halved again
@@ -43,4 +44,4 @@ class Classifier(nn.Module):
             width = self.width * 2 ** min(level, 3)
             x = layer(layer(x, width, 2), width, 1)
         features = jnp.mean(x, axis=(1, 2))
-        return features, nn.Dense(self.num_classes)(features)
+        return features, Dense(self.num_classes)(features)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from annotated_types import Interval
 
 from jaxdiff.errors import InputError
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
     Count,
@@ -194,7 +195,7 @@ def check_skip(skip: int, layers: int) -> None:
 def _projected(config: CLIPConfig, name: str, vector: Array) -> Array:
     if config.projection is None:
         return vector
-    layer = nn.Dense(config.projection, use_bias=False, dtype=vector.dtype, name=name)
+    layer = Dense(config.projection, use_bias=False, dtype=vector.dtype, name=name)
     return layer(vector)
 
 
@@ -216,8 +217,8 @@ def _blocks(
         norm = layer_norm(dtype, config.epsilon, f"{block}.layer_norm1")
         x = x + attention(norm(x), mask=mask, causal=causal)
         h = layer_norm(dtype, config.epsilon, f"{block}.layer_norm2")(x)
-        h = nn.Dense(config.hidden, dtype=dtype, name=f"{block}.mlp.fc1")(h)
+        h = Dense(config.hidden, dtype=dtype, name=f"{block}.mlp.fc1")(h)
         h = activation(config.activation)(h)
-        x = x + nn.Dense(config.width, dtype=dtype, name=f"{block}.mlp.fc2")(h)
+        x = x + Dense(config.width, dtype=dtype, name=f"{block}.mlp.fc2")(h)
         states.append(x)
     return states

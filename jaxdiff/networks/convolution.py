@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxdiff.networks import winograd
+from jaxdiff.networks import products, winograd
+from jaxdiff.networks.primitives import differentiate, product
+from jaxdiff.parallel import processor
 from jaxdiff.typing import Array
 
 PIXELS, CHANNELS = 256, 16
@@ -16,6 +18,10 @@ MOST_CHANNELS = 512
 """Largest number of channels at which it is used. For one image of 16x16 pixels with
 1280 channels, whose kernel is large, it takes 5 times as long as XLA's convolution.
 Stable Diffusion's U-Net would take 2 GB more memory."""
+CHANNELS_OF_PRODUCTS = 64
+"""Smallest number of channels at which a convolution in bfloat16 is made of matrix
+products."""
+NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def convolve(
@@ -23,25 +29,114 @@ def convolve(
 ) -> Array:
     """Convolves as `jax.lax.conv_general_dilated`, with its arguments, for `nn.Conv`.
 
-    On the CPU, XLA's kernel gradient takes up to ten times as long as the rest. 3x3
-    convolutions in float32 therefore use Winograd's algorithm there. The values are the
-    same, except for rounding. The choice is made when the program is compiled for its
-    device.
+    3x3 convolutions that keep the size have their own programs on the CPU. XLA's kernel
+    gradient takes up to ten times as long as the rest there, and its convolutions in
+    bfloat16 convert to float32. In float32 they use Winograd's algorithm, in bfloat16
+    matrix products, each where that is faster. The values are the same, except for
+    rounding. The choice is made when the program is compiled for its device.
     """
+    same = padding == "SAME" or [tuple(side) for side in padding] == [(1, 1), (1, 1)]
+    known = same and x.dtype == kernel.dtype and kernel.shape[:2] == (3, 3)
+    if known and tuple(strides) == (1, 1) and _is_plain(options):
+        return convolution.bind(x, kernel)
+    return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    def plain(x: Array, kernel: Array) -> Array:
-        return jax.lax.conv_general_dilated(x, kernel, strides, padding, **options)
 
-    _, height, width, _ = x.shape
-    gains = (
-        x.dtype == kernel.dtype == jnp.float32
-        and kernel.shape[:2] == (3, 3)
-        and tuple(strides) == (1, 1)
+def _is_plain(options: dict[str, Any]) -> bool:
+    """Returns True if the options neither dilate nor group, and images are NHWC."""
+    options = dict(options)
+    numbers = options.pop("dimension_numbers", None)
+    if isinstance(numbers, jax.lax.ConvDimensionNumbers):
+        spec = jax.lax.conv_dimension_numbers((1,) * 4, (1,) * 4, NUMBERS)
+        known = numbers == spec
+    else:
+        known = numbers == NUMBERS
+    ones = (None, 1, (1, 1), [1, 1])
+    return known and all(value in ones for value in options.values())
+
+
+def plain(x: Array, kernel: Array) -> Array:
+    """Convolves images with a 3x3 kernel, padded to the same size, by XLA.
+
+    Args:
+        x: images [batch, height, width, in].
+        kernel: kernel [3, 3, in, out].
+
+    Returns:
+        [batch, height, width, out].
+    """
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=NUMBERS
+    )
+
+
+def plain_kernel_gradient(x: Array, dy: Array) -> Array:
+    """Returns the gradient by the kernel of `plain`, from the gradient by its result.
+
+    Args:
+        x: images [batch, height, width, in].
+        dy: gradient by the result [batch, height, width, out].
+
+    Returns:
+        [3, 3, in, out].
+    """
+    shape = (3, 3, x.shape[-1], dy.shape[-1])
+    kernel = jax.ShapeDtypeStruct(shape, x.dtype)
+    return jax.linear_transpose(lambda kernel: plain(x, kernel), kernel)(dy)[0]
+
+
+def _on_cpu(x: Array, kernel: Array) -> Array:
+    channels = kernel.shape[2:]
+    if _gains_by_products(x, channels):
+        return products.convolve(x, kernel)
+    own = winograd.convolve if _gains_by_winograd(x, channels) else plain
+    return own(x, kernel)
+
+
+def _kernel_gradient_on_cpu(x: Array, dy: Array) -> Array:
+    channels = (x.shape[-1], dy.shape[-1])
+    if _gains_by_products(x, channels):
+        return products.kernel_gradient(x, dy)
+    gains = _gains_by_winograd(x, channels)
+    own = winograd.kernel_gradient if gains else plain_kernel_gradient
+    return own(x, dy)
+
+
+def _gains_by_winograd(x: Array, channels: Sequence[int]) -> bool:
+    height, width = x.shape[1:3]
+    return (
+        x.dtype == jnp.float32
         and height % 2 == width % 2 == 0
         and height * width >= PIXELS
-        and min(kernel.shape[2:]) >= CHANNELS
-        and max(kernel.shape[2:]) <= MOST_CHANNELS
+        and min(channels) >= CHANNELS
+        and max(channels) <= MOST_CHANNELS
     )
-    if not gains:
-        return plain(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=plain)
+
+
+def _gains_by_products(x: Array, channels: Sequence[int]) -> bool:
+    return (
+        x.dtype == jnp.bfloat16
+        and min(channels) >= CHANNELS_OF_PRODUCTS
+        and processor.multiplies_bfloat16()
+    )
+
+
+def rotated(kernel: Array) -> Array:
+    """Returns the kernel of the gradient by the images [3, 3, out, in]."""
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+convolution = product("convolution_3x3", plain, _on_cpu)
+kernel_gradient = product(
+    "kernel_gradient_3x3", plain_kernel_gradient, _kernel_gradient_on_cpu
+)
+differentiate(
+    convolution,
+    lambda dy, x, kernel: convolution.bind(dy, rotated(kernel)),
+    lambda dy, x, kernel: kernel_gradient.bind(x, dy),
+)
+differentiate(
+    kernel_gradient,
+    lambda dk, x, dy: convolution.bind(dy, rotated(dk)),
+    lambda dk, x, dy: convolution.bind(x, dk),
+)

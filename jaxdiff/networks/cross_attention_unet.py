@@ -30,6 +30,7 @@ from jaxdiff.networks.layers import (
     rematerialised,
 )
 from jaxdiff.networks.own_text import encoded, example_tokens
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.time_embedding import timestep_embedding
 from jaxdiff.networks.transformer import activation, layer_norm
 from jaxdiff.networks.transformer_2d import AddedAttention, Transformer2D
@@ -231,7 +232,7 @@ class CrossAttentionUNet(BaseNetwork):
             scales = GUIDANCE_SCALE * (condition.numbers[:, -1] - 1)
             guidance = timestep_embedding(scales, config.guidance_channels)
             name = "time_embedding.cond_proj"
-            x += nn.Dense(config.channels, False, dtype=dtype, name=name)(guidance)
+            x += Dense(config.channels, False, dtype=dtype, name=name)(guidance)
         embedding = self.mlp(x, "time", swish)
         if config.time_post_activation is not None:
             embedding = activation(config.time_post_activation)(embedding)
@@ -315,11 +316,11 @@ class CrossAttentionUNet(BaseNetwork):
             return text.astype(dtype), mask
         if projected:
             end = ".text_proj" if config.context == "text-image" else ""
-            text = nn.Dense(features, dtype=dtype, name=f"{name}{end}")(text)
+            text = Dense(features, dtype=dtype, name=f"{name}{end}")(text)
         if config.context == "projected":
             return text, mask
         count = IMAGE_TOKENS[config.context]
-        layer = nn.Dense(count * features, dtype=dtype, name=f"{name}.image_embeds")
+        layer = Dense(count * features, dtype=dtype, name=f"{name}.image_embeds")
         vector = condition.vector[:, -(config.image_channels or 0) :]
         tokens = layer(vector).reshape(len(vector), count, features)
         if image:
@@ -353,7 +354,7 @@ class PooledTokens(nn.Module):
         every = jnp.concatenate([first, tokens], axis=1)
 
         def project(name: str, of: Array) -> Array:
-            layer = nn.Dense(features, dtype=self.dtype, name=name)
+            layer = Dense(features, dtype=self.dtype, name=name)
             return layer(of).reshape(*of.shape[:2], self.heads, -1)
 
         query, key, value = (

@@ -29,6 +29,7 @@ from jaxdiff.networks.base import BaseNetwork, check_vector, key_streams
 from jaxdiff.networks.dit_options import DiTConfig
 from jaxdiff.networks.layers import dropout, from_patches, rematerialised
 from jaxdiff.networks.own_text import encoded, example_tokens
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import MultiHeadAttention, activation
 from jaxdiff.typing import Array, Condition, Images, Key, Labels, Timesteps
 
@@ -133,20 +134,20 @@ class DiT(BaseNetwork):
         x, _ = blocks(x, jnp.arange(depth), embedding, text, mask, block_keys)
 
         x = x[:, : rows * columns]
-        moved = nn.Dense(2 * width, dtype=dtype, kernel_init=_zeros, name="proj_out_1")
+        moved = Dense(2 * width, dtype=dtype, kernel_init=_zeros, name="proj_out_1")
         shift, scale = jnp.split(moved(embedding)[:, None], 2, axis=-1)
         x = modulated(_norm(config, config.epsilon)(x), shift, scale)
         outputs = config.patch**2 * self.out_channels
-        x = nn.Dense(outputs, dtype=dtype, kernel_init=_zeros, name="proj_out_2")(x)
+        x = Dense(outputs, dtype=dtype, kernel_init=_zeros, name="proj_out_2")(x)
         x = x.astype(jnp.float32).reshape(len(x), rows, columns, outputs)
         return from_patches(x, config.patch)
 
-    def dense(self, name: str, zero: bool = False) -> nn.Dense:
+    def dense(self, name: str, zero: bool = False) -> Dense:
         """Makes a linear layer to the channels of the embedding; `zero` at first."""
         dtype: Any = jnp.dtype(self.config.dtype)
         features = self.config.embedding_channels
         init = _zeros if zero else _small
-        return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+        return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
     def embed(self, t: Timesteps, condition: Condition, keys: Key | None) -> Array:
         """Returns the embedding of time, class and vector, [batch, width]."""
@@ -217,7 +218,7 @@ class DiT(BaseNetwork):
             raise InputError(
                 f"text must be [batch, tokens, {features}], got {text.shape}"
             )
-        project = nn.Dense(
+        project = Dense(
             config.sizes.width, dtype=dtype, kernel_init=_xavier, name="text_proj"
         )
         return project(text), condition.mask
@@ -268,8 +269,8 @@ class Block(nn.Module):
                 kernel_init=_xavier, out_init=out_init, name=name,
             )  # fmt: skip
 
-        def dense(features: int, name: str, init: Any = _xavier) -> nn.Dense:
-            return nn.Dense(features, dtype=dtype, kernel_init=init, name=name)
+        def dense(features: int, name: str, init: Any = _xavier) -> Dense:
+            return Dense(features, dtype=dtype, kernel_init=init, name=name)
 
         moved = dense(6 * width, "norm1.linear", _zeros)(embedding)[:, None]
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = jnp.split(moved, 6, -1)

@@ -9,10 +9,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff import rng
+from jaxdiff.networks import convolution, products
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.convolution import convolve
+from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array, Images, Key
 
+_PRODUCTS = {
+    jax.lax.conv_general_dilated_p,
+    jax.lax.dot_general_p,
+    convolution.convolution,
+    products.linear,
+}
 _init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 _zeros = nn.initializers.zeros
 
@@ -104,8 +112,8 @@ class ResBlock(nn.Module):
         """
         conv = partial(conv3x3, self.features, self.dtype)
 
-        def dense(name: str, features: int) -> nn.Dense:
-            return nn.Dense(features, dtype=self.dtype, kernel_init=_init, name=name)
+        def dense(name: str, features: int) -> Dense:
+            return Dense(features, dtype=self.dtype, kernel_init=_init, name=name)
 
         h = self.activation(self.norm(name="norm_1")(x))
         if self.resample is not None:
@@ -147,8 +155,8 @@ class Attention(nn.Module):
         """Returns the result for x [batch, height, width, channels], of x's shape."""
         batch, height, width, channels = x.shape
 
-        def dense(name: str, init: Any = _init) -> nn.Dense:
-            return nn.Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
+        def dense(name: str, init: Any = _init) -> Dense:
+            return Dense(channels, dtype=self.dtype, kernel_init=init, name=name)
 
         h = x if self.norm is None else self.norm(name="norm")(x)
         heads = (batch, height * width, self.heads, channels // self.heads)
@@ -267,4 +275,4 @@ def rematerialised(policy: str, *classes: Any) -> tuple[Any, ...]:
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
-    return primitive in (jax.lax.conv_general_dilated_p, jax.lax.dot_general_p)
+    return primitive in _PRODUCTS

@@ -30,6 +30,7 @@ from jaxdiff.networks.layers import (
     rematerialised,
     to_patches,
 )
+from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Condition, Images, Key, Labels, Timesteps
 
 _GROUPS = 32
@@ -139,7 +140,7 @@ class NCSNpp(BaseNetwork):
                 x = block(x, x.shape[-1], f"down_{level}_halve", fir_halved)
                 image = fir_halved(image)  # equation (1)
                 name = f"down_{level}_image"
-                x += nn.Dense(x.shape[-1], dtype=dtype, name=name)(image)
+                x += Dense(x.shape[-1], dtype=dtype, name=name)(image)
                 skips.append(x)
             for i in range(config.blocks):
                 x = block(x, width, f"down_{level}_{i}_block")

@@ -20,6 +20,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.base import check_vector, key_streams
 from jaxdiff.networks.layers import dropout
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.time_embedding import timestep_embedding
 from jaxdiff.networks.transformer import (
     Activation,
@@ -147,7 +148,7 @@ class Prior(nn.Module):
         """
         config = self.config
         dtype: Any = jnp.dtype(config.dtype)
-        dense = partial(nn.Dense, config.width, dtype=dtype)
+        dense = partial(Dense, config.width, dtype=dtype)
         vector, text, mask = condition.vector, condition.text, condition.mask
         check_vector(vector, config.vector_features or config.features)
         shape = x.shape[:-1]
@@ -162,7 +163,7 @@ class Prior(nn.Module):
         name = "time_embedding.linear"
         hidden = config.time_hidden or config.width
         time = timestep_embedding(t, config.width, shift=0.0, flip=True).astype(dtype)
-        time = nn.Dense(hidden, dtype=dtype, name=f"{name}_1")(time)
+        time = Dense(hidden, dtype=dtype, name=f"{name}_1")(time)
         time = dense(name=f"{name}_2")(activation(config.time_activation)(time))
         if config.vector_norm:
             vector = layer_norm(dtype, _EPSILON, "embedding_proj_norm")(vector)
@@ -195,7 +196,7 @@ class Prior(nn.Module):
         h = layer_norm(dtype, _EPSILON, "norm_out")(h)
         h = h[:, -1:] if config.output_token else h[:, start:]
         features = config.out_features or config.features
-        h = nn.Dense(features, dtype=dtype, name="proj_to_clip_embeddings")(h)
+        h = Dense(features, dtype=dtype, name="proj_to_clip_embeddings")(h)
         for name in ("clip_mean", "clip_std"):
             self._param(name, (1, features))
         h = h if x.ndim == 3 else h.reshape(*shape, features)
@@ -248,9 +249,9 @@ class PriorBlock(nn.Module):
         h = attention(h, mask=mask, causal=mask is not None)
         x = x + dropout(h, config.dropout, streams())
         h = layer_norm(dtype, _EPSILON, "norm3")(x)
-        h = nn.Dense(4 * config.width, dtype=dtype, name="ff.net.0.proj")(h)
+        h = Dense(4 * config.width, dtype=dtype, name="ff.net.0.proj")(h)
         h = dropout(activation("gelu")(h), config.dropout, streams())
-        return x + nn.Dense(config.width, dtype=dtype, name="ff.net.2")(h)
+        return x + Dense(config.width, dtype=dtype, name="ff.net.2")(h)
 
 
 def unscaled(params: Params, x: Array) -> Array:

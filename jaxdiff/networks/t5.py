@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from jaxdiff.checks import Checked
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
     Count,
@@ -78,8 +79,8 @@ class T5Encoder(nn.Module):
         def norm(name: str) -> nn.RMSNorm:
             return nn.RMSNorm(config.epsilon, dtype, name=name)
 
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, use_bias=False, dtype=dtype, name=name)
+        def dense(features: int, name: str) -> Dense:
+            return Dense(features, use_bias=False, dtype=dtype, name=name)
 
         table = nn.Embed(
             config.buckets, config.heads, dtype=dtype,

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Ge
 
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Count,
     Encoded,
@@ -94,7 +95,7 @@ class TextTransformer(nn.Module):
             h = layer_norm(dtype, 1e-5, f"attention_{i}_norm")(x)
             x = x + attention(h, mask=mask)
             h = layer_norm(dtype, 1e-5, f"mlp_{i}_norm")(x)
-            h = nn.Dense(4 * config.width, dtype=dtype, name=f"mlp_{i}_in")(h)
-            x = x + nn.Dense(config.width, dtype=dtype, name=f"mlp_{i}_out")(nn.gelu(h))
+            h = Dense(4 * config.width, dtype=dtype, name=f"mlp_{i}_in")(h)
+            x = x + Dense(config.width, dtype=dtype, name=f"mlp_{i}_out")(nn.gelu(h))
         x = layer_norm(dtype, 1e-5, "norm")(x)
         return Encoded(x, mean_of_tokens(x, mask))

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.classifier import Classifier
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.text_transformer import TextTransformer, TextTransformerConfig
 from jaxdiff.networks.transformer import Count
 from jaxdiff.typing import Array, Images
@@ -66,7 +67,7 @@ class Towers(nn.Module):
         config = self.config
         self.image_encoder = Classifier(config.features, config.channels)
         self.text_encoder = TextTransformer(config.text)
-        self.text_projection = nn.Dense(config.features, use_bias=False)
+        self.text_projection = Dense(config.features, use_bias=False)
         initial = nn.initializers.constant(math.log(SCALE))
         self.log_scale = self.param(LOG_SCALE, initial, ())
 

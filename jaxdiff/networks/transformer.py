@@ -17,6 +17,7 @@ from annotated_types import Ge
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.attention import CHUNK, Program, attend
+from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array
 
 Activation: TypeAlias = Literal[
@@ -140,7 +141,7 @@ class MultiHeadAttention(nn.Module):
         head = self.width // self.heads
 
         def project(name: str, of: Array) -> Array:
-            layer = nn.Dense(
+            layer = Dense(
                 self.width, self.use_bias, dtype=self.dtype,
                 kernel_init=self.kernel_init, name=name,
             )  # fmt: skip
@@ -159,7 +160,7 @@ class MultiHeadAttention(nn.Module):
             scale=self.scale, causal=causal,
         )  # fmt: skip
         found = found.reshape(*found.shape[:2], self.width)
-        layer = nn.Dense(
+        layer = Dense(
             self.features, self.out_bias, dtype=self.dtype, kernel_init=self.out_init,
             name=out,
         )  # fmt: skip

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxdiff.networks.attention import CHUNK, Program, attend
 from jaxdiff.networks.layers import Norm
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import MultiHeadAttention, activation, layer_norm
 from jaxdiff.typing import Array, Images
 
@@ -52,14 +53,14 @@ class Transformer2D(nn.Module):
         width = x.shape[-1]
         # A linear layer is a 1x1 convolution.
         h = self.norm(name="norm")(x).reshape(len(x), -1, width)
-        h = nn.Dense(width, dtype=self.dtype, name="proj_in")(h)
+        h = Dense(width, dtype=self.dtype, name="proj_in")(h)
         for i in range(self.layers):
             layer = TransformerLayer(
                 self.heads, self.dtype, self.text_only, self.by, self.chunk,
                 name=f"transformer_blocks.{i}",
             )  # fmt: skip
             h = layer(h, text, mask)
-        h = nn.Dense(width, dtype=self.dtype, name="proj_out")(h)
+        h = Dense(width, dtype=self.dtype, name="proj_out")(h)
         return x + h.reshape(x.shape)
 
 
@@ -95,10 +96,10 @@ class TransformerLayer(nn.Module):
         x = x + attention(x, 1, self.text_only)
         x = x + attention(x, 2, text is not None)
         h = layer_norm(self.dtype, _EPSILON, "norm3")(x)
-        h = nn.Dense(8 * width, dtype=self.dtype, name="ff.net.0.proj")(h)
+        h = Dense(8 * width, dtype=self.dtype, name="ff.net.0.proj")(h)
         hidden, gate = jnp.split(h, 2, axis=-1)
         h = hidden * activation("gelu")(gate)
-        return x + nn.Dense(width, dtype=self.dtype, name="ff.net.2")(h)
+        return x + Dense(width, dtype=self.dtype, name="ff.net.2")(h)
 
 
 class AddedAttention(nn.Module):
@@ -131,7 +132,7 @@ class AddedAttention(nn.Module):
         width = x.shape[-1]
 
         def project(name: str, tokens: Array) -> Array:
-            layer = nn.Dense(width, dtype=self.dtype, name=name)
+            layer = Dense(width, dtype=self.dtype, name=name)
             return layer(tokens).reshape(*tokens.shape[:2], self.heads, -1)
 
         if self.text_groups is not None:
@@ -148,6 +149,6 @@ class AddedAttention(nn.Module):
                 mask = jnp.pad(mask, ((0, 0), (0, h.shape[1])), constant_values=True)
         found = attend(query, key, value, mask, by=self.by, chunk=self.chunk)
         found = found.reshape(h.shape)
-        return x + nn.Dense(width, dtype=self.dtype, name="to_out.0")(found).reshape(
+        return x + Dense(width, dtype=self.dtype, name="to_out.0")(found).reshape(
             x.shape
         )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from jaxdiff.checks import Checked
 from jaxdiff.networks.base import check_vector
+from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import Count, layer_norm
 from jaxdiff.typing import Array, Condition
 
@@ -72,7 +73,7 @@ class UnCLIPProjection(nn.Module):
             check_vector(vector, config.features)
 
         def dense(name: str, features: int, of: Array) -> Array:
-            return nn.Dense(features, dtype=dtype, name=name)(of)
+            return Dense(features, dtype=dtype, name=name)(of)
 
         name = "clip_image_embeddings_project_to_time_embeddings"
         added = dense("embedding_proj", config.time_channels, text.vector)

@@ -21,7 +21,6 @@ cache.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +33,6 @@ TILES = 256
 G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
-@jax.custom_jvp
 def convolve(x: Array, kernel: Array) -> Array:
     """Convolves images with a 3x3 kernel, padded to the same size.
 
@@ -58,15 +56,9 @@ def convolve(x: Array, kernel: Array) -> Array:
     return y.reshape(*x.shape[:3], -1)
 
 
-def input_gradient(dy: Array, kernel: Array) -> Array:
-    """Returns the gradient of `convolve` by x, from the gradient by its result."""
-    return convolve(dy, kernel[::-1, ::-1].swapaxes(2, 3))
-
-
 def kernel_gradient(x: Array, dy: Array) -> Array:
     """Returns the gradient of `convolve` by its kernel, equation (2)."""
 
-    @partial(jax.checkpoint, prevent_cse=False)
     def add(total: Array, chunk: tuple[Array, Array]) -> tuple[Array, None]:
         x, dy = chunk
         rows = jnp.stack(_spread(_pairs(dy, 1)))
@@ -77,23 +69,6 @@ def kernel_gradient(x: Array, dy: Array) -> Array:
     total, _ = jax.lax.scan(add, zeros, (_chunks(x), _chunks(dy)))
     spectrum = total.reshape(4, 4, *total.shape[1:])
     return jnp.einsum("ai,bj,baco->ijco", G, G, spectrum)
-
-
-@convolve.defjvp
-def _tangent(
-    primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """Returns the tangent, as transposes of the gradients.
-
-    Reverse-mode differentiation transposes it again, and so gets the gradients
-    themselves.
-    """
-    x, kernel = primals
-    dx, dkernel = tangents
-    y = convolve(x, kernel)
-    by_x = jax.linear_transpose(lambda dy: input_gradient(dy, kernel), y)
-    by_kernel = jax.linear_transpose(lambda dy: kernel_gradient(x, dy), y)
-    return y, by_x(dx)[0] + by_kernel(dkernel)[0]
 
 
 def _chunks(x: Array) -> Array:

@@ -3,15 +3,13 @@
 import hashlib
 import os
 import platform
-import re
 from pathlib import Path
 
 import jax
 
 from jaxdiff.errors import InputError
+from jaxdiff.parallel import processor
 from jaxdiff.storage.cache import cache_folder
-
-CPUINFO = Path("/proc/cpuinfo")
 
 
 def enable() -> None:
@@ -43,12 +41,6 @@ def _is_writable(folder: Path) -> bool:
 
 def kind_of_cpu() -> str:
     """Returns a name that all CPUs with the same instructions share."""
-    try:
-        text = CPUINFO.read_text()
-    except OSError:
-        text = ""
-    # x86 calls this line "flags", Arm "Features".
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    features = sorted(found[1].split()) if found else [platform.processor()]
+    features = sorted(processor.instructions()) or [platform.processor()]
     names = " ".join([platform.machine(), *features])
     return f"{platform.machine()}-{hashlib.sha256(names.encode()).hexdigest()[:8]}"

@@ -21,6 +21,7 @@ from experiments.benchmark.networks import cpu_device
 from experiments.benchmark.peer import against_peer, peer_rows
 from experiments.benchmark.rows import Row
 from experiments.benchmark.trainer import Alternating, feed, trainer
+from jaxdiff.parallel import processor
 from jaxdiff.runs.folder import training_part
 from jaxdiff.runs.trainer import Trainer
 
@@ -104,7 +105,7 @@ def test_markdown_names_the_machine(monkeypatch, tmp_path):
     info.write_text(
         "processor\t: 0\nmodel name\t: A Chip 9\nflags\t\t: fpu avx2 amx_bf16 sse\n"
     )
-    monkeypatch.setattr(rows, "CPUINFO", info)
+    monkeypatch.setattr(processor, "CPUINFO", info)
     rows.here.cache_clear()
     text = rows.markdown([{"what": "forward", "ratio": 1.23456}, {"what": "sample"}])
     head, empty, *lines = text.splitlines()
@@ -116,8 +117,8 @@ def test_markdown_names_the_machine(monkeypatch, tmp_path):
     assert lines == [
         "| what | ratio |", "| --- | --- |", "| forward | 1.235 |", "| sample |  |"
     ]  # fmt: skip
-    monkeypatch.setattr(rows, "CPUINFO", tmp_path / "none")
-    assert rows.processor() == platform.machine()
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
+    assert rows.name_of_processor() == platform.machine()
     assert rows.instructions() == []
     rows.here.cache_clear()
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.networks import convolution, winograd
+from jaxdiff.networks import convolution, products, winograd
+from jaxdiff.parallel import processor
 
 
 def assert_agree(found, expected, within=5e-6):
@@ -19,10 +20,22 @@ def assert_agree(found, expected, within=5e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
+def assert_rounded(found, exact):
+    """Asserts that numbers in bfloat16 are the exact ones, rounded by 2^-8 at most."""
+    assert found.dtype == jnp.bfloat16
+    error = np.abs(np.asarray(found, np.float32) - exact)
+    assert (error <= 2**-8 * np.abs(exact) + 1e-6 * np.abs(exact).max()).all()
+
+
 def plain(x, kernel):
     return jax.lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def convolved(x, kernel, strides=(1, 1), padding="SAME", **options):
+    options = {"dimension_numbers": convolution.NUMBERS, **options}
+    return convolution.convolve(x, kernel, strides, padding, **options)
 
 
 def inputs(shape, out, seed=0):
@@ -34,56 +47,101 @@ def inputs(shape, out, seed=0):
     return x, kernel, y
 
 
-@pytest.mark.parametrize(
-    ("shape", "out"),
-    [
-        ((1, 2, 2, 1), 1),
-        ((3, 16, 16, 5), 7),  # chunks of one image: 4 do not divide the batch
-        ((4, 4, 10, 3), 2),  # not square; all in one chunk
-        ((2, 64, 32, 3), 4),  # more tiles in an image than in a chunk
-    ],
-)
+SHAPES = [
+    ((1, 2, 2, 1), 1),
+    ((3, 16, 16, 5), 7),  # chunks of one image: 4 do not divide the batch
+    ((4, 4, 10, 3), 2),  # not square; all in one chunk
+    ((2, 64, 32, 3), 4),  # more pixels in an image than in a chunk
+]
+
+
+@pytest.mark.parametrize(("shape", "out"), SHAPES)
 def test_values_and_gradients_are_the_plain_ones(shape, out):
     x, kernel, y = inputs(shape, out)
 
-    def both(convolve):
+    def both(product, gradient):
         def run(x, kernel, y):
-            value, pull = jax.vjp(convolve, x, kernel)
-            return value, pull(y)
+            by_x = product(y, convolution.rotated(kernel))
+            return product(x, kernel), by_x, gradient(x, y)
 
         return jax.jit(run)(x, kernel, y)
 
-    found, expected = both(winograd.convolve), both(plain)
-    assert_agree(found, expected)
+    def by_jax(x, kernel, y):
+        value, pull = jax.vjp(plain, x, kernel)
+        return value, *pull(y)
+
+    expected = jax.jit(by_jax)(x, kernel, y)
+    assert_agree(both(winograd.convolve, winograd.kernel_gradient), expected)
+    assert_agree(both(products.convolve, products.kernel_gradient), expected)
 
 
-def test_the_gradients_are_those_of_the_equations():
-    x, kernel, y = inputs((3, 8, 6, 4), 5)
-    _, pull = jax.vjp(winograd.convolve, x, kernel)
-    by_x, by_kernel = pull(y)
-    assert_agree(by_x, winograd.input_gradient(y, kernel))
-    assert_agree(by_kernel, winograd.kernel_gradient(x, y))
+@pytest.mark.parametrize(("shape", "out"), SHAPES)
+def test_products_in_bfloat16_round_once(shape, out):
+    """Sums are in float32, so an error is that of one rounding, 2^-9 of the number."""
+    arrays = [jnp.asarray(a, jnp.bfloat16) for a in inputs(shape, out)]
+
+    def own(x, kernel, y):
+        return products.convolve(x, kernel), products.kernel_gradient(x, y)
+
+    def exact(x, kernel, y):
+        x, kernel, y = (a.astype(jnp.float32) for a in (x, kernel, y))
+        return plain(x, kernel), convolution.plain_kernel_gradient(x, y)
+
+    found, expected = jax.jit(own)(*arrays), jax.jit(exact)(*arrays)
+    for a, b in zip(found, expected, strict=True):
+        assert_rounded(a, b)
 
 
-def test_it_is_differentiated_forwards_twice_and_by_vmap():
+@pytest.mark.parametrize("sizes", [(40, 24, 8), (40, 8, 24), (1, 1, 1)])
+def test_linear_layers_round_once(sizes):
+    rows, inner, out = sizes
+    rng = np.random.default_rng(3)
+    x, kernel, y = (
+        jnp.asarray(rng.normal(size=shape), jnp.bfloat16)
+        for shape in ((rows, inner), (inner, out), (rows, out))
+    )
+    found = [products.multiply(x, kernel), products.multiply_transposed(x, y)]
+    x, kernel, y = (a.astype(jnp.float32) for a in (x, kernel, y))
+    for a, b in zip(found, [x @ kernel, x.T @ y], strict=True):
+        assert_rounded(a, b)
+
+
+def all_ways(product, x, kernel):
+    """Returns values and derivatives: forwards, backwards, twice, and by vmap."""
+
+    def loss(x, kernel):
+        return (product(x, kernel).astype(jnp.float32) ** 3).sum()
+
+    def run(x, kernel):
+        return (
+            jax.jvp(product, (x, kernel), (x * 2, kernel * 3)),
+            jax.grad(loss, (0, 1))(x, kernel),
+            jax.grad(lambda k: (jax.grad(loss, 1)(x, k) ** 2).sum())(kernel),
+            jax.grad(lambda k: (jax.grad(loss)(x, k) ** 2).sum())(kernel),
+            jax.grad(lambda x: (jax.grad(loss, 1)(x, kernel) ** 2).sum())(x),
+            jax.vmap(jax.grad(loss, 1), in_axes=(0, None))(x[:, None], kernel),
+            jax.jvp(jax.grad(loss), (x, kernel), (x, kernel)),
+        )
+
+    return jax.jit(run)(x, kernel)
+
+
+def test_a_convolution_is_differentiated_in_all_ways():
     x, kernel, _ = inputs((2, 4, 4, 3), 2)
+    assert_agree(all_ways(convolved, x, kernel), all_ways(plain, x, kernel))
 
-    def all_ways(convolve):
-        def loss(x, kernel):
-            return (convolve(x, kernel) ** 3).sum()
 
-        def run(x, kernel):
-            return (
-                jax.jvp(convolve, (x, kernel), (x * 2, kernel * 3)),
-                jax.grad(lambda k: (jax.grad(loss, 1)(x, k) ** 2).sum())(kernel),
-                jax.vmap(jax.grad(loss, 1), in_axes=(0, None))(x[:, None], kernel),
-                jax.jvp(jax.grad(loss), (x, kernel), (x, kernel)),
-            )
+def test_a_linear_layer_is_differentiated_in_all_ways():
+    x, kernel, _ = inputs((4, 1, 1, 3), 2)
+    x, kernel = x[:, 0, 0], kernel[0, 0]
 
-        return jax.jit(run)(x, kernel)
+    def linear(x, kernel):
+        return products.linear.bind(jnp.atleast_2d(x), kernel)
 
-    found, expected = all_ways(winograd.convolve), all_ways(plain)
-    assert_agree(found, expected)
+    def dot(x, kernel):
+        return jnp.atleast_2d(x) @ kernel
+
+    assert_agree(all_ways(linear, x, kernel), all_ways(dot, x, kernel))
 
 
 def test_the_network_is_the_same_either_way(monkeypatch):
@@ -127,11 +185,67 @@ def test_what_gains_nothing_stays_plain(case):
     x, kernel, _ = inputs(shape, 16)
     dtype = jnp.bfloat16 if case == "bfloat16" else jnp.float32
 
-    def run(x, kernel):
-        return convolution.convolve(
-            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    lowered = jax.jit(run).lower(x.astype(dtype), kernel.astype(dtype))
+    lowered = jax.jit(convolved).lower(x.astype(dtype), kernel.astype(dtype))
     assert "stablehlo.convolution" in lowered.as_text()
     assert "stablehlo.while" not in lowered.as_text()
+
+
+@pytest.mark.parametrize(
+    ("fast", "channels", "own"),
+    [(True, 64, True), (True, 32, False), (False, 64, False)],
+)
+def test_products_are_for_a_cpu_that_has_them(fast, channels, own, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
+    x, kernel, _ = inputs((8, 16, 16, channels), channels)
+
+    def run(x, kernel):
+        return convolved(x, kernel)
+
+    traced = jax.jit(run).trace(*(jnp.asarray(a, jnp.bfloat16) for a in (x, kernel)))
+    assert ("stablehlo.convolution" not in traced.lower().as_text()) == own
+    elsewhere = traced.lower(lowering_platforms=("tpu",))
+    assert "stablehlo.convolution" in elsewhere.as_text()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_layers_in_bfloat16_use_the_products_of_the_cpu(fast, monkeypatch):
+    monkeypatch.setattr(processor, "multiplies_bfloat16", lambda: fast)
+    layer = products.Dense(4, dtype=jnp.bfloat16)
+    x = jnp.ones((2, 3, 5), jnp.bfloat16)
+    params = layer.init(jax.random.key(0), x)
+
+    def run(params):
+        return layer.apply(params, x)
+
+    assert ("-> tensor<6x4xf32>" in jax.jit(run).lower(params).as_text()) == fast
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "VALID"},
+        {"padding": [(0, 2), (0, 2)]},
+        {"strides": (2, 2)},
+        {"lhs_dilation": (2, 2), "padding": [(1, 1), (1, 1)]},
+        {"rhs_dilation": (2, 2)},
+        {"feature_group_count": 2},
+        {"batch_group_count": 2},
+        {"dimension_numbers": ("NHWC", "OIHW", "NHWC")},
+        {"precision": jax.lax.Precision.HIGHEST},
+    ],
+)
+def test_other_convolutions_are_those_of_xla(options):
+    x, kernel, _ = inputs((2, 16, 16, 16), 16)
+    if options.get("feature_group_count"):
+        kernel = kernel[:, :, :8]
+    if options.get("dimension_numbers"):
+        kernel = kernel.transpose(3, 2, 0, 1)
+    assert "convolution_3x3" not in str(jax.make_jaxpr(
+        lambda x, kernel: convolved(x, kernel, **options))(x, kernel))  # fmt: skip
+    known = {"window_strides": (1, 1), "padding": "SAME"}
+    known["dimension_numbers"] = convolution.NUMBERS
+    if "strides" in options:
+        options = {"window_strides": options["strides"]}
+    expected = jax.lax.conv_general_dilated(x, kernel, **{**known, **options})
+    options = {"strides": options.pop("window_strides", (1, 1)), **options}
+    np.testing.assert_array_equal(convolved(x, kernel, **options), expected)

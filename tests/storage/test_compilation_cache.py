@@ -10,6 +10,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.cli import program
+from jaxdiff.parallel import processor
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage import compilation_cache
 from tests.helpers.runs import TINY
@@ -109,10 +110,10 @@ ARM = "processor : 0\nBogoMIPS : {mhz}\nFeatures\t: {flags}\n"
 
 @pytest.mark.parametrize("text", [X86, ARM])
 def test_a_kind_of_cpu_is_its_instructions(text, monkeypatch, tmp_path):
-    monkeypatch.setattr(compilation_cache, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
 
     def kind(flags, mhz):
-        compilation_cache.CPUINFO.write_text(text.format(flags=flags, mhz=mhz))
+        processor.CPUINFO.write_text(text.format(flags=flags, mhz=mhz))
         return compilation_cache.kind_of_cpu()
 
     assert kind("fma avx2", 1000) == kind("avx2 fma", 2000)
@@ -120,5 +121,5 @@ def test_a_kind_of_cpu_is_its_instructions(text, monkeypatch, tmp_path):
 
 
 def test_a_kind_of_cpu_without_a_list(monkeypatch, tmp_path):
-    monkeypatch.setattr(compilation_cache, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
     assert compilation_cache.kind_of_cpu() == compilation_cache.kind_of_cpu()
