@@ -38,11 +38,14 @@ UNIT = 16
 def dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Array:
     """Multiplies as `jax.lax.dot_general`, with its arguments, for `nn.Dense`.
 
-    Linear layers in bfloat16 have their own programs on the CPU. The values are the
-    same, except for rounding.
+    Linear layers multiply two matrices. XLA computes the kernel gradient of more
+    dimensions from a transposed copy on the CPU, and computes the layer's input again
+    for it, which takes as long as the rest. In bfloat16, the CPU has its own programs.
+    The values are the same, except for rounding.
     """
     inner = (((x.ndim - 1,), (0,)), ((), ()))
-    if x.dtype == kernel.dtype == jnp.bfloat16 and dimensions == inner:
+    options = {name: value for name, value in options.items() if value is not None}
+    if x.dtype == kernel.dtype and dimensions == inner and not options:
         rows = linear.bind(x.reshape(-1, x.shape[-1]), kernel)
         return rows.reshape(*x.shape[:-1], -1)
     return jax.lax.dot_general(x, kernel, dimensions, **options)
@@ -72,10 +75,11 @@ def _plain_gradient(x: Array, dy: Array) -> Array:
 
 
 def _if_faster(own: Product, plain: Product) -> Product:
-    """Returns a program that is `own` on a CPU with instructions for bfloat16."""
+    """Returns a program that is `own` in bfloat16 on a CPU that multiplies it."""
 
     def chosen(a: Array, b: Array) -> Array:
-        return (own if processor.multiplies_bfloat16() else plain)(a, b)
+        own_gains = a.dtype == jnp.bfloat16 and processor.multiplies_bfloat16()
+        return (own if own_gains else plain)(a, b)
 
     return chosen
 
