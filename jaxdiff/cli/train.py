@@ -2,8 +2,10 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -85,11 +87,43 @@ def devices_again(workdir: Path) -> int:
 def _train(experiment: Experiment, workdir: Path) -> Trainer:
     start = time.monotonic()
     trainer = Trainer.of(experiment)
+    finish(trainer, workdir, summary, start)
+    return trainer
+
+
+def finish(
+    trainer: Trainer,
+    workdir: Path,
+    summary: Callable[[Trainer], list[str]],
+    start: float,
+) -> None:
+    """Trains a run to its end, and prints how long it took.
+
+    Args:
+        trainer: the trainer.
+        workdir: run folder.
+        summary: returns lines on the training, to print when it starts.
+        start: time when the command started, by `time.monotonic`.
+    """
     about = "\n".join(summary(trainer)) if is_shown() else ""
     run_training(trainer, workdir, about=about)
     took = time.monotonic() - start
     print(printable(f"done in {took:.0f} s; checkpoints are in {workdir}"))
-    return trainer
+
+
+def steps_line(trainer: Trainer, unit: str) -> str:
+    """Returns a line on the steps of a training, with the name of an example."""
+    training = trainer.experiment.training
+    seen = training.num_steps * training.batch_size / len(trainer.dataset)
+    return (
+        f"steps: {training.num_steps:,} of {training.batch_size} {unit}s; each {unit} "
+        f"is seen {seen:,.1f} times"
+    )
+
+
+def num_parameters(params: Any) -> int:
+    """Returns the number of parameters of a pytree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def summary(trainer: Trainer) -> list[str]:
@@ -112,11 +146,9 @@ def summary(trainer: Trainer) -> list[str]:
         classes += f"; {count:,} captions{', not used' * (data.texts is None)}"
     if isinstance(data.images, Buckets):
         shape = f"{len(data.buckets)} sizes"
-    leaves = jax.tree.leaves(trainer.model.param_shapes())
-    size = sum(math.prod(leaf.shape) for leaf in leaves)
+    size = num_parameters(trainer.model.param_shapes())
     if trainer.task.freezes:
-        factors = jax.tree.leaves(state_shapes(trainer.recipe).params)
-        trained = sum(math.prod(leaf.shape) for leaf in factors)
+        trained = num_parameters(state_shapes(trainer.recipe).params)
         adapter = f"; training changes {trained:,} of an adapter"
     else:
         adapter = ""
@@ -124,13 +156,11 @@ def summary(trainer: Trainer) -> list[str]:
     patch = 1 if own else getattr(experiment.network, "patch", 1)
     patches = f" on patches of {patch}; diffusers has no such network" * (patch > 1)
     training, warmup = experiment.training, experiment.optimizer.warmup_steps
-    seen = training.num_steps * training.batch_size / len(data)
     lines = [
         f"data: {len(data):,} {kind} of {shape} to train on, {held_out} held out; "
         f"{classes}",
         f"network: {size:,} parameters{patches}{adapter}",
-        f"steps: {training.num_steps:,} of {training.batch_size} images; each image is "
-        f"seen {seen:,.1f} times",
+        steps_line(trainer, "image"),
     ]
     if isinstance(data.images, Buckets):
         lines.insert(1, _buckets(data, training.batch_size))

@@ -8,18 +8,22 @@ import jax
 import numpy as np
 
 from jaxdiff.cli.progress import bar
-from jaxdiff.cli.train import TrainOptions, train_devices
+from jaxdiff.cli.train import (
+    TrainOptions,
+    finish,
+    num_parameters,
+    steps_line,
+    train_devices,
+)
 from jaxdiff.errors import InputError, printable
 from jaxdiff.evaluation.feature_classifier import Recipe, classifier_of
 from jaxdiff.networks.inception import inception_variables
 from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
-from jaxdiff.progress_bar import is_shown
 from jaxdiff.report import page
 from jaxdiff.runs.autoencoder import parts_of_autoencoder
 from jaxdiff.runs.bucketed import check_squares
 from jaxdiff.runs.data_of_run import load_data
-from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.files import expanded
 from jaxdiff.storage.read_state import by_name
@@ -37,12 +41,8 @@ def train_autoencoder(options: TrainOptions, experiment: AutoencoderExperiment) 
     """Trains an autoencoder, measures the scale of its latents, and writes its page."""
     cpu_devices.use(train_devices(experiment))
     start, workdir = time.monotonic(), options.workdir
-    trainer = trainer_of(experiment)
-    about = summary(trainer) if is_shown() else ""
-    run_training(trainer, workdir, about=about)
+    finish(trainer_of(experiment), workdir, summary, start)
     scaling = parts_of_autoencoder(workdir).autoencoder.scaling
-    took = time.monotonic() - start
-    print(printable(f"done in {took:.0f} s; checkpoints are in {workdir}"))
     spread = " ".join(f"{value:.3g}" for value in scaling.deviation or ())
     print(
         printable(
@@ -89,13 +89,12 @@ def _variables(experiment: AutoencoderExperiment) -> Any:
         return {"params": classifier_of(dataset, recipe, on_step).params}
 
 
-def summary(trainer: Trainer) -> str:
+def summary(trainer: Trainer) -> list[str]:
     """Returns lines on the data, the network and the steps of a training."""
     experiment = trainer.experiment
     assert isinstance(experiment, AutoencoderExperiment), "an autoencoder"
-    data, training = trainer.dataset, experiment.training
-    params = state_shapes(trainer.recipe).params
-    size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params["autoencoder"]))
+    data = trainer.dataset
+    size = num_parameters(state_shapes(trainer.recipe).params["autoencoder"])
     factor = experiment.task_of(trainer.info).network.config.factor
     height, width, _ = data.image_shape
     latents = (
@@ -104,14 +103,10 @@ def summary(trainer: Trainer) -> str:
         experiment.autoencoder.latent_channels,
     )
     ratio = math.prod(data.image_shape) / math.prod(latents)
-    seen = training.num_steps * training.batch_size / len(data)
     shapes = ["x".join(map(str, shape)) for shape in (data.image_shape, latents)]
-    return "\n".join(
-        (
-            f"data: {len(data):,} images of {shapes[0]} to train on",
-            f"autoencoder: {size:,} parameters, latents of {shapes[1]}, {ratio:.3g} "
-            "times fewer numbers",
-            f"steps: {training.num_steps:,} of {training.batch_size} images; each "
-            f"image is seen {seen:,.1f} times",
-        )
-    )
+    return [
+        f"data: {len(data):,} images of {shapes[0]} to train on",
+        f"autoencoder: {size:,} parameters, latents of {shapes[1]}, {ratio:.3g} "
+        "times fewer numbers",
+        steps_line(trainer, "image"),
+    ]
