@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from jaxdiff.runs.enlargement_grids import EnlargementGrids
+from jaxdiff.runs.model_grids import ModelGrids
 from jaxdiff.runs.reconstructions import Reconstructions
 from jaxdiff.runs.sample_grids import SampleGrids
 from jaxdiff.runs.trainer import Trainer
@@ -27,7 +28,7 @@ class Previews(Protocol):
         ...
 
 
-def grids_of(trainer: Trainer) -> SampleGrids | EnlargementGrids | VariationGrids:
+def grids_of(trainer: Trainer) -> ModelGrids:
     """Returns the grids of a diffusion model: samples, enlargements or variations."""
     assert isinstance(trainer.task, Diffusion), "a diffusion model"
     if is_decoder(trainer.experiment):

@@ -35,6 +35,7 @@ from jaxdiff.training.experiment import DataInfo
 from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.recipe import Recipe
 from jaxdiff.typing import Batch
+from tests.helpers.gradients import gradient_of_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 SHAPE = (8, 8, 1)
@@ -156,34 +157,13 @@ def by_hand(params: Any, key: Any) -> Any:
     return value, joined, jax.grad(judged)(params["discriminator"]), scale
 
 
-def gradient_of_step(state, accumulate, count):
-    """The gradients and the metrics of a step on some devices."""
-    parallel = jd.parallel.Pmap(num_devices=count)
-
-    def step(state: Any, batch: Any, mean_of: Any) -> Any:
-        found = {}
-
-        class Seen(Autoencoding):
-            def gradient(self, *arguments: Any) -> Any:
-                found["gradient"], metrics = super().gradient(*arguments)
-                return found["gradient"], metrics
-
-        fields = {f.name: getattr(TASK, f.name) for f in dataclasses.fields(TASK)}
-        of_seen = dataclasses.replace(
-            recipe(accumulate=accumulate), task=Seen(**fields)
-        )
-        _, metrics = of_seen.step(state, batch, mean_of)
-        return found["gradient"], metrics
-
-    placed = jax.device_put(jax.tree.map(jnp.copy, state), parallel.shardings(state))
-    return jax.device_get(parallel.step(step)(parallel.localize(placed), BATCH))
-
-
 @pytest.mark.parametrize(("accumulate", "count"), [(1, 1), (2, 1), (1, 8), (2, 4)])
 def test_gradient_is_that_of_the_whole_batch(state, accumulate, count):
     key = jax.random.fold_in(rng.key(0), 1)
     value, own, critic, scale = by_hand(state.params, key)
-    found, metrics = gradient_of_step(state, accumulate, count)
+    found, metrics = gradient_of_step(
+        recipe(accumulate=accumulate), state, jd.parallel.Pmap(num_devices=count), BATCH
+    )
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     np.testing.assert_allclose(metrics["adaptive_weight"], scale, rtol=1e-4)
     for name, expected in (("autoencoder", own), ("discriminator", critic)):

@@ -1,6 +1,5 @@
 """Training of two towers: the gradient of a step is the gradient of the whole batch."""
 
-import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +21,7 @@ from jaxdiff.training.recipe import Recipe
 from jaxdiff.training.towers import Contrast, equal_rows
 from jaxdiff.training.towers_experiment import TowersExperiment
 from jaxdiff.typing import Batch, Condition
+from tests.helpers.gradients import gradient_of_step
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 SHAPE, LENGTH, FEATURES = (4, 4, 1), 3, 5
@@ -88,28 +88,6 @@ def by_hand(params: Any, key: Any) -> Any:
     return jax.value_and_grad(loss)(params)
 
 
-def gradient_of_step(state, parallel, accumulate):
-    """The gradient and the metrics of a step in a layout of devices."""
-
-    def step(state: Any, batch: Any, mean_of: Any) -> Any:
-        found = {}
-
-        class Seen(Contrast):
-            def gradient(self, *arguments: Any) -> Any:
-                found["gradient"], metrics = super().gradient(*arguments)
-                return found["gradient"], metrics
-
-        fields = {f.name: getattr(TASK, f.name) for f in dataclasses.fields(TASK)}
-        of_seen = dataclasses.replace(
-            recipe(accumulate=accumulate), task=Seen(**fields)
-        )
-        _, metrics = of_seen.step(state, batch, mean_of)
-        return found["gradient"], metrics
-
-    placed = jax.device_put(jax.tree.map(jnp.copy, state), parallel.shardings(state))
-    return jax.device_get(parallel.step(step)(parallel.localize(placed), BATCH))
-
-
 @pytest.mark.parametrize(
     ("parallel", "accumulate"),
     [
@@ -123,7 +101,9 @@ def gradient_of_step(state, parallel, accumulate):
 def test_gradient_is_that_of_the_whole_batch(state, parallel, accumulate):
     key = jax.random.fold_in(rng.key(0), 0)
     value, gradient = by_hand(state.params, key)
-    found, metrics = gradient_of_step(state, parallel, accumulate)
+    found, metrics = gradient_of_step(
+        recipe(accumulate=accumulate), state, parallel, BATCH
+    )
     np.testing.assert_allclose(metrics["loss"], value, rtol=1e-5)
     for name, expected in gradient.items():
         np.testing.assert_allclose(found[name], expected, atol=1e-5, err_msg=name)
