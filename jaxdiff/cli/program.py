@@ -52,10 +52,10 @@ OF_RECIPES = {
     "unclip": "images from the vector of an image or text (DALL-E 2)",
     "folder DIR": "your own images, 64x64 pixels; for a GPU",
     "cifar10": "CIFAR-10 as in the paper of DDPM; for many GPUs",
+    "dit": "DiT-XL/2 on latents of ImageNet; for many GPUs",
 }
 """Summaries of the recipes for --help."""
 ABOUT = """Train diffusion models and sample from them.
-
   jaxdiff run digits            trains, and draws pictures into runs/digits
   jaxdiff train --workdir RUN   goes on with a run
   --version prints the versions, --quiet shows no progress

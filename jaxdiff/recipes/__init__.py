@@ -17,6 +17,7 @@ RECIPES = {
     "unclip": "unclip",
     "folder": "folder",
     "cifar10": "cifar10",
+    "dit": "dit",
 }
 """Modules of this folder by the recipe's name on the command line.
 

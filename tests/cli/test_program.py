@@ -292,7 +292,7 @@ def test_a_reader_that_goes_away_is_no_error():
     [
         (
             ["train"],
-            "train [digits|fashion|emoji|unclip|folder DIR|cifar10] [OPTIONS]",
+            "train [digits|fashion|emoji|unclip|folder DIR|cifar10|dit] [OPTIONS]",
             "",
         ),
         (["train", "folder"], "train folder DIR [OPTIONS]", "Your own photographs"),
