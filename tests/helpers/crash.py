@@ -5,15 +5,20 @@ of a run that was never killed.
 
     python -m tests.helpers.crash --kills 100
     python -m tests.helpers.crash --kills 100 --processes 2
+    python -m tests.helpers.crash --kills 20 --what latents
 
 A third of the kills wait for a save to begin, and strike during the save or right
 after. A third strike between or inside steps, after some progress. The others strike
 at any time from the start of the program. Of two processes, a kill hits the first, the
 second or both. Each start must resume the run without help.
+
+--what names the training: the digits, or a stage of text to image in latents of an
+autoencoder of one's own. Of `encode`, the files must be the same bytes.
 """
 
 import argparse
 import collections
+import hashlib
 import os
 import pathlib
 import random
@@ -32,6 +37,7 @@ from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.storage.read_state import digest
 from jaxdiff.training.initialize import init_shapes
+from tests.helpers.captioned_folder import captioned_folder
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVERY = 30
@@ -44,21 +50,78 @@ PATIENCE_S = 300
 """Seconds that a start may take to make progress."""
 
 
-def command(workdir, steps, processes, logs):
-    """Returns the command line that trains in a folder."""
-    line = (
-        f"{sys.executable} experiments/digits.py train {NETWORK} "
-        f"--network.blocks 1 --network.dropout 0.1 --training.num-steps {steps} "
-        f"--training.batch-size 8 --upkeep.log-every 7 "
+JAXDIFF = shlex.join(
+    [sys.executable, "-c", "from jaxdiff.cli.program import jaxdiff; jaxdiff()"]
+)
+PICTURES = (
+    "--data folder --data.path {folder}/pictures --data.size 8 --data.captions auto"
+)
+UPKEEP = "--upkeep.no-tensorboard --upkeep.sample-every None --optimizer.warmup-steps 9"
+LATENTS = (
+    f"{JAXDIFF} train emoji --data latents --data.path {{folder}}/latents {UPKEEP} "
+    "--network.widths 8 8 8 --network.heads 1 1 1 --network.groups 4 "
+    "--network.vector-channels 8 --network.dropout 0.1 --network.text.width 8 "
+    "--network.text.layers 1 --network.text.heads 1 --network.text.vocabulary 300"
+)
+STAGES = {
+    "digits": f"{sys.executable} experiments/digits.py train {NETWORK} "
+    "--network.blocks 1 --network.dropout 0.1",
+    "autoencoder": f"{JAXDIFF} train-autoencoder {PICTURES} {UPKEEP} "
+    "--autoencoder.channels 4 --autoencoder.multipliers 1 1 --autoencoder.blocks 1 "
+    "--autoencoder.groups 2 --autoencoder.latent-channels 2 --discriminator patch "
+    "--discriminator.start 50 --discriminator.channels 2 --discriminator.layers 1",
+    "encode": f"{JAXDIFF} encode {PICTURES} --model {{folder}}/autoencoder --batch 1",
+    "latents": LATENTS,
+    "adapter": f"{LATENTS} --init {{folder}}/latents-run --adapter lora",
+}
+"""Command of each stage, without its steps and its folder."""
+BEFORE = {
+    "encode": ("autoencoder",),
+    "latents": ("autoencoder", "encode"),
+    "adapter": ("autoencoder", "encode", "latents"),
+}
+"""Stages that must be done before, in their order."""
+RESULTS = {"encode": "latents", "latents": "latents-run"}
+"""Names of the folders of stages that others start from, where they are not theirs."""
+IMAGES = 400
+"""Number of captioned pictures."""
+
+
+def prepare(what, folder, env, log):
+    """Does the stages before a stage, each with few steps."""
+    if what == "digits":
+        return
+    captioned_folder(folder / "pictures", "files", IMAGES)
+    for stage in BEFORE.get(what, ()):
+        result = folder / RESULTS.get(stage, stage)
+        run_to_the_end(command(stage, result, folder, 60), env, log)
+
+
+def command(what, workdir, folder, steps, processes=1):
+    """Returns the command line of a stage.
+
+    Args:
+        what: Name of the stage.
+        workdir: Folder of its results.
+        folder: Folder of the test.
+        steps: Number of steps.
+        processes: Number of processes.
+    """
+    line = STAGES[what].format(folder=folder)
+    if what == "encode":
+        return shlex.split(f"{line} --out {workdir}")
+    line += (
+        f" --training.num-steps {steps} --training.batch-size 8 --upkeep.log-every 7 "
         f"--upkeep.checkpoint-every {EVERY} --workdir {workdir}"
     )
-    launcher = f"launch/local -n {processes} -o {logs} " if processes > 1 else ""
-    return shlex.split(launcher + line)
+    launcher = f"launch/local -n {processes} -o {folder / 'logs'} "
+    return shlex.split(launcher * (processes > 1) + line)
 
 
 def environment(cache):
     """Returns the environment of a run: one CPU device, and programs compiled once."""
     own = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    data = pathlib.Path(cache).parent / "data"
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", cache)
     return own | {
         "PYTHONPATH": str(ROOT),
@@ -66,6 +129,7 @@ def environment(cache):
         "JAX_NUM_CPU_DEVICES": "1",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAXDIFF_CACHE": str(data),
     }
 
 
@@ -188,7 +252,7 @@ def final(workdir):
     return found
 
 
-def crash(folder, kills, processes, seed, steps_per_kill=80):
+def crash(folder, kills, processes, seed, steps_per_kill=80, what="digits"):
     """Runs the test; returns the number of kills by place.
 
     Raises:
@@ -198,31 +262,82 @@ def crash(folder, kills, processes, seed, steps_per_kill=80):
     chance, env = random.Random(seed), environment(folder / "xla")
     steps = steps_per_kill * max(kills, 2)
     log = folder / "output.log"
+    prepare(what, folder, env, log)
 
     def arguments(workdir):
-        return command(workdir, steps, processes, folder / "logs")
+        return command(what, workdir, folder, steps, processes)
 
     whole, killed = folder / "whole", folder / "killed"
     begin = time.monotonic()
     run_to_the_end(arguments(whole), env, log)
-    print(f"never killed: {steps} steps in {time.monotonic() - begin:.0f} s")
-    startup = 15.0
+    took = time.monotonic() - begin
+    print(f"never killed: {steps} steps in {took:.0f} s")
     where: collections.Counter[str] = collections.Counter()
-    for _ in tqdm(range(kills), unit="kill"):
-        begin = time.monotonic()
-        place = kill_once(arguments(killed), env, log, killed, chance, startup)
-        where[place] += 1
-        if place != "before it trained":
-            startup = 0.8 * startup + 0.2 * (time.monotonic() - begin)
+    if what == "encode":
+        for _ in tqdm(range(kills), unit="kill"):
+            where[kill_encode(arguments(killed), env, log, chance, took)] += 1
+    else:
+        startup = 15.0
+        for _ in tqdm(range(kills), unit="kill"):
+            begin = time.monotonic()
+            place = kill_once(arguments(killed), env, log, killed, chance, startup)
+            where[place] += 1
+            if place != "before it trained":
+                startup = 0.8 * startup + 0.2 * (time.monotonic() - begin)
     run_to_the_end(arguments(killed), env, log)
-    events = json_lines.read(killed / "history.jsonl", "event")
+    compare(whole, killed, files_of if what == "encode" else final)
+    return where
+
+
+def compare(whole, killed, results):
+    """Compares the results of two folders.
+
+    Raises:
+        Failed: If they differ, or a start went back behind the one before.
+    """
+    path = killed / "history.jsonl"
+    events = json_lines.read(path, "event") if path.exists() else []
     resumed = [e["step"] for e in events if e["event"] == "start"]
     if sorted(resumed) != resumed:
         raise Failed(f"a start went back behind the one before: {resumed}")
-    for name, value in final(whole).items():
-        if final(killed)[name] != value:
+    found, expected = results(killed), results(whole)
+    for name in {**expected, **found}:
+        if found.get(name) != expected.get(name):
             raise Failed(f"{name} differs between {whole} and {killed}")
-    return where
+
+
+def kill_encode(arguments, env, log, chance, took):
+    """Starts `encode` and kills it at a random moment; returns the place of the kill.
+
+    Args:
+        arguments: Words of the command.
+        env: Environment of the command.
+        log: File for the output.
+        chance: Generator of random numbers, a `random.Random`.
+        took: Seconds that the command takes.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            arguments, cwd=ROOT, env=env, stdout=output, stderr=output
+        )
+    try:
+        process.wait(chance.uniform(0, took))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return "inside or before it"
+    if process.returncode != 0:
+        raise Failed(f"encode ended with code {process.returncode}: see {log}")
+    return "after its end"
+
+
+def files_of(folder):
+    """Returns the hashes of the files of a folder."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in paths
+    }
 
 
 def main():
@@ -232,6 +347,7 @@ def main():
     )
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--processes", type=int, default=1, choices=(1, 2))
+    parser.add_argument("--what", choices=STAGES, default="digits")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps-per-kill", type=int, default=80)
     parser.add_argument("--folder", type=pathlib.Path, help="a new one by default")
@@ -241,13 +357,15 @@ def main():
     begin = time.monotonic()
     try:
         where = crash(
-            folder, asked.kills, asked.processes, asked.seed, asked.steps_per_kill
-        )
+            folder, asked.kills, asked.processes, asked.seed, asked.steps_per_kill,
+            asked.what,
+        )  # fmt: skip
     except Failed as error:
         sys.exit(f"FAILED: {error}")
     struck = ", ".join(f"{count} {place}" for place, count in where.most_common())
     print(
-        f"{asked.kills} kills of {asked.processes} process(es), seed {asked.seed}: "
+        f"{asked.what}: {asked.kills} kills of {asked.processes} process(es), seed "
+        f"{asked.seed}: "
         f"{struck}; the same bits, after {time.monotonic() - begin:.0f} s"
     )
 

@@ -41,6 +41,13 @@ def test_so_does_one_that_is_killed_often(tmp_path, processes):
     assert sum(where.values()) == 6
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("what", ["autoencoder", "encode", "latents", "adapter"])
+def test_so_does_each_stage_of_text_to_image(tmp_path, what):
+    where = crash.crash(tmp_path, kills=4, processes=1, seed=0, what=what)
+    assert sum(where.values()) == 4
+
+
 def test_a_difference_would_be_found(tmp_path, monkeypatch):
     """Two runs with different parameters make the crash test fail."""
     monkeypatch.setattr(crash, "run_to_the_end", lambda *args: None)
