@@ -241,7 +241,8 @@ def kill_once(arguments, env, log, workdir, chance, startup):
 def final(workdir):
     """Returns the hashes of a finished run's results."""
     experiment, info = read_config(workdir)
-    template = init_shapes(experiment, info)
+    # A checkpoint leaves out the parameters that training does not change.
+    template = init_shapes(experiment, info)._replace(frozen=())
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state = jax.device_get(checkpoints.restore(template))
     if int(state.step) != experiment.training.num_steps:
