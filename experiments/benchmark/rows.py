@@ -60,7 +60,8 @@ def name_of_processor() -> str:
 
 def instructions() -> list[str]:
     """Returns the names in `SETS` of the instructions that the processor has."""
-    return [name for name in SETS if name in processor.instructions()]
+    known = processor.instructions()
+    return [name for name in SETS if name in known]
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -18,7 +18,6 @@ gradients dy[r - i] side by side in Y, the gradient by the kernel is
 The gradient by x is (1) of dy with the kernel rotated by 180 degrees.
 """
 
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -26,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxdiff.networks.primitives import Product, differentiate, product
+from jaxdiff.networks.winograd import chunks
 from jaxdiff.parallel import processor
 from jaxdiff.typing import Array
 
@@ -122,7 +122,7 @@ def convolve(x: Array, kernel: Array) -> Array:
         rows = [z[:, i : height + i, :, i] for i in range(3)]
         return (rows[0] + rows[1] + rows[2]).astype(x.dtype)
 
-    return jax.lax.map(of, _chunks(x)).reshape(*x.shape[:3], features)
+    return jax.lax.map(of, chunks(x, PIXELS)).reshape(*x.shape[:3], features)
 
 
 def kernel_gradient(x: Array, dy: Array) -> Array:
@@ -136,9 +136,9 @@ def kernel_gradient(x: Array, dy: Array) -> Array:
         return total + _multiply(rows, _neighbours(x).reshape(-1, 3 * channels)), None
 
     # The transposition before the loop keeps XLA from taking it into the product.
-    chunks = (_chunks(x), _chunks(dy).transpose(0, 4, 1, 2, 3))
+    parts = (chunks(x, PIXELS), chunks(dy, PIXELS).transpose(0, 4, 1, 2, 3))
     zeros = jnp.zeros((3 * features, 3 * channels), jnp.float32)
-    total, _ = jax.lax.scan(add, zeros, chunks)
+    total, _ = jax.lax.scan(add, zeros, parts)
     kernel = total.reshape(3, features, 3, channels).transpose(0, 2, 3, 1)
     return kernel.astype(x.dtype)
 
@@ -149,10 +149,3 @@ def _neighbours(x: Array) -> Array:
     padded = jnp.pad(x, ((0, 0), (0, 0), (1, 1), (0, 0)))
     shifted = [padded[:, :, i : width + i] for i in range(3)]
     return jnp.pad(jnp.concatenate(shifted, -1), ((0, 0), (1, 1), (0, 0), (0, 0)))
-
-
-def _chunks(x: Array) -> Array:
-    """Splits a batch into [chunks, images of a chunk, height, width, channels]."""
-    batch, height, width, _ = x.shape
-    size = math.gcd(batch, max(1, PIXELS // (height * width)))
-    return x.reshape(batch // size, size, *x.shape[1:])

@@ -52,7 +52,7 @@ def convolve(x: Array, kernel: Array) -> Array:
         rows = jnp.stack(_output(products.reshape(shape)), 4)
         return jnp.stack(_output(rows), 2)
 
-    y = jax.lax.map(of, _chunks(x))
+    y = jax.lax.map(of, chunks(x, 4 * TILES))
     return y.reshape(*x.shape[:3], -1)
 
 
@@ -66,15 +66,21 @@ def kernel_gradient(x: Array, dy: Array) -> Array:
         return total + jnp.einsum("ptc,pto->pco", _input_tiles(x), tiles), None
 
     zeros = jnp.zeros((16, x.shape[-1], dy.shape[-1]), x.dtype)
-    total, _ = jax.lax.scan(add, zeros, (_chunks(x), _chunks(dy)))
+    total, _ = jax.lax.scan(add, zeros, (chunks(x, 4 * TILES), chunks(dy, 4 * TILES)))
     spectrum = total.reshape(4, 4, *total.shape[1:])
     return jnp.einsum("ai,bj,baco->ijco", G, G, spectrum)
 
 
-def _chunks(x: Array) -> Array:
-    """Splits a batch into [chunks, images of a chunk, height, width, channels]."""
+def chunks(x: Array, pixels: int) -> Array:
+    """Splits a batch into [chunks, images of a chunk, height, width, channels].
+
+    Args:
+        x: images [batch, height, width, channels].
+        pixels: number of pixels of a chunk, if an image has no more and it divides
+            the batch.
+    """
     batch, height, width, _ = x.shape
-    size = math.gcd(batch, max(1, 4 * TILES // (height * width)))
+    size = math.gcd(batch, max(1, pixels // (height * width)))
     return x.reshape(batch // size, size, *x.shape[1:])
 
 
