@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.convolution import convolve
+from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.networks.layers import doubled
 from jaxdiff.networks.transformer import Count, MultiHeadAttention
 from jaxdiff.typing import Array, Images
@@ -246,8 +247,8 @@ class _Layers:
             ),
         )  # fmt: skip
 
-    def norm(self, name: str) -> nn.GroupNorm:
-        return nn.GroupNorm(
+    def norm(self, name: str) -> GroupNorm:
+        return GroupNorm(
             self._config.groups, epsilon=EPSILON, dtype=self._dtype,
             use_fast_variance=False, name=name,
         )  # fmt: skip

@@ -15,6 +15,7 @@ from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.autoencoder_kl import LatentScaling
 from jaxdiff.networks.convolution import convolve
+from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.networks.layers import doubled
 from jaxdiff.networks.transformer import Count
 from jaxdiff.typing import Array, Images
@@ -158,7 +159,7 @@ class TinyBlock(nn.Module):
         if self.pooled:
             wide = partial(nn.Conv, kernel_size=(1, 1), use_bias=False, dtype=dtype)
             h = wide(4 * width, name="pool.0")(x)
-            h = nn.GroupNorm(4, epsilon=1e-5, dtype=dtype, name="pool.1")(h)
+            h = GroupNorm(4, epsilon=1e-5, dtype=dtype, name="pool.1")(h)
             x = x + wide(width, name="pool.3")(nn.relu(h))
         h = x
         for i in (0, 2, 4):

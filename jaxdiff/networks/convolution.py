@@ -14,6 +14,8 @@ from jaxdiff.typing import Array
 PIXELS, CHANNELS = 256, 16
 """Smallest number of pixels of a feature map, and of channels on either side of a
 kernel, at which Winograd's algorithm is used."""
+WIDE_PIXELS, WIDE_CHANNELS = 1024, 32
+"""The same of matrix products for the kernel gradient, on a CPU with AVX-512."""
 MOST_CHANNELS = 512
 """Largest number of channels at which it is used. For one image of 16x16 pixels with
 1280 channels, whose kernel is large, it takes 5 times as long as XLA's convolution.
@@ -32,8 +34,9 @@ def convolve(
     3x3 convolutions that keep the size have their own programs on the CPU. XLA's kernel
     gradient takes up to ten times as long as the rest there, and its convolutions in
     bfloat16 convert to float32. In float32 they use Winograd's algorithm, in bfloat16
-    matrix products, each where that is faster. The values are the same, except for
-    rounding. The choice is made when the program is compiled for its device.
+    matrix products, each where that is faster. With AVX-512, XLA's own convolutions in
+    float32 are faster, but not its kernel gradients. The values are the same, except
+    for rounding. The choice is made when the program is compiled for its device.
     """
     same = padding == "SAME" or [tuple(side) for side in padding] == [(1, 1), (1, 1)]
     known = same and x.dtype == kernel.dtype and kernel.shape[:2] == (3, 3)
@@ -89,17 +92,17 @@ def _on_cpu(x: Array, kernel: Array) -> Array:
     channels = kernel.shape[2:]
     if _gains_by_products(x, channels):
         return products.convolve(x, kernel)
-    own = winograd.convolve if _gains_by_winograd(x, channels) else plain
-    return own(x, kernel)
+    gains = _gains_by_winograd(x, channels) and not processor.has_wide_vectors()
+    return (winograd.convolve if gains else plain)(x, kernel)
 
 
 def _kernel_gradient_on_cpu(x: Array, dy: Array) -> Array:
     channels = (x.shape[-1], dy.shape[-1])
-    if _gains_by_products(x, channels):
+    if _gains_by_products(x, channels) or _gradient_gains_by_products(x, channels):
         return products.kernel_gradient(x, dy)
-    gains = _gains_by_winograd(x, channels)
-    own = winograd.kernel_gradient if gains else plain_kernel_gradient
-    return own(x, dy)
+    few = processor.has_wide_vectors() and min(channels) < CHANNELS_OF_PRODUCTS
+    gains = _gains_by_winograd(x, channels) and not few
+    return (winograd.kernel_gradient if gains else plain_kernel_gradient)(x, dy)
 
 
 def _gains_by_winograd(x: Array, channels: Sequence[int]) -> bool:
@@ -110,6 +113,17 @@ def _gains_by_winograd(x: Array, channels: Sequence[int]) -> bool:
         and height * width >= PIXELS
         and min(channels) >= CHANNELS
         and max(channels) <= MOST_CHANNELS
+    )
+
+
+def _gradient_gains_by_products(x: Array, channels: Sequence[int]) -> bool:
+    """Returns True for few channels of many pixels in float32, with AVX-512."""
+    height, width = x.shape[1:3]
+    return (
+        processor.has_wide_vectors()
+        and x.dtype == jnp.float32
+        and height * width >= WIDE_PIXELS
+        and WIDE_CHANNELS <= min(channels) <= CHANNELS_OF_PRODUCTS
     )
 
 

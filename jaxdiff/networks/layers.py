@@ -12,6 +12,7 @@ from jaxdiff import rng
 from jaxdiff.networks import convolution, products
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.convolution import convolve
+from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array, Images, Key
 
@@ -59,9 +60,7 @@ class Norm(nn.Module):
     def __call__(self, x: Images) -> Images:
         """Normalises x [batch, height, width, channels]."""
         groups = group_count(x.shape[-1], self.groups, self.smallest)
-        norm = nn.GroupNorm(
-            groups, epsilon=self.epsilon, dtype=self.dtype, name="group"
-        )
+        norm = GroupNorm(groups, epsilon=self.epsilon, dtype=self.dtype, name="group")
         return norm(x)
 
 

@@ -7,6 +7,7 @@ of an image does not depend on the others.
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.typing import Array, Images
 
 SLOPE = 0.2
@@ -38,6 +39,6 @@ class PatchDiscriminator(nn.Module):
             strides = 2 if i < self.layers else 1
             x = nn.Conv(features, (4, 4), strides, use_bias=i == 0)(x)
             if i:
-                x = nn.GroupNorm(num_groups=min(8, features))(x)
+                x = GroupNorm(num_groups=min(8, features))(x)
             x = nn.leaky_relu(x, SLOPE)
         return jnp.squeeze(nn.Conv(1, (4, 4))(x), -1)

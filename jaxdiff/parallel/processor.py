@@ -14,6 +14,12 @@ def multiplies_bfloat16() -> bool:
     return not instructions().isdisjoint(BFLOAT16)
 
 
+@functools.cache
+def has_wide_vectors() -> bool:
+    """Returns True if the CPU has vectors of 512 bits (AVX-512)."""
+    return "avx512f" in instructions()
+
+
 def instructions() -> frozenset[str]:
     """Returns the names of the CPU's instruction sets; none outside Linux."""
     # x86 calls this line "flags", Arm "Features".

@@ -146,6 +146,7 @@ def test_a_linear_layer_is_differentiated_in_all_ways():
 
 def test_the_network_is_the_same_either_way(monkeypatch):
     """The program for the CPU contains loops; the plain programs do not."""
+    monkeypatch.setattr(processor, "has_wide_vectors", lambda: False)
     config = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=())
     network = config.build(out_channels=1)
     x, _, _ = inputs((2, 16, 16, 1), 1)
@@ -174,6 +175,37 @@ def test_the_network_is_the_same_either_way(monkeypatch):
 
 
 CASES = ["odd", "few pixels", "few channels", "many channels", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("wide", "channels", "size", "loops"),
+    [
+        (False, 16, 16, (True, True)),
+        (True, 16, 16, (False, False)),
+        (True, 32, 16, (False, False)),
+        (True, 32, 32, (False, True)),  # products
+        (True, 64, 16, (False, True)),  # Winograd
+        (True, 64, 8, (False, False)),
+    ],
+)
+def test_own_programs_are_where_they_gain(wide, channels, size, loops, monkeypatch):
+    """With AVX-512, some kernel gradients alone have loops, and the values agree."""
+    monkeypatch.setattr(processor, "has_wide_vectors", lambda: wide)
+    x, kernel, y = inputs((2, size, size, channels), channels)
+
+    def value(x, kernel):
+        return convolved(x, kernel)
+
+    def gradient(x, y):
+        return convolution.kernel_gradient.bind(x, y)
+
+    expected = [plain(x, kernel), convolution.plain_kernel_gradient(x, y)]
+    for own, args, loop, exact in zip(
+        (value, gradient), ((x, kernel), (x, y)), loops, expected, strict=True
+    ):
+        lowered = jax.jit(own).lower(*args)
+        assert ("stablehlo.while" in lowered.as_text()) == loop
+        assert_agree(lowered.compile()(*args), exact)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,58 @@
+"""Group normalisation, with sums over pixels before sums over channels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype
+
+from jaxdiff.typing import Array
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation (Wu & He 2018), with the parameters of Flax's.
+
+    Flax's reshapes the channels to groups first. XLA then sums over a last axis of a
+    few channels, which takes up to five times as long on the CPU. Here the pixels of
+    each channel are summed first, and the sums of the channels of a group then. The
+    values are the same, except for rounding.
+
+    Attributes:
+        num_groups: number of groups, which divides the channels.
+        epsilon: number added to the variance.
+        dtype: type of the result; None for that of the statistics, float32.
+        use_fast_variance: if True, the variance is the mean of squares minus the square
+            of the mean, from one pass over x. Otherwise it is the mean of squared
+            differences, which is more exact where the mean is large.
+    """
+
+    num_groups: int = 32
+    epsilon: float = 1e-6
+    dtype: Dtype | None = None
+    use_fast_variance: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises x [batch, ..., channels] by groups of channels of an example."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))
+        x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+        mean = self._mean(x)
+        if self.use_fast_variance:
+            variance = jnp.maximum(0, self._mean(x * x) - mean * mean)
+        else:
+            variance = self._mean((x - mean) ** 2)
+        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
+        y = (x - mean) * factor + bias
+        return y.astype(self.dtype or y.dtype)
+
+    def _mean(self, x: Array) -> Array:
+        """Returns the mean of each channel's group [batch, 1, ..., channels]."""
+        channels = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+        shape: Any = (*channels.shape[:-1], self.num_groups, -1)
+        groups = channels.reshape(shape)
+        means = groups.mean(-1, keepdims=True)
+        return jnp.broadcast_to(means, groups.shape).reshape(channels.shape)
