@@ -6,8 +6,9 @@ An adapter adds a product of two factors to the kernels of some layers,
 
 with `down` [in, rank] and `up` [rank, out]. A convolution has `down` [height, width,
 in, rank], the kernel of a convolution to `rank` channels, and `up` [1, 1, rank, out],
-the kernel of the 1x1 convolution after it. The factors are a small share of the
-kernel's parameters.
+the kernel of the 1x1 convolution after it. Kernels of equal blocks that are stacked
+along a first axis have stacked factors. The factors are a small share of the kernel's
+parameters.
 
 `merged` and `unmerged` are pure functions of the parameters. Several adapters compose
 by repeated calls. The scale is an array: other scales need no new compilation.
@@ -37,8 +38,8 @@ class LoRALayer:
     """Factors of one layer's kernel; see equation (1).
 
     Attributes:
-        down: first factor, [in, rank] or [height, width, in, rank].
-        up: second factor, [rank, out] or [1, 1, rank, out].
+        down: first factor, [in, rank], [depth, in, rank] or [height, width, in, rank].
+        up: second factor, [rank, out], [depth, rank, out] or [1, 1, rank, out].
         scale: alpha / rank, float32 []. It takes no gradient.
     """
 
@@ -111,10 +112,8 @@ def _added(kernel: Array, layer: LoRALayer, scale: Array) -> Array:
     down, up = (
         jnp.asarray(factor, jnp.float32) for factor in (layer.down, layer.up)
     )  # fmt: skip
-    highest = jax.lax.Precision.HIGHEST
-    up = up.reshape(up.shape[-2:])
     factor = scale * jax.lax.stop_gradient(layer.scale)
-    delta = factor * jnp.tensordot(down, up, axes=1, precision=highest)
+    delta = factor * jnp.matmul(down, up, precision=jax.lax.Precision.HIGHEST)
     return (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
 
 
@@ -129,10 +128,11 @@ def check_fits(params: Params, lora: LoRA) -> None:
     wrong = []
     for name, layer in lora.layers.items():
         down, up = jnp.shape(layer.down), jnp.shape(layer.up)
-        pairs = len(down) in (2, 4) and len(up) == len(down) and down[-1] == up[-2]
+        firsts = {2: (), 3: down[:1], 4: (1, 1)}
+        pairs = len(up) == len(down) and down[-1] == up[-2]
         if name not in leaves:
             wrong.append(f"{name}, which the network lacks")
-        elif not pairs or (len(up) == 4 and up[:2] != (1, 1)):
+        elif not pairs or up[:-2] != firsts.get(len(down)):
             wrong.append(f"{name} of the factors {list(down)} and {list(up)}")
         elif layer.kernel_shape != leaves[name].shape:
             wrong.append(
@@ -177,7 +177,7 @@ def init_lora(
         name: leaf.shape
         for name, leaf in by_name(params).items()
         if name.endswith(_KERNEL)
-        and leaf.ndim in (2, 4)
+        and leaf.ndim in (2, 3, 4)
         and ending.fullmatch(name.removesuffix(_KERNEL))
     }
     if not found:
@@ -190,7 +190,8 @@ def init_lora(
         jax.random.split(key, len(found)), found.items(), strict=True
     ):
         down = jax.random.normal(one, (*shape[:-1], rank), jnp.float32) / rank
-        up = jnp.zeros((*(1,) * (len(shape) - 2), rank, shape[-1]), jnp.float32)
+        first = (1, 1) if len(shape) == 4 else shape[:-2]
+        up = jnp.zeros((*first, rank, shape[-1]), jnp.float32)
         layers[name] = LoRALayer(down, up, scale)
     return LoRA(layers)
 

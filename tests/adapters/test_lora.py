@@ -1,5 +1,6 @@
 """LoRA as functions of parameters; its names in files are in test_lora_files.py."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -17,7 +18,9 @@ from jaxdiff.adapters import (
     with_lora,
 )
 from jaxdiff.errors import InputError
-from jaxdiff.networks import CrossAttentionUNetConfig
+from jaxdiff.networks import CrossAttentionUNetConfig, DiTConfig
+from jaxdiff.storage.read_state import by_name
+from jaxdiff.training.model import param_shapes
 from tests.helpers.compilations import compilations
 from tests.helpers.components import random_params
 from tests.helpers.lora import random_lora
@@ -108,6 +111,32 @@ def test_targets_and_alpha_are_chosen():
     layer = lora.layers["mid_block.resnets.0/conv_1/kernel"]
     assert (layer.down.shape, layer.up.shape) == ((3, 3, 8, 2), (1, 1, 2, 8))
     assert float(layer.scale) == 1.5
+
+
+def test_stacked_kernels_have_an_adapter_for_each_block():
+    """Each block of a DiT gets its own product; other numbers of blocks do not fit."""
+    network = DiTConfig(width=8, depth=3, heads=2).build(3, 5)
+    shapes = param_shapes(network, (8, 8, 3), 5)
+    params = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), shapes)
+    lora = init_lora(params, 2, key=jax.random.key(0))
+    assert {name.rpartition("/attn1/")[2] for name in lora.layers} == {
+        f"{name}/kernel" for name in ("to_q", "to_k", "to_v", "to_out.0")
+    }
+    name = "transformer_blocks/attn1/to_v/kernel"
+    layer = lora.layers[name]
+    assert (layer.down.shape, layer.up.shape) == ((3, 8, 2), (3, 2, 8))
+    assert layer.kernel_shape == (3, 8, 8)
+
+    up = np.random.default_rng(0).normal(size=(3, 2, 8)).astype(np.float32)
+    layer = dataclasses.replace(layer, up=jnp.asarray(up))
+    found = by_name(merged(params, LoRA({name: layer}), 0.5))[name]
+    for block in range(3):
+        delta = 0.5 * np.asarray(layer.down[block], np.float64) @ up[block]
+        np.testing.assert_allclose(found[block], 1 + delta, rtol=0, atol=1e-6)
+
+    fewer = dataclasses.replace(layer, up=layer.up[:1])
+    with pytest.raises(InputError, match=r"to_v/kernel of the factors \[3, 8, 2\]"):
+        merged(params, LoRA({name: fewer}))
 
 
 def test_the_factors_take_gradients_and_alpha_takes_none():
