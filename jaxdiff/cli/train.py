@@ -1,13 +1,10 @@
 """The commands `train` and `run`; `run` also draws samples and pictures."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 
 from jaxdiff import plots
@@ -29,6 +26,7 @@ from jaxdiff.runs.train import run_training
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.storage.files import write_atomic
 from jaxdiff.training.experiment import AnyExperiment, Experiment
+from jaxdiff.training.model import num_parameters
 from jaxdiff.training.recipe import state_shapes
 
 PER_CLASS = 20
@@ -119,11 +117,6 @@ def steps_line(trainer: Trainer, unit: str) -> str:
         f"steps: {training.num_steps:,} of {training.batch_size} {unit}s; each {unit} "
         f"is seen {seen:,.1f} times"
     )
-
-
-def num_parameters(params: Any) -> int:
-    """Returns the number of parameters of a pytree of arrays or shapes."""
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def summary(trainer: Trainer) -> list[str]:

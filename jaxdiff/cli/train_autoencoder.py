@@ -11,7 +11,6 @@ from jaxdiff.cli.progress import bar
 from jaxdiff.cli.train import (
     TrainOptions,
     finish,
-    num_parameters,
     steps_line,
     train_devices,
 )
@@ -34,6 +33,7 @@ from jaxdiff.training.autoencoder_experiment import (
     InceptionFeatures,
 )
 from jaxdiff.training.experiment import AnyExperiment
+from jaxdiff.training.model import num_parameters
 from jaxdiff.training.recipe import state_shapes
 
 

@@ -5,7 +5,6 @@ import time
 from jaxdiff.cli.train import (
     TrainOptions,
     finish,
-    num_parameters,
     steps_line,
     train_devices,
 )
@@ -14,6 +13,7 @@ from jaxdiff.parallel import cpu_devices
 from jaxdiff.parallel.processes import is_first
 from jaxdiff.report import page
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.training.model import num_parameters
 from jaxdiff.training.recipe import state_shapes
 from jaxdiff.training.towers_experiment import TowersExperiment
 

@@ -1,8 +1,6 @@
 """Fine-tuning: a run that starts from the model of another run (`Experiment.init`)."""
 
-import math
 import warnings
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +21,7 @@ from jaxdiff.runs.vectors import identity_of_towers, is_decoder
 from jaxdiff.serialization import differences, option_name, to_dict
 from jaxdiff.storage.read_state import by_name
 from jaxdiff.training.experiment import AnyExperiment, Experiment
+from jaxdiff.training.model import num_parameters
 from jaxdiff.typing import Array, Params
 
 MODEL = ("network", "condition", "schedule", "prediction", "objective", "sampling")
@@ -158,7 +157,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
             f"another in '{experiment.init}' ({first_few(misfits)}). Leave the options "
             "of the network out."
         )
-    size, total = _size(fits), _size(here)
+    size, total = num_parameters(fits), num_parameters(here)
     if 2 * size < total:
         raise InputError(
             "init must name a run with at least half of the network's parameters, got "
@@ -177,10 +176,6 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         if parts and is_first():
             warnings.warn(f"{what}: {'; '.join(parts)}", stacklevel=2)
     return fits
-
-
-def _size(params: Mapping[str, Any]) -> int:
-    return sum(math.prod(leaf.shape) for leaf in params.values())
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Model: the parts of a diffusion model that training and sampling share."""
 
+import math
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -211,3 +212,8 @@ def describe_network(network: Network) -> str:
         if field.name not in ("parent", "name") and field.repr
     }
     return f"{name}({', '.join(f'{key}={value!r}' for key, value in values.items())})"
+
+
+def num_parameters(params: Any) -> int:
+    """Returns the number of parameters of a pytree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
