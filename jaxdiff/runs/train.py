@@ -112,6 +112,10 @@ def run_training(
     told = tolerant(sys.stderr)
 
     with ExitStack() as stack:
+        # The lock excludes other processes that train, before the newest checkpoint is
+        # looked for: a process that was asked to stop may still save one.
+        history = stack.enter_context(open_history(workdir))
+
         # Restore the newest checkpoint, or initialize.
         asked = stack.enter_context(stop_between_steps())
         checkpoints = stack.enter_context(
@@ -146,8 +150,7 @@ def run_training(
         del start  # the state has the memory
         state = parallel.localize(state)
 
-        # Open the log files; their lock excludes other training processes.
-        history = stack.enter_context(open_history(workdir))
+        # Open the log files.
         bar = stack.enter_context(
             progress_bar(end, "train", "step", initial=step, show=shows and step < end)
         )

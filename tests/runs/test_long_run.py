@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import pathlib
 import shutil
@@ -24,6 +25,7 @@ from jaxdiff.cli.reproduce import ReproduceOptions, reproduce
 from jaxdiff.report.status import status
 from jaxdiff.runs import provenance, saver
 from jaxdiff.runs.folder import read_config
+from jaxdiff.runs.log import last_start
 from jaxdiff.runs.metrics_buffer import NEEDED
 from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
@@ -271,6 +273,24 @@ def test_one_process_at_a_time(finished):
         with pytest.raises(jd.InputError, match="another process trains in"):
             run(workdir)
         assert snapshot(workdir) == before
+
+
+def test_the_last_save_of_another_process_counts(finished, tmp_path, monkeypatch):
+    """A process that was asked to stop saves, and then releases its lock."""
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    saved = shutil.move(workdir / "checkpoints" / "8", tmp_path)
+    before = lines(workdir)
+
+    def open_history(folder):
+        shutil.move(saved, folder / "checkpoints")
+        return real(folder)
+
+    module = importlib.import_module("jaxdiff.runs.train")
+    real = module.open_history
+    monkeypatch.setattr(module, "open_history", open_history)
+    assert same_bits(run(workdir), finished[1])
+    assert last_start(workdir)["step"] == 8
+    assert lines(workdir) == before
 
 
 def test_a_damaged_checkpoint_costs_its_own_steps_only(finished, tmp_path):
