@@ -53,6 +53,7 @@ def chain(
     pixels: bool,
     steps: int,
     autoencoder_steps: int,
+    blend: Sequence[str] = (),
 ) -> list[list[str]]:
     """Returns the commands, each as its words.
 
@@ -64,15 +65,19 @@ def chain(
         pixels: if True, the model works on pixels.
         steps: number of steps of the model.
         autoencoder_steps: number of steps of the autoencoder.
+        blend: two prompts whose blends are drawn; none by default.
     """
     pictures = [*data, "--data.size", str(size)]
     model, latents = workdir / "model", workdir / "latents"
     grids = ["--upkeep.sample-prompts", *prompts] if prompts else []
     train = ["--workdir", str(model), "--training.num-steps", str(steps), *grids]
-    sample = ["sample", "--workdir", str(model), "--guidance", "4", "--columns", "4"]
-    sample += ["--prompt", *prompts] if prompts else ["--prompt", ""]
+    sample = ["sample", "--workdir", str(model), "--guidance", "4"]
+    drawn = [[*sample, "--columns", "4", "--prompt", *(prompts or [""])]]
+    if blend:
+        row = ["--num", "8", "--columns", "8", "--out", str(model / "blend.png")]
+        drawn.append([*sample, "--blend", *blend, *row])
     if pixels:
-        return [["train", "emoji", *pictures, *train], sample]
+        return [["train", "emoji", *pictures, *train], *drawn]
     autoencoder = workdir / "autoencoder"
     return [
         [AUTOENCODER, *pictures, "--workdir", str(autoencoder),
@@ -80,7 +85,7 @@ def chain(
         ["encode", *pictures, "--model", str(autoencoder), "--out", str(latents)],
         ["train", "emoji", "--data", "latents", "--data.path", str(latents),
          "--optimizer.learning-rate", "8e-4", *NETWORK_FLAGS.split(), *train],
-        sample,
+        *drawn,
     ]  # fmt: skip
 
 
@@ -98,6 +103,7 @@ def start(
     data: Callable[[argparse.Namespace], list[str]],
     prompts: Sequence[str] = (),
     folder: bool = True,
+    blend: Sequence[str] = (),
 ) -> None:
     """Reads the command line of the script, and runs the chain.
 
@@ -108,6 +114,7 @@ def start(
         data: function of the options that returns the flags of the pictures.
         prompts: prompts of the grids.
         folder: if True, the script takes the folder of the pictures.
+        blend: two prompts whose blends are drawn at the end.
     """
     form = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=about, formatter_class=form)
@@ -125,7 +132,7 @@ def start(
     commands = chain(
         data(options), options.workdir or Path("runs") / name(options),
         options.prompts, size=options.size or (32 if pixels else 64), pixels=pixels,
-        steps=steps, autoencoder_steps=options.autoencoder_steps,
+        steps=steps, autoencoder_steps=options.autoencoder_steps, blend=blend,
     )  # fmt: skip
     run(commands)
 

@@ -1,7 +1,7 @@
 """Emoji from their names: the recipe `emoji` of the package, in latents or in pixels.
 
-    python experiments/emoji.py                the model of latents, four commands
-    python experiments/emoji.py --pixels       the model of pixels, two commands
+    python experiments/emoji.py                the model of latents, five commands
+    python experiments/emoji.py --pixels       the model of pixels, three commands
     python experiments/emoji.py --steps 5000 --prompts "red heart" "cat face"
 
 The commands are those of experiments/captions.py. `jaxdiff run emoji` starts the model
@@ -26,7 +26,7 @@ def start(args: list[str] | None = None) -> None:
     """Reads the command line, and runs the chain of commands."""
     captions.start(
         args, __doc__, lambda _: "emoji", lambda _: ["--data", "emoji"], PROMPTS,
-        folder=False,
+        folder=False, blend=("cat face", "frog"),
     )  # fmt: skip
 
 

@@ -25,13 +25,13 @@ from jaxdiff.training.optimizer import Optimizer
 
 TEXT = TextTransformerConfig(vocabulary=2048, length=24, width=128, layers=2, heads=4)
 PROMPTS = (
-    "grinning face",
-    "red heart",
-    "flag of Japan",
-    "woman firefighter, dark skin tone",
-    "man astronaut, light skin tone",
-    "cat face",
-)
+    "grinning face", "red heart", "flag of Japan", "koala",
+    "woman firefighter, dark skin tone", "man astronaut, light skin tone",
+    "person juggling, medium skin tone", "thumbs up, medium-light skin tone",
+    "woman pilot, dark skin tone", "man cook, medium-dark skin tone",
+    "woman construction worker, light skin tone", "man judge, medium skin tone",
+)  # fmt: skip
+"""Prompts of the grids; the last four are combinations that are held out."""
 CONFIG = Experiment(
     data=Emoji(size=32),
     schedule=Cosine(),

@@ -13,16 +13,18 @@ from jaxdiff.cli import program
 
 
 def test_the_chain_names_each_stage_by_the_one_before(tmp_path):
-    first, encode, train, sample = captions.chain(
+    first, encode, train, sample, blend = captions.chain(
         ["--data", "emoji"], tmp_path, ["a"], size=64, pixels=False, steps=5,
-        autoencoder_steps=7,
+        autoencoder_steps=7, blend=["a", "b"],
     )  # fmt: skip
     assert first[:3] == ["train-autoencoder", "--data", "emoji"]
     assert encode[encode.index("--model") + 1] == str(tmp_path / "autoencoder")
     latents = encode[encode.index("--out") + 1]
     assert train[train.index("--data.path") + 1] == latents
     model = train[train.index("--workdir") + 1]
-    assert sample[sample.index("--workdir") + 1] == model
+    for words in (sample, blend):
+        assert words[words.index("--workdir") + 1] == model
+    assert blend[blend.index("--blend") + 1 :][:2] == ["a", "b"]
     assert train[train.index("--training.num-steps") + 1] == "5"
 
 
