@@ -38,7 +38,7 @@ NETWORK_FLAGS = (
     "--network.down transformer transformer --network.up transformer transformer"
 )
 """U-Net of the latents: two levels, of 8x8 and of 4x4 for pictures of 64x64."""
-STEPS = 8500
+STEPS = 6900
 """Number of steps of the model of latents."""
 AUTOENCODER_STEPS = 1400
 """Number of steps of the autoencoder."""
@@ -71,7 +71,7 @@ def chain(
     model, latents = workdir / "model", workdir / "latents"
     grids = ["--upkeep.sample-prompts", *prompts] if prompts else []
     train = ["--workdir", str(model), "--training.num-steps", str(steps), *grids]
-    sample = ["sample", "--workdir", str(model), "--guidance", "4"]
+    sample = ["sample", "--workdir", str(model), "--guidance", "2"]
     drawn = [[*sample, "--columns", "4", "--prompt", *(prompts or [""])]]
     if blend:
         row = ["--num", "8", "--columns", "8", "--out", str(model / "blend.png")]

@@ -26,7 +26,8 @@ def start(args: list[str] | None = None) -> None:
     """Reads the command line, and runs the chain of commands."""
     captions.start(
         args, __doc__, lambda _: "emoji", lambda _: ["--data", "emoji"], PROMPTS,
-        folder=False, blend=("cat face", "frog"),
+        folder=False,
+        blend=("man astronaut, light skin tone", "man cook, medium-dark skin tone"),
     )  # fmt: skip
 
 

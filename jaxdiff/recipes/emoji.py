@@ -1,7 +1,7 @@
 """Text to image from nothing: OpenMoji's pictures by their names.
 
     jaxdiff run emoji
-    jaxdiff sample emoji --prompt "woman firefighter, dark skin tone" --guidance 4
+    jaxdiff sample emoji --prompt "woman firefighter, dark skin tone" --guidance 2
     jaxdiff sample emoji --blend "grinning face" "ghost" --columns 8 --num 8
 
 The U-Net of latent diffusion (Rombach et al. 2022) works on pixels, with attention to a
