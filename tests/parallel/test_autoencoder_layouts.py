@@ -84,14 +84,15 @@ def test_processes_agree(layout, alone, tmp_path):
     """Two processes of the program, which read the experiment from its flags."""
     workdir = tmp_path / "run"
     flags = (
-        f"train-autoencoder --workdir {workdir} --autoencoder.channels 8 "
+        f"train-autoencoder digits --workdir {workdir} --autoencoder.channels 8 "
         "--autoencoder.multipliers 1 1 --autoencoder.groups 2 "
         "--autoencoder.kl-weight 1e-2 --discriminator patch --discriminator.start 2 "
         "--discriminator.channels 8 --discriminator.layers 1 "
         "--optimizer.learning-rate 1e-2 --optimizer.warmup-steps 2 "
-        "--optimizer.epsilon 1e-2 --training.batch-size 16 --training.ema-decay 0.9 "
+        "--optimizer.decay constant --optimizer.epsilon 1e-2 "
+        "--training.batch-size 16 --training.ema-decay 0.9 "
         f"--training.num-steps {STEPS} --upkeep.log-every 1 --upkeep.checkpoint-every "
-        f"{STEPS} --no-upkeep.tensorboard --parallel {layout}"
+        f"{STEPS} --upkeep.no-tensorboard --parallel {layout}"
     )
     line = f"launch/local -n 2 -d 1 -o {tmp_path / 'logs'} {PROGRAM}"
     environment = {k: v for k, v in os.environ.items() if k != "NPROC"}
