@@ -17,6 +17,7 @@ from jaxdiff.progress_bar import bar as progress_bar
 from jaxdiff.progress_bar import is_shown
 from jaxdiff.runs.folder import (
     CHECKPOINTS,
+    HISTORY,
     SNAPSHOTS,
     check_record,
     check_workdir,
@@ -112,9 +113,12 @@ def run_training(
     told = tolerant(sys.stderr)
 
     with ExitStack() as stack:
-        # The lock excludes other processes that train, before the newest checkpoint is
-        # looked for: a process that was asked to stop may still save one.
-        history = stack.enter_context(open_history(workdir))
+        # The lock excludes other processes that train. A run is locked before its
+        # newest checkpoint is looked for: a process that was asked to stop may still
+        # save one. A new folder is locked after all checks, which leave it unchanged.
+        history = None
+        if (workdir / HISTORY).exists():
+            history = stack.enter_context(open_history(workdir))
 
         # Restore the newest checkpoint, or initialize.
         asked = stack.enter_context(stop_between_steps())
@@ -151,6 +155,8 @@ def run_training(
         state = parallel.localize(state)
 
         # Open the log files.
+        if history is None:
+            history = stack.enter_context(open_history(workdir))
         bar = stack.enter_context(
             progress_bar(end, "train", "step", initial=step, show=shows and step < end)
         )
