@@ -117,6 +117,11 @@ def _added(kernel: Array, layer: LoRALayer, scale: Array) -> Array:
     return (kernel.astype(jnp.float32) + delta).astype(kernel.dtype)
 
 
+def _first_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Returns the axes of `up` before its matrix, for a kernel or `down`."""
+    return (1, 1) if len(shape) == 4 else shape[:-2]
+
+
 def check_fits(params: Params, lora: LoRA) -> None:
     """Checks that the adapter fits the parameters, or their shapes.
 
@@ -128,11 +133,10 @@ def check_fits(params: Params, lora: LoRA) -> None:
     wrong = []
     for name, layer in lora.layers.items():
         down, up = jnp.shape(layer.down), jnp.shape(layer.up)
-        firsts = {2: (), 3: down[:1], 4: (1, 1)}
-        pairs = len(up) == len(down) and down[-1] == up[-2]
+        pairs = len(down) in (2, 3, 4) and len(up) == len(down) and down[-1] == up[-2]
         if name not in leaves:
             wrong.append(f"{name}, which the network lacks")
-        elif not pairs or up[:-2] != firsts.get(len(down)):
+        elif not pairs or up[:-2] != _first_axes(down):
             wrong.append(f"{name} of the factors {list(down)} and {list(up)}")
         elif layer.kernel_shape != leaves[name].shape:
             wrong.append(
@@ -190,8 +194,7 @@ def init_lora(
         jax.random.split(key, len(found)), found.items(), strict=True
     ):
         down = jax.random.normal(one, (*shape[:-1], rank), jnp.float32) / rank
-        first = (1, 1) if len(shape) == 4 else shape[:-2]
-        up = jnp.zeros((*first, rank, shape[-1]), jnp.float32)
+        up = jnp.zeros((*_first_axes(shape), rank, shape[-1]), jnp.float32)
         layers[name] = LoRALayer(down, up, scale)
     return LoRA(layers)
 

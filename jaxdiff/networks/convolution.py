@@ -14,8 +14,6 @@ from jaxdiff.typing import Array
 PIXELS, CHANNELS = 256, 16
 """Smallest number of pixels of a feature map, and of channels on either side of a
 kernel, at which Winograd's algorithm is used."""
-WIDE_PIXELS, WIDE_CHANNELS = 1024, 32
-"""The same of matrix products for the kernel gradient, on a CPU with AVX-512."""
 MOST_CHANNELS = 512
 """Largest number of channels at which it is used. For one image of 16x16 pixels with
 1280 channels, whose kernel is large, it takes 5 times as long as XLA's convolution.
@@ -23,6 +21,10 @@ Stable Diffusion's U-Net would take 2 GB more memory."""
 CHANNELS_OF_PRODUCTS = 64
 """Smallest number of channels at which a convolution in bfloat16 is made of matrix
 products."""
+WIDE_PIXELS, WIDE_CHANNELS = 1024, (32, 64)
+"""With AVX-512: smallest number of pixels, and smallest and largest number of channels
+on the narrower side, at which a kernel gradient in float32 is made of matrix products.
+Fewer channels are XLA's, and more are Winograd's."""
 NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
@@ -89,50 +91,40 @@ def plain_kernel_gradient(x: Array, dy: Array) -> Array:
 
 
 def _on_cpu(x: Array, kernel: Array) -> Array:
-    channels = kernel.shape[2:]
-    if _gains_by_products(x, channels):
-        return products.convolve(x, kernel)
-    gains = _gains_by_winograd(x, channels) and not processor.has_wide_vectors()
-    return (winograd.convolve if gains else plain)(x, kernel)
+    own = _fastest(x, kernel.shape[2:], for_kernel=False)
+    return plain(x, kernel) if own is None else own.convolve(x, kernel)
 
 
 def _kernel_gradient_on_cpu(x: Array, dy: Array) -> Array:
-    channels = (x.shape[-1], dy.shape[-1])
-    if _gains_by_products(x, channels) or _gradient_gains_by_products(x, channels):
-        return products.kernel_gradient(x, dy)
-    few = processor.has_wide_vectors() and min(channels) < CHANNELS_OF_PRODUCTS
-    gains = _gains_by_winograd(x, channels) and not few
-    return (winograd.kernel_gradient if gains else plain_kernel_gradient)(x, dy)
+    own = _fastest(x, (x.shape[-1], dy.shape[-1]), for_kernel=True)
+    return plain_kernel_gradient(x, dy) if own is None else own.kernel_gradient(x, dy)
 
 
-def _gains_by_winograd(x: Array, channels: Sequence[int]) -> bool:
+def _fastest(x: Array, channels: Sequence[int], *, for_kernel: bool) -> Any:
+    """Returns the module with the fastest program on this CPU; None for XLA's.
+
+    Args:
+        x: images [batch, height, width, in].
+        channels: number of channels on both sides of the kernel.
+        for_kernel: if True, the program is the kernel gradient.
+    """
     height, width = x.shape[1:3]
-    return (
-        x.dtype == jnp.float32
-        and height % 2 == width % 2 == 0
-        and height * width >= PIXELS
-        and min(channels) >= CHANNELS
-        and max(channels) <= MOST_CHANNELS
-    )
-
-
-def _gradient_gains_by_products(x: Array, channels: Sequence[int]) -> bool:
-    """Returns True for few channels of many pixels in float32, with AVX-512."""
-    height, width = x.shape[1:3]
-    return (
-        processor.has_wide_vectors()
-        and x.dtype == jnp.float32
-        and height * width >= WIDE_PIXELS
-        and WIDE_CHANNELS <= min(channels) <= CHANNELS_OF_PRODUCTS
-    )
-
-
-def _gains_by_products(x: Array, channels: Sequence[int]) -> bool:
-    return (
-        x.dtype == jnp.bfloat16
-        and min(channels) >= CHANNELS_OF_PRODUCTS
-        and processor.multiplies_bfloat16()
-    )
+    pixels, fewest, least = height * width, min(channels), CHANNELS
+    if x.dtype == jnp.bfloat16:
+        many = fewest >= CHANNELS_OF_PRODUCTS
+        return products if many and processor.multiplies_bfloat16() else None
+    if x.dtype != jnp.float32:
+        return None
+    if processor.has_wide_vectors():
+        if not for_kernel:
+            return None
+        first, last = WIDE_CHANNELS
+        if pixels >= WIDE_PIXELS and first <= fewest <= last:
+            return products
+        least = last
+    is_even = height % 2 == width % 2 == 0
+    fits = least <= fewest and max(channels) <= MOST_CHANNELS
+    return winograd if is_even and fits and pixels >= PIXELS else None
 
 
 def rotated(kernel: Array) -> Array:

@@ -5,7 +5,6 @@ whole batch. The bounds are those of test_layouts.py.
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import jaxdiff as jd
 from jaxdiff.parallel import Pmap, Sharded
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.storage import json_lines
 from jaxdiff.storage.checkpoints import Checkpoints
 from jaxdiff.training.autoencoder_experiment import (
     KL,
@@ -44,7 +44,7 @@ EXPERIMENT = AutoencoderExperiment(
 
 
 def lines_of(workdir):
-    return [json.loads(line) for line in open(workdir / "metrics.jsonl")]
+    return json_lines.read(workdir / "metrics.jsonl", "step")
 
 
 @pytest.fixture(scope="module")
