@@ -79,7 +79,7 @@ def evaluate(options: EvaluateOptions, run: Run | AutoencoderRun | TowersRun) ->
             return
         evaluate_autoencoder(
             run, options.workdir, data, options.split, options.num,
-            options.features_of(training), options.json,
+            options.features_of(training), options.reader_steps, options.json,
         )  # fmt: skip
         return
     if is_low_resolution(run.experiment):

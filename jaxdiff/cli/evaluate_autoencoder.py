@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.cli.attribute_figures import Readers
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import build_features, checked_num, describe_features
 from jaxdiff.data import order, to_uint8
+from jaxdiff.data.attributes import attribute_values
 from jaxdiff.evaluation.features import Features
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.mean import Mean
@@ -26,6 +28,7 @@ def evaluate_autoencoder(
     split: str,
     num: int | None,
     features: Features,
+    reader_steps: int,
     as_json: bool,
 ) -> None:
     """Measures reconstructions of a split; prints figures, writes a file and a picture.
@@ -38,6 +41,8 @@ def evaluate_autoencoder(
         num: number of images from the start of the split; None takes all, at most
             10,000.
         features: features of the Frechet distance.
+        reader_steps: number of training steps of each reader of an attribute; 0 for no
+            readers.
         as_json: if True, print JSON alone.
 
     Raises:
@@ -53,6 +58,21 @@ def evaluate_autoencoder(
         found = to_uint8(run.reconstruct(images, on_chunk))
     count = min(num, len(training))
     others = np.asarray(training.images[np.sort(order(0, 0, len(training))[:count])])
+    values = {}
+    if reader_steps:
+        values = {
+            of: attribute_values(run.experiment.data, images_of, of)
+            for of, images_of in (("train", training), (split, dataset))
+        }
+    readers = Readers.of(reader_steps, training, values.get("train", {}), run.parallel)
+    rows = np.arange(num)
+    read = list(
+        readers.figures(
+            values.get(split, {}), rows, images, rows, found,
+            learned=split == "train", by=f"{num} {split} images",
+            names=("{} of reconstructions", "{} of the images (baseline)"),
+        )
+    )  # fmt: skip
     real, near, floor = (extractor.read(x)[0] for x in (images, found, others))
     if not is_first():
         return
@@ -70,10 +90,11 @@ def evaluate_autoencoder(
     settings = {
         "step": run.step, "split": split, "images": num, "features": extractor.name,
         "weights": extractor.weights, "resize": extractor.resize,
+        **readers.settings(),
     }  # fmt: skip
     shown = ROWS * COLUMNS
     save_pairs(workdir / "reconstructions.png", images[:shown], found[:shown])
-    publish(
-        workdir, {f"reconstructions of {alike}": figures}, settings, as_json,
-        ["reconstructions.png"],
-    )  # fmt: skip
+    groups = {f"reconstructions of {alike}": figures}
+    if read:
+        groups[f"share of {note} whose attribute is read right"] = read
+    publish(workdir, groups, settings, as_json, ["reconstructions.png"])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff import plots
+from jaxdiff.cli.attribute_figures import Readers
 from jaxdiff.cli.evaluate_towers import agreement_figures
 from jaxdiff.cli.fidelity_figures import (
     fidelity_figures,
@@ -18,10 +19,8 @@ from jaxdiff.cli.fidelity_figures import (
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import PromptOptions, build_features, sampling_record
-from jaxdiff.data import Dataset
 from jaxdiff.data.attributes import Values, attribute_values
 from jaxdiff.errors import InputError
-from jaxdiff.evaluation.feature_classifier import Recipe
 from jaxdiff.evaluation.fidelity import LEAST, evaluate_samples, most_samples
 from jaxdiff.evaluation.prompted import (
     Captioned,
@@ -29,12 +28,6 @@ from jaxdiff.evaluation.prompted import (
     check_prompts,
     draw,
     draw_variations,
-)
-from jaxdiff.evaluation.readers import (
-    Reader,
-    all_right,
-    number_of_readers,
-    readers_of,
 )
 from jaxdiff.evaluation.text_agreement import agreement_of, check_texts
 from jaxdiff.parallel.processes import is_first
@@ -116,7 +109,9 @@ def evaluate_text(options: PromptOptions, run: Run) -> None:
     extractor = None
     if compared:
         extractor = build_features(features, training, held_out, run.parallel)
-    readers = _readers(options, training, values.get("train", {}), run)
+    readers = Readers.of(
+        options.reader_steps, training, values.get("train", {}), run.parallel
+    )
     drawn = []
     works = list(_works(run, sets))
     with bar(num * len(works), "sample") as on_chunk:
@@ -141,15 +136,11 @@ def evaluate_text(options: PromptOptions, run: Run) -> None:
             heading = f"{by} of {len(texts)} captions, {name}; towers"
             found = list(_agreements(towers, of_set, by))
             shown[f"{heading} of step {towers.step}"] = found
-    if readers:
-        settings["readers"] = {
-            "steps": options.reader_steps,
-            "values": {name: len(one.values) for name, one in readers.items()},
-            "weights": {n: one.classifier.sha256() for n, one in readers.items()},
-        }
+    if readers.each:
+        settings |= readers.settings()
         shown[f"share of {by} whose attribute is read as asked"] = [
             figure for of_set in drawn
-            for figure in _shares(run, readers, values[of_set.real.split], of_set, by)
+            for figure in _shares(readers, values[of_set.real.split], of_set, by)
         ]  # fmt: skip
     fidelity = None
     if extractor is not None:
@@ -192,18 +183,6 @@ def _values(
     }
 
 
-def _readers(
-    options: PromptOptions, training: Dataset, values: Values, run: Run
-) -> dict[str, Reader]:
-    """Returns the readers of attributes, with a progress bar while they are trained."""
-    count = number_of_readers(values)
-    if not count:
-        return {}
-    recipe = Recipe(num_steps=options.reader_steps)
-    with bar(count * options.reader_steps, "readers", "step") as on_step:
-        return readers_of(training, values, recipe, run.parallel, on_step)
-
-
 def _agreements(towers: TowersRun, drawn: Drawn, by: str) -> Iterator[Figure]:
     """Yields the figures of samples and of real images by the towers."""
     name, real = drawn.real.name, drawn.real
@@ -217,34 +196,15 @@ def _agreements(towers: TowersRun, drawn: Drawn, by: str) -> Iterator[Figure]:
 
 
 def _shares(
-    run: Run, readers: dict[str, Reader], values: Values, drawn: Drawn, by: str
+    readers: Readers, values: Values, drawn: Drawn, by: str
 ) -> Iterator[Figure]:
     """Yields the share of samples whose attributes are read as asked."""
-    name, real, rows = drawn.real.name, drawn.real, drawn.rows
-    found, of_real = {}, {}
-    for one, reader in readers.items():
-        asked = [values[one][place] for place in real.places]
-        of_samples = [asked[row] for row in rows]
-        found[one] = reader.right(drawn.images, of_samples, run.parallel)
-        of_real[one] = reader.right(real.images, asked, run.parallel)
-    if len(found) > 1:
-        found["all"], of_real["all"] = all_right(found), all_right(of_real)
-    for one, right in found.items():
-        count = int((~np.isnan(right)).sum())
-        if not count:
-            continue
-        note = f"{by}, {count} with this attribute, {name}"
-        share = float(np.nanmean(right))
-        yield Figure(f"{one} as asked, {name}", share, unit="share", note=note)
-        # Readers have learned the real images of the training split.
-        baseline, note = float(np.nanmean(of_real[one])), "real held-out images"
-        if real.split == "train":
-            if one == "all":
-                continue
-            baseline = readers[one].accuracy
-            note = "real training images that the reader has not seen"
-        baseline_of = f"{one} of real images, {name} (baseline)"
-        yield Figure(baseline_of, baseline, unit="share", note=note)
+    name, real = drawn.real.name, drawn.real
+    yield from readers.figures(
+        values, real.places, real.images, drawn.rows, drawn.images,
+        learned=real.split == "train", by=f"{by}, {name}",
+        names=(f"{{}} as asked, {name}", f"{{}} of real images, {name} (baseline)"),
+    )  # fmt: skip
 
 
 def _save_prompts(workdir: Path, drawn: Drawn) -> str:

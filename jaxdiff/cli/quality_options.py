@@ -95,7 +95,7 @@ class PromptOptions(Checked, JudgingOptions):
     None for variations of real images alone."""
     reader_steps: Annotated[int, Ge(0)] = 500
     """Number of training steps of each reader of an attribute, such as a colour, for a
-    model of text; 0 skips the readers. They are trained once per dataset."""
+    model of text or an autoencoder; 0 skips them. They are trained once per dataset."""
     json: bool = False
     """If True, prints the contents of evaluation.json as JSON, and no text."""
 

@@ -14,7 +14,11 @@ from jaxdiff.data import Digits, to_float
 from jaxdiff.errors import InputError
 from jaxdiff.latents import Autoencoder
 from jaxdiff.report import page
-from jaxdiff.runs.autoencoder import load_autoencoder, model_parts
+from jaxdiff.runs.autoencoder import (
+    AutoencoderRun,
+    load_autoencoder,
+    model_parts,
+)
 from jaxdiff.runs.trainer import Trainer
 from jaxdiff.training.autoencoder_experiment import (
     KL,
@@ -122,7 +126,10 @@ def test_commands_use_the_run(finished, tmp_path, capsys, monkeypatch):
     ours = model_parts(workdir).autoencoder
     np.testing.assert_array_equal(exported.encode(images), ours.encode(images))
 
-    run("evaluate", "--workdir", workdir, "--num", 20, "--json", "--features", "pixels")
+    run(
+        "evaluate", "--workdir", workdir, "--num", 20, "--json", "--features",
+        "pixels", "--reader-steps", 0,
+    )  # fmt: skip
     figures = {
         one["name"]: one
         for one in json.loads(capsys.readouterr().out.splitlines()[-1])["figures"]
@@ -133,6 +140,27 @@ def test_commands_use_the_run(finished, tmp_path, capsys, monkeypatch):
     assert (workdir / "reconstructions.png").stat().st_size > 100
     run("status", "--workdir", workdir)
     assert "step 6 of 6" in capsys.readouterr().out
+
+
+def test_reconstructions_are_read_beside_their_images(finished, capsys, monkeypatch):
+    """Exact reconstructions are read as their images; all alike, few are right."""
+
+    def shares(reconstruct):
+        monkeypatch.setattr(AutoencoderRun, "reconstruct", reconstruct)
+        run(
+            "evaluate", "--workdir", finished[0], "--num", 60, "--json", "--features",
+            "pixels", "--reader-steps", 60,
+        )  # fmt: skip
+        record = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert record["settings"]["readers"]["values"] == {"class": 10}
+        return {one["name"]: one["value"] for one in record["figures"]}
+
+    alike = shares(lambda self, images, on_chunk: to_float(images))
+    known = alike["class of the images (baseline)"]
+    assert alike["class of reconstructions"] == known > 0.6
+    one = shares(lambda self, images, on_chunk: to_float(images[[0] * len(images)]))
+    assert one["class of the images (baseline)"] == known
+    assert one["class of reconstructions"] < 0.3
 
 
 def test_other_commands_and_runs_are_refused(finished, tmp_path):
