@@ -11,6 +11,8 @@
 It measures networks without dropout on random images: `small` (6.47 M
 parameters, 32x32x1), `cifar` (35.7 M, 32x32x3, the network of DDPM), and the
 transformers `dit-s` and `dit-b` (DiT-S/2 and B/2, 16x16x4, without classes).
+Of Stable Diffusion 1.5 it measures forward alone: `unet-sd15` (859.5 M, 32x32x4,
+with guidance) and `decoder` (49.5 M, 64x64x4), in calls without other networks.
 The first form has the rows
 
     forward     one evaluation of the network; its inputs are on the devices
@@ -41,6 +43,8 @@ over the devices.
     mfu            share of the peak that the maker states for the device, if
                    known
     memory_mb      memory per device: arguments, results and temporary arrays
+    peak_mb        largest memory of the process, compilation included; --compile
+                   has it
 
 Each result is also a JSON line with the machine and the versions, printed or
 appended to --out. All rows except `trainer` and `feed` need only jax, flax and
@@ -62,6 +66,7 @@ import jaxdiff as jd
 from experiments.benchmark.compile_time import compiling, first_call
 from experiments.benchmark.growth import growth
 from experiments.benchmark.networks import NETWORKS, Options
+from experiments.benchmark.parts import SIZES
 from experiments.benchmark.peer import against_peer
 from experiments.benchmark.programs import PROGRAMS, programs_of
 from experiments.benchmark.rows import Row, here, markdown, say, table
@@ -105,12 +110,13 @@ def read(arguments: Sequence[str] | None = None) -> Options:
         "dtype, what, batch and mode; the first of --networks, --dtypes and --what are "
         "the defaults")  # fmt: skip
     form.add_argument("--first-call", action="store_true", help=argparse.SUPPRESS)
-    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="names")
+    add("--networks", nargs="+", choices=[*NETWORKS, *SIZES], default=list(NETWORKS),
+        help="names")  # fmt: skip
     add("--dtypes", nargs="+", choices=types, default=types, help="number types")
     add("--what", nargs="+", choices=WHAT, default=WHAT, help="rows")
     add("--batch", type=at_least_1, help="images per step; by default 64 (small), "
-        "16 (cifar, dit-s) and 8 (dit-b) on a CPU, 512 (small) and 256 elsewhere, or "
-        "the peer's")  # fmt: skip
+        "16 (cifar, dit-s) and 8 (dit-b) on a CPU, 512 (small) and 256 elsewhere, 1 "
+        "for a part of Stable Diffusion, or the peer's")  # fmt: skip
     add("--steps", type=at_least_1, default=20, help="sampling steps")
     add("--lengths", type=at_least_1, nargs="+", default=(5, 10, 20, 40),
         help="numbers of sampling steps of --growth")  # fmt: skip
@@ -125,6 +131,14 @@ def read(arguments: Sequence[str] | None = None) -> Options:
     add("--markdown", action="store_true", help="print the table in Markdown, with "
         "the machine, its instructions, the versions and the date")  # fmt: skip
     options = parser.parse_args(arguments)
+    parts = set(options.networks) & set(SIZES)
+    if parts and set(options.networks) - set(SIZES):
+        parser.error(f"--networks must not have {', '.join(sorted(parts))} beside "
+            "networks that are trained: parts run on one device")  # fmt: skip
+    if parts and options.what is WHAT:
+        options.what = ["forward"]
+    if parts and set(options.what) != {"forward"}:
+        parser.error("--what must be forward for parts of Stable Diffusion")
     other = options.compile or options.growth or options.peer is not None
     if other and not programs_of(options):
         parser.error(f"--what must have one of {', '.join(PROGRAMS)} in this form")
@@ -132,7 +146,10 @@ def read(arguments: Sequence[str] | None = None) -> Options:
 
 
 def set_up(options: Options) -> None:
-    """Makes each core of a CPU a device, before JAX starts."""
+    """Makes each core of a CPU a device, before JAX starts; one for all to parts."""
+    if set(options.networks) <= set(SIZES):
+        cpu_devices.use(1)
+        return
     rows = math.gcd(*(options.batch or NETWORKS[name][2] for name in options.networks))
     cpu_devices.use(options.devices or Pmap().usable(cpu_devices.available(), rows))
 

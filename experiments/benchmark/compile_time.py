@@ -1,8 +1,8 @@
 """Time from the start of a process to its first step, most of it compilation."""
 
-import itertools
 import json
 import os
+import resource
 import sys
 import tempfile
 from pathlib import Path
@@ -11,14 +11,15 @@ from typing import Any
 import jax
 import jax.monitoring
 
-from experiments.benchmark.networks import Case, Options, cases_of
+from experiments.benchmark.networks import Options, case_of, cases_of
 from experiments.benchmark.programs import make, programs_of
 from experiments.benchmark.rows import Row, Tell, output_of, progress
 
 
 def first_call(options: Options) -> Row:
     """Compiles and calls one program in a process that has just started."""
-    case, what = Case.of(options, *cases_of(options)[0]), programs_of(options)[0]
+    network, dtype = cases_of(options)[0]
+    case, what = case_of(options, network, dtype), programs_of(options, network)[0]
     program, compiled = make(case, what, options.steps), [0.0]
 
     def listen(event: str, duration_secs: float, **_: Any) -> None:
@@ -30,13 +31,18 @@ def first_call(options: Options) -> Row:
     runs = program.seconds()
     traces = max(0.0, total - seconds - runs)
     return case.row(
-        what, total_s=total, trace_and_lower_s=traces, compile_s=seconds, run_s=runs
-    )
+        what, total_s=total, trace_and_lower_s=traces, compile_s=seconds, run_s=runs,
+        peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+    )  # fmt: skip
 
 
 def compiling(options: Options, tell: Tell) -> None:
     """Measures the time to a first step, with an empty and a full persistent cache."""
-    keys = list(itertools.product(cases_of(options), programs_of(options)))
+    keys = [
+        (case, what)
+        for case in cases_of(options)
+        for what in programs_of(options, case[0])
+    ]
     given = {"--batch": options.batch, "--devices": options.devices}
     with progress(2 * len(keys)) as tick:
         for (network, dtype), what in keys:

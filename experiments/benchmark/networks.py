@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import jaxdiff as jd
+from experiments.benchmark.parts import SIZES, PartCase
 from experiments.benchmark.rows import Row
 from jaxdiff.data import from_arrays
 from jaxdiff.networks import DiTConfig
@@ -93,12 +94,25 @@ class Case:
     @cached_property
     def forward_flops(self) -> float:
         """Number of operations of one network evaluation for the batch."""
-        return count(self.trainer, "forward")
+        return count(self, "forward")
 
     def row(self, what: str, **more: Any) -> Row:
         """Returns a row: the entries of this case, and `more`."""
         head = {"what": what, "network": self.network, "dtype": self.dtype}
         return {**head, "batch": self.batch, **more}
+
+
+AnyCase: TypeAlias = Case | PartCase
+"""Network that is trained, or a part whose evaluation alone is measured."""
+
+
+def case_of(
+    options: Options, network: str, dtype: str, *, batch: int | None = None
+) -> AnyCase:
+    """Returns a case; `batch` defaults to --batch, then to the network's own."""
+    if network in SIZES:
+        return PartCase(network, dtype, batch or options.batch or 1)
+    return Case.of(options, network, dtype, batch=batch)
 
 
 def cases_of(options: Options) -> list[tuple[str, str]]:
@@ -111,17 +125,21 @@ def evaluate(trainer: Trainer, params: Any, images: Any, times: Any) -> Any:
     return trainer.model.network.apply({"params": params}, images, times)
 
 
-def count(trainer: Trainer, what: str) -> float:
+def count(case: AnyCase, what: str) -> float:
     """Returns XLA's count of operations of "forward" or "train_step", for all devices.
 
     Nothing is compiled. XLA counts the program for a TPU on any machine.
     """
-    state = state_shapes(trainer.recipe)
-    batch = trainer.batch(0)
-    arguments: tuple[Any, ...] = (state, batch)
-    fn: Callable[..., Any] = trainer.recipe.step
-    if what == "forward":
-        fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
+    fn: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    if isinstance(case, PartCase):
+        fn, arguments = case.evaluate, (case.params, *case.inputs)
+    else:
+        trainer = case.trainer
+        state, batch = state_shapes(trainer.recipe), trainer.batch(0)
+        fn, arguments = trainer.recipe.step, (state, batch)
+        if what == "forward":
+            fn, arguments = partial(evaluate, trainer), (state.params, *batch[::2])
     # Only the client of a CPU counts operations without compiling.
     with jax.default_device(cpu_device()):
         lowered: Any = jax.jit(fn).trace(*arguments).lower(lowering_platforms=("tpu",))

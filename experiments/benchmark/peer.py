@@ -9,7 +9,7 @@ import statistics
 from typing import Any
 
 import jaxdiff as jd
-from experiments.benchmark.networks import Case, Options, cases_of
+from experiments.benchmark.networks import AnyCase, Options, case_of, cases_of
 from experiments.benchmark.programs import Program, make, programs_of
 from experiments.benchmark.rows import Row, Tell, output_of, progress, ratio
 
@@ -18,7 +18,7 @@ def against_peer(options: Options, tell: Tell) -> None:
     """Measures the other program and this one with the same batch, in turns."""
     # The other program needs memory of the device, too.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    made: dict[Any, tuple[Case, Program]] = {}
+    made: dict[Any, tuple[AnyCase, Program]] = {}
     theirs: dict[Any, list[float]] = {}
     ours: dict[Any, list[float]] = {}
     with progress(options.pairs) as tick:
@@ -28,7 +28,7 @@ def against_peer(options: Options, tell: Tell) -> None:
                 network, _, dtype, what, batch = row
                 key = (network, dtype, what, batch)
                 if key not in made:
-                    case = Case.of(options, network, dtype, batch=batch)
+                    case = case_of(options, network, dtype, batch=batch)
                     made[key] = case, make(case, what, options.steps)
                     made[key][1].warm_up()
                 case, program = made[key]
@@ -84,7 +84,9 @@ def peer_rows(options: Options) -> dict[tuple[Any, ...], float]:
             )
         if batch is not None and not (type(batch) is int and batch > 0):
             raise jd.InputError(f"the peer's batch must be at least 1, got {batch!r}")
-        if (network, dtype) in cases_of(options) and what in programs_of(options):
+        if (network, dtype) in cases_of(options) and what in programs_of(
+            options, network
+        ):
             found[network, str(row.get("mode", "")), dtype, what, batch] = float(rate)
     if not found:
         reason = "none of the requested rows" if seen else "none"

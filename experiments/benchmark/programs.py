@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from experiments.benchmark.networks import Case, Options, count, evaluate
+from experiments.benchmark.networks import AnyCase, Options, count, evaluate
+from experiments.benchmark.parts import SIZES, PartCase
 from experiments.benchmark.rows import Row, progress
 from jaxdiff.parallel import Parallel
 
@@ -62,8 +63,10 @@ class Program:
         self.repeat = repeat or max(1, min(1000, math.ceil(0.2 / self.seconds())))
 
 
-def make(case: Case, what: str, steps: int = 0) -> Program:
+def make(case: AnyCase, what: str, steps: int = 0) -> Program:
     """Returns one of PROGRAMS, not compiled yet; `steps` are sampling steps."""
+    if isinstance(case, PartCase):
+        return Program(case.forward(), partial(count, case, what))
     trainer, layout, batch = case.trainer, case.layout, case.trainer.batch(0)
     if what == "train_step":
         step = layout.step(trainer.recipe.step)
@@ -74,7 +77,7 @@ def make(case: Case, what: str, steps: int = 0) -> Program:
             state, _ = step(state, batch)
             return state
 
-        return Program(call, partial(count, trainer, what))
+        return Program(call, partial(count, case, what))
     params = case.state.params
     if what == "forward":
         run = on_each(partial(evaluate, trainer), layout, *batch[::2])
@@ -124,6 +127,7 @@ def in_turns(
     return times
 
 
-def programs_of(options: Options) -> list[str]:
-    """Returns the requested programs."""
-    return [what for what in options.what if what in PROGRAMS]
+def programs_of(options: Options, network: str = "") -> list[str]:
+    """Returns the requested programs; of a network, those that it has."""
+    known = ("forward",) if network in SIZES else PROGRAMS
+    return [what for what in options.what if what in known]

@@ -4,7 +4,7 @@ import statistics
 
 import jax
 
-from experiments.benchmark.networks import Case, Options, cases_of
+from experiments.benchmark.networks import AnyCase, Case, Options, case_of, cases_of
 from experiments.benchmark.programs import in_turns, make, matmul, programs_of
 from experiments.benchmark.rows import Tell, ratio, say
 from experiments.benchmark.trainer import feed, trainer
@@ -34,9 +34,11 @@ def peak_of(options: Options, dtype: str) -> float | None:
 
 def speeds(options: Options, tell: Tell) -> None:
     """Runs the default form."""
-    for network, dtype in cases_of(options) if programs_of(options) else ():
-        say(f"{network}, {dtype}: compiling {', '.join(programs_of(options))}")
-        speeds_of(options, tell, Case.of(options, network, dtype))
+    for network, dtype in cases_of(options):
+        names = programs_of(options, network)
+        if names:
+            say(f"{network}, {dtype}: compiling {', '.join(names)}")
+            speeds_of(options, tell, case_of(options, network, dtype))
     if "layouts" in options.what:
         layouts(options, tell)
     if "trainer" in options.what:
@@ -45,9 +47,9 @@ def speeds(options: Options, tell: Tell) -> None:
         feed(options, tell)
 
 
-def speeds_of(options: Options, tell: Tell, case: Case) -> None:
+def speeds_of(options: Options, tell: Tell, case: AnyCase) -> None:
     """Measures all rows of one network and type; the programs take turns."""
-    names, steps = programs_of(options), options.steps
+    names, steps = programs_of(options, case.network), options.steps
     programs = {what: make(case, what, steps) for what in names}
     programs["matmul"] = matmul(case.layout, case.dtype)
     repeats = {"forward": steps} if "sample" in names else {}

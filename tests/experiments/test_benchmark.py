@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,15 +16,24 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from experiments.benchmark import networks, programs, rows
+from experiments.benchmark import (
+    diffusers_peer,
+    networks,
+    parts,
+    programs,
+    rows,
+)
 from experiments.benchmark.__main__ import main, read
 from experiments.benchmark.networks import cpu_device
+from experiments.benchmark.parts import PartCase
 from experiments.benchmark.peer import against_peer, peer_rows
 from experiments.benchmark.rows import Row
 from experiments.benchmark.trainer import Alternating, feed, trainer
 from jaxdiff.parallel import processor
 from jaxdiff.runs.folder import training_part
 from jaxdiff.runs.trainer import Trainer
+from jaxdiff.typing import Condition
+from tests.helpers.pytorch import diffusers, torch
 
 TINY = jd.UNetConfig(channels=16, multipliers=(1,), blocks=1, attention=(), dropout=0.0)
 ROOT = Path(__file__).parents[2]
@@ -74,6 +84,87 @@ def test_the_networks_have_their_sizes(name, size):
     params = jax.eval_shape(network.init, jax.random.key(0), *arrays)["params"]
     found = sum(leaf.size for leaf in jax.tree.leaves(params))
     assert found == pytest.approx(size, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("unet-sd15", 859_520_964), ("decoder", 49_490_199)]
+)
+def test_the_parts_have_their_sizes(name, size):
+    case = PartCase(name, "float32")
+    shapes = jax.eval_shape(case._init, jax.random.key(0), *case.inputs)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes["params"])) == size
+
+
+def test_the_peers_networks_have_the_same_sizes():
+    found = {}
+    for name, network in diffusers_peer.NETWORKS.items():
+        with torch.device("meta"):
+            made = getattr(diffusers, network.kind)(**network.options)
+        part = made.decoder if name == "decoder" else made
+        found[name] = sum(parameter.numel() for parameter in part.parameters())
+    # The decoder has a 1x1 convolution before it here. Each block of their
+    # transformers embeds the time and the class again.
+    assert found == {
+        "small": 6_469_889, "cifar": 35_746_307, "unet-sd15": 859_520_964,
+        "decoder": 49_490_199 - 20, "dit-s": found["dit-s"], "dit-b": found["dit-b"],
+    }  # fmt: skip
+    assert found["dit-s"] > 32_558_992
+    assert found["dit-b"] > 129_748_240
+
+
+def test_a_part_is_evaluated_on_one_device(monkeypatch, tmp_path):
+    small = {"widths": (8, 8), "blocks": 1, "groups": 4}
+    monkeypatch.setattr(
+        parts, "AutoencoderKLConfig", partial(parts.AutoencoderKLConfig, **small)
+    )
+    monkeypatch.setitem(parts.SIZES, "decoder", 4)
+    out = tmp_path / "lines.jsonl"
+    main(
+        ["--networks", "decoder", "--dtypes", "float32", "--rounds", "1", "--batch",
+         "2", "--out", str(out)]
+    )  # fmt: skip
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert (row["what"], row["network"], row["batch"]) == ("forward", "decoder", 2)
+    assert row["images_per_s"] == pytest.approx(2 / row["seconds"])
+    assert row["memory_mb"] > 0
+
+
+def test_the_unet_is_evaluated_with_guidance(monkeypatch):
+    small = {"widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),
+             "down": ("transformer", "plain"), "up": ("plain", "transformer"),
+             "text_only": (False, False)}  # fmt: skip
+    monkeypatch.setattr(
+        parts, "CrossAttentionUNetConfig",
+        partial(parts.CrossAttentionUNetConfig, **small),
+    )  # fmt: skip
+    monkeypatch.setitem(parts.SIZES, "unet-sd15", 4)
+    case = PartCase("unet-sd15", "float32")
+    latents, *texts = case.inputs
+    params = jax.tree.map(lambda leaf: 20 * leaf, case.params)
+    given, base = (
+        case._module.apply(
+            {"params": params}, latents, np.full(1, parts.TIME), Condition(text=text)
+        )
+        for text in texts
+    )  # fmt: skip
+    found = case.evaluate(params, *case.inputs)
+    expected = base + parts.GUIDANCE * (given - base)
+    assert abs(given - base).max() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_peer_prints_what_is_read(monkeypatch, capsys):
+    tiny = diffusers_peer.Network(
+        "UNet2DModel", diffusers_peer.unet(1, (32, 32), 1), (1, 8, 8), 4, 4
+    )
+    monkeypatch.setitem(diffusers_peer.NETWORKS, "tiny", tiny)
+    diffusers_peer.main(["--networks", "tiny", "--modes", "eager", "--dtypes",
+                         "float32"])  # fmt: skip
+    lines = capsys.readouterr().out.splitlines()
+    found = peer_rows(options("--peer", fake_peer(*map(json.loads, lines))))
+    key = ("tiny", "eager", "float32")
+    assert [*found] == [(*key, "forward", 4), (*key, "train_step", 4)]
+    assert all(json.loads(line)["peak_mb"] > 0 for line in lines)
 
 
 def test_speeds_of_a_tiny_network(tmp_path, capsys):
@@ -219,6 +310,8 @@ def test_a_bad_peer_is_told_in_one_line(peer, said, capsys):
         ["--growth", "--compile"],
         ["--out", "/no/such/folder/lines"],
         ["--networks", "tiny", "--batch", "3"],
+        ["--networks", "tiny", "decoder"],
+        ["--networks", "decoder", "--what", "sample"],
     ],
 )
 def test_wrong_options_end_with_code_2(words, capsys):
@@ -251,7 +344,9 @@ def test_operations_are_not_counted_without_a_cpu(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem
+    "path",
+    sorted({*FOLDER.glob("*.py")} - {FOLDER / "diffusers_peer.py"}),
+    ids=lambda path: path.stem,
 )
 def test_it_imports_what_jaxdiff_needs_and_no_more(path):
     found = set()
