@@ -3,6 +3,7 @@
 from typing import Any
 
 from jaxdiff.checks import Checked
+from jaxdiff.denoisers.network import check_null_class, num_classes_of, taken_by
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.errors import InputError
 from jaxdiff.losses.noised import Apply, Noised
@@ -20,6 +21,16 @@ class BaseObjective(Checked):
     def has_teacher(self) -> bool:
         """True if training evaluates the model of `init`."""
         return False
+
+    @property
+    def teacher_guidance(self) -> float:
+        """Weight of classifier-free guidance of the teacher; 1 for none."""
+        return 1.0
+
+    @property
+    def learns_guidance(self) -> bool:
+        """True if the network learns the result of guidance, and needs none after."""
+        return self.teacher_guidance != 1
 
     def time(self, schedule: AnySchedule, u: Array) -> Timesteps:
         """Returns the times [batch] at fractions u in [0, 1) of the range."""
@@ -57,6 +68,26 @@ class BaseObjective(Checked):
 
     def check_network(self, network: Network) -> None:
         """Raises `InputError` if the network does not fit."""
+
+
+def check_guidable(network: Network, must: str, got: str) -> None:
+    """Checks that guidance has something to guide by: classes or a text.
+
+    Args:
+        network: the network.
+        must: options of the guidance, with what they must be without guidance.
+        got: what they are.
+
+    Raises:
+        InputError: the network has no null class, or takes neither.
+    """
+    if num_classes_of(network) is not None:
+        check_null_class(network)
+    elif not {"text", "tokens", "vector"} & {*taken_by(network)}:
+        raise InputError(
+            f"{must} for a network without classes, text or vector, got {got}. Leave "
+            "guidance out."
+        )
 
 
 def mean_square(difference: Array) -> Array:

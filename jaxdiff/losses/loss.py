@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxdiff import rng
 from jaxdiff.checks import check_built, check_object, concrete
 from jaxdiff.conditions import hidden
+from jaxdiff.denoisers.guidance import classifier_free_guidance
 from jaxdiff.denoisers.network import (
     NetworkDenoiser,
     check_condition,
@@ -34,6 +35,7 @@ from jaxdiff.typing import (
     ArrayLike,
     Batch,
     Condition,
+    Denoiser,
     Key,
     Level,
     Network,
@@ -107,9 +109,11 @@ def loss_fn(
     x_t = q_sample(schedule, x_0, t, eps)
     levels = schedule.level(t), schedule.next_level(t)
     condition = jax.tree.map(jnp.asarray, Condition.of(batch.condition))
-    known = None
+    known: Denoiser | None = None
     if teacher is not None:
         known = NetworkDenoiser(teacher, condition, network, prediction)
+        if objective.teacher_guidance != 1:
+            known = classifier_free_guidance(known, objective.teacher_guidance)
     elif objective.has_teacher:
         raise InputError(
             "teacher must be given for this objective, got None. Give the parameters "

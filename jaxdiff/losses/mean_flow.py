@@ -28,10 +28,10 @@ import jax.numpy as jnp
 from annotated_types import Ge, Gt, Interval, IsFinite
 
 from jaxdiff import rng
-from jaxdiff.denoisers.network import check_null_class, num_classes_of, taken_by
+from jaxdiff.denoisers.network import taken_by
 from jaxdiff.denoisers.predictions import Prediction, Velocity
 from jaxdiff.errors import InputError
-from jaxdiff.losses.base import BaseObjective, mean_square
+from jaxdiff.losses.base import BaseObjective, check_guidable, mean_square
 from jaxdiff.losses.consistency import noisy
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
@@ -83,7 +83,7 @@ class MeanFlow(BaseObjective):
 
         u = partial(u_of, noised.condition)
         v = prediction.target(noised.x_0, noised.eps, level)
-        if self.guided:
+        if self.learns_guidance:
             rest = 1 - self.omega - self.kappa
             v = self.omega * v + rest * u_of(noised.free, z, level.t, level.t)
             if self.kappa:
@@ -147,16 +147,12 @@ class MeanFlow(BaseObjective):
                 "network must take a second time for the objective mean-flow, got "
                 f"{type(network).__name__} without. Set --network.second-time."
             )
-        if self.guided and num_classes_of(network) is not None:
-            check_null_class(network)
-        elif self.guided and "text" not in taken_by(network):
-            raise InputError(
-                "omega must be 1 and kappa 0 for a network without classes or text, "
-                f"got {self.omega:g} and {self.kappa:g}"
-            )
+        if self.learns_guidance:
+            got = f"{self.omega:g} and {self.kappa:g}"
+            check_guidable(network, "omega must be 1 and kappa 0", got)
 
     @property
-    def guided(self) -> bool:
+    def learns_guidance(self) -> bool:
         """True if guidance changes the target."""
         return self.omega != 1 or self.kappa != 0
 

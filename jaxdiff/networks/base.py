@@ -26,7 +26,7 @@ from jaxdiff.networks.time_embedding import (
 )
 from jaxdiff.typing import Array, Condition, Images, Key, Timesteps
 
-SECOND_TIME = ("end_1/", "end_2/")
+SECOND_TIME = ("end_1/", "end_2/", "end_fourier/")
 """Beginnings of the names of parameters that embed the second time."""
 LEVEL_SCALE = 1000.0
 """Factor of the level of a condition's image before its sinusoids."""
@@ -74,9 +74,6 @@ class NetworkConfig(CommonConfig):
     for the number of the blocks' norms."""
     embedding: TimeEmbedding = field(default_factory=Sinusoids)
     """Embedding of the time."""
-    second_time: bool = False
-    """If True, the network also takes the time at which a step ends, as a flow map
-    does. Its part of the embedding starts at zero."""
     class_embedding: Literal["table", "time", "none"] = "table"
     """Embedding of the class: a row per class, for labels; or that of the time with two
     layers of its own, for a condition's vector [batch, 1]; or none, for a vector
@@ -184,7 +181,7 @@ class BaseNetwork(nn.Module):
     @property
     def takes(self) -> tuple[str, ...]:
         """Names of the parts of a condition that the network takes."""
-        end = ("end",) * getattr(self.config, "second_time", False)
+        end = ("end",) * self.config.second_time
         labels = ("labels",) * (self.num_classes is not None)
         return labels + self.needs + self.text_parts + end
 
@@ -288,9 +285,7 @@ class BaseNetwork(nn.Module):
             end: times [batch] at which the step ends; None for t, an instant.
             features: number of sinusoids.
         """
-        t = t.astype(jnp.float32)
-        way = jnp.zeros_like(t) if end is None else t - end.astype(jnp.float32)
-        return self._embed_number(way, "end", features)
+        return self._embed_number(way_to(end, t), "end", features)
 
     def embed_image_level(self, condition: Condition, features: int) -> Array:
         """Returns the embedding of the level of the noise in the condition's image.
@@ -348,6 +343,17 @@ class BaseNetwork(nn.Module):
                 shares = jnp.concatenate([labels, rest], axis=1)
             return shares.astype(dtype) @ embed.embedding.astype(dtype)
         return embed(drop_labels(labels, config.label_dropout, null, keys))
+
+
+def way_to(end: Array | None, t: Timesteps) -> Array:
+    """Returns the way from times t to the end of a step, float32 [batch].
+
+    Args:
+        end: times [batch] at which the step ends; None for t, an instant.
+        t: times [batch].
+    """
+    t = t.astype(jnp.float32)
+    return jnp.zeros_like(t) if end is None else t - end.astype(jnp.float32)
 
 
 def check_vector(vector: Array, features: int) -> None:

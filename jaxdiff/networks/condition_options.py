@@ -29,6 +29,9 @@ class ConditionConfig(Checked):
     image_level: bool = False
     """If True, the network also takes the level of the noise in that image. Its part of
     the embedding starts at zero."""
+    second_time: bool = False
+    """If True, the network also takes the time at which a step ends, as a flow map
+    does. Its part of the embedding starts at zero."""
     remat: Literal["none", "cheap", "blocks"] = "none"
     """Part of the forward pass that the backward pass recomputes, to save memory: none,
     all except convolutions and matrix products, or whole blocks. (XLA undoes this

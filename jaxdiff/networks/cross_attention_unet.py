@@ -236,6 +236,8 @@ class CrossAttentionUNet(BaseNetwork):
         embedding = self.mlp(x, "time", swish)
         if config.time_post_activation is not None:
             embedding = activation(config.time_post_activation)(embedding)
+        if config.second_time:
+            embedding += self.embed_end(t, condition.end, config.channels)
         if config.image_level:
             embedding += self.embed_image_level(condition, config.channels)
 

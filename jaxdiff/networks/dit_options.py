@@ -77,9 +77,6 @@ class DiTConfig(ConditionConfig, OwnTextConfig):
         default_factory=lambda: Sinusoids(order="cos-sin", shift=0.0)
     )
     """Embedding of the time by 256 sinusoids: shift 0 in DiT, 1 in diffusers."""
-    second_time: bool = False
-    """If True, the network also takes the time at which a step ends, as a flow map
-    does. Its part of the embedding starts at zero."""
     epsilon: Epsilon = 1e-6
     """Number that the normalisation adds to the variance."""
     mlp_epsilon: Epsilon = 1e-6

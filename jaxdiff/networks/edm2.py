@@ -20,7 +20,7 @@ from annotated_types import Gt, Interval
 
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
-from jaxdiff.networks.base import BaseNetwork, key_streams
+from jaxdiff.networks.base import BaseNetwork, key_streams, way_to
 from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.edm2_layers import (
     MPBlock,
@@ -226,6 +226,12 @@ class EDM2(BaseNetwork):
             shares *= jnp.sqrt(float(shares.shape[-1]))
             label = MPConv(width, None, dtype, name="label")(shares)
             embedding = mp_sum(embedding, label, config.label_balance)
+        if config.second_time:
+            # A learned gain, which starts at zero, because weights have a fixed length.
+            fourier = MPFourier(config.widths[0], name="end_fourier")
+            layer = MPConv(width, None, dtype, gained=True, name="end_2")
+            way = way_to(condition.end, t) / TIME_UNIT
+            embedding += layer(fourier(way))
         if config.image_level:
             fourier = MPFourier(config.widths[0], name="image_level_fourier")
             layer = MPConv(width, None, dtype, name="image_level")

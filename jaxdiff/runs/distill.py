@@ -44,18 +44,21 @@ def chain(
             "objective must be progressive for a chain of students, got "
             f"{type(objective).__name__}. Leave it out."
         )
-    teacher = experiment.init
+    teacher, kept = experiment.init, experiment.sampling
+    if objective.learns_guidance:
+        kept = replace(kept, guidance=1.0)
     for count in steps:
         objective = replace(objective, steps=count)
         sampler = own_sampler(objective)
         assert sampler is not None, "it is DDIM"
-        sampling = replace(experiment.sampling, sampler=sampler)
+        sampling = replace(kept, sampler=sampler)
         folder = Path(workdir) / f"steps-{count}"
         yield (
             replace(experiment, objective=objective, sampling=sampling, init=teacher),
             folder,
         )
-        teacher = str(folder)
+        # What the first student has learned, the next ones learn from it.
+        teacher, objective = str(folder), replace(objective, guidance=1.0)
 
 
 def distill(

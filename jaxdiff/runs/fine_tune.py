@@ -61,7 +61,7 @@ def with_objective(
         if name == option_name(kind) and sampler is not None:
             sampling = replace(experiment.sampling, sampler=sampler)
             network: Any = experiment.network
-            if isinstance(objective, MeanFlow) and hasattr(network, "second_time"):
+            if isinstance(objective, MeanFlow):
                 network = replace(network, second_time=True)
             return replace(
                 experiment, objective=objective, sampling=sampling, network=network
@@ -142,7 +142,7 @@ def start_of(experiment: Experiment, wanted: Params) -> dict[str, Array]:
         if name in here and leaf.shape == here[name].shape
     }
     shapes = shapes_by_name(wanted)
-    if getattr(experiment.network, "second_time", False):  # it starts at zero
+    if experiment.network.second_time:  # it starts at zero
         new = {name for name in shapes if name.startswith(SECOND_TIME)} - there.keys()
         shapes = {name: shape for name, shape in shapes.items() if name not in new}
     misfits = differences(shapes_by_name(run.params), shapes)

@@ -308,6 +308,12 @@ class Experiment(AnyExperiment):
                 "a trained run with --init."
             )
         check_sampler(self.objective, self.sampling.sampler)
+        if self.objective.learns_guidance and self.sampling.guidance != 1:
+            raise InputError(
+                "sampling.guidance must be 1 for an objective that learns the result "
+                f"of guidance, got {self.sampling.guidance:g}. Set "
+                "--sampling.guidance 1."
+            )
         least = schedule.level(schedule.times[0]).t
         embedding = getattr(self.network, "embedding", None)
         if isinstance(embedding, Fourier) and not least > 0:

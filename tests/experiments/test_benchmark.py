@@ -113,7 +113,7 @@ def test_the_peers_networks_have_the_same_sizes():
 
 
 def test_a_part_is_evaluated_on_one_device(monkeypatch, tmp_path):
-    small = {"widths": (8, 8), "blocks": 1, "groups": 4}
+    small: dict[str, Any] = {"widths": (8, 8), "blocks": 1, "groups": 4}
     monkeypatch.setattr(
         parts, "AutoencoderKLConfig", partial(parts.AutoencoderKLConfig, **small)
     )
@@ -130,7 +130,8 @@ def test_a_part_is_evaluated_on_one_device(monkeypatch, tmp_path):
 
 
 def test_the_unet_is_evaluated_with_guidance(monkeypatch):
-    small = {"widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),
+    small: dict[str, Any] = {
+             "widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),
              "down": ("transformer", "plain"), "up": ("plain", "transformer"),
              "text_only": (False, False)}  # fmt: skip
     monkeypatch.setattr(

@@ -4,6 +4,7 @@ For data N(0, d) in one dimension the path of x_t = y + s eps leads to A(s) x_t,
 A(s) = sqrt(d / (d + s^2)).
 """
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +18,7 @@ from scipy.stats import norm
 import jaxdiff as jd
 from jaxdiff import rng
 from jaxdiff.errors import InputError
-from jaxdiff.losses import Consistency, Grid, Ratio
+from jaxdiff.losses import Consistency, Grid, Ratio, consistency
 from jaxdiff.losses.few_steps import check_sampler
 
 D = 0.3
@@ -90,6 +91,35 @@ def test_distillation_of_the_exact_path_has_no_loss_and_no_gradient(huber):
         wrong, slope = jax.value_and_grad(loss)(jnp.float32(gain))
         assert wrong > 100 * abs(exact)
         assert slope * (gain - 1) > 4 * abs(zero)
+
+
+def test_guidance_is_the_teachers(monkeypatch):
+    """One step of distillation ends where the guided teacher's step of Heun does."""
+    seen = []
+
+    def heun_step(teacher, x_t, level, next_level):
+        seen.append((teacher(x_t, level), x_t, level))
+        return x_t
+
+    monkeypatch.setattr(consistency, "heun_step", heun_step)
+    network = jd.UNetConfig(
+        channels=4, multipliers=(1,), blocks=1, attention=(), groups=2
+    ).build(1, 3)
+    model = jd.Model(network, VE, EDM, (8, 8, 1), 3)
+    params = jax.tree.map(lambda a: a + 0.1, model.init())
+    labels = jnp.array([0, 2, 1])
+    batch = jd.Batch(jnp.zeros((3, 8, 8, 1)), labels, jnp.arange(3))
+    objective = Consistency(pairs=CLOSE, path="teacher", guidance=3.0)
+    jd.loss_fn(params, network, VE, batch, KEY, EDM, objective, teacher=params)
+    ((found, x_t, level),) = seen
+    given, free = (
+        jd.bind(network, params, one, EDM)(x_t, level).x_0 for one in (labels, None)
+    )
+    wanted = free + 3 * (given - free)
+    np.testing.assert_allclose(found.x_0, wanted, rtol=1e-4, atol=1e-4)
+    assert abs(given - free).max() > 1e-3
+    with pytest.raises(InputError, match="guidance must be 1 for the objective consis"):
+        replace(objective, path="noise").check(EDM)
 
 
 def expected(gain, stage):

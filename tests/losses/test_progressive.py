@@ -4,6 +4,8 @@ For data N(0, D) a step of DDIM from t to s multiplies x_t by a number c(t, s). 
 exact student's step multiplies by c(t, m) c(m, s).
 """
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,10 +15,11 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.errors import InputError
-from jaxdiff.losses import Progressive
+from jaxdiff.losses import Consistency, Progressive
 from jaxdiff.losses.progressive import one_step
 from jaxdiff.runs.distill import chain
 from jaxdiff.samplers.ddim import euler_step
+from jaxdiff.training.experiment import Sampling
 
 D = 0.3
 STEPS = 3
@@ -64,10 +67,18 @@ class Student:
     the optimal denoiser.
     """
 
-    num_classes = None
+    num_classes: int | None = None
 
     def __init__(self, schedule):
         self.schedule = schedule
+
+    def best(self, x_t, level, labels) -> jd.Estimate:
+        """The optimal estimate, which is the teacher's."""
+        return DATA(x_t, level)
+
+    def followed(self, x_t, level, labels) -> jd.Estimate:
+        """The estimate whose path the exact student takes."""
+        return self.best(x_t, level, labels)
 
     def apply(self, variables: Any, x, t, labels=None, keys=None) -> Any:
         gain, taught = variables["params"]
@@ -78,11 +89,35 @@ class Student:
             for i in range(3)
         )
         x_t = x / V.scaled(jnp.ones_like(x), level)
-        best = DATA(x_t, level)
-        x_m = euler_step(best, middle)
-        exact = one_step(x_t, euler_step(DATA(x_m, middle), end), level, end)
+        best = self.best(x_t, level, labels)
+        x_m = euler_step(self.followed(x_t, level, labels), middle)
+        x_s = euler_step(self.followed(x_m, middle, labels), end)
+        exact = one_step(x_t, x_s, level, end)
         wanted = taught * V.target(best.x_0, best.eps, level)
         return wanted + (1 - taught) * gain * V.target(*exact, level)
+
+
+class Guided(Student):
+    """Network of classes N(mean, D), whose student follows guidance of this weight."""
+
+    num_classes = 2
+    weight = 2.5
+    means = jnp.array([-1.0, 1.5, 0.2])
+    """The last one is the null class's."""
+
+    def best(self, x_t, level, labels):
+        """The optimal estimate of each image's class."""
+        alpha, sigma = level.scales(x_t)
+        mean = self.means[labels][:, None, None, None]
+        x_0 = mean + alpha * D / (alpha**2 * D + sigma**2) * (x_t - alpha * mean)
+        return jd.Estimate(x_0, (x_t - alpha * x_0) / jnp.maximum(sigma, 1e-6))
+
+    def followed(self, x_t, level, labels):
+        """The guided estimate."""
+        given, free = (
+            self.best(x_t, level, one) for one in (labels, jnp.full_like(labels, 2))
+        )
+        return jax.tree.map(lambda a, b: b + self.weight * (a - b), given, free)
 
 
 TAUGHT = jnp.float32(1), jnp.float32(1)
@@ -106,6 +141,27 @@ def test_the_exact_student_has_no_loss_and_no_gradient(schedule):
         wrong, slope = jax.value_and_grad(loss)(jnp.float32(gain))
         assert wrong > 1e-4
         assert slope * (gain - 1) > 1e-4
+
+
+def test_a_student_learns_the_guidance_of_its_teacher(schedule):
+    num, network = 64, Guided(schedule)
+    labels = jnp.arange(num) % 2
+    x_0 = network.means[labels][:, None, None, None] + DATA.draw(KEY, num)
+    batch = jd.Batch(x_0, labels, jnp.arange(num))
+
+    @partial(jax.jit, static_argnums=1)
+    def loss(gain, weight):
+        return jd.loss_fn(
+            (gain, jnp.float32(0)), network, schedule, batch, KEY, V,
+            Progressive(steps=STEPS, guidance=weight), data_range=None,
+            teacher=TAUGHT,
+        )[0]  # fmt: skip
+
+    exact, slope = jax.value_and_grad(loss)(jnp.float32(1), network.weight)
+    assert exact < 1e-7
+    assert abs(float(slope)) < 1e-3
+    for weight in (1.0, 2.0, 3.0):
+        assert loss(jnp.float32(1), weight) > 1e-4
 
 
 def test_the_exact_student_draws_as_its_teacher_in_half_the_steps(schedule):
@@ -135,6 +191,35 @@ def test_a_chain_of_runs():
         sampler: Any = one.sampling.sampler
         assert sampler == jd.DDIM(spacing=jd.spacing.Trailing(num_steps=steps))
         one.check(one.schedule.build())
+
+
+def test_the_first_student_of_a_chain_learns_the_guidance():
+    experiment = jd.Experiment(
+        objective=Progressive(guidance=2.0), init="first",
+        sampling=Sampling(guidance=3.0),
+    )  # fmt: skip
+    found = [one for one, _ in chain(experiment, "students", (4, 2, 1))]
+    assert [one.objective.guidance for one in found] == [2, 1, 1]
+    assert [one.sampling.guidance for one in found] == [1, 1, 1]
+    for one in found:
+        one.check(one.schedule.build())
+    with pytest.raises(InputError, match=r"sampling\.guidance must be 1 for an ob"):
+        experiment.check(experiment.schedule.build())
+    unguided = replace(experiment, objective=Progressive())
+    for one, _ in chain(unguided, "students", (4, 2)):
+        assert one.sampling.guidance == 3
+
+
+def test_guidance_needs_classes_or_a_text():
+    network = jd.UNetConfig().build(1)
+    batch = jd.Batch(jnp.zeros((2, 8, 8, 1)), None, jnp.arange(2))
+    for objective in (
+        Progressive(guidance=2.0), Consistency(guidance=2.0, path="teacher")
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=r"guidance must be 1 for .*, got 2"):
+            jd.loss_fn(
+                (), network, jd.Linear().build(), batch, KEY, V, objective, teacher=()
+            )
 
 
 @pytest.mark.parametrize("steps", [(), (8, 4, 1), (0,), (4, 8)])
