@@ -1,5 +1,6 @@
 """Models with LoRA and new tokens give the outputs of diffusers with peft."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,10 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 import jaxdiff as jd
 from jaxdiff.adapters import LoRA, LoRALayer, merged, unmerged
+from jaxdiff.cli.sampling_options import samplings_of
 from jaxdiff.components.component import read_component
 from jaxdiff.components.lora_export import write_lora
 from jaxdiff.components.lora_files import Adapters, read_lora
 from jaxdiff.components.lora_names import names_of, original_blocks, targets_of
+from jaxdiff.rng import key, step_noise
 from jaxdiff.runs.adapt import networks_of_run
 from tests.components.test_component import filled, nchw
 from tests.conditioning.test_tokenizers import clip as clip
@@ -255,3 +258,40 @@ def test_pictures_with_adapters_and_tokens_are_those_of_diffusers(
         images.append(one.decode(found) / 2 + 0.5)
     np.testing.assert_allclose(images[1], theirs, rtol=0, atol=1e-3)
     assert np.abs(images[0] - theirs).max() > 0.03
+
+
+def test_lora_of_latent_consistency_draws_in_four_steps(pair, tmp_path, monkeypatch):
+    file, steps, shape = tmp_path / "lcm.safetensors", 4, (8, 8, 4)
+    adapter = pair.adapter({"unet": "to_", "text_encoder": "^$"}, 3)
+    write_lora(Adapters({"unet": adapter.loras["unet"]}), file, pair.networks)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(pair.folder)
+    pipeline.set_progress_bar_config(disable=True)
+    config = pipeline.scheduler.config
+    pipeline.scheduler = diffusers.LCMScheduler.from_config(config)
+    latents = np.random.default_rng(1).normal(size=(2, *shape)).astype(np.float32)
+    noises = iter(
+        nchw(np.asarray(step_noise(key(0), jnp.arange(2), left, shape)))
+        for left in range(steps - 1, 0, -1)
+    )
+    name = "diffusers.schedulers.scheduling_lcm.randn_tensor"
+    monkeypatch.setattr(name, lambda *_, **__: next(noises))
+
+    def theirs(count):
+        with torch.no_grad():
+            return pipeline(
+                prompt=["a cat", "a frog"], num_inference_steps=count,
+                guidance_scale=1.0, output_type="np", latents=nchw(latents),
+            ).images  # fmt: skip
+
+    plain = theirs(1)
+    pipeline.load_lora_weights(str(file))
+    run = alone(jd.from_diffusers(pair.folder)).with_lora(file)
+    for count in (1, steps):
+        (sampling,) = samplings_of(run, ("lcm",), count, "lcm-times").values()
+        found = run.generate(
+            run.text(["a cat", "a frog"]), 2, 0, start=latents,
+            sampling=replace(sampling, guidance=1.0),
+        )  # fmt: skip
+        wanted = theirs(count)
+        np.testing.assert_allclose(run.decode(found) / 2 + 0.5, wanted, atol=1e-3)
+        assert np.abs(wanted - plain).max() > 0.03
