@@ -1740,6 +1740,46 @@ BREAKS = (
         "tests/evaluation/test_readers.py",
         "test_right_is_read_as_asked",
     ),
+    Break(
+        "baseline-of-the-reconstructions",
+        "jaxdiff/cli/attribute_figures.py",
+        "reader.right(real, asked, self.parallel)",
+        "reader.right(images, asked, self.parallel)",
+        "tests/runs/test_autoencoder_run.py",
+        "test_reconstructions_are_read_beside_their_images",
+    ),
+    Break(
+        "teacher-without-guidance",
+        "jaxdiff/losses/loss.py",
+        "if objective.teacher_guidance != 1:",
+        "if objective.teacher_guidance < 1:",
+        "tests/losses/test_progressive.py",
+        "test_a_student_learns_the_guidance_of_its_teacher",
+    ),
+    Break(
+        "every-student-learns-the-guidance",
+        "jaxdiff/runs/distill.py",
+        "replace(objective, guidance=1.0)",
+        "objective",
+        "tests/losses/test_progressive.py",
+        "test_the_first_student_of_a_chain_learns_the_guidance",
+    ),
+    Break(
+        "end-without-the-time",
+        "jaxdiff/networks/base.py",
+        "t - end.astype(jnp.float32)",
+        "end.astype(jnp.float32)",
+        "tests/losses/test_mean_flow.py",
+        "test_a_second_time_changes_nothing_at_first",
+    ),
+    Break(
+        "guidance-of-a-part-without-its-weight",
+        "experiments/benchmark/parts.py",
+        "jd.classifier_free_guidance(denoiser, GUIDANCE, base=negative)",
+        "jd.classifier_free_guidance(denoiser, 1.0, base=negative)",
+        "tests/experiments/test_benchmark.py",
+        "test_the_unet_is_evaluated_with_guidance",
+    ),
 )
 
 
