@@ -199,7 +199,9 @@ def test_the_first_student_of_a_chain_learns_the_guidance():
         sampling=Sampling(guidance=3.0),
     )  # fmt: skip
     found = [one for one, _ in chain(experiment, "students", (4, 2, 1))]
-    assert [one.objective.guidance for one in found] == [2, 1, 1]
+    assert [one.objective for one in found] == [
+        Progressive(steps=4, guidance=2.0), Progressive(steps=2), Progressive(steps=1)
+    ]  # fmt: skip
     assert [one.sampling.guidance for one in found] == [1, 1, 1]
     for one in found:
         one.check(one.schedule.build())
