@@ -262,7 +262,7 @@ def test_pictures_with_adapters_and_tokens_are_those_of_diffusers(
 
 def test_lora_of_latent_consistency_draws_in_four_steps(pair, tmp_path, monkeypatch):
     file, steps, shape = tmp_path / "lcm.safetensors", 4, (8, 8, 4)
-    adapter = pair.adapter({"unet": "to_", "text_encoder": "^$"}, 3)
+    adapter = pair.adapter({"unet": "to_|ff|conv_", "text_encoder": "^$"}, 3)
     write_lora(Adapters({"unet": adapter.loras["unet"]}), file, pair.networks)
     pipeline = diffusers.DiffusionPipeline.from_pretrained(pair.folder)
     pipeline.set_progress_bar_config(disable=True)
