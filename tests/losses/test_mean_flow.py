@@ -281,7 +281,9 @@ def test_a_second_time_changes_nothing_at_first(config):
         np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
     assert abs(wanted).max() > 0.01
     moved = jax.tree.map(lambda a: a + 0.1, params)
-    there, here = (
-        apply({"params": moved}, x, t, Condition(labels, end=end)) for end in (far, t)
+    there, here, instant = (
+        apply({"params": moved}, x, t, Condition(labels, end=end))
+        for end in (far, t, None)
     )
+    np.testing.assert_array_equal(here, instant)
     assert abs(there - here).max() > 1e-3
