@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxdiff.components.files import NETWORK, read_part
-from jaxdiff.components.kind import Kind, plain
+from jaxdiff.components.kind import Kind, check_inputs, plain
 from jaxdiff.components.kinds import KINDS
 from jaxdiff.components.places import read_params, tensors_of, wanted_tensors
 from jaxdiff.components.weights import (
@@ -178,6 +178,7 @@ def param_shapes(network: Any) -> Params:
 def config_of(name: str, network: Any) -> dict[str, Any]:
     """Returns the config.json of a published class with the options of our network."""
     kind, options = KINDS[name], network.config
+    check_inputs(options)
     record = {
         **kind.fixed,
         **{theirs: getattr(options, ours) for theirs, ours in kind.entries.items()},

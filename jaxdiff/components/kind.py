@@ -5,7 +5,22 @@ from typing import Any, NamedTuple
 
 from jaxdiff.components.published_names import published_places
 from jaxdiff.components.weights import TRANSFORMERS
+from jaxdiff.errors import InputError
 from jaxdiff.typing import Params
+
+
+def check_inputs(options: Any) -> None:
+    """Checks that a network takes no input that published networks lack.
+
+    Raises:
+        InputError: it takes a second time, or the level of an image's noise.
+    """
+    for name in ("second_time", "image_level"):
+        if getattr(options, name, False):
+            raise InputError(
+                f"{name} must be off for diffusers, whose networks have no such "
+                "input, got on. Use the run in jaxdiff."
+            )
 
 
 class Kind(NamedTuple):

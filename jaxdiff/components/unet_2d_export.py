@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jaxdiff.components.kind import check_inputs
 from jaxdiff.components.unet_2d import (
     CLASS_EMBEDDINGS,
     Model,
@@ -20,6 +21,7 @@ def unet_2d_of(model: Model) -> UNet2DModel:
         InputError: an option has a value that diffusers does not support.
     """
     config, widths = model.config, model.config.widths
+    check_inputs(config)
     if config.patch > 1:
         raise InputError(
             f"network.patch must be 1 for diffusers, got {config.patch}: it has no "

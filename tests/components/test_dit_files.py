@@ -188,6 +188,7 @@ OURS = DiTConfig(
         ({"sample_size": None}, "sample_size must be a square for diffusers, got None"),
         ({"sample_size": (8, 4)}, "sample_size must be a square for diffusers"),
         ({"mlp_ratio": 2}, "mlp_ratio must be 4 for diffusers, got 2"),
+        ({"second_time": True}, "second_time must be off for diffusers, whose"),
     ],
 )
 def test_what_diffusers_lacks_is_not_written(tmp_path, changes, match):

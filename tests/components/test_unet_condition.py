@@ -12,9 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxdiff.components.component import network_of, param_shapes
+import jaxdiff as jd
+from jaxdiff.components.component import (
+    Component,
+    network_of,
+    param_shapes,
+    write_component,
+)
+from jaxdiff.components.unet_2d import Model
+from jaxdiff.components.unet_2d_export import unet_2d_of
 from jaxdiff.denoisers.network import check_condition
 from jaxdiff.errors import InputError
+from jaxdiff.networks import CrossAttentionUNetConfig
 from jaxdiff.serialization import from_dict, to_dict
 from jaxdiff.training.experiment import Experiment
 from jaxdiff.typing import Condition
@@ -306,6 +315,23 @@ def test_what_is_not_supported_is_named(entry):
     with pytest.raises(InputError, match=match) as caught:
         network_of("UNet2DConditionModel", record, "unet/config.json")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"second_time": True}, {"image_level": True, "condition_channels": 3}],
+    ids=["second_time", "image_level"],
+)
+def test_inputs_that_diffusers_lacks_are_not_written(tmp_path, changes):
+    (name, *_) = changes
+    network = CrossAttentionUNetConfig(**changes).build(4)
+    message = f"{name} must be off for diffusers, whose networks have no such input"
+    with pytest.raises(InputError, match=message):
+        write_component(Component("UNet2DConditionModel", network, {}), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    pixels = Model(jd.UNetConfig(**changes), (32, 32, 3), 3, None)
+    with pytest.raises(InputError, match=message):
+        unet_2d_of(pixels)
 
 
 def test_old_and_new_entries():
