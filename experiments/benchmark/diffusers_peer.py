@@ -115,13 +115,12 @@ def programs_of(
     import diffusers
 
     torch.manual_seed(0)
-    made = getattr(diffusers, network.kind)(**network.options).to(device, **LAYOUT)
     half = dtype == "bfloat16"
-    if half and not network.trains:
-        made = made.to(torch.bfloat16)
+    kept = torch.bfloat16 if half and not network.trains else torch.float32
+    made = getattr(diffusers, network.kind)(**network.options)
+    made = made.to(device, kept, **LAYOUT)
     own = made.decoder if network.kind == "AutoencoderKL" else made
     module = torch.compile(own) if mode == "compile" else own
-    kept = torch.bfloat16 if half and not network.trains else torch.float32
     x, call = evaluation(network, module, batch, {"device": device, "dtype": kept})
 
     def cast() -> Any:

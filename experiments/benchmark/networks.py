@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxdiff as jd
 from experiments.benchmark.parts import SIZES, PartCase
-from experiments.benchmark.rows import Row
+from experiments.benchmark.rows import Measured
 from jaxdiff.data import from_arrays
 from jaxdiff.networks import DiTConfig
 from jaxdiff.parallel import Parallel, Pmap
@@ -46,7 +46,7 @@ def random_images(shape: tuple[int, int, int]) -> jd.data.Dataset:
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Measured):
     """Network in a number type, with its data and its training, on devices."""
 
     network: str
@@ -95,11 +95,6 @@ class Case:
     def forward_flops(self) -> float:
         """Number of operations of one network evaluation for the batch."""
         return count(self, "forward")
-
-    def row(self, what: str, **more: Any) -> Row:
-        """Returns a row: the entries of this case, and `more`."""
-        head = {"what": what, "network": self.network, "dtype": self.dtype}
-        return {**head, "batch": self.batch, **more}
 
 
 AnyCase: TypeAlias = Case | PartCase

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxdiff as jd
-from experiments.benchmark.rows import Row
+from experiments.benchmark.rows import Measured
 from jaxdiff.networks import CrossAttentionUNetConfig
 from jaxdiff.networks.autoencoder_kl import AutoencoderKLConfig
 from jaxdiff.parallel import Parallel, Pmap
@@ -32,7 +32,7 @@ SIZES = {"unet-sd15": 32, "decoder": 64}
 
 
 @dataclass(frozen=True)
-class PartCase:
+class PartCase(Measured):
     """Part in a number type, with random latents, on one device."""
 
     network: str
@@ -94,8 +94,3 @@ class PartCase:
         run = jax.jit(self.evaluate)
         params, inputs = self.params, self.inputs
         return lambda: run(params, *inputs)
-
-    def row(self, what: str, **more: Any) -> Row:
-        """Returns a row: the entries of this case, and `more`."""
-        head = {"what": what, "network": self.network, "dtype": self.dtype}
-        return {**head, "batch": self.batch, **more}

@@ -27,6 +27,28 @@ SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 VERSIONS = ("python", "jax", "jaxlib", "flax")
 
 
+class Measured:
+    """Base of the networks that rows are about.
+
+    Attributes:
+        network: name of the network.
+        dtype: number type of the computation.
+    """
+
+    network: str
+    dtype: str
+
+    @property
+    def batch(self) -> int:
+        """Number of images per step."""
+        raise NotImplementedError
+
+    def row(self, what: str, **more: Any) -> Row:
+        """Returns a row: the entries of this network, and `more`."""
+        head = {"what": what, "network": self.network, "dtype": self.dtype}
+        return {**head, "batch": self.batch, **more}
+
+
 def middle(values: Sequence[float], name: str) -> Row:
     """Returns the median under this name, and the quartiles."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75)).tolist()

@@ -1,6 +1,6 @@
 """Readers of attributes in the command `evaluate`, and the figures of what is read."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from jaxdiff.cli.figures import Figure
 from jaxdiff.cli.progress import bar
 from jaxdiff.data import Dataset
-from jaxdiff.data.attributes import Values
+from jaxdiff.data.attributes import Values, attribute_values
 from jaxdiff.evaluation.feature_classifier import Recipe
 from jaxdiff.evaluation.readers import (
     Reader,
@@ -17,6 +17,22 @@ from jaxdiff.evaluation.readers import (
     readers_of,
 )
 from jaxdiff.parallel import Parallel
+
+
+def values_of(
+    steps: int, data: Any, splits: Mapping[str, Dataset]
+) -> dict[str, Values]:
+    """Returns the attributes of each split's images; {} of every split for 0 steps.
+
+    Args:
+        steps: number of training steps of each reader; 0 for no reader.
+        data: options of the images.
+        splits: images by the name of their split.
+    """
+    return {
+        split: attribute_values(data, dataset, split) if steps else {}
+        for split, dataset in splits.items()
+    }
 
 
 class Readers(NamedTuple):

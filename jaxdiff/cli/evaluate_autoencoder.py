@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.cli.attribute_figures import Readers
+from jaxdiff.cli.attribute_figures import Readers, values_of
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import build_features, checked_num, describe_features
 from jaxdiff.data import order, to_uint8
-from jaxdiff.data.attributes import attribute_values
 from jaxdiff.evaluation.features import Features
 from jaxdiff.evaluation.frechet import frechet_distance
 from jaxdiff.evaluation.mean import Mean
@@ -58,17 +57,13 @@ def evaluate_autoencoder(
         found = to_uint8(run.reconstruct(images, on_chunk))
     count = min(num, len(training))
     others = np.asarray(training.images[np.sort(order(0, 0, len(training))[:count])])
-    values = {}
-    if reader_steps:
-        values = {
-            of: attribute_values(run.experiment.data, images_of, of)
-            for of, images_of in (("train", training), (split, dataset))
-        }
-    readers = Readers.of(reader_steps, training, values.get("train", {}), run.parallel)
+    splits = {"train": training, split: dataset}
+    values = values_of(reader_steps, run.experiment.data, splits)
+    readers = Readers.of(reader_steps, training, values["train"], run.parallel)
     rows = np.arange(num)
     read = list(
         readers.figures(
-            values.get(split, {}), rows, images, rows, found,
+            values[split], rows, images, rows, found,
             learned=split == "train", by=f"{num} {split} images",
             names=("{} of reconstructions", "{} of the images (baseline)"),
         )

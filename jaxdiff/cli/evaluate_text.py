@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxdiff import plots
-from jaxdiff.cli.attribute_figures import Readers
+from jaxdiff.cli.attribute_figures import Readers, values_of
 from jaxdiff.cli.evaluate_towers import agreement_figures
 from jaxdiff.cli.fidelity_figures import (
     fidelity_figures,
@@ -19,7 +19,7 @@ from jaxdiff.cli.fidelity_figures import (
 from jaxdiff.cli.figures import Figure, publish
 from jaxdiff.cli.progress import bar
 from jaxdiff.cli.quality_options import PromptOptions, build_features, sampling_record
-from jaxdiff.data.attributes import Values, attribute_values
+from jaxdiff.data.attributes import Values
 from jaxdiff.errors import InputError
 from jaxdiff.evaluation.fidelity import LEAST, evaluate_samples, most_samples
 from jaxdiff.evaluation.prompted import (
@@ -104,14 +104,15 @@ def evaluate_text(options: PromptOptions, run: Run) -> None:
     if towers is not None:
         for one in sets:
             check_texts(len(set(one.texts)))
-    values = _values(options, real, sets)
+    splits = {"train": training} | {
+        one.split: held_out for one in sets if one.split == "test"
+    }
+    values = values_of(options.reader_steps, real.data, splits)
     compared = min(num, most_samples(training, held_out))
     extractor = None
     if compared:
         extractor = build_features(features, training, held_out, run.parallel)
-    readers = Readers.of(
-        options.reader_steps, training, values.get("train", {}), run.parallel
-    )
+    readers = Readers.of(options.reader_steps, training, values["train"], run.parallel)
     drawn = []
     works = list(_works(run, sets))
     with bar(num * len(works), "sample") as on_chunk:
@@ -166,21 +167,6 @@ def _works(run: Run, sets: Sequence[Captioned]) -> Iterator[tuple[Captioned, boo
     if decodes:
         for one in sets:
             yield one._replace(name=f"{one.name}, variations"), True
-
-
-def _values(
-    options: PromptOptions, real: Real, sets: Sequence[Captioned]
-) -> dict[str, Values]:
-    """Returns the attributes of the training images, and of each set's split."""
-    if not options.reader_steps:
-        return {}
-    splits = {"train": real.training} | {
-        one.split: real.held_out for one in sets if one.split == "test"
-    }
-    return {
-        split: attribute_values(real.data, dataset, split)
-        for split, dataset in splits.items()
-    }
 
 
 def _agreements(towers: TowersRun, drawn: Drawn, by: str) -> Iterator[Figure]:

@@ -1,6 +1,9 @@
 """Base of the objectives."""
 
+from dataclasses import dataclass
 from typing import Any
+
+from annotated_types import IsFinite
 
 from jaxdiff.checks import Checked
 from jaxdiff.denoisers.network import check_null_class, num_classes_of, taken_by
@@ -68,6 +71,25 @@ class BaseObjective(Checked):
 
     def check_network(self, network: Network) -> None:
         """Raises `InputError` if the network does not fit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(BaseObjective):
+    """Base of objectives whose student learns the result of a teacher's guidance."""
+
+    guidance: IsFinite[float] = 1.0
+    """Weight of classifier-free guidance of the teacher, which the student learns; 1
+    for none (Meng et al. 2023, section 3.1)."""
+
+    @property
+    def teacher_guidance(self) -> float:
+        """Weight of classifier-free guidance of the teacher; 1 for none."""
+        return self.guidance
+
+    def check_network(self, network: Network) -> None:
+        """Raises `InputError` for guidance of a network that cannot be guided."""
+        if self.learns_guidance:
+            check_guidable(network, "guidance must be 1", f"{self.guidance:g}")
 
 
 def check_guidable(network: Network, must: str, got: str) -> None:

@@ -27,17 +27,17 @@ from typing import Annotated, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, Gt, IsFinite
+from annotated_types import Ge, Gt
 
 from jaxdiff.checks import Checked
 from jaxdiff.denoisers.predictions import X0, Prediction
 from jaxdiff.errors import InputError
-from jaxdiff.losses.base import BaseObjective, check_guidable, mean_square
+from jaxdiff.losses.base import Distillation, mean_square
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import LogNormal, TimesOptions
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.edm import heun_corrected
-from jaxdiff.typing import AnySchedule, Array, Denoiser, Level, Network
+from jaxdiff.typing import AnySchedule, Array, Denoiser, Level
 
 Levels: TypeAlias = tuple[Array, Array]
 _EDGE = 1 + 1e-4  # rounding of a level that lies in a grid
@@ -100,7 +100,7 @@ Pairs: TypeAlias = Ratio | Grid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Consistency(BaseObjective):
+class Consistency(Distillation):
     """Consistency tuning, training and distillation, equations (1) to (5)."""
 
     pairs: Pairs = field(default_factory=Ratio)
@@ -109,9 +109,6 @@ class Consistency(BaseObjective):
     path: Literal["noise", "teacher"] = "noise"
     """Way from the noisier level to the other: the same noise, or a step of the ODE of
     the run of `init` (distillation)."""
-    guidance: IsFinite[float] = 1.0
-    """Weight of classifier-free guidance of the teacher, which the student learns; 1
-    for none (Meng et al. 2023, section 3.1). Path teacher only."""
     huber: Annotated[float, Ge(0)] = 0.00054
     """Number c of the pseudo-Huber distance per pixel; 0 for the squared error."""
     times: TimesOptions = field(
@@ -123,16 +120,6 @@ class Consistency(BaseObjective):
     def has_teacher(self) -> bool:
         """True if training evaluates the model of `init`."""
         return self.path == "teacher"
-
-    @property
-    def teacher_guidance(self) -> float:
-        """Weight of classifier-free guidance of the teacher; 1 for none."""
-        return self.guidance
-
-    def check_network(self, network: Network) -> None:
-        """Raises `InputError` for guidance of a network that cannot be guided."""
-        if self.learns_guidance:
-            check_guidable(network, "guidance must be 1", f"{self.guidance:g}")
 
     def losses(
         self, apply: Apply, noised: Noised, prediction: Prediction,

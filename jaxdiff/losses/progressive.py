@@ -17,29 +17,26 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
-from annotated_types import Ge, IsFinite
+from annotated_types import Ge
 
 from jaxdiff.denoisers.predictions import Prediction
-from jaxdiff.losses.base import BaseObjective, check_guidable, weighted_error
+from jaxdiff.losses.base import Distillation, weighted_error
 from jaxdiff.losses.consistency import noisy
 from jaxdiff.losses.noised import Apply, Noised
 from jaxdiff.losses.time_sampling import TimesOptions, UniformTimes
 from jaxdiff.losses.weightings import Uniform, WeightingOptions
 from jaxdiff.samplers.ddim import euler_step
 from jaxdiff.samplers.spacing import Trailing
-from jaxdiff.typing import AnySchedule, Array, Level, Network
+from jaxdiff.typing import AnySchedule, Array, Level
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progressive(BaseObjective):
+class Progressive(Distillation):
     """Progressive distillation (Salimans & Ho 2022), equations (1) and (2)."""
 
     steps: Annotated[int, Ge(1)] = 4
     """Number N of the student's steps, on the time grid trailing. The teacher, the run
     of `init`, takes twice as many."""
-    guidance: IsFinite[float] = 1.0
-    """Weight of classifier-free guidance of the teacher, which the student learns; 1
-    for none (Meng et al. 2023, section 3.1)."""
     weighting: WeightingOptions = field(default_factory=Uniform)
     """Weight of the loss of each noise level."""
     times: TimesOptions = field(default_factory=UniformTimes)
@@ -49,16 +46,6 @@ class Progressive(BaseObjective):
     def has_teacher(self) -> bool:
         """True: training evaluates the model of `init`."""
         return True
-
-    @property
-    def teacher_guidance(self) -> float:
-        """Weight of classifier-free guidance of the teacher; 1 for none."""
-        return self.guidance
-
-    def check_network(self, network: Network) -> None:
-        """Raises `InputError` for guidance of a network that cannot be guided."""
-        if self.learns_guidance:
-            check_guidable(network, "guidance must be 1", f"{self.guidance:g}")
 
     def losses(
         self, apply: Apply, noised: Noised, prediction: Prediction,

@@ -285,7 +285,7 @@ class BaseNetwork(nn.Module):
             end: times [batch] at which the step ends; None for t, an instant.
             features: number of sinusoids.
         """
-        return self._embed_number(way_to(end, t), "end", features)
+        return self._embed_number(way_between(t, end), "end", features)
 
     def embed_image_level(self, condition: Condition, features: int) -> Array:
         """Returns the embedding of the level of the noise in the condition's image.
@@ -345,12 +345,12 @@ class BaseNetwork(nn.Module):
         return embed(drop_labels(labels, config.label_dropout, null, keys))
 
 
-def way_to(end: Array | None, t: Timesteps) -> Array:
+def way_between(t: Timesteps, end: Array | None) -> Array:
     """Returns the way from times t to the end of a step, float32 [batch].
 
     Args:
-        end: times [batch] at which the step ends; None for t, an instant.
         t: times [batch].
+        end: times [batch] at which the step ends; None for t, an instant.
     """
     t = t.astype(jnp.float32)
     return jnp.zeros_like(t) if end is None else t - end.astype(jnp.float32)

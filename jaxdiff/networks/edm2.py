@@ -20,7 +20,7 @@ from annotated_types import Gt, Interval
 
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
-from jaxdiff.networks.base import BaseNetwork, key_streams, way_to
+from jaxdiff.networks.base import BaseNetwork, key_streams, way_between
 from jaxdiff.networks.condition_options import ConditionConfig
 from jaxdiff.networks.edm2_layers import (
     MPBlock,
@@ -230,7 +230,7 @@ class EDM2(BaseNetwork):
             # A learned gain, which starts at zero, because weights have a fixed length.
             fourier = MPFourier(config.widths[0], name="end_fourier")
             layer = MPConv(width, None, dtype, gained=True, name="end_2")
-            way = way_to(condition.end, t) / TIME_UNIT
+            way = way_between(t, condition.end) / TIME_UNIT
             embedding += layer(fourier(way))
         if config.image_level:
             fourier = MPFourier(config.widths[0], name="image_level_fourier")

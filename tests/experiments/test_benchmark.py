@@ -131,9 +131,10 @@ def test_a_part_is_evaluated_on_one_device(monkeypatch, tmp_path):
 
 def test_the_unet_is_evaluated_with_guidance(monkeypatch):
     small: dict[str, Any] = {
-             "widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),
-             "down": ("transformer", "plain"), "up": ("plain", "transformer"),
-             "text_only": (False, False)}  # fmt: skip
+        "widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),
+        "down": ("transformer", "plain"), "up": ("plain", "transformer"),
+        "text_only": (False, False),
+    }  # fmt: skip
     monkeypatch.setattr(
         parts, "CrossAttentionUNetConfig",
         partial(parts.CrossAttentionUNetConfig, **small),
