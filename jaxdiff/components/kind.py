@@ -6,15 +6,22 @@ from typing import Any, NamedTuple
 from jaxdiff.components.published_names import published_places
 from jaxdiff.components.weights import TRANSFORMERS
 from jaxdiff.errors import InputError
+from jaxdiff.networks.base import CommonConfig
 from jaxdiff.typing import Params
 
 
 def check_inputs(options: Any) -> None:
-    """Checks that a network takes no input that published networks lack.
+    """Checks that a network takes its input as published networks do.
 
     Raises:
-        InputError: it takes a second time, or the level of an image's noise.
+        InputError: it takes a second time, or the level of an image's noise, or is a
+            U-Net on patches.
     """
+    if isinstance(options, CommonConfig) and options.patch > 1:
+        raise InputError(
+            f"network.patch must be 1 for diffusers, got {options.patch}: it has no "
+            "U-Net on patches. Use the run in jaxdiff, or train with patch 1."
+        )
     for name in ("second_time", "image_level"):
         if getattr(options, name, False):
             raise InputError(

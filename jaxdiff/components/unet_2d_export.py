@@ -22,11 +22,6 @@ def unet_2d_of(model: Model) -> UNet2DModel:
     """
     config, widths = model.config, model.config.widths
     check_inputs(config)
-    if config.patch > 1:
-        raise InputError(
-            f"network.patch must be 1 for diffusers, got {config.patch}: it has no "
-            "network on patches. Use the run in jaxdiff, or train with patch 1."
-        )
     if widths[0] != config.channels:
         raise InputError(
             "network.multipliers must begin with 1 for diffusers, got "

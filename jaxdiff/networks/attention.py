@@ -8,6 +8,7 @@ products of one chunk with all keys at a time, instead of all of them (Rabe & St
 2021); the backward pass computes the products of a chunk again.
 """
 
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -33,6 +34,7 @@ def check_program(by: Program, dtype: str) -> None:
         )
 
 
+@partial(jax.jit, static_argnames=("by", "chunk", "scale", "causal"))
 def attend(
     query: Array,
     key: Array,

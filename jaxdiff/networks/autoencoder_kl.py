@@ -17,6 +17,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.networks.layers import doubled
+from jaxdiff.networks.modules import Conv
 from jaxdiff.networks.transformer import Count, MultiHeadAttention
 from jaxdiff.typing import Array, Images
 
@@ -123,10 +124,10 @@ class AutoencoderKL(nn.Module):
         float32: Any = jnp.float32
         if config.quant_conv:
             count = 2 * config.latent_channels
-            self.quant_conv = nn.Conv(count, (1, 1), dtype=float32)
+            self.quant_conv = Conv(count, (1, 1), dtype=float32)
         if config.post_quant_conv:
             count = config.latent_channels
-            self.post_quant_conv = nn.Conv(count, (1, 1), dtype=float32)
+            self.post_quant_conv = Conv(count, (1, 1), dtype=float32)
 
     def __call__(self, images: Images) -> Images:
         """Returns the images decoded from the means of their latents."""
@@ -239,8 +240,8 @@ class _Layers:
         strides: int = 1,
         padding: Any = "SAME",
         normalised: bool = False,
-    ) -> nn.Conv:
-        return nn.Conv(
+    ) -> Conv:
+        return Conv(
             features, (size, size), strides, padding, dtype=self._dtype, name=name,
             conv_general_dilated=(
                 _convolve_halves if self._half and normalised else convolve

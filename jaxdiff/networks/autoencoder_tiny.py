@@ -17,6 +17,7 @@ from jaxdiff.networks.autoencoder_kl import LatentScaling
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.group_norm import GroupNorm
 from jaxdiff.networks.layers import doubled
+from jaxdiff.networks.modules import Conv
 from jaxdiff.networks.transformer import Count
 from jaxdiff.typing import Array, Images
 
@@ -157,7 +158,7 @@ class TinyBlock(nn.Module):
         """Returns the result for x [batch, h, w, channels], of x's shape."""
         width, dtype = x.shape[-1], jnp.dtype(self.config.dtype)
         if self.pooled:
-            wide = partial(nn.Conv, kernel_size=(1, 1), use_bias=False, dtype=dtype)
+            wide = partial(Conv, kernel_size=(1, 1), use_bias=False, dtype=dtype)
             h = wide(4 * width, name="pool.0")(x)
             h = GroupNorm(4, epsilon=1e-5, dtype=dtype, name="pool.1")(h)
             x = x + wide(width, name="pool.3")(nn.relu(h))
@@ -178,7 +179,7 @@ class _Numbered:
         self._count += 1
         return f"layers.{self._count - 1}"
 
-    def conv(self, features: int, strides: int = 1, use_bias: bool = True) -> nn.Conv:
+    def conv(self, features: int, strides: int = 1, use_bias: bool = True) -> Conv:
         return _conv(
             features, jnp.dtype(self._config.dtype), self.skip(), strides, use_bias
         )
@@ -189,9 +190,9 @@ class _Numbered:
 
 def _conv(
     features: int, dtype: Any, name: str, strides: int = 1, use_bias: bool = True
-) -> nn.Conv:
+) -> Conv:
     # PyTorch pads both sides, also with strides.
-    return nn.Conv(
+    return Conv(
         features, (3, 3), strides, ((1, 1), (1, 1)), use_bias=use_bias, dtype=dtype,
         name=name, conv_general_dilated=convolve,
     )  # fmt: skip

@@ -15,8 +15,9 @@ from jaxdiff import rng
 from jaxdiff.checks import Share
 from jaxdiff.errors import InputError
 from jaxdiff.networks.condition_options import ConditionConfig
-from jaxdiff.networks.image_sizes import attention_sizes, check_sides
+from jaxdiff.networks.image_sizes import attention_sizes, check_sides, on_patches
 from jaxdiff.networks.layers import Norm, drop_labels
+from jaxdiff.networks.modules import Embed
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.time_embedding import (
     Fourier,
@@ -43,6 +44,10 @@ class CommonConfig(ConditionConfig):
     ADM (Dhariwal & Nichol 2021). Otherwise the time is added before that norm."""
     dropout: Share = 0.1
     """Dropout rate in each residual block."""
+    patch: Annotated[int, Ge(1)] = 1
+    """Side of a patch in pixels. The network treats patches as pixels with more
+    channels (Luhman & Luhman 2022), which costs less by the square of the side, and is
+    a little less fine. A network on patches cannot be exported to diffusers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +61,6 @@ class NetworkConfig(CommonConfig):
     size."""
     blocks: Annotated[int, Ge(1)] = 2
     """Number of residual blocks per level on the way down; one more on the way up."""
-    patch: Annotated[int, Ge(1)] = 1
-    """Side of a patch in pixels. The network treats patches as pixels with more
-    channels (Luhman & Luhman 2022), which costs less by the square of the side, and is
-    a little less fine. A network on patches cannot be exported to diffusers."""
     attention: tuple[Annotated[int, Ge(1)], ...] = (16,)
     """Sizes (larger side, in patches) of feature maps with self-attention; the option
     `middle` has its own."""
@@ -147,10 +148,9 @@ class NetworkConfig(CommonConfig):
                 has the nearest multiples.
         """
         levels = len(self.multipliers)
-        patches = f" of patches of {self.patch}" if self.patch > 1 else ""
         check_sides(
             height, width, self.patch * 2 ** (levels - 1),
-            f" for {levels} levels{patches}", ", or fewer multipliers",
+            f" for {levels} levels{on_patches(self.patch)}", ", or fewer multipliers",
         )  # fmt: skip
 
 
@@ -332,7 +332,7 @@ class BaseNetwork(nn.Module):
                 config.check_null_class()
             labels = jnp.full(t.shape, null if config.null_class else 0)
         init = nn.initializers.normal(self.label_deviation)
-        embed = nn.Embed(
+        embed = Embed(
             null + config.null_class, config.embedding_channels, dtype=dtype,
             embedding_init=init, name="label",
         )  # fmt: skip

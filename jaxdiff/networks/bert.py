@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Interval
 
+from jaxdiff.networks.modules import Embed, LayerNorm
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
@@ -73,10 +74,10 @@ class BERT(nn.Module):
         check_tokens(tokens, mask, config.length)
         dtype: Any = jnp.dtype(config.dtype)
 
-        def embed(num: int, name: str) -> nn.Embed:
-            return nn.Embed(num, config.width, dtype=dtype, name=f"embeddings.{name}")
+        def embed(num: int, name: str) -> Embed:
+            return Embed(num, config.width, dtype=dtype, name=f"embeddings.{name}")
 
-        def norm(name: str) -> nn.LayerNorm:
+        def norm(name: str) -> LayerNorm:
             return layer_norm(dtype, config.epsilon, f"{name}.LayerNorm")
 
         x = embed(config.vocabulary, "word_embeddings")(tokens)

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.networks.group_norm import GroupNorm
+from jaxdiff.networks.modules import Conv
 from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array, Images
 
@@ -35,7 +36,7 @@ class Classifier(nn.Module):
         """
 
         def layer(x: Array, features: int, strides: int) -> Array:
-            x = nn.Conv(features, (3, 3), strides, use_bias=False)(x)
+            x = Conv(features, (3, 3), strides, use_bias=False)(x)
             return nn.relu(GroupNorm(num_groups=min(8, features // 2))(x))
 
         x = layer(x, self.width, 1)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from annotated_types import Interval
 
 from jaxdiff.errors import InputError
+from jaxdiff.networks.modules import Conv, Embed
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
@@ -113,11 +114,11 @@ class CLIPText(nn.Module):
         config = self.config
         check_tokens(tokens, mask, config.length)
         dtype: Any = jnp.dtype(config.dtype)
-        embed = nn.Embed(
+        embed = Embed(
             config.vocabulary, config.width, dtype=dtype,
             name="text_model.embeddings.token_embedding",
         )  # fmt: skip
-        places = nn.Embed(
+        places = Embed(
             config.length, config.width, dtype=dtype,
             name="text_model.embeddings.position_embedding",
         )  # fmt: skip
@@ -160,7 +161,7 @@ class CLIPVision(nn.Module):
             raise InputError(f"images must be [batch, {shape}], got {images.shape}")
         dtype: Any = jnp.dtype(config.dtype)
         name = "vision_model.embeddings"
-        patches = nn.Conv(
+        patches = Conv(
             config.width, (config.patch,) * 2, strides=config.patch, padding="VALID",
             use_bias=False, dtype=dtype, name=f"{name}.patch_embedding",
         )(images)  # fmt: skip
@@ -171,7 +172,7 @@ class CLIPVision(nn.Module):
         patches = patches.reshape(batch, -1, config.width)
         first = jnp.broadcast_to(first, (batch, 1, config.width))
         x = jnp.concatenate([first, patches], axis=1)
-        places = nn.Embed(
+        places = Embed(
             x.shape[1], config.width, dtype=dtype, name=f"{name}.position_embedding"
         )
         x = x + places(jnp.arange(x.shape[1]))[None]

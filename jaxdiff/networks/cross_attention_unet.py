@@ -26,8 +26,10 @@ from jaxdiff.networks.layers import (
     Upsample,
     conv3x3,
     doubled,
+    from_patches,
     halved,
     rematerialised,
+    to_patches,
 )
 from jaxdiff.networks.own_text import encoded, example_tokens
 from jaxdiff.networks.products import Dense
@@ -119,7 +121,7 @@ class CrossAttentionUNet(BaseNetwork):
         config: CrossAttentionUNetConfig = self.config
         condition = Condition.of(condition)
         dtype: Any = jnp.dtype(config.dtype)
-        x = self.checked(x, t, condition)
+        x = to_patches(self.checked(x, t, condition), config.patch)
         condition = encoded(config.own_text, condition, config.takes_text_vector)
         next_keys = key_streams(keys)
         embedding = self.embed(t, condition, next_keys())
@@ -206,8 +208,9 @@ class CrossAttentionUNet(BaseNetwork):
                     x = Upsample(dtype, name=name)(x, skips[-1].shape[1:3])
 
         x = swish(norm(name="conv_norm_out")(x))
-        x = conv3x3(self.out_channels, dtype, "conv_out", nn.initializers.zeros)(x)
-        return x.astype(jnp.float32)
+        outputs = self.out_channels * config.patch**2
+        x = conv3x3(outputs, dtype, "conv_out", nn.initializers.zeros)(x)
+        return from_patches(x.astype(jnp.float32), config.patch)
 
     def _middle(self, x: Images, block: Any, look: Any) -> Images:
         """Returns the result of the layers between the way down and the way up."""

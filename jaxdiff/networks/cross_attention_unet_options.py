@@ -10,7 +10,7 @@ from jaxdiff.checks import Share
 from jaxdiff.errors import InputError, shown
 from jaxdiff.networks.attention import CHUNK, Program, check_program
 from jaxdiff.networks.base import CommonConfig
-from jaxdiff.networks.image_sizes import check_sides
+from jaxdiff.networks.image_sizes import check_sides, on_patches
 from jaxdiff.networks.own_text import OwnTextConfig
 from jaxdiff.networks.time_embedding import Sinusoids
 from jaxdiff.networks.transformer import Activation, Count
@@ -213,19 +213,20 @@ class CrossAttentionUNetConfig(CommonConfig, OwnTextConfig):
     @property
     def smallest_size(self) -> int:
         """Smallest size of an image that all levels can halve."""
-        return 2 ** (len(self.widths) - 1)
+        return self.patch * 2 ** (len(self.widths) - 1)
 
     def check_image_shape(self, height: int, width: int) -> None:
-        """Checks that the levels can halve the image's size.
+        """Checks that patches and levels divide the image's size.
 
         Raises:
-            InputError: a size is below 1, or not a multiple of 2^(levels - 1) although
-                the layers that change the size need it.
+            InputError: a size is below 1, not a multiple of the patch, or not one of
+                patch * 2^(levels - 1) although the layers that change the size need it.
         """
         kinds = {*self.down, *self.up}
         exact = self.padding == "end" or kinds & {*_RESAMPLES}
-        multiple = 2 ** (len(self.widths) - 1) if exact else 1
-        check_sides(height, width, multiple, f" for {len(self.widths)} levels")
+        multiple = self.patch * (2 ** (len(self.widths) - 1) if exact else 1)
+        why = f" for {len(self.widths)} levels{on_patches(self.patch)}"
+        check_sides(height, width, multiple, why)
 
     def build(
         self,

@@ -28,6 +28,7 @@ from jaxdiff.errors import InputError
 from jaxdiff.networks.base import BaseNetwork, check_vector, key_streams
 from jaxdiff.networks.dit_options import DiTConfig
 from jaxdiff.networks.layers import dropout, from_patches, rematerialised
+from jaxdiff.networks.modules import DenseGeneral, LayerNorm
 from jaxdiff.networks.own_text import encoded, example_tokens
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import MultiHeadAttention, activation
@@ -173,7 +174,7 @@ class DiT(BaseNetwork):
         batch, height, columns, channels = x.shape
         rows, columns = height // side, columns // side
         x = x.reshape(batch, rows, side, columns, side, channels).swapaxes(2, 3)
-        project = nn.DenseGeneral(
+        project = DenseGeneral(
             width, axis=(-3, -2, -1), dtype=dtype, kernel_init=_xavier,
             name="pos_embed.proj",
         )  # fmt: skip
@@ -292,9 +293,9 @@ def modulated(x: Array, shift: Array, scale: Array) -> Array:
     return x * (1 + scale) + shift
 
 
-def _norm(config: DiTConfig, epsilon: float) -> nn.LayerNorm:
+def _norm(config: DiTConfig, epsilon: float) -> LayerNorm:
     """Makes a normalisation without parameters."""
-    return nn.LayerNorm(
+    return LayerNorm(
         epsilon, jnp.dtype(config.dtype), use_bias=False, use_scale=False,
         use_fast_variance=False,
     )  # fmt: skip

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.layers import doubled, dropout, halved
+from jaxdiff.networks.modules import Module
 from jaxdiff.typing import Array, Images, Key, Params
 
 _EPSILON = 1e-4
@@ -74,7 +75,7 @@ def normalized(params: Params) -> Params:
     return jax.tree.map_with_path(of, params)
 
 
-class MPFourier(nn.Module):
+class MPFourier(Module):
     """Module of equation (4); training does not change its numbers.
 
     Attributes:
@@ -94,7 +95,7 @@ class MPFourier(nn.Module):
         return math.sqrt(2) * jnp.cos(2 * math.pi * turns)
 
 
-class MPConv(nn.Module):
+class MPConv(Module):
     """Convolution, or linear layer, by weights of unit norm; equation (5).
 
     Attributes:

@@ -1,5 +1,6 @@
 """Group normalisation, with sums over pixels before sums over channels."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -7,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype
 
+from jaxdiff.networks.modules import Module
 from jaxdiff.typing import Array
 
 
-class GroupNorm(nn.Module):
+class GroupNorm(Module):
     """Group normalisation (Wu & He 2018), with the parameters of Flax's.
 
     Flax's reshapes the channels to groups first. XLA then sums over a last axis of a
@@ -38,21 +40,32 @@ class GroupNorm(nn.Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))
-        x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
-        mean = self._mean(x)
-        if self.use_fast_variance:
-            variance = jnp.maximum(0, self._mean(x * x) - mean * mean)
-        else:
-            variance = self._mean((x - mean) ** 2)
-        factor = jax.lax.rsqrt(variance + self.epsilon) * scale
-        y = (x - mean) * factor + bias
+        y = normalise(
+            x, scale, bias, self.num_groups, self.epsilon, self.use_fast_variance
+        )
         return y.astype(self.dtype or y.dtype)
 
-    def _mean(self, x: Array) -> Array:
-        """Returns the mean of each channel's group [batch, 1, ..., channels]."""
-        channels = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
-        shape: Any = (*channels.shape[:-1], self.num_groups, -1)
-        groups = channels.reshape(shape)
-        means = groups.mean(-1, keepdims=True)
-        return jnp.broadcast_to(means, groups.shape).reshape(channels.shape)
+
+@partial(jax.jit, static_argnums=(3, 4, 5))
+def normalise(
+    x: Array, scale: Array, bias: Array, groups: int, epsilon: float, fast: bool
+) -> Array:
+    """Normalises x [batch, ..., channels]; equal norms are traced once."""
+    scale, bias = (jnp.expand_dims(p, range(x.ndim - 1)) for p in (scale, bias))
+    x = x.astype(jnp.float64 if x.dtype == jnp.float64 else jnp.float32)
+    mean = _mean(x, groups)
+    if fast:
+        variance = jnp.maximum(0, _mean(x * x, groups) - mean * mean)
+    else:
+        variance = _mean((x - mean) ** 2, groups)
+    factor = jax.lax.rsqrt(variance + epsilon) * scale
+    return (x - mean) * factor + bias
+
+
+def _mean(x: Array, groups: int) -> Array:
+    """Returns the mean of each channel's group [batch, 1, ..., channels]."""
+    channels = x.mean(tuple(range(1, x.ndim - 1)), keepdims=True)
+    shape: Any = (*channels.shape[:-1], groups, -1)
+    parts = channels.reshape(shape)
+    means = parts.mean(-1, keepdims=True)
+    return jnp.broadcast_to(means, parts.shape).reshape(channels.shape)

@@ -33,6 +33,11 @@ def check_sides(
             )
 
 
+def on_patches(patch: int) -> str:
+    """Returns the side of a network's patches for `check_sides`, if it has patches."""
+    return f" of patches of {patch}" if patch > 1 else ""
+
+
 def attention_sizes(
     config: Any, sizes: Sequence[tuple[int, int]], patch: int = 1
 ) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from jaxdiff.networks import convolution, products
 from jaxdiff.networks.attention import attend
 from jaxdiff.networks.convolution import convolve
 from jaxdiff.networks.group_norm import GroupNorm
+from jaxdiff.networks.modules import Conv
 from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array, Images, Key
 
@@ -244,9 +245,9 @@ def conv3x3(
     init: Any = _init,
     strides: int = 1,
     padding: Any = "SAME",
-) -> nn.Conv:
+) -> Conv:
     """Makes a 3x3 convolution, padded to the same size (divided by `strides`)."""
-    return nn.Conv(
+    return Conv(
         features,
         (3, 3),
         strides=strides,

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxdiff.networks.group_norm import GroupNorm
+from jaxdiff.networks.modules import Conv
 from jaxdiff.typing import Array, Images
 
 SLOPE = 0.2
@@ -37,8 +38,8 @@ class PatchDiscriminator(nn.Module):
         for i in range(self.layers + 1):
             features = self.channels * min(2**i, MOST)
             strides = 2 if i < self.layers else 1
-            x = nn.Conv(features, (4, 4), strides, use_bias=i == 0)(x)
+            x = Conv(features, (4, 4), strides, use_bias=i == 0)(x)
             if i:
                 x = GroupNorm(num_groups=min(8, features))(x)
             x = nn.leaky_relu(x, SLOPE)
-        return jnp.squeeze(nn.Conv(1, (4, 4))(x), -1)
+        return jnp.squeeze(Conv(1, (4, 4))(x), -1)

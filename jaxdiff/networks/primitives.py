@@ -1,5 +1,6 @@
 """Products with their own programs for the CPU, and their derivatives."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +28,7 @@ def product(name: str, default: Product, cpu: Product) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(default))
     primitive.def_abstract_eval(
-        lambda a, b: jax.core.ShapedArray(*_shape_and_type(default, a, b))
+        lambda a, b: _result(default, a.shape, a.dtype, b.shape, b.dtype)
     )
     for platform, function in ((None, default), ("cpu", cpu)):
         lowered = mlir.lower_fun(function, multiple_results=False)
@@ -51,7 +52,9 @@ def differentiate(primitive: Primitive, left: Rule, right: Rule) -> None:
     ad.defbilinear(primitive, left, right)
 
 
-def _shape_and_type(function: Product, *args: Any) -> tuple[tuple[int, ...], Any]:
-    known = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in args]
-    result = jax.eval_shape(function, *known)
-    return result.shape, result.dtype
+@functools.cache
+def _result(function: Product, *known: Any) -> jax.core.ShapedArray:
+    """Returns shape and type of a result, from those of both arrays."""
+    arrays = [jax.ShapeDtypeStruct(*known[i : i + 2]) for i in (0, 2)]
+    result = jax.eval_shape(function, *arrays)
+    return jax.core.ShapedArray(result.shape, result.dtype)

@@ -20,10 +20,10 @@ The gradient by x is (1) of dy with the kernel rotated by 180 degrees.
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxdiff.networks import modules
 from jaxdiff.networks.primitives import Product, differentiate, product
 from jaxdiff.networks.winograd import chunks
 from jaxdiff.parallel import processor
@@ -46,12 +46,18 @@ def dot_general(x: Array, kernel: Array, dimensions: Any, **options: Any) -> Arr
     inner = (((x.ndim - 1,), (0,)), ((), ()))
     options = {name: value for name, value in options.items() if value is not None}
     if x.dtype == kernel.dtype and dimensions == inner and not options:
-        rows = linear.bind(x.reshape(-1, x.shape[-1]), kernel)
-        return rows.reshape(*x.shape[:-1], -1)
+        return _of_rows(x, kernel)
     return jax.lax.dot_general(x, kernel, dimensions, **options)
 
 
-class Dense(nn.Dense):
+@jax.jit
+def _of_rows(x: Array, kernel: Array) -> Array:
+    """Returns the product over the last axis of x; equal layers are traced once."""
+    rows = linear.bind(x.reshape(-1, x.shape[-1]), kernel)
+    return rows.reshape(*x.shape[:-1], -1)
+
+
+class Dense(modules.Dense):
     """Linear layer of Flax that multiplies by `dot_general`."""
 
     dot_general: Any = dot_general

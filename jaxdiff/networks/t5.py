@@ -10,6 +10,7 @@ import numpy as np
 from annotated_types import Ge, Interval
 
 from jaxdiff.checks import Checked
+from jaxdiff.networks.modules import Embed, RMSNorm
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Activation,
@@ -76,13 +77,13 @@ class T5Encoder(nn.Module):
         check_tokens(tokens, mask)
         dtype: Any = jnp.dtype(config.dtype)
 
-        def norm(name: str) -> nn.RMSNorm:
-            return nn.RMSNorm(config.epsilon, dtype, name=name)
+        def norm(name: str) -> RMSNorm:
+            return RMSNorm(config.epsilon, dtype, name=name)
 
         def dense(features: int, name: str) -> Dense:
             return Dense(features, use_bias=False, dtype=dtype, name=name)
 
-        table = nn.Embed(
+        table = Embed(
             config.buckets, config.heads, dtype=dtype,
             name="encoder.block.0.layer.0.SelfAttention.relative_attention_bias",
         )  # fmt: skip
@@ -90,9 +91,7 @@ class T5Encoder(nn.Module):
             tokens.shape[1], config.buckets, config.max_distance
         )
         bias = table(distances).transpose(2, 0, 1)[None]  # [1, heads, tokens, tokens]
-        x = nn.Embed(config.vocabulary, config.width, dtype=dtype, name="shared")(
-            tokens
-        )
+        x = Embed(config.vocabulary, config.width, dtype=dtype, name="shared")(tokens)
         for i in range(config.layers):
             block = f"encoder.block.{i}.layer"
             attention = MultiHeadAttention(

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from annotated_types import Ge
 
+from jaxdiff.networks.modules import Embed
 from jaxdiff.networks.products import Dense
 from jaxdiff.networks.transformer import (
     Count,
@@ -79,8 +80,8 @@ class TextTransformer(nn.Module):
         dtype: Any = jnp.dtype(config.dtype)
         small = nn.initializers.normal(0.02)
 
-        def embed(count: int, name: str) -> nn.Embed:
-            return nn.Embed(
+        def embed(count: int, name: str) -> Embed:
+            return Embed(
                 count, config.width, dtype=dtype, embedding_init=small, name=name
             )
 

@@ -17,6 +17,7 @@ from annotated_types import Ge
 from jaxdiff.checks import Checked
 from jaxdiff.errors import InputError
 from jaxdiff.networks.attention import CHUNK, Program, attend
+from jaxdiff.networks.modules import LayerNorm, RMSNorm
 from jaxdiff.networks.products import Dense
 from jaxdiff.typing import Array
 
@@ -80,9 +81,9 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def layer_norm(dtype: Any, epsilon: float, name: str) -> nn.LayerNorm:
+def layer_norm(dtype: Any, epsilon: float, name: str) -> LayerNorm:
     """Makes a layer normalisation whose variance does not suffer from cancellation."""
-    return nn.LayerNorm(epsilon, dtype, use_fast_variance=False, name=name)
+    return LayerNorm(epsilon, dtype, use_fast_variance=False, name=name)
 
 
 class MultiHeadAttention(nn.Module):
@@ -153,8 +154,8 @@ class MultiHeadAttention(nn.Module):
             for name, of in zip(names, (x, context, context), strict=True)
         )
         if self.qk_norm:
-            query = nn.RMSNorm(dtype=self.dtype, name="norm_q")(query)
-            key = nn.RMSNorm(dtype=self.dtype, name="norm_k")(key)
+            query = RMSNorm(dtype=self.dtype, name="norm_q")(query)
+            key = RMSNorm(dtype=self.dtype, name="norm_k")(key)
         found = attend(
             query, key, value, mask, by=self.by, chunk=self.chunk, bias=bias,
             scale=self.scale, causal=causal,
