@@ -78,6 +78,7 @@ def test_a_run_with_lora_has_merged_networks(run, folder):
     )
 
 
+@pytest.mark.long
 def test_other_scales_of_a_run_compile_nothing(run, folder):
     first = drawn(run.with_lora(folder / "one.safetensors", 0.5))
     with compilations() as count:

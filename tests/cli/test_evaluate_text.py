@@ -113,6 +113,7 @@ def test_towers_are_measured_on_held_out_images(made, capsys):
     assert error.startswith("num must lie in 2..")
 
 
+@pytest.mark.long
 def test_samples_are_measured_beside_real_images(made, capsys, monkeypatch):
     """Samples of held-out captions are right here; all others are red."""
     calls: list[int] = []
@@ -145,6 +146,7 @@ def test_samples_are_measured_beside_real_images(made, capsys, monkeypatch):
     assert "prompts.png" in (made / "model" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_a_sample_is_the_runs_of_its_prompt_and_index(made):
     model = load(made / "model")
     texts = ["a red square", "a green square", "a red square"]

@@ -169,6 +169,7 @@ def test_a_recipe_trains_and_its_run_is_found(monkeypatch, capsys, finished):
     assert found["experiment"]["training"]["num_steps"] == 8
 
 
+@pytest.mark.long
 def test_an_older_checkpoint_is_drawn_and_measured(finished, tmp_path, capsys):
     """`sample --step`; and `compare --json`, whose output is JSON alone."""
     run = str(shutil.copytree(finished[0], tmp_path / "run"))

@@ -136,6 +136,7 @@ def test_an_image_is_changed_as_far_as_its_strength(folder, sample):
         assert np.abs(file["images"].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.long
 def test_an_image_is_repainted_under_its_mask(folder, sample):
     """The rest keeps its latents, from every seed."""
     rng = np.random.default_rng(0)

@@ -55,6 +55,7 @@ def close(a, b):
     return np.abs(a.astype(int) - b.astype(int)).max() <= 1
 
 
+@pytest.mark.long
 def test_samplers_side_by_side(trained, run, tmp_path):
     samplers = ("dpm-solver:order=3,eta=0.5", "heun:churn=2")
     command(

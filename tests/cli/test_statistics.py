@@ -62,6 +62,7 @@ def test_they_are_by_the_classifier_where_there_are_classes():
     np.testing.assert_allclose(found.covariance, expected.covariance, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_evaluate_compares_with_them(tmp_path, capsys):
     """Statistics of the held-out images give the held-out distance again."""
     fake_run(tmp_path / "run", conditional=False)

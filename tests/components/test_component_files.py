@@ -207,7 +207,9 @@ def test_shards_and_half_precision(kl, copy):
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.long)]
+)
 def test_parameters_have_the_type_that_is_asked_for(kl, tmp_path, dtype):
     found = read_component(kl, dtype=dtype)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.params)} == {jnp.dtype(dtype)}

@@ -59,7 +59,7 @@ def random(*shape, seed=1):
     "name",
     [
         "karlo",
-        "shap-e",
+        pytest.param("shap-e", marks=pytest.mark.long),
         pytest.param("others", marks=pytest.mark.long),
         pytest.param("output without a token", marks=pytest.mark.long),
     ],

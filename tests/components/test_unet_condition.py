@@ -317,15 +317,20 @@ def test_what_is_not_supported_is_named(entry):
     assert "\n" not in str(caught.value)
 
 
+OFF = "{} must be off for diffusers, whose networks have no such input"
+
+
 @pytest.mark.parametrize(
-    "changes",
-    [{"second_time": True}, {"image_level": True, "condition_channels": 3}],
-    ids=["second_time", "image_level"],
+    ("changes", "message"),
+    [
+        ({"second_time": True}, OFF.format("second_time")),
+        ({"image_level": True, "condition_channels": 3}, OFF.format("image_level")),
+        ({"patch": 2}, "network.patch must be 1 for diffusers, got 2: it has no U-Net"),
+    ],
+    ids=["second_time", "image_level", "patch"],
 )
-def test_inputs_that_diffusers_lacks_are_not_written(tmp_path, changes):
-    (name, *_) = changes
+def test_inputs_that_diffusers_lacks_are_not_written(tmp_path, changes, message):
     network = CrossAttentionUNetConfig(**changes).build(4)
-    message = f"{name} must be off for diffusers, whose networks have no such input"
     with pytest.raises(InputError, match=message):
         write_component(Component("UNet2DConditionModel", network, {}), tmp_path / "a")
     assert not (tmp_path / "a").exists()

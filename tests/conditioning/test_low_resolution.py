@@ -162,7 +162,7 @@ def test_a_network_that_ignores_its_condition_has_a_higher_loss():
     assert losses["all"] < 0.9 * losses["nothing"]
 
 
-@pytest.mark.parametrize("level", [0.0, 0.4])
+@pytest.mark.parametrize("level", [pytest.param(0.0, marks=pytest.mark.long), 0.4])
 def test_enlargements_have_the_exact_conditional_mean(level):
     num = 3000
     sampling = Sampling(

@@ -129,6 +129,7 @@ def test_a_part_is_evaluated_on_one_device(monkeypatch, tmp_path):
     assert row["memory_mb"] > 0
 
 
+@pytest.mark.long
 def test_the_unet_is_evaluated_with_guidance(monkeypatch):
     small: dict[str, Any] = {
         "widths": (32, 32), "blocks": (1, 1), "heads": (1, 1), "layers": (1, 1),

@@ -19,6 +19,7 @@ from jaxdiff.losses import LogNormal, MeanFlow, Simple
 from jaxdiff.losses.few_steps import check_sampler
 from jaxdiff.losses.noised import Noised
 from jaxdiff.typing import Condition
+from tests.helpers.long_parameters import long_where
 
 D = 0.3
 FLOW = jd.schedules.RectifiedFlow().build()
@@ -233,7 +234,7 @@ def test_the_sampler_needs_a_flow_map():
     check_sampler(MeanFlow(), jd.DDIM())
 
 
-NETWORKS = {
+NETWORKS: dict[str, Any] = {
     "unet": jd.UNetConfig(
         channels=4, multipliers=(1,), blocks=1, attention=(8,), groups=2, dropout=0.0,
         second_time=True,
@@ -263,9 +264,10 @@ def random_like(params, seed):
     return jax.tree.unflatten(tree, found)
 
 
-@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
-def test_a_second_time_changes_nothing_at_first(config):
+@pytest.mark.parametrize("name", long_where(lambda name: name != "unet", NETWORKS))
+def test_a_second_time_changes_nothing_at_first(name):
     """With the teacher's parameters, the output is the teacher's for any end."""
+    config = NETWORKS[name]
     network = config.build(1, 3)
     shape = (8, 8, 1)
     params = jd.Model(network, FLOW, VELOCITY, shape, 3).init()

@@ -19,17 +19,16 @@ from jaxdiff.losses.noised import Noised
 from jaxdiff.losses.objectives import Objective
 from jaxdiff.losses.weightings import WeightingOptions
 from jaxdiff.schedules import ScheduleOptions
+from tests.helpers.long_parameters import long_where
 
 PREDICTIONS = [prediction() for prediction in get_args(Prediction)]
 WEIGHTINGS = [weighting() for weighting in get_args(WeightingOptions)]
-TABLES = (jd.Quadratic, jd.Cosine, jd.Sigmoid)
-"""Schedules that differ from the linear one only in the numbers of their tables."""
+SHORT = (jd.Linear, jd.schedules.ZeroTerminalSNR, jd.schedules.VP)
+"""Schedules of the tests that are not long: a table of betas, one without signal at its
+end, and a continuous one."""
 # A list of betas has a number of steps of its own.
 KINDS = [kind for kind in get_args(ScheduleOptions) if kind is not jd.schedules.Betas]
-SCHEDULES = [
-    pytest.param(options, marks=[pytest.mark.long] if options in TABLES else [])
-    for options in KINDS
-]
+SCHEDULES = long_where(lambda options: options not in SHORT, KINDS)
 SHAPE = (2, 1, 1)
 BATCHES, SIZE = 32, 1024
 
@@ -180,7 +179,7 @@ def closed_forms(schedule, oracle, key, predictions):
 
 
 @pytest.mark.parametrize("oracle", ORACLES)
-@pytest.mark.parametrize("options", KINDS)
+@pytest.mark.parametrize("options", SCHEDULES)
 def test_the_truth_has_the_least_loss(options, oracle):
     """The minimum is E tr Cov(x_0 | x_t) / (D gain^2), in every prediction.
 

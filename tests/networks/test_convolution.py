@@ -144,6 +144,7 @@ def test_a_linear_layer_is_differentiated_in_all_ways():
     assert_agree(all_ways(linear, x, kernel), all_ways(dot, x, kernel))
 
 
+@pytest.mark.long
 def test_the_network_is_the_same_either_way(monkeypatch):
     """The program for the CPU contains loops; the plain programs do not."""
     monkeypatch.setattr(processor, "has_wide_vectors", lambda: False)

@@ -74,7 +74,9 @@ def variables(weights_file):
     return inception.inception_variables(read_torch(weights_file))
 
 
-@pytest.mark.parametrize("shape", [(32, 32), (50, 310)])
+@pytest.mark.parametrize(
+    "shape", [(32, 32), pytest.param((50, 310), marks=pytest.mark.long)]
+)
 def test_its_features_are_those_of_the_reference(reference, variables, shape):
     """Images smaller and larger than 299 x 299 are resized to this size."""
     images = np.random.default_rng(0).random((2, *shape, 3), np.float32)

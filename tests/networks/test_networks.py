@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxdiff as jd
-from jaxdiff.networks import layers, time_embedding
+from jaxdiff.networks import CrossAttentionUNetConfig, layers, time_embedding
 from jaxdiff.training.model import param_shapes
 
 
@@ -55,11 +55,21 @@ def test_patches_are_squares_of_the_image(size):
     np.testing.assert_array_equal(layers.from_patches(patches, size), x)
 
 
-def test_a_network_on_patches():
-    """Patches equal an image of a quarter of the size with 4 x the channels."""
-    config = jd.UNetConfig(
+ON_PATCHES: dict[str, Any] = {
+    "UNet": jd.UNetConfig(
         channels=4, multipliers=(1, 2), blocks=1, attention=(), groups=2, dropout=0.0
-    )
+    ),
+    "CrossAttentionUNet": CrossAttentionUNetConfig(
+        widths=(4, 8), blocks=(1, 1), heads=(1, 1), layers=(1, 1), groups=2,
+        down=("plain", "blocks"), up=("plain", "blocks"), middle="block",
+        text_only=(False, False), text_channels=None,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("config", ON_PATCHES.values(), ids=ON_PATCHES)
+def test_a_network_on_patches(config):
+    """Patches equal an image of a quarter of the size with 4 x the channels."""
     x, t = jax.random.normal(jax.random.key(0), (2, 8, 4, 1)), jnp.array([3, 500])
     patched = dataclasses.replace(config, patch=2).build(out_channels=1)
 
@@ -186,6 +196,7 @@ def test_attention_is_softmax_of_products():
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("standard_promotion")  # Flax promotes bfloat16 statistics
 def test_rematerialisation_and_bfloat16():
     config = jd.UNetConfig(channels=4, multipliers=(1,), blocks=1, attention=())

@@ -22,6 +22,7 @@ from jaxdiff.pretrained import from_diffusers, to_diffusers
 from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import DataInfo, Sampling
 from jaxdiff.training.initialize import build_model
+from tests.helpers.long_parameters import long_where
 from tests.helpers.pytorch import diffusers, import_torchvision, torch
 
 DDPM: dict[str, Any] = {
@@ -157,17 +158,13 @@ def inputs_of(network: Any) -> Any:
     return images, np.array([3, 871]), None if classes is None else np.array([0, 2])
 
 
-LONG = ("cat", "celebahq", "butterflies", *FULL)
-"""Networks of the long tests. Few options separate the first three from church."""
+LONG = (
+    "cat", "celebahq", "butterflies", "church", "bedroom", "adm-without-norm", *FULL
+)  # fmt: skip
+"""Networks of the long tests. Few options separate the first from the others."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.long] if name in LONG else [])
-        for name in ALL
-    ],
-)
+@pytest.mark.parametrize("name", long_where(LONG.__contains__, ALL))
 @pytest.mark.filterwarnings("ignore:took the output of .* because it has no sched")
 def test_networks_give_what_theirs_give(name, tmp_path):
     network = network_of(name)
@@ -483,7 +480,7 @@ def test_there_and_back(name, noise, tmp_path, caplog):
 @pytest.mark.parametrize(
     "options",
     [
-        {"schedule": jd.Sigmoid()},
+        pytest.param({"schedule": jd.Sigmoid()}, marks=pytest.mark.long),
         {
             "schedule": jd.schedules.ZeroTerminalSNR(base=jd.Cosine()),
             "prediction": jd.predictions.V(),

@@ -274,7 +274,9 @@ def test_a_run_folder_holds_or_links_the_published_files(folder, run, tmp_path, 
     )
 
 
-@pytest.mark.parametrize("version", ["xl", "refiner"])
+@pytest.mark.parametrize(
+    "version", ["xl", pytest.param("refiner", marks=pytest.mark.long)]
+)
 def test_the_index_of_an_export_is_theirs(clip, tmp_path, version):
     """It names both text encoders, or the one that there is."""
     make(tmp_path / "theirs", clip, version)

@@ -153,7 +153,9 @@ def write_metrics(workdir, lines=20):
             writer.write(step, {"loss": 1 / step, "learning_rate": 1.0, **quarters})
 
 
-@pytest.mark.parametrize("name", ["labelled", "unlabelled"])
+@pytest.mark.parametrize(
+    "name", ["labelled", pytest.param("unlabelled", marks=pytest.mark.long)]
+)
 def test_all_pictures_of_a_run(tmp_path, name, request):
     run = request.getfixturevalue(name)
     images = np.random.default_rng(0).integers(0, 256, (5, *SHAPE), np.uint8)

@@ -142,6 +142,7 @@ def test_commands_use_the_run(finished, tmp_path, capsys, monkeypatch):
     assert "step 6 of 6" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_reconstructions_are_read_beside_their_images(finished, capsys, monkeypatch):
     """Exact reconstructions are read as their images; all alike, few are right."""
 

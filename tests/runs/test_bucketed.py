@@ -278,6 +278,7 @@ def parts(clip, tmp_path_factory):
     return replace(found, adapted=prompts)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:the licence", "ignore:left out")
 def test_latents_of_buckets_train_likewise(parts, tmp_path):
     data: Any = Captioned()

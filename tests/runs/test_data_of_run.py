@@ -116,6 +116,7 @@ def test_commands_take_the_path_of_moved_data(moved, name):
     assert found == dataclasses.replace(DATA, path=str(images))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_moved_data_is_reproduced_from_the_command_line(
     moved, tmp_path, capsys

@@ -29,7 +29,12 @@ def start(experiment, tmp_path, dataset=None):
 
 
 @pytest.mark.parametrize(
-    "parallel", [jd.parallel.Pmap(), jd.parallel.Sharded(data=2, fsdp=4)], ids=str
+    "parallel",
+    [
+        jd.parallel.Pmap(),
+        pytest.param(jd.parallel.Sharded(data=2, fsdp=4), marks=pytest.mark.long),
+    ],
+    ids=str,
 )
 def test_it_starts_from_the_average(parallel, finished, tmp_path, recwarn):
     workdir, trained = finished
@@ -97,6 +102,7 @@ def test_another_network_is_refused(finished, tmp_path):
         start(replace(TINY, init="nowhere"), tmp_path)
 
 
+@pytest.mark.long
 def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     """Flags override the options of the base model; resuming needs no base."""
     monkeypatch.chdir(tmp_path)

@@ -338,6 +338,7 @@ def trained(folder, experiment):
     return folder / "lora", jax.device_get(state)
 
 
+@pytest.mark.long
 def test_an_adapter_resumes_bit_for_bit(folder, experiment, trained, tmp_path):
     jd.train(experiment, tmp_path / "again", until=2, progress=False)
     state = jd.train(experiment, tmp_path / "again", progress=False)

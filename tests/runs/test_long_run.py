@@ -347,6 +347,7 @@ def test_the_code_is_all_of_the_package():
     assert provenance.code()["source"] == digest.hexdigest()[:16]
 
 
+@pytest.mark.long
 def test_replay_takes_the_runs_own_step(finished, tmp_path, capsys):
     workdir, _ = finished
     before = snapshot(workdir)

@@ -12,7 +12,10 @@ from tests.helpers.runs import TINY, same_bits
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 UNCONDITIONAL = dataclasses.replace(TINY, conditional=False)
-CASES = [(MLP(), UNCONDITIONAL), (ConvNet(num_classes=10), TINY)]
+CASES = [
+    (MLP(), UNCONDITIONAL),
+    pytest.param(ConvNet(num_classes=10), TINY, marks=pytest.mark.long),
+]
 
 
 @pytest.mark.parametrize(("network", "experiment"), CASES, ids=["mlp", "convnet"])

@@ -26,6 +26,7 @@ from jaxdiff.training.optimizer import Optimizer
 from jaxdiff.training.prior_experiment import PriorExperiment
 from jaxdiff.training.towers_experiment import TowersExperiment
 from jaxdiff.typing import Condition
+from tests.helpers.long_parameters import long_where
 from tests.helpers.runs import same_bits, trained
 
 pytestmark = pytest.mark.usefixtures("standard_promotion")
@@ -133,7 +134,9 @@ def test_a_prior_is_trained_on_the_vectors_given_the_captions(made):
     assert trainer.experiment.network.text_features == TEXT.width
 
 
-@pytest.mark.parametrize("kind", ["prior", "decoder"])
+@pytest.mark.parametrize(
+    "kind", ["prior", pytest.param("decoder", marks=pytest.mark.long)]
+)
 def test_a_resumed_training_gives_the_same_bits(made, tmp_path, kind):
     folder, data = made
     make: Any = prior if kind == "prior" else decoder
@@ -150,6 +153,7 @@ def test_a_resumed_training_gives_the_same_bits(made, tmp_path, kind):
     assert same_bits(again, same)
 
 
+@pytest.mark.long
 def test_vectors_of_prompts_and_pictures_become_images(made):
     folder, _ = made
     run = jd.load(folder / "decoder").with_prior(folder / "prior")
@@ -179,20 +183,21 @@ def test_vectors_of_prompts_and_pictures_become_images(made):
     np.testing.assert_allclose(found, known, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--prior", "PRIOR", "--prompt", "a red square", "a white square"],
-        ["--prior", "PRIOR", "--prompt", "a red square", "--num", "2",
-         "--prior-guidance", "1"],
-        ["--prior", "PRIOR", "--blend", "a red square", "PICTURE", "--columns", "2"],
-        ["--like", "PICTURE", "--num", "2"],
-        ["--like", "PICTURE", "--from", "a red square", "--to", "a white square",
-         "--columns", "2"],
-    ],
-)  # fmt: skip
-def test_sample_draws_prompts_variations_blends_and_differences(made, tmp_path, words):
-    folder, _ = made
+WORDS = {
+    "prompts": ["--prior", "PRIOR", "--prompt", "a red square", "a white square"],
+    "guidance": ["--prior", "PRIOR", "--prompt", "a red square", "--num", "2",
+                 "--prior-guidance", "1"],
+    "blend": ["--prior", "PRIOR", "--blend", "a red square", "PICTURE",
+              "--columns", "2"],
+    "variations": ["--like", "PICTURE", "--num", "2"],
+    "difference": ["--like", "PICTURE", "--from", "a red square", "--to",
+                   "a white square", "--columns", "2"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", long_where(lambda name: name != "prompts", WORDS))
+def test_sample_draws_prompts_variations_blends_and_differences(made, tmp_path, name):
+    (folder, _), words = made, WORDS[name]
     places = {"PRIOR": folder / "prior", "PICTURE": tmp_path / "large.png"}
     Image.fromarray(np.full((20, 16, 3), 200, np.uint8)).save(places["PICTURE"])
     given = [str(places.get(word, word)) for word in words]
@@ -211,6 +216,7 @@ def test_sample_draws_prompts_variations_blends_and_differences(made, tmp_path, 
         np.testing.assert_array_equal(images, to_uint8(drawn))
 
 
+@pytest.mark.long
 def test_evaluate_measures_prompts_and_variations(made, tmp_path, capsys):
     folder, _ = made
     jaxdiff([
@@ -224,6 +230,7 @@ def test_evaluate_measures_prompts_and_variations(made, tmp_path, capsys):
     assert (folder / "decoder/prompts.png").exists()
 
 
+@pytest.mark.long
 def test_changed_towers_are_refused(made, tmp_path):
     folder, data = made
     trained(tmp_path / "towers", towers(data, seed=1))

@@ -130,6 +130,7 @@ def test_the_error_is_that_of_the_profiles():
     assert found == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_keeps_the_same(averaged, tmp_path):
     """The killed run has a snapshot that is newer than its newest checkpoint."""
 

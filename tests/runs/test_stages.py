@@ -100,6 +100,7 @@ def test_replay_computes_each_step_with_its_own_options(changed, capsys):
     assert sum(losses) / 2 == pytest.approx(loss, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_change_without_a_step_is_none(finished, tmp_path, capsys):
     """A kill before the first step leaves config.json alone changed."""
     run = shutil.copytree(finished[0], tmp_path / "run")

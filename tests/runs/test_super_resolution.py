@@ -146,6 +146,7 @@ def test_grids_show_small_image_enlargement_and_truth(finished):
         assert len(found) == 1
 
 
+@pytest.mark.long
 def test_devices_and_accumulation_do_not_change_a_run(finished, tmp_path):
     training = dataclasses.replace(TINY.training, accumulate=2)
     experiment = dataclasses.replace(

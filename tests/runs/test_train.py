@@ -244,6 +244,7 @@ def test_images_in_memory_train_and_resume(finished, tmp_path):
     assert same_bits(jd.train(TINY, tmp_path, dataset=mine, progress=False), state)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_run_on_images_in_memory_needs_them_again(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 3), np.uint8)

@@ -105,8 +105,7 @@ CHAINS = [
     ("num_steps", "variance", "law"),
     [
         *((20, *chain) for chain in CHAINS),
-        (1000, *CHAINS[0]),
-        *(pytest.param(1000, *chain, marks=pytest.mark.long) for chain in CHAINS[1:]),
+        *(pytest.param(1000, *chain, marks=pytest.mark.long) for chain in CHAINS),
     ],
 )
 def test_chain_follows_the_recursion(num_steps, variance, law):

@@ -15,6 +15,7 @@ import pytest
 
 import jaxdiff as jd
 from jaxdiff.typing import Estimate, Level
+from tests.helpers.long_parameters import long_where
 
 STEPS, SHAPE, H = 4, (2, 2), 1e-5
 KEY = jax.random.key(0)
@@ -119,16 +120,10 @@ FIRST_ORDER = ("DDIM", "FlowEuler", "DPMSolver-1", "UniPC-1")
 NEWER = (
     "PNDM", "PNDM-v", "LMS", "DEIS-3", "DPM2", "DPMSolver2S", "DPMSolverSDE", "LCM"
 )  # fmt: skip
-LONG = (*FIRST_ORDER, *NEWER)
+LONG = (*FIRST_ORDER, *NEWER, "DPMSolver-2", "EulerAncestral", "FlowHeun")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.long] if name in LONG else [])
-        for name in SAMPLERS
-    ],
-)
+@pytest.mark.parametrize("name", long_where(LONG.__contains__, SAMPLERS))
 def test_gradients_agree_with_jvp_and_differences(name):
     sampler, chance = SAMPLERS[name], np.random.default_rng(0)
     tree = jax.tree.structure(sampler.rule())

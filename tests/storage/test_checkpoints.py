@@ -117,7 +117,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path):
         assert a.sharding == b.sharding
 
 
-@pytest.mark.parametrize("n", [1, 8])
+@pytest.mark.parametrize("n", [1, pytest.param(8, marks=pytest.mark.long)])
 def test_a_saved_state_may_be_donated_at_once(tmp_path, n):
     step, x = compiled(n, overwrite), jnp.ones((n, 1))
     state = step([jnp.arange(1_000_000.0 / n) + i for i in range(8)], x)
