@@ -44,8 +44,8 @@ NETWORK = CrossAttentionUNetConfig(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """Pictures of a colour with captions, and towers, a prior and a decoder of them."""
+def with_towers(tmp_path_factory):
+    """Pictures of a colour with captions, and towers of them."""
     folder = tmp_path_factory.mktemp("unclip")
     (folder / "pictures").mkdir()
     for i in range(24):
@@ -63,7 +63,21 @@ def made(tmp_path_factory):
         flip=False,
     )
     trained(folder / "towers", towers(data))
+    return folder, data
+
+
+@pytest.fixture(scope="module")
+def with_prior(with_towers):
+    """These, and a prior."""
+    folder, data = with_towers
     trained(folder / "prior", prior(data, folder / "towers"))
+    return folder, data
+
+
+@pytest.fixture(scope="module")
+def made(with_prior):
+    """These, and a decoder."""
+    folder, data = with_prior
     trained(folder / "decoder", decoder(data, folder / "towers"))
     return folder, data
 
@@ -95,8 +109,8 @@ def decoder(data, path, **changes):
     return Experiment(**{**options, **changes})
 
 
-def test_a_decoder_is_given_the_vector_of_each_image_or_none(made):
-    folder, data = made
+def test_a_decoder_is_given_the_vector_of_each_image_or_none(with_towers):
+    folder, data = with_towers
     trainer = Trainer.of(decoder(data, folder / "towers"))
     known, dropped = load_towers(folder / "towers"), 0
     for step in range(4):
@@ -109,8 +123,8 @@ def test_a_decoder_is_given_the_vector_of_each_image_or_none(made):
     assert 0.1 < dropped / 64 < 0.5
 
 
-def test_a_prior_is_trained_on_the_vectors_given_the_captions(made):
-    folder, data = made
+def test_a_prior_is_trained_on_the_vectors_given_the_captions(with_towers):
+    folder, data = with_towers
     trainer = Trainer.of(prior(data, folder / "towers"))
     known, dataset = load_towers(folder / "towers"), data.load("train")
     batch = trainer.batch(0)
@@ -137,8 +151,9 @@ def test_a_prior_is_trained_on_the_vectors_given_the_captions(made):
 @pytest.mark.parametrize(
     "kind", ["prior", pytest.param("decoder", marks=pytest.mark.long)]
 )
-def test_a_resumed_training_gives_the_same_bits(made, tmp_path, kind):
-    folder, data = made
+def test_a_resumed_training_gives_the_same_bits(request, tmp_path, kind):
+    wanted = "with_prior" if kind == "prior" else "made"
+    folder, data = request.getfixturevalue(wanted)
     make: Any = prior if kind == "prior" else decoder
     experiment = make(data, folder / "towers")
     trained(tmp_path / "run", experiment, until=2)
@@ -256,8 +271,8 @@ def test_changed_towers_are_refused(made, tmp_path):
         ({"condition": ImageVector()}, "condition.towers must name the run folder"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused(made, changes, message):
-    folder, data = made
+def test_what_does_not_fit_is_refused(with_towers, changes, message):
+    folder, data = with_towers
     with pytest.raises(InputError, match=message):
         Trainer.of(decoder(data, folder / "towers", **changes))
 
