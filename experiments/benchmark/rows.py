@@ -1,5 +1,6 @@
 """Rows of results: numbers, text, and the machine they were measured on."""
 
+import abc
 import contextlib
 import functools
 import importlib.util
@@ -27,7 +28,7 @@ SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "bf16")
 VERSIONS = ("python", "jax", "jaxlib", "flax")
 
 
-class Measured:
+class Measured(abc.ABC):
     """Base of the networks that rows are about.
 
     Attributes:
@@ -39,9 +40,9 @@ class Measured:
     dtype: str
 
     @property
+    @abc.abstractmethod
     def batch(self) -> int:
         """Number of images per step."""
-        raise NotImplementedError
 
     def row(self, what: str, **more: Any) -> Row:
         """Returns a row: the entries of this network, and `more`."""

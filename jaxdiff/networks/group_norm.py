@@ -40,14 +40,14 @@ class GroupNorm(Module):
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
-        y = normalise(
+        y = _normalised(
             x, scale, bias, self.num_groups, self.epsilon, self.use_fast_variance
         )
         return y.astype(self.dtype or y.dtype)
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
-def normalise(
+def _normalised(
     x: Array, scale: Array, bias: Array, groups: int, epsilon: float, fast: bool
 ) -> Array:
     """Normalises x [batch, ..., channels]; equal norms are traced once."""

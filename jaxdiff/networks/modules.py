@@ -24,17 +24,18 @@ class Module(nn.Module):
         Raises:
             ScopeParamShapeError: the parameter has another shape.
         """
-        known = self.scope is not None and self.has_variable("params", name)
-        if not (known and init_args and isinstance(init_args[0], tuple)):
+        scope, shape = self.scope, init_args[0] if init_args else None
+        if (
+            scope is None
+            or not isinstance(shape, tuple)
+            or not scope.has_variable("params", name)
+        ):
             return super().param(name, init_fn, *init_args, unbox=unbox, **named)
-        value: Any = self.get_variable("params", name)
-        shape = init_args[0]
+        value = scope.get_variable("params", name)
         if unbox:
             value = nn.meta.unbox(value)
         if np.shape(value) != shape:
-            assert self.scope is not None
-            path = self.scope.path_text
-            raise ScopeParamShapeError(name, path, np.shape(value), shape)
+            raise ScopeParamShapeError(name, scope.path_text, np.shape(value), shape)
         return value
 
 

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax.extend.core import Primitive
@@ -28,7 +27,9 @@ def product(name: str, default: Product, cpu: Product) -> Primitive:
     primitive = Primitive(name)
     primitive.def_impl(jax.jit(default))
     primitive.def_abstract_eval(
-        lambda a, b: _result(default, a.shape, a.dtype, b.shape, b.dtype)
+        lambda *arrays: _result(
+            default, *(jax.ShapeDtypeStruct(a.shape, a.dtype) for a in arrays)
+        )
     )
     for platform, function in ((None, default), ("cpu", cpu)):
         lowered = mlir.lower_fun(function, multiple_results=False)
@@ -53,8 +54,7 @@ def differentiate(primitive: Primitive, left: Rule, right: Rule) -> None:
 
 
 @functools.cache
-def _result(function: Product, *known: Any) -> jax.core.ShapedArray:
+def _result(function: Product, *known: jax.ShapeDtypeStruct) -> jax.core.ShapedArray:
     """Returns shape and type of a result, from those of both arrays."""
-    arrays = [jax.ShapeDtypeStruct(*known[i : i + 2]) for i in (0, 2)]
-    result = jax.eval_shape(function, *arrays)
+    result = jax.eval_shape(function, *known)
     return jax.core.ShapedArray(result.shape, result.dtype)

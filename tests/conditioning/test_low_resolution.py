@@ -33,6 +33,7 @@ from jaxdiff.runs.run import Run
 from jaxdiff.training.experiment import DataInfo, Experiment, Sampling
 from jaxdiff.training.initialize import build_model
 from jaxdiff.training.task import Diffusion
+from tests.helpers.long_parameters import long_where
 
 SIDE, D = 4, 16
 LOW = LowResolution(factor=2, augmentation=0.5)
@@ -203,12 +204,7 @@ NETWORKS: dict[str, Any] = {
 }  # fmt: skip
 
 
-LONG = [
-    pytest.param(name, marks=pytest.mark.long) for name in NETWORKS if name != "dit"
-]
-
-
-@pytest.mark.parametrize("name", ["dit", *LONG])
+@pytest.mark.parametrize("name", long_where(lambda name: name != "dit", NETWORKS))
 def test_every_network_takes_the_small_image_and_its_level(name):
     experiment = Experiment(condition=LOW, network=NETWORKS[name])
     model = build_model(experiment, DataInfo((8, 8, 1), 3, None))

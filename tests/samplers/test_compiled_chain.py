@@ -21,6 +21,7 @@ from jaxdiff.samplers import SamplerOptions
 from jaxdiff.samplers.base import STATIC
 from jaxdiff.samplers.base import _chain as chain
 from tests.helpers.compilations import counted, traces
+from tests.helpers.long_parameters import long_where
 
 CHAIN: Any = chain
 SAMPLERS = {
@@ -73,13 +74,7 @@ def test_a_sweep_of_guidance_seeds_and_labels_compiles_once(tiny, short):
     assert all_differ(images)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.long if name in NEWER else [])
-        for name in SAMPLERS
-    ],
-)
+@pytest.mark.parametrize("name", long_where(NEWER.__contains__, SAMPLERS))
 def test_a_samplers_other_numbers_do_not_compile_again(name):
     cls, spacing = SAMPLERS[name], jd.spacing.Trailing(num_steps=STEPS)
     fields = dataclasses.fields(cls)
@@ -159,10 +154,7 @@ class Classes:
 CASES = [*SAMPLERS, "Repaint", "Dps", "given_measurement"]
 FEW = ("DDPM", "Heun", "UniPC", "Dps")
 """Samplers with fresh noise, two evaluations, a memory, and a gradient."""
-FEW_CASES = [
-    pytest.param(name, marks=[] if name in FEW else [pytest.mark.long])
-    for name in CASES
-]
+FEW_CASES = long_where(lambda name: name not in FEW, CASES)
 CALLS_OUT = re.compile(r"\b(?:infeed|outfeed|send|recv)\b|callback|host_transfer")
 
 

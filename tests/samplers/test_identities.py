@@ -13,6 +13,7 @@ import jaxdiff as jd
 from jaxdiff.denoisers.predictions import Prediction
 from jaxdiff.samplers import SamplerOptions
 from jaxdiff.schedules import ScheduleOptions
+from tests.helpers.long_parameters import long_where
 
 KEY = jax.random.key(0)
 SCHEDULES: Any = get_args(ScheduleOptions)
@@ -41,14 +42,8 @@ def chain(sampler, schedule, denoiser: Any = DATA, **options):
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(
-            option,
-            id=option.__name__,
-            marks=pytest.mark.long if option is jd.schedules.Betas else [],
-        )
-        for option in SCHEDULES
-    ],
+    params=long_where(lambda option: option is jd.schedules.Betas, SCHEDULES),
+    ids=lambda option: option.__name__,
 )
 def schedule(request):
     return build(request.param)
@@ -184,13 +179,7 @@ def test_heun_with_churn_by_edms_algorithm_2():
     np.testing.assert_allclose(found, x, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "cls",
-    [
-        pytest.param(cls, marks=pytest.mark.long if cls in NEWER[1:] else [])
-        for cls in SAMPLERS
-    ],
-)
+@pytest.mark.parametrize("cls", long_where(NEWER[1:].__contains__, SAMPLERS))
 def test_evaluations_are_counted(cls, short):
     calls = []
 

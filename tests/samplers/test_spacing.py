@@ -17,6 +17,7 @@ from jaxdiff.samplers.base import prior_scale
 from jaxdiff.samplers.published_grids import beta_quantile
 from jaxdiff.samplers.spacing import MOST_NOISE, Spacing
 from jaxdiff.schedules import ScheduleOptions
+from tests.helpers.long_parameters import long_where
 
 T = 1000
 COUNTS = range(1, T + 1)
@@ -89,14 +90,8 @@ def test_beta_quantiles_are_scipys():
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param(
-            option,
-            id=option.__name__,
-            marks=pytest.mark.long if option is jd.schedules.Betas else [],
-        )
-        for option in OPTIONS
-    ],
+    params=long_where(lambda option: option is jd.schedules.Betas, OPTIONS),
+    ids=lambda option: option.__name__,
 )
 def schedule(request):
     return build(request.param())
