@@ -34,8 +34,8 @@ class ConditionConfig(Checked):
     does. Its part of the embedding starts at zero."""
     remat: Literal["none", "cheap", "blocks"] = "none"
     """Part of the forward pass that the backward pass recomputes, to save memory: none,
-    all except convolutions and matrix products, or whole blocks. (XLA undoes this
-    option on the CPU.)"""
+    all except convolutions and matrix products, or whole blocks. (On the CPU, XLA
+    undoes this option, except in the blocks of transformers.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -122,7 +122,7 @@ class DiT(BaseNetwork):
                 mask = jnp.pad(mask, ((0, 0), (patches, 0)), constant_values=True)
             text = None
 
-        (block,) = rematerialised(config.remat, Block)
+        (block,) = rematerialised(config.remat, Block, in_loop=config.scan)
         depth = config.sizes.depth
         blocks = nn.scan(
             block,

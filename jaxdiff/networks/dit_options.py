@@ -98,6 +98,10 @@ class DiTConfig(ConditionConfig, OwnTextConfig):
     stable."""
     dropout: Share = 0.0
     """Dropout rate of the results of attention and of the hidden layers of MLPs."""
+    remat: Literal["none", "cheap", "blocks"] = "cheap"
+    """Part of the forward pass that the backward pass recomputes: none, all except
+    matrix products, or whole blocks. Norms, activations and the softmax take less time
+    than their results in memory, on the CPU."""
     scan: bool = True
     """If True, one compiled block runs in a loop, so that the time to compile does not
     depend on the depth; if False, the loop is unrolled. Both have the same

@@ -259,7 +259,9 @@ def conv3x3(
     )
 
 
-def rematerialised(policy: str, *classes: Any) -> tuple[Any, ...]:
+def rematerialised(
+    policy: str, *classes: Any, in_loop: bool = False
+) -> tuple[Any, ...]:
     """Returns classes of blocks, with a policy for their backward pass.
 
     Args:
@@ -267,11 +269,15 @@ def rematerialised(policy: str, *classes: Any) -> tuple[Any, ...]:
             convolutions and matrix products, and recomputes norms, activations and
             dropout. "blocks" stores the input of a block only (Chen et al. 2016).
         classes: classes of Flax modules.
+        in_loop: True for blocks of a compiled loop. Its backward pass is a loop of its
+            own, into which XLA cannot carry what the forward pass has computed.
     """
     if policy == "none":
         return classes
     keep = _is_product if policy == "cheap" else None
-    return tuple(nn.remat(block, policy=keep) for block in classes)
+    return tuple(
+        nn.remat(block, policy=keep, prevent_cse=not in_loop) for block in classes
+    )
 
 
 def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:

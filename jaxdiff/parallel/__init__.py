@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 import jax
 
+from jaxdiff.parallel.allocator import keep_memory as keep_memory
 from jaxdiff.parallel.base import MeanOf as MeanOf
 from jaxdiff.parallel.base import Placed as Placed
 from jaxdiff.parallel.base import Step as Step

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from jaxdiff.parallel.allocator import keep_memory
+
 XLA_FLAG = re.compile(r"--xla_force_host_platform_device_count=(\d+)")
 """Older option for the number of CPU devices, in XLA_FLAGS."""
 
@@ -34,8 +36,10 @@ def use(count: int, environ: MutableMapping[str, str] = os.environ) -> None:
     """Makes JAX start with `count` CPU devices, unless the number is already chosen.
 
     JAX_NUM_CPU_DEVICES, XLA_FLAGS and launchers of several processes choose the number.
-    It is also fixed once JAX has found its devices.
+    It is also fixed once JAX has found its devices. The process keeps its memory from
+    here on; see `allocator`.
     """
+    keep_memory(environ)
     if jax.distributed.is_initialized():
         return
     asked = XLA_FLAG.search(environ.get("XLA_FLAGS", ""))
