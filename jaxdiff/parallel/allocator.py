@@ -37,5 +37,5 @@ def keep_memory(environ: Mapping[str, str] = os.environ) -> bool:
         return False
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        return all([mallopt(name, value) == 1 for name, value in SETTINGS.items()])
+        return all(mallopt(name, value) == 1 for name, value in SETTINGS.items())
     return False

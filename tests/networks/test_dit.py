@@ -254,7 +254,8 @@ def test_recomputing_saves_memory_on_the_cpu_too():
             return (network.apply({"params": params}, x, t) ** 2).sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(shapes).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        analysis: Any = compiled.memory_analysis()
+        return analysis.temp_size_in_bytes
 
     kept = {remat: memory(remat) for remat in ("none", "cheap", "blocks")}
     assert kept["blocks"] < 0.7 * kept["cheap"] < 0.5 * kept["none"], kept
