@@ -35,7 +35,7 @@ class ConditionConfig(Checked):
     remat: Literal["none", "cheap", "blocks"] = "none"
     """Part of the forward pass that the backward pass recomputes, to save memory: none,
     all except convolutions and matrix products, or whole blocks. (On the CPU, XLA
-    undoes this option, except in the blocks of transformers.)"""
+    undoes this option, except in a compiled loop over blocks.)"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
